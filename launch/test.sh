@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Style and tests, as in CI: launch/test.sh [pytest arguments]
+# For example: launch/test.sh -m "not slow"      launch/test.sh tests/test_pictures.py
+set -euo pipefail
+EXTRA=test
+source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
+"$PYTHON" -m ruff check --quiet .
+"$PYTHON" -m ruff format --check --quiet .
+exec "$PYTHON" -m pytest -n "${NUM_WORKERS:-2}" --dist worksteal "$@"

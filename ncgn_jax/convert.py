@@ -1,0 +1,386 @@
+"""Published NCGN weights into ours, and the check that both compute the same.
+
+    python -m ncgn_jax.convert --check tests/fixtures/ncgn_gat_points.npz
+    python -m ncgn_jax.convert CHECKPOINT.pt OUT.npz
+
+The first loads weights and inputs from a parity file (`param/...`, `graph/...`,
+`output`), runs our network in inference mode and prints the largest absolute
+difference; exit status 1 if it exceeds `--tolerance`. The second reads a PyTorch
+state dict (`weights_only=True`; PyTorch is an optional extra) and writes our
+parameters as an `.npz` whose keys are `params/...` and `batch_stats/...`.
+
+Published message weights are folded on the way (see `models.ncgn`): with
+lin_combine's first matrix split as [C_x, C_p, C_e], the point kernel is
+C_x lin_x[sender half], and so on; biases add up.
+"""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+
+from ncgn_jax.graphs import MultiscaleGraph
+from ncgn_jax.models.ncgn import NCGN
+
+StateDict = Mapping[str, np.ndarray]
+
+
+class ConversionError(ValueError):
+    """A file that is not what was promised; says which key and what was found."""
+
+
+def convert_state_dict(state: StateDict) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Turns a published NCGN state dict into ours.
+
+    Args:
+      state: Arrays by PyTorch name, as in `model.state_dict()`.
+
+    Returns:
+      Keyword arguments for `NCGN` and its variables (`params`, `batch_stats`).
+
+    Raises:
+      ConversionError: If keys are missing or unknown, naming them.
+    """
+    state = _Reader({_clean(name): np.asarray(v) for name, v in state.items()})
+    width = state.take("gate_proj.bias").shape[0]
+    num_layers = state.count(r"model\.convs\.(\d+)\.bias")
+    attention = "model.convs.0.att_src" in state
+    params: dict[str, Any] = {}
+    stats: dict[str, Any] = {}
+    stacks = {"point_embed": "og_proj", "supernode_embed": "cg_proj", "readout": "out"}
+    stacks |= {f"update_{i}": f"og_lin.{i}" for i in range(num_layers)}
+    for ours, theirs in stacks.items():
+        params[ours], stats[ours] = _convert_mlp(state, theirs)
+    params["gate"] = _convert_linear(state, "gate_proj")
+    for i in range(num_layers):
+        for ours, theirs, receiver_is_point in (
+            (f"coarsen_{i}", f"coarsening_ops.{i}", False),
+            (f"spread_{i}", f"spread_ops.{i}", True),
+        ):
+            params[ours], stats[ours] = _convert_message(
+                state, theirs, receiver_is_point
+            )
+        params[f"convolve_{i}"] = _convert_convolution(
+            state, f"model.convs.{i}", attention
+        )
+        if i + 1 < num_layers:
+            params[f"norm_{i}"], stats[f"norm_{i}"] = _convert_norm(
+                state, f"model.norms.{i}"
+            )
+    # Published, but not used by the forward pass.
+    state.ignore(rf"og_lin\.{num_layers}\..*")
+    state.ignore(r".*num_batches_tracked")
+    state.refuse_leftovers()
+    settings = {
+        "out_dim": params["readout"]["dense_2"]["bias"].shape[0],
+        "width": width,
+        "num_layers": num_layers,
+        "convolution": "gat" if attention else "gcn",
+        "norm": "batch",
+    }
+    return settings, {"params": params, "batch_stats": stats}
+
+
+def parity_graph(file: Mapping[str, np.ndarray]) -> tuple[jax.Array, jax.Array, Any]:
+    """Reads a parity file's inputs: features, level of each graph, ragged graph."""
+    file = {key.removeprefix("graph/"): file[key] for key in file if "graph/" in key}
+    to_coarse = file["og_to_cg_edge_index"]
+    assignment = np.zeros(file["pos_og"].shape[0], np.int32)
+    assignment[to_coarse[0]] = to_coarse[1]
+    num_graphs = file["t"].shape[0]
+    own = jnp.arange(assignment.shape[0])
+    senders, receivers = file["edge_index_cg"]
+    graph_of_edge = file["x_cg_batch"][receivers]
+    graph = MultiscaleGraph(
+        positions=jnp.asarray(file["pos_og"]),
+        supernode_positions=jnp.asarray(file["pos_cg"]),
+        order=own,
+        inverse_order=own,
+        assignment=jnp.asarray(assignment),
+        point_graph=jnp.asarray(file["x_og_batch"]),
+        coarse=jraph.GraphsTuple(
+            nodes={"mask": jnp.ones((file["pos_cg"].shape[0],), bool)},
+            edges={"mask": jnp.ones(senders.shape, bool)},
+            senders=jnp.asarray(senders),
+            receivers=jnp.asarray(receivers),
+            n_node=jnp.asarray(np.bincount(file["x_cg_batch"], minlength=num_graphs)),
+            n_edge=jnp.asarray(np.bincount(graph_of_edge, minlength=num_graphs)),
+            globals=None,
+        ),
+    )
+    return jnp.asarray(file["x_og"][:, :-1]), jnp.asarray(file["t"]), graph
+
+
+def check_parity(path: str | os.PathLike) -> float:
+    """Returns the largest absolute difference between our output and a parity file's.
+
+    Runs in float64 if `jax_enable_x64` is on, else in float32.
+    """
+    file = _load_npz(path)
+    missing = [key for key in ("output", "graph/x_og", "graph/t") if key not in file]
+    if missing:
+        raise ConversionError(f"{path}: not a parity file, lacks {', '.join(missing)}")
+    dtype = np.float64 if jax.config.jax_enable_x64 else np.float32
+    file = {
+        key: value.astype(dtype) if value.dtype.kind == "f" else value
+        for key, value in file.items()
+    }
+    weights = {
+        key.removeprefix("param/"): value.astype(np.float64)
+        for key, value in file.items()
+        if key.startswith("param/")
+    }
+    settings, variables = convert_state_dict(weights)
+    variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), variables)
+    features, level, graph = parity_graph(file)
+    network = NCGN(**settings)
+    with jax.default_matmul_precision("highest"):
+        output = jax.jit(network.apply)(variables, features, level, graph)
+    return float(np.max(np.abs(np.asarray(output) - file["output"])))
+
+
+def convert_checkpoint(checkpoint: str | os.PathLike, out: str | os.PathLike) -> int:
+    """Writes a published PyTorch checkpoint as our `.npz`; returns the parameters.
+
+    Accepts a bare state dict or a dict that holds one under `state_dict`, `model`,
+    `model_state_dict` or `ema`.
+
+    Raises:
+      ConversionError: If PyTorch is not installed, the file cannot be read, or it
+        does not hold an NCGN.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise ConversionError(
+            "reading a .pt file needs PyTorch: install the extra with "
+            "`pip install 'ncgn_jax[torch]'`"
+        ) from error
+    try:
+        loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ConversionError(f"{checkpoint}: no such file") from None
+    except Exception as error:
+        raise ConversionError(
+            f"{checkpoint}: not a PyTorch weights file ({type(error).__name__}: {error})"
+        ) from error
+    for key in ("state_dict", "model_state_dict", "model", "ema"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+            break
+    if not isinstance(loaded, Mapping):
+        raise ConversionError(
+            f"{checkpoint}: holds {type(loaded).__name__}, expected a state dict"
+        )
+    tensors = {
+        name: value.double().numpy()
+        for name, value in loaded.items()
+        if isinstance(value, torch.Tensor)
+    }
+    settings, variables = convert_state_dict(tensors)
+    flat = flax.traverse_util.flatten_dict(variables, sep="/")
+    flat = {key: np.asarray(value, np.float32) for key, value in flat.items()}
+    meta = {f"settings/{key}": np.asarray(value) for key, value in settings.items()}
+    out = Path(out)
+    partial = out.with_name(out.name + ".partial")
+    with partial.open("wb") as stream:
+        np.savez(stream, **flat, **meta)
+    partial.replace(out)
+    return sum(value.size for key, value in flat.items() if key.startswith("params/"))
+
+
+def load_converted(path: str | os.PathLike) -> tuple[NCGN, dict[str, Any]]:
+    """Reads a file written by `convert_checkpoint`: the network and its variables."""
+    flat = _load_npz(path)
+    settings = {
+        key.removeprefix("settings/"): value.item()
+        for key, value in flat.items()
+        if key.startswith("settings/")
+    }
+    if not settings:
+        raise ConversionError(f"{path}: not a converted checkpoint, lacks settings/")
+    variables = flax.traverse_util.unflatten_dict(
+        {k: v for k, v in flat.items() if not k.startswith("settings/")}, sep="/"
+    )
+    return NCGN(**settings), variables
+
+
+def _load_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}
+    except FileNotFoundError:
+        raise ConversionError(f"{path}: no such file") from None
+    except Exception as error:
+        raise ConversionError(
+            f"{path}: not a readable .npz file ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _clean(name: str) -> str:
+    """Drops the prefixes that wrappers (DataParallel, EMA) put before a name."""
+    return re.sub(r"^(module\.|ema_model\.|net\.)+", "", name)
+
+
+class _Reader:
+    """A state dict that remembers what was read."""
+
+    def __init__(self, state: dict[str, np.ndarray]):
+        self._state = state
+        self._unread = set(state)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._state
+
+    def take(self, name: str) -> np.ndarray:
+        if name not in self._state:
+            raise ConversionError(f"the checkpoint is not an NCGN: it lacks {name!r}")
+        self._unread.discard(name)
+        return self._state[name]
+
+    def count(self, pattern: str) -> int:
+        found = [m for name in self._state if (m := re.fullmatch(pattern, name))]
+        return max((int(m.group(1)) + 1 for m in found), default=0)
+
+    def ignore(self, pattern: str) -> None:
+        self._unread -= {n for n in self._unread if re.fullmatch(pattern, n)}
+
+    def refuse_leftovers(self) -> None:
+        if self._unread:
+            names = sorted(self._unread)
+            raise ConversionError(
+                f"the checkpoint is not an NCGN: {len(names)} unknown weights, "
+                f"first {', '.join(names[:5])}"
+            )
+
+
+def _convert_linear(state: _Reader, name: str) -> dict[str, np.ndarray]:
+    return {
+        "kernel": state.take(f"{name}.weight").T,
+        "bias": state.take(f"{name}.bias"),
+    }
+
+
+def _convert_norm(state: _Reader, name: str) -> tuple[dict, dict]:
+    module = f"{name}.module"
+    params = {
+        "scale": state.take(f"{module}.weight"),
+        "bias": state.take(f"{module}.bias"),
+    }
+    stats = {
+        "mean": state.take(f"{module}.running_mean"),
+        "var": state.take(f"{module}.running_var"),
+    }
+    return {"BatchNorm_0": params}, {"BatchNorm_0": stats}
+
+
+def _convert_mlp(state: _Reader, name: str) -> tuple[dict, dict]:
+    num_layers = state.count(rf"{re.escape(name)}\.lins\.(\d+)\.weight")
+    params = {
+        f"dense_{i}": _convert_linear(state, f"{name}.lins.{i}")
+        for i in range(num_layers)
+    }
+    params["norm_0"], stats = _convert_norm(state, f"{name}.norms.0")
+    # The same layer under other names.
+    state.ignore(rf"{re.escape(name)}\.norms\.\d+\..*")
+    return params, {"norm_0": stats}
+
+
+def _convert_message(
+    state: _Reader, name: str, receiver_is_point: bool
+) -> tuple[dict, dict]:
+    width = state.take(f"{name}.lin_x.bias").shape[0]
+    combine = state.take(f"{name}.lin_combine.lins.0.weight")
+    by_x, by_offset, by_edge = np.split(combine, 3, axis=1)
+    lin_x = by_x @ state.take(f"{name}.lin_x.weight")
+    receiver, sender = lin_x[:, :width], lin_x[:, width:]
+    point, supernode = (
+        (receiver, sender) if receiver_is_point else (sender, receiver)
+    )
+    geometry = np.concatenate(
+        [
+            by_offset @ state.take(f"{name}.lin_pos.weight"),
+            by_edge @ state.take(f"{name}.lin_edge.weight"),
+        ],
+        axis=1,
+    )
+    bias = (
+        state.take(f"{name}.lin_combine.lins.0.bias")
+        + by_x @ state.take(f"{name}.lin_x.bias")
+        + by_offset @ state.take(f"{name}.lin_pos.bias")
+        + by_edge @ state.take(f"{name}.lin_edge.bias")
+    )
+    norms = [
+        _convert_norm(state, f"{name}.lin_combine.norms.{i}") for i in range(2)
+    ]
+    params = {
+        "point": {"kernel": point.T, "bias": bias},
+        "supernode": {"kernel": supernode.T},
+        "geometry": {"kernel": geometry.T},
+        "dense_1": _convert_linear(state, f"{name}.lin_combine.lins.1"),
+        "norm_0": norms[0][0],
+        "norm_1": norms[1][0],
+    }
+    return params, {"norm_0": norms[0][1], "norm_1": norms[1][1]}
+
+
+def _convert_convolution(
+    state: _Reader, name: str, attention: bool
+) -> dict[str, Any]:
+    params = {
+        "linear": {"kernel": state.take(f"{name}.lin.weight").T},
+        "bias": state.take(f"{name}.bias"),
+    }
+    if attention:
+        params["attend_source"] = state.take(f"{name}.att_src").reshape(-1, 1)
+        params["attend_target"] = state.take(f"{name}.att_dst").reshape(-1, 1)
+    return params
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ncgn_jax.convert", description=__doc__.split("\n\n")[0]
+    )
+    parser.add_argument("files", nargs="*", metavar="CHECKPOINT.pt OUT.npz")
+    parser.add_argument("--check", metavar="FIXTURE.npz")
+    parser.add_argument("--x64", action="store_true", help="check in float64")
+    parser.add_argument("--tolerance", type=float, help="default 1e-5, 1e-9 with --x64")
+    options = parser.parse_args(arguments)
+    if bool(options.check) == bool(options.files) or len(options.files) not in (0, 2):
+        parser.error("give either --check FIXTURE.npz or CHECKPOINT.pt OUT.npz")
+    try:
+        if options.check:
+            return _report_check(options)
+        total = convert_checkpoint(*options.files)
+    except ConversionError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {options.files[1]}: {total:,} parameters")
+    return 0
+
+
+def _report_check(options: argparse.Namespace) -> int:
+    jax.config.update("jax_enable_x64", options.x64)
+    tolerance = options.tolerance or (1e-9 if options.x64 else 1e-5)
+    difference = check_parity(options.check)
+    passed = difference <= tolerance
+    print(
+        f"{options.check}: largest absolute difference {difference:.3e} in "
+        f"{'float64' if options.x64 else 'float32'} "
+        f"({'within' if passed else 'ABOVE'} {tolerance:.0e})"
+    )
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

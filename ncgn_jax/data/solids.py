@@ -1,0 +1,255 @@
+"""Uniform points on the outside of shapes put together from simple parts.
+
+A batch of shapes shares one list of parts, each with its own numbers per shape.
+Points are proposed on parts in proportion to area and rejected where a solid part
+covers them, so what remains is uniform by area on the outside of the union.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+BOX, FRUSTUM, ELLIPSOID, TORUS = range(4)
+_MARGIN = 1e-4  # a point this near a solid's boundary lies on it, not inside
+
+
+class _Part(NamedTuple):
+    """One part of every shape of a batch, in its own frame."""
+
+    kind: int
+    centre: np.ndarray  # [shape, 3]
+    frame: np.ndarray  # [shape, 3, 3], columns are the part's axes
+    size: np.ndarray  # [shape, 3]
+    area: np.ndarray  # [shape], of the proposal
+    solid: np.ndarray  # [shape], bool: hides what lies inside it
+
+
+class Solids:
+    """The parts of a batch of shapes. Every argument is a number or per shape."""
+
+    def __init__(self, num_shapes: int):
+        self.num_shapes = num_shapes
+        self.parts: list[_Part] = []
+
+    def _vector(self, values) -> np.ndarray:
+        columns = [np.broadcast_to(v, (self.num_shapes,)) for v in values]
+        return np.stack(columns, axis=1).astype(np.float64)
+
+    def _add(self, kind, centre, frame, size, area, present, solid) -> None:
+        present = np.broadcast_to(present, (self.num_shapes,))
+        if frame is None:
+            frame = np.broadcast_to(np.eye(3), (self.num_shapes, 3, 3))
+        self.parts.append(
+            _Part(kind, centre, frame, size, area * present, present & solid)
+        )
+
+    def box(self, centre, size, present=True, tilt=0.0, turn=0.0) -> None:
+        """Adds a solid box with full side lengths `size`.
+
+        `tilt` turns it about its x axis and then `turn` about z, in radians.
+        """
+        half = self._vector(size) / 2
+        pairs = half[:, [0, 1, 2]] * half[:, [1, 2, 0]]
+        frame = _turns(self._vector((tilt, turn, 0.0)))
+        centre = self._vector(centre)
+        self._add(BOX, centre, frame, half, 8 * pairs.sum(axis=1), present, True)
+
+    def frustum(self, centre, axis, radii, present=True, solid=False) -> None:
+        """Adds the side of a cone cut off, from `radii[0]` at `centre` to `radii[1]`.
+
+        `axis` goes from the centre of the first circle to that of the second. Equal
+        radii make a cylinder, zero axis a disc or ring facing z. No caps.
+        """
+        axis, centre = self._vector(axis), self._vector(centre)
+        height = np.linalg.norm(axis, axis=1)
+        low, high = (np.broadcast_to(r, (self.num_shapes,)) for r in radii)
+        area = np.pi * (low + high) * np.hypot(high - low, height)
+        size = self._vector((low, high, height))
+        frame = _frame_along(axis)
+        self._add(FRUSTUM, centre, frame, size, area, present, solid)
+
+    def hide_cone(self, centre, axis, radii) -> None:
+        """Hides what lies inside a cone cut off, without adding any points."""
+        self.frustum(centre, axis, radii, solid=True)
+        last = self.parts[-1]
+        self.parts[-1] = last._replace(area=np.zeros_like(last.area))
+
+    def rod(self, start, end, radius, end_radius=None, present=True) -> None:
+        """Adds a solid round bar between two points, with flat ends."""
+        start, end = self._vector(start), self._vector(end)
+        radii = (radius, radius if end_radius is None else end_radius)
+        self.frustum(start.T, (end - start).T, radii, present, solid=True)
+        tiny = 1e-9 * (end - start)  # a height of (almost) zero facing along the rod
+        self.frustum((start).T, tiny.T, (0.0, radii[0]), present)
+        self.frustum((end).T, tiny.T, (0.0, radii[1]), present)
+
+    def revolve(self, profile, present=True, centre=(0.0, 0.0), solid=False) -> None:
+        """Adds the surface swept by a list of (radius, z) corners about the z axis."""
+        for (low, bottom), (high, top) in zip(profile, profile[1:], strict=False):
+            rise = np.broadcast_to(np.subtract(top, bottom), (self.num_shapes,))
+            self.frustum(
+                (*centre, bottom), (0.0, 0.0, rise), (low, high), present, solid
+            )
+
+    def ellipsoid(self, centre, half, present=True, tilt=0.0, turn=0.0) -> None:
+        """Adds a solid ellipsoid with half-axes `half`."""
+        half, centre = self._vector(half), self._vector(centre)
+        frame = _turns(self._vector((tilt, turn, 0.0)))
+        area = 4 * np.pi * _max_stretch(half)
+        self._add(ELLIPSOID, centre, frame, half, area, present, True)
+
+    def torus(self, centre, axis, radii, present=True) -> None:
+        """Adds a solid ring: ring radius `radii[0]`, tube radius `radii[1]`."""
+        size = self._vector((*radii, 0.0))
+        area = 4 * np.pi**2 * size[:, 1] * (size[:, 0] + size[:, 1])
+        frame = _frame_along(self._vector(axis))
+        self._add(TORUS, self._vector(centre), frame, size, area, present, True)
+
+    def sample(self, num_points: int, rng: np.random.Generator) -> np.ndarray:
+        """Draws points uniformly by area on the outside of each shape.
+
+        Args:
+          num_points: Points per shape.
+          rng: Source of randomness.
+
+        Returns:
+          float32 [shape, num_points, 3], in random order, not normalised.
+        """
+        clouds = np.zeros((self.num_shapes, num_points, 3), np.float32)
+        filled = np.zeros(self.num_shapes, np.int64)
+        while (short := np.flatnonzero(filled < num_points)).size:
+            num_tries = int(1.5 * (num_points - filled[short].min())) + 16
+            points, kept = self._propose(short, num_tries, rng)
+            place = filled[short][:, None] + np.cumsum(kept, axis=1) - 1
+            kept &= place < num_points
+            row, column = np.nonzero(kept)
+            clouds[short[row], place[row, column]] = points[row, column]
+            filled[short] += kept.sum(axis=1)
+        return clouds
+
+    def _propose(self, shapes, num_tries, rng) -> tuple[np.ndarray, np.ndarray]:
+        areas = np.stack([part.area[shapes] for part in self.parts], axis=1)
+        bounds = np.cumsum(areas, axis=1)
+        pick = rng.random((len(shapes), num_tries)) * bounds[:, -1:]
+        which = np.zeros(pick.shape, np.int64)
+        for index in range(len(self.parts) - 1):
+            which += pick >= bounds[:, index, None]
+        points = np.zeros((*pick.shape, 3), np.float32)
+        kept = np.zeros(pick.shape, bool)
+        for index, part in enumerate(self.parts):
+            row, column = np.nonzero(which == index)
+            shape = shapes[row]
+            local, accepted = _SURFACES[part.kind](part.size[shape], rng)
+            world = np.einsum("nij,nj->ni", part.frame[shape], local)
+            points[row, column] = world + part.centre[shape]
+            kept[row, column] = accepted
+        for part in self.parts:
+            self._hide(part, shapes, points, kept)
+        return points, kept
+
+    @staticmethod
+    def _hide(part, shapes, points, kept) -> None:
+        hiding = np.flatnonzero(part.solid[shapes])
+        if hiding.size == 0:
+            return
+        chosen = shapes[hiding]
+        local = points[hiding] - part.centre[chosen][:, None].astype(np.float32)
+        local = local @ part.frame[chosen].astype(np.float32)
+        size = part.size[chosen][:, None].astype(np.float32)
+        kept[hiding] &= ~_INSIDES[part.kind](local, size)
+
+
+def _turns(angles: np.ndarray) -> np.ndarray:
+    """Rotation about x by the first angle, then about z by the second."""
+    (c, d, _), (s, r, _) = np.cos(angles).T, np.sin(angles).T
+    zero = np.zeros_like(c)
+    rows = [[d, -r * c, r * s], [r, d * c, -d * s], [zero, s, c]]
+    return np.stack([np.stack(row, axis=1) for row in rows], axis=1)
+
+
+def _frame_along(axis: np.ndarray) -> np.ndarray:
+    """Right-handed frames whose third column points along `axis` (z if it is zero)."""
+    length = np.linalg.norm(axis, axis=1, keepdims=True)
+    third = np.where(length > 0, axis / np.where(length > 0, length, 1), [0, 0, 1.0])
+    upright = np.abs(third[:, 2:]) > 0.9
+    first = np.cross(np.where(upright, [0, 1.0, 0], [0, 0, 1.0]), third)
+    first /= np.linalg.norm(first, axis=1, keepdims=True)
+    return np.stack([first, np.cross(third, first), third], axis=2)
+
+
+def _max_stretch(half: np.ndarray) -> np.ndarray:
+    return (half[:, [0, 1, 2]] * half[:, [1, 2, 0]]).max(axis=1)
+
+
+def _on_box(half, rng):
+    count = len(half)
+    weights = np.cumsum(half[:, [1, 2, 0]] * half[:, [2, 0, 1]], axis=1)
+    pick = rng.random((count, 1)) * weights[:, -1:]
+    axis = (pick >= weights[:, :2]).sum(axis=1)
+    local = rng.uniform(-1, 1, (count, 3))
+    local[np.arange(count), axis] = rng.choice([-1.0, 1.0], count)
+    return local * half, np.ones(count, bool)
+
+
+def _on_frustum(size, rng):
+    low, high, height = size.T
+    pick = rng.random(len(size))
+    radius = np.sqrt(low**2 + pick * (high**2 - low**2))
+    same = np.abs(high - low) < 1e-9  # a cylinder: the height is uniform
+    rise = np.where(same, pick, (radius - low) / np.where(same, 1, high - low))
+    angle = rng.uniform(0, 2 * np.pi, len(size))
+    xyz = (radius * np.cos(angle), radius * np.sin(angle), rise * height)
+    return np.stack(xyz, axis=1), np.ones(len(size), bool)
+
+
+def _on_ellipsoid(half, rng):
+    normal = rng.normal(size=half.shape)
+    normal /= np.linalg.norm(normal, axis=1, keepdims=True)
+    # The map sphere -> ellipsoid stretches area by |(bc nx, ca ny, ab nz)|.
+    stretch = half[:, [1, 2, 0]] * half[:, [2, 0, 1]] * normal
+    ratio = np.linalg.norm(stretch, axis=1) / _max_stretch(half)
+    return normal * half, rng.random(len(half)) < ratio
+
+
+def _on_torus(size, rng):
+    ring, tube, _ = size.T
+    around, within = rng.uniform(0, 2 * np.pi, (2, len(size)))
+    radius = ring + tube * np.cos(within)  # area element: radius x tube
+    xyz = (radius * np.cos(around), radius * np.sin(around), tube * np.sin(within))
+    return np.stack(xyz, axis=1), rng.random(len(size)) < radius / (ring + tube)
+
+
+def _in_box(local, half):
+    return (np.abs(local) < half - _MARGIN).all(axis=-1)
+
+
+def _in_frustum(local, size):
+    low, high, height = size[..., 0], size[..., 1], size[..., 2]
+    rise = local[..., 2]
+    radius = low + (high - low) * rise / np.maximum(height, 1e-9)
+    across = np.hypot(local[..., 0], local[..., 1])
+    within = (rise > _MARGIN) & (rise < height - _MARGIN)
+    return within & (across < radius - _MARGIN)
+
+
+def _in_ellipsoid(local, half):
+    return np.square(local / half).sum(axis=-1) < 1 - 10 * _MARGIN
+
+
+def _in_torus(local, size):
+    across = np.hypot(local[..., 0], local[..., 1]) - size[..., 0]
+    return np.hypot(across, local[..., 2]) < size[..., 1] - _MARGIN
+
+
+_SURFACES = {
+    BOX: _on_box,
+    FRUSTUM: _on_frustum,
+    ELLIPSOID: _on_ellipsoid,
+    TORUS: _on_torus,
+}
+_INSIDES = {
+    BOX: _in_box,
+    FRUSTUM: _in_frustum,
+    ELLIPSOID: _in_ellipsoid,
+    TORUS: _in_torus,
+}

@@ -1,0 +1,141 @@
+"""Collects the faults of a configuration, so that all are told at once.
+
+Example:
+  >>> from ml_collections import ConfigDict
+  >>> from ncgn_jax.faults import Faults
+  >>> faults = Faults()
+  >>> faults.choice(ConfigDict({"kind": "expp"}), "kind", ["linear", "exp"])
+  False
+  >>> faults.lines
+  ["kind: found 'expp'; allowed: linear, exp (did you mean 'exp'?)"]
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message lists every fault."""
+
+
+class Faults:
+    """Collects the faults of one configuration, to raise them together.
+
+    Each becomes a line such as
+    `dmp.schedule: found 'expp'; allowed: linear, exp (did you mean 'exp'?)`.
+    A check returns whether it passed, so that later ones can depend on it.
+    """
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def check(
+        self, condition: bool, field: str, found: Any, allowed: str | Sequence[Any]
+    ) -> bool:
+        """Records a fault of `field` unless `condition` holds.
+
+        Args:
+          condition: Whether the field is in order.
+          field: Dotted name.
+          found: The value found.
+          allowed: What is allowed, in words, or the list of choices.
+        """
+        if condition:
+            return True
+        line = f"{field}: found {found!r}; allowed: "
+        if isinstance(allowed, str):
+            self.lines.append(line + allowed)
+        else:
+            listed = ", ".join(str(choice) for choice in allowed)
+            self.lines.append(line + listed + did_you_mean(found, allowed))
+        return False
+
+    def choice(self, config: ConfigDict, field: str, choices: Iterable[Any]) -> bool:
+        """Checks that a field holds one of `choices`."""
+        choices = list(choices)
+        return self._value_check(config, field, choices, lambda value: value in choices)
+
+    def positive_int(self, config: ConfigDict, field: str) -> bool:
+        """Checks that a field holds an integer of at least 1."""
+        return self._value_check(
+            config,
+            field,
+            "an integer of at least 1",
+            lambda value: is_type(value, int) and value >= 1,
+        )
+
+    def in_range(
+        self,
+        config: ConfigDict,
+        field: str,
+        low: float | None = None,
+        high: float | None = None,
+        *,
+        without_ends: bool = False,
+    ) -> bool:
+        """Checks that a field holds a number between two ends; NaN never is.
+
+        Args:
+          config: The configuration.
+          field: Dotted name.
+          low: Lower end, None for none.
+          high: Upper end, None for none.
+          without_ends: Whether the ends themselves are forbidden.
+        """
+
+        def inside(value):
+            if not is_type(value, float) or value != value:
+                return False
+            if without_ends and value in (low, high):
+                return False
+            return (low is None or value >= low) and (high is None or value <= high)
+
+        sign = "<" if without_ends else "<="
+        left = "" if low is None else f"{low} {sign} "
+        right = "" if high is None else f" {sign} {high}"
+        allowed = f"a number, {left}value{right}" if left or right else "a number"
+        return self._value_check(config, field, allowed, inside)
+
+    def raise_if_any(self) -> None:
+        """Raises one ConfigError that lists every fault found so far."""
+        if self.lines:
+            count = len(self.lines)
+            title = "1 fault" if count == 1 else f"{count} faults"
+            lines = "\n".join(f"  {line}" for line in self.lines)
+            raise ConfigError(f"{title} in the configuration:\n{lines}")
+
+    def _value_check(self, config, field, allowed, passes) -> bool:
+        try:
+            value = get_field(config, field)
+        except KeyError:
+            self.lines.append(f"{field}: missing from the configuration")
+            return False
+        return self.check(passes(value), field, value, allowed)
+
+
+def get_field(config: ConfigDict, field: str) -> Any:
+    """Reads a field by its dotted name; KeyError if there is none."""
+    value = config
+    for name in field.split("."):
+        if not isinstance(value, ConfigDict) or name not in value:
+            raise KeyError(field)
+        value = value[name]
+    return value
+
+
+def is_type(value: Any, kind: type) -> bool:
+    """Tells whether a value fits a field's type; an int fits float, a bool neither."""
+    if isinstance(value, bool):
+        return kind in (bool, object)
+    if kind is float:
+        return isinstance(value, int | float)
+    return isinstance(value, kind)
+
+
+def did_you_mean(found: Any, choices: Iterable[Any]) -> str:
+    """Gives ` (did you mean ...?)` if one of the choices looks alike, else nothing."""
+    close = difflib.get_close_matches(str(found), [str(c) for c in choices], n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,70 @@
+"""Graphs that follow the noise: schedules, buckets, clustering, neighbours.
+
+Graph code sees one noise variable, `signal_level` in [0, 1], rising with cleanliness.
+
+>>> import jax
+>>> from ncgn_jax.graphs import bucket_index, build_graphs, make_noise_buckets
+>>> buckets = make_noise_buckets(num_nodes=400, num_neighbors=7, dim=3)
+>>> clouds = jax.random.normal(jax.random.key(0), (2, 400, 3))
+>>> graphs = build_graphs(clouds, buckets[bucket_index(buckets, 0.8)])
+>>> int(graphs.coarse.n_node[0]), int(graphs.coarse.n_edge[0])
+(100, 2800)
+"""
+
+from ncgn_jax.graphs.buckets import (
+    CLUSTERINGS,
+    CONNECTIVITIES,
+    NoiseBucket,
+    allocate_batch,
+    bucket_index,
+    make_noise_buckets,
+)
+from ncgn_jax.graphs.clustering import balanced_order, balanced_runs, voxel_clusters
+from ncgn_jax.graphs.multiscale import (
+    Block,
+    MultiscaleGraph,
+    build_graphs,
+    join_graphs,
+    sort_points,
+    unsort_points,
+)
+from ncgn_jax.graphs.neighbors import (
+    adjacency,
+    all_neighbors,
+    long_short_neighbors,
+    nearest_neighbors,
+)
+from ncgn_jax.graphs.pooling import block_slices, coarsen, spread
+from ncgn_jax.graphs.range_resolution import (
+    SCHEDULES,
+    RangeResolution,
+    range_and_resolution,
+)
+
+__all__ = [
+    "CLUSTERINGS",
+    "CONNECTIVITIES",
+    "SCHEDULES",
+    "Block",
+    "MultiscaleGraph",
+    "NoiseBucket",
+    "RangeResolution",
+    "adjacency",
+    "all_neighbors",
+    "allocate_batch",
+    "balanced_order",
+    "balanced_runs",
+    "block_slices",
+    "bucket_index",
+    "build_graphs",
+    "coarsen",
+    "join_graphs",
+    "long_short_neighbors",
+    "make_noise_buckets",
+    "nearest_neighbors",
+    "range_and_resolution",
+    "sort_points",
+    "spread",
+    "unsort_points",
+    "voxel_clusters",
+]

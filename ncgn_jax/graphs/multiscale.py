@@ -1,0 +1,283 @@
+"""A batch of two-level graphs: points, their supernodes, and the coarse graph.
+
+`build_graphs` turns the (noisy) positions of one bucket's clouds into a
+`MultiscaleGraph`: cluster, average, connect, all inside jit with the bucket's static
+shapes. `join_graphs` lays several buckets side by side, so that a network runs its
+per-point layers once over all of them. The coarse graph is a `jraph.GraphsTuple`.
+
+Everything is flat, as in jraph: P points and Q supernodes of G graphs. Points are
+kept in *cluster order*; `sort_points` and `unsort_points` go between that and the
+caller's order. `blocks` remembers which stretch of the flat arrays is one regular
+[graph, node] array, so that pooling is a reshape and attention a dense matrix
+product. A graph without blocks (of any sizes) takes segment operations instead.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+
+from ncgn_jax.graphs.buckets import NoiseBucket
+from ncgn_jax.graphs.clustering import balanced_order, balanced_runs, voxel_clusters
+from ncgn_jax.graphs.neighbors import (
+    all_neighbors,
+    long_short_neighbors,
+    nearest_neighbors,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """A stretch of equally shaped graphs inside the flat arrays.
+
+    Attributes:
+      num_graphs: Graphs, B.
+      num_nodes: Points a graph, N.
+      num_supernodes: Supernodes a graph, M.
+      num_neighbors: Incoming edges a supernode, K.
+      equal_runs: Whether consecutive runs of N / M points are the clusters.
+      complete: Whether every supernode is joined to all others.
+    """
+
+    num_graphs: int
+    num_nodes: int
+    num_supernodes: int
+    num_neighbors: int
+    equal_runs: bool
+    complete: bool
+
+
+@flax.struct.dataclass
+class MultiscaleGraph:
+    """Points, clusters and coarse graph of G graphs; see the module docstring.
+
+    Attributes:
+      positions: Points in cluster order, [point, dim].
+      supernode_positions: Mean of each cluster's points, [supernode, dim].
+      order: Place in the caller's flat order of each sorted point, int32 [point].
+      inverse_order: The inverse permutation, int32 [point].
+      assignment: Supernode of each sorted point, int32 [point].
+      point_graph: Graph of each point, int32 [point].
+      coarse: Coarse graphs; `nodes` holds `mask` [supernode] (False = empty),
+        `edges` holds `mask` [edge]; senders, receivers, n_node, n_edge as in jraph.
+      blocks: Regular stretches in order, or () if the graph is ragged.
+    """
+
+    positions: jax.Array
+    supernode_positions: jax.Array
+    order: jax.Array
+    inverse_order: jax.Array
+    assignment: jax.Array
+    point_graph: jax.Array
+    coarse: jraph.GraphsTuple
+    blocks: tuple[Block, ...] = flax.struct.field(pytree_node=False, default=())
+
+    @property
+    def num_supernodes(self) -> int:
+        """Supernodes of all graphs, empty ones included."""
+        return self.supernode_positions.shape[0]
+
+
+def build_graphs(
+    positions: jax.Array, bucket: NoiseBucket, rng: jax.Array | None = None
+) -> MultiscaleGraph:
+    """Clusters and connects a batch of clouds that share one noise bucket.
+
+    Args:
+      positions: Noisy positions, [graph, node, dim]; node must be the bucket's.
+      bucket: Static shape of the graphs.
+      rng: Key for random edges; needed by `long_short` only.
+
+    Returns:
+      The graphs, flattened, with one block.
+
+    Raises:
+      ValueError: If the number of nodes is not the bucket's, or a key is missing.
+    """
+    num_graphs, num_nodes, dim = positions.shape
+    if num_nodes != bucket.num_nodes:
+        raise ValueError(
+            f"the noise bucket was made for {bucket.num_nodes} nodes a graph, "
+            f"found {num_nodes}"
+        )
+    size = bucket.num_supernodes
+    order, assignment, occupied = _cluster(positions, bucket)
+    in_order = jnp.take_along_axis(positions, order[..., None], axis=1)
+    block = Block(
+        num_graphs=num_graphs,
+        num_nodes=num_nodes,
+        num_supernodes=size,
+        num_neighbors=bucket.num_neighbors,
+        equal_runs=bucket.clustering != "voxel" and num_nodes % size == 0,
+        complete=bucket.num_neighbors == size - 1 and bucket.clustering != "voxel",
+    )
+    centres = _cluster_means(in_order, assignment, block)
+    mask = None
+    if bucket.clustering == "voxel":
+        mask = jnp.arange(size)[None, :] < occupied[:, None]
+    senders, edge_mask = _connect(centres, mask, bucket, rng)
+    offsets = jnp.arange(num_graphs, dtype=jnp.int32)[:, None]
+    flat_order = (order + offsets * num_nodes).reshape(-1)
+    degree = bucket.num_neighbors
+    receivers = np.repeat(np.arange(num_graphs * size, dtype=np.int32), degree)
+    return MultiscaleGraph(
+        positions=in_order.reshape(-1, dim),
+        supernode_positions=centres.reshape(-1, dim),
+        order=flat_order,
+        inverse_order=_inverse_permutation(order, offsets * num_nodes),
+        assignment=(assignment + offsets * size).reshape(-1),
+        point_graph=jnp.repeat(offsets[:, 0], num_nodes),
+        coarse=jraph.GraphsTuple(
+            nodes={
+                "mask": jnp.ones((num_graphs * size,), bool)
+                if mask is None
+                else mask.reshape(-1)
+            },
+            edges={"mask": edge_mask.reshape(-1)},
+            senders=(senders + offsets[:, :, None] * size).reshape(-1),
+            receivers=jnp.asarray(receivers),
+            n_node=jnp.full((num_graphs,), size, jnp.int32),
+            n_edge=jnp.full((num_graphs,), size * degree, jnp.int32),
+            globals=None,
+        ),
+        blocks=(block,),
+    )
+
+
+def join_graphs(graphs: Sequence[MultiscaleGraph]) -> MultiscaleGraph:
+    """Lays batches of graphs side by side; indices are shifted, blocks kept."""
+    if len(graphs) == 1:
+        return graphs[0]
+    points = np.cumsum([0] + [g.positions.shape[0] for g in graphs])
+    supernodes = np.cumsum([0] + [g.num_supernodes for g in graphs])
+    counts = np.cumsum([0] + [g.coarse.n_node.shape[0] for g in graphs])
+
+    def join(pick, shifts=None):
+        parts = [pick(graph) for graph in graphs]
+        if shifts is not None:
+            parts = [p + int(s) for p, s in zip(parts, shifts[:-1], strict=True)]
+        return jnp.concatenate(parts)
+
+    return MultiscaleGraph(
+        positions=join(lambda g: g.positions),
+        supernode_positions=join(lambda g: g.supernode_positions),
+        order=join(lambda g: g.order, points),
+        inverse_order=join(lambda g: g.inverse_order, points),
+        assignment=join(lambda g: g.assignment, supernodes),
+        point_graph=join(lambda g: g.point_graph, counts),
+        coarse=jraph.GraphsTuple(
+            nodes={"mask": join(lambda g: g.coarse.nodes["mask"])},
+            edges={"mask": join(lambda g: g.coarse.edges["mask"])},
+            senders=join(lambda g: g.coarse.senders, supernodes),
+            receivers=join(lambda g: g.coarse.receivers, supernodes),
+            n_node=join(lambda g: g.coarse.n_node),
+            n_edge=join(lambda g: g.coarse.n_edge),
+            globals=None,
+        ),
+        blocks=tuple(block for graph in graphs for block in graph.blocks),
+    )
+
+
+def sort_points(values: jax.Array, graph: MultiscaleGraph) -> jax.Array:
+    """Takes per-point values from the caller's order into cluster order."""
+    return _permute(values, graph.order, graph.inverse_order)
+
+
+def unsort_points(values: jax.Array, graph: MultiscaleGraph) -> jax.Array:
+    """Takes per-point values from cluster order back to the caller's order."""
+    return _permute(values, graph.inverse_order, graph.order)
+
+
+@jax.custom_vjp
+def _permute(values: jax.Array, order: jax.Array, inverse: jax.Array) -> jax.Array:
+    """Returns values[order]; its gradient is the inverse gather, not a scatter."""
+    del inverse
+    return values[order]
+
+
+def _permute_forward(values, order, inverse):
+    return values[order], inverse
+
+
+def _permute_backward(inverse, cotangent):
+    return cotangent[inverse], None, None
+
+
+_permute.defvjp(_permute_forward, _permute_backward)
+
+
+def _inverse_permutation(order: jax.Array, shifts: jax.Array) -> jax.Array:
+    """Inverts row-wise permutations [graph, node] into one flat permutation."""
+    return (jnp.argsort(order, axis=1).astype(jnp.int32) + shifts).reshape(-1)
+
+
+def _cluster(
+    positions: jax.Array, bucket: NoiseBucket
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns order and assignment [graph, node], and clusters occupied [graph]."""
+    num_graphs, num_nodes, _ = positions.shape
+    size = bucket.num_supernodes
+    if bucket.clustering == "voxel":
+        clusters = partial(
+            voxel_clusters, num_voxels_per_side=bucket.voxels_per_side
+        )
+        assignment, occupied = jax.vmap(clusters)(positions)
+        order = jnp.argsort(assignment, axis=1).astype(jnp.int32)
+        return order, jnp.take_along_axis(assignment, order, axis=1), occupied
+    place = np.arange(num_nodes)
+    runs = np.searchsorted(balanced_runs(num_nodes, size), place, side="right") - 1
+    assignment = jnp.asarray(np.tile(runs.astype(np.int32), (num_graphs, 1)))
+    occupied = jnp.full((num_graphs,), size, jnp.int32)
+    if bucket.clustering == "identity":
+        order = jnp.asarray(np.tile(place.astype(np.int32), (num_graphs, 1)))
+    else:
+        order = jax.vmap(partial(balanced_order, num_clusters=size))(positions)
+    return order, assignment, occupied
+
+
+def _cluster_means(
+    values: jax.Array, assignment: jax.Array, block: Block
+) -> jax.Array:
+    """Averages [graph, node, dim] over clusters; empty clusters give zero."""
+    shape = (block.num_graphs, block.num_supernodes)
+    if block.equal_runs:
+        return values.reshape(*shape, -1, values.shape[-1]).mean(axis=2)
+    hot = jax.nn.one_hot(assignment, block.num_supernodes, dtype=values.dtype)
+    counts = jnp.maximum(hot.sum(axis=1), 1)[..., None]
+    return jnp.einsum("gnm,gnd->gmd", hot, values) / counts
+
+
+def _connect(
+    centres: jax.Array,
+    mask: jax.Array | None,
+    bucket: NoiseBucket,
+    rng: jax.Array | None,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns senders and edge mask, [graph, supernode, neighbor]."""
+    num_graphs, size, _ = centres.shape
+    degree = bucket.num_neighbors
+    if bucket.num_long_range:
+        if rng is None:
+            raise ValueError("long_short connectivity draws random edges: rng is needed")
+        join = partial(
+            long_short_neighbors,
+            num_neighbors=degree,
+            num_long_range=bucket.num_long_range,
+        )
+        return jax.vmap(lambda p, key: join(p, rng=key))(
+            centres, jax.random.split(rng, num_graphs)
+        )
+    if mask is None and degree == size - 1:
+        senders, edge_mask = all_neighbors(size)
+        return (
+            jnp.tile(senders[None], (num_graphs, 1, 1)),
+            jnp.tile(edge_mask[None], (num_graphs, 1, 1)),
+        )
+    if mask is None:
+        return jax.vmap(partial(nearest_neighbors, num_neighbors=degree))(centres)
+    return jax.vmap(lambda p, m: nearest_neighbors(p, degree, m))(centres, mask)

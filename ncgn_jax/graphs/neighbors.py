@@ -1,0 +1,103 @@
+"""Who is joined to whom among the (super)nodes of one graph, with static in-degree.
+
+Each function returns senders as local indices [node, neighbor] with a mask of the
+real edges; edges run neighbour -> centre. All are meant to be vmapped.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def squared_distances(positions: jax.Array) -> jax.Array:
+    """Returns |x_i - x_j|^2, [node, node], by differences (no cancellation)."""
+    total = jnp.zeros((positions.shape[0],) * 2, positions.dtype)
+    for axis in range(positions.shape[1]):
+        column = positions[:, axis]
+        total = total + (column[:, None] - column[None, :]) ** 2
+    return total
+
+
+def nearest_neighbors(
+    positions: jax.Array, num_neighbors: int, node_mask: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Finds the k nearest other nodes of every node; ties go to the lower index.
+
+    Args:
+      positions: [node, dim].
+      num_neighbors: k, at most node - 1.
+      node_mask: True for real nodes, [node]; None if all are.
+
+    Returns:
+      Senders, int32 [node, k], nearest first; and edge mask, bool [node, k], False
+      where a node is not real or has fewer than k real others.
+
+    Raises:
+      ValueError: If k is negative or exceeds node - 1.
+    """
+    num_nodes = positions.shape[0]
+    if not 0 <= num_neighbors <= num_nodes - 1:
+        raise ValueError(
+            f"num_neighbors must be in [0, {num_nodes - 1}] for {num_nodes} nodes, "
+            f"found {num_neighbors}"
+        )
+    if num_neighbors == num_nodes - 1 and node_mask is None:
+        return all_neighbors(num_nodes)
+    distances = squared_distances(positions)
+    distances = jnp.where(jnp.eye(num_nodes, dtype=bool), jnp.inf, distances)
+    if node_mask is not None:
+        distances = jnp.where(node_mask[None, :], distances, jnp.inf)
+    negative, senders = jax.lax.top_k(-distances, num_neighbors)
+    edge_mask = jnp.isfinite(negative)
+    if node_mask is not None:
+        edge_mask = edge_mask & node_mask[:, None]
+    return senders.astype(jnp.int32), edge_mask
+
+
+def all_neighbors(num_nodes: int) -> tuple[jax.Array, jax.Array]:
+    """Joins every node to all others: senders and mask, [node, node - 1]."""
+    others = np.arange(num_nodes - 1)[None, :]
+    centre = np.arange(num_nodes)[:, None]
+    senders = jnp.asarray(others + (others >= centre), jnp.int32)
+    return senders, jnp.ones(senders.shape, bool)
+
+
+def long_short_neighbors(
+    positions: jax.Array, num_neighbors: int, num_long_range: int, rng: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Joins every node to its nearest and to uniformly drawn other nodes.
+
+    The paper's long-short baseline; with num_long_range = num_neighbors it is the
+    published code's, which keeps random edges only. A random edge that repeats
+    another edge of the same node is masked out.
+
+    Args:
+      positions: [node, dim].
+      num_neighbors: k in all, at most node - 1.
+      num_long_range: How many of the k are random.
+      rng: Key of the random edges.
+
+    Returns:
+      Senders, int32 [node, k], and edge mask, bool [node, k].
+    """
+    num_nodes = positions.shape[0]
+    short, _ = nearest_neighbors(positions, num_neighbors - num_long_range)
+    centre = jnp.arange(num_nodes, dtype=jnp.int32)[:, None]
+    offsets = jax.random.randint(
+        rng, (num_nodes, num_long_range), 1, max(num_nodes, 2), jnp.int32
+    )
+    senders = jnp.concatenate([short, (centre + offsets) % num_nodes], axis=1)
+    same = senders[:, :, None] == senders[:, None, :]  # [node, later, earlier]
+    earlier = np.tril(np.ones((num_neighbors, num_neighbors), bool), -1)[None]
+    return senders, ~jnp.any(same & earlier, axis=-1)
+
+
+def adjacency(
+    senders: jax.Array, edge_mask: jax.Array, *, self_loops: bool
+) -> jax.Array:
+    """Turns a neighbour list into a dense matrix, bool [receiver, sender]."""
+    num_nodes = senders.shape[0]
+    columns = jnp.arange(num_nodes, dtype=senders.dtype)[None, None, :]
+    marked = (senders[:, :, None] == columns) & edge_mask[:, :, None]
+    dense = jnp.any(marked, axis=1)
+    return dense | jnp.eye(num_nodes, dtype=bool) if self_loops else dense

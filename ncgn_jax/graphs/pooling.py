@@ -1,0 +1,92 @@
+"""Between points and supernodes: averages up, copies down.
+
+Regular blocks with equal runs need a reshape; other regular blocks a small dense
+membership matrix (a matrix product is far cheaper than a scatter on every backend);
+ragged graphs take jraph's segment operations.
+"""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import jraph
+
+from ncgn_jax.graphs.multiscale import Block, MultiscaleGraph
+
+
+def coarsen(values: jax.Array, graph: MultiscaleGraph) -> jax.Array:
+    """Averages point values over each cluster: [point, f] -> [supernode, f].
+
+    Empty supernodes get zero.
+    """
+    if not graph.blocks:
+        return jraph.segment_mean(values, graph.assignment, graph.num_supernodes)
+    return jnp.concatenate(
+        [
+            _coarsen_block(values[points], graph.assignment[points], supernodes, block)
+            for block, points, supernodes in block_slices(graph)
+        ]
+    )
+
+
+def spread(values: jax.Array, graph: MultiscaleGraph) -> jax.Array:
+    """Copies supernode values to their points: [supernode, f] -> [point, f]."""
+    if not graph.blocks:
+        return values[graph.assignment]
+    return jnp.concatenate(
+        [
+            _spread_block(values[supernodes], graph.assignment[points], supernodes, block)
+            for block, points, supernodes in block_slices(graph)
+        ]
+    )
+
+
+def block_slices(graph: MultiscaleGraph) -> Iterator[tuple[Block, slice, slice]]:
+    """Yields each block with its slices of the point and supernode arrays."""
+    point = supernode = 0
+    for block in graph.blocks:
+        points = slice(point, point + block.num_graphs * block.num_nodes)
+        supernodes = slice(
+            supernode, supernode + block.num_graphs * block.num_supernodes
+        )
+        yield block, points, supernodes
+        point, supernode = points.stop, supernodes.stop
+
+
+def _membership(assignment: jax.Array, first: slice, block: Block) -> jax.Array:
+    local = assignment.reshape(block.num_graphs, block.num_nodes) - first.start
+    local = local - jnp.arange(block.num_graphs)[:, None] * block.num_supernodes
+    return jax.nn.one_hot(local, block.num_supernodes)  # [graph, node, supernode]
+
+
+def _coarsen_block(
+    values: jax.Array, assignment: jax.Array, supernodes: slice, block: Block
+) -> jax.Array:
+    width = values.shape[-1]
+    if block.num_nodes == block.num_supernodes and block.equal_runs:
+        return values
+    if block.equal_runs:
+        rows = block.num_graphs * block.num_supernodes
+        return values.reshape(rows, -1, width).mean(axis=1)
+    member = _membership(assignment, supernodes, block).astype(values.dtype)
+    counts = jnp.maximum(member.sum(axis=1), 1)[..., None]
+    rows = values.reshape(block.num_graphs, block.num_nodes, width)
+    sums = jnp.einsum("gnm,gnf->gmf", member, rows)
+    return (sums / counts).reshape(-1, width)
+
+
+def _spread_block(
+    values: jax.Array, assignment: jax.Array, supernodes: slice, block: Block
+) -> jax.Array:
+    width = values.shape[-1]
+    if block.num_nodes == block.num_supernodes and block.equal_runs:
+        return values
+    if block.equal_runs:
+        copies = block.num_nodes // block.num_supernodes
+        rows = jnp.broadcast_to(
+            values[:, None, :], (values.shape[0], copies, width)
+        )
+        return rows.reshape(-1, width)
+    member = _membership(assignment, supernodes, block).astype(values.dtype)
+    rows = values.reshape(block.num_graphs, block.num_supernodes, width)
+    return jnp.einsum("gnm,gmf->gnf", member, rows).reshape(-1, width)

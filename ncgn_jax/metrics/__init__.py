@@ -1,0 +1,1 @@
+"""Pure functions that score generated samples; each states its normalisation."""

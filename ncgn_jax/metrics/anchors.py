@@ -1,0 +1,90 @@
+"""Sets of clouds with a known meaning, to read a table of metrics against.
+
+A metric's value says little alone. These rows say what it gives for no model at all
+(`noise`), for total collapse (`origin`) and for real data, the floor (`train`,
+`held_out`).
+
+Example:
+  >>> import numpy as np
+  >>> real = np.random.default_rng(0).uniform(-1, 1, size=(20, 30, 3))
+  >>> sets = make_anchor_sets(real[:10], real[10:], num_clouds=5, seed=0)
+  >>> {name: len(clouds) for name, clouds in sets.items()}
+  {'noise': 5, 'origin': 5, 'train': 5, 'held_out': 5}
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+ANCHOR_NAMES = ("noise", "origin", "train", "held_out")
+
+
+def make_anchor_sets(
+    train: ArrayLike,
+    test: ArrayLike,
+    *,
+    num_clouds: int,
+    seed: int,
+    scale: float = 1.0,
+) -> dict[str, NDArray]:
+    """Builds the anchor sets, as many clouds each as a model generated.
+
+    - `noise`: N(0, scale^2) points, what an untrained sampler returns.
+    - `origin`: every point at the origin.
+    - `train`: random training clouds without replacement: **the floor**, against the
+      whole test set like a model's row.
+    - `held_out`: the second half of the test set. It overlaps the test set, so it
+      must be compared with the first half alone (`split_reference`, same seed), and
+      its values with rows of that size.
+
+    Args:
+      train: Training clouds in the scaling the metrics use, [R, N, D].
+      test: Test clouds in the same scaling, [T, N, D].
+      num_clouds: Size wanted; `train` and `held_out` have fewer where there are no
+        more.
+      seed: Seed of all draws.
+      scale: Standard deviation of the noise in that scaling; 1 is the published
+        "random" row for clouds inside +-0.25.
+
+    Returns:
+      Clouds by name, [<= num_clouds, N, D].
+
+    Raises:
+      ValueError: If shapes do not fit or num_clouds < 1.
+    """
+    train, test = np.asarray(train), np.asarray(test)
+    if train.ndim != 3 or train.shape[1:] != test.shape[1:]:
+        raise ValueError(f"train is {train.shape} but test is {test.shape}")
+    if num_clouds < 1:
+        raise ValueError(f"num_clouds is {num_clouds}; it must be at least 1")
+    rng = np.random.default_rng(seed)
+    shape = (num_clouds, *test.shape[1:])
+    _, second_half = split_reference(test, seed)
+    return {
+        "noise": scale * rng.standard_normal(shape, np.float32),
+        "origin": np.zeros(shape, np.float32),
+        "train": train[rng.permutation(len(train))[:num_clouds]],
+        "held_out": second_half[:num_clouds],
+    }
+
+
+def split_reference(test: ArrayLike, seed: int) -> tuple[NDArray, NDArray]:
+    """Splits the test clouds at random into two halves, the same for equal seeds.
+
+    Args:
+      test: Test clouds, [T, N, D] with T > 1.
+      seed: Seed of the split.
+
+    Returns:
+      The half to compare with (`reference`), and the half to compare (`held_out`),
+      each [T // 2, N, D]; an odd one is left out.
+
+    Raises:
+      ValueError: If there are fewer than two clouds.
+    """
+    test = np.asarray(test)
+    half = len(test) // 2
+    if half < 1:
+        raise ValueError(f"cannot split {len(test)} clouds into two halves")
+    # A stream of its own, so that the split does not follow other draws.
+    order = np.random.default_rng([seed, 1]).permutation(len(test))
+    return test[order[:half]], test[order[half : 2 * half]]

@@ -1,0 +1,251 @@
+"""Measures of generated point clouds that do not depend on the order of the points.
+
+Distances between clouds (`chamfer_matrix`, `emd_matrix`) feed scores of whole sets
+(1-NN accuracy, coverage, MMD), as in PointFlow (Yang et al. 2019, section 5.1).
+All of them have the scaling of the coordinates they are given, or its square.
+
+Example:
+  >>> import numpy as np
+  >>> a = np.random.default_rng(0).normal(size=(4, 16, 3)).astype(np.float32)
+  >>> d = chamfer_matrix(a)                             # [4, 4], zero diagonal
+  >>> coverage(d), minimum_matching_distance(d)
+  (1.0, 0.0)
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from numpy.typing import ArrayLike, NDArray
+
+from ncgn_jax.metrics.transport import all_pairs, emd_pairs
+
+# Clouds whose points sit side by side in one vector operation: 64 clouds of 400
+# points keep coordinates and running minima in a core's cache.
+_CLOUDS_A_BLOCK = 64
+
+
+def chamfer_matrix(a: ArrayLike, b: ArrayLike | None = None) -> NDArray[np.float64]:
+    """Computes the Chamfer distance between every cloud of a and every cloud of b.
+
+    CD(P, Q) = 1/|P| sum_p min_q |p - q|^2 + 1/|Q| sum_q min_p |p - q|^2, PointFlow's
+    definition: *squared* distances, averaged over points, both ways summed. It scales
+    with the square of the coordinates. Differences are squared directly (no
+    |p|^2 - 2pq + |q|^2, which cancels in float32): equal clouds are at exactly 0.
+
+    Args:
+      a: Clouds, [S, N, D].
+      b: Clouds, [T, M, D]; None compares a with itself at half the price.
+
+    Returns:
+      Distances, [S, T], >= 0, computed in float32.
+
+    Raises:
+      ValueError: If the shapes do not fit.
+    """
+    a = np.asarray(a, np.float32)
+    if b is None:
+        _check_ranks(a, a)
+        forth = _directed(a, a)
+        return forth + forth.T
+    b = np.asarray(b, np.float32)
+    _check_ranks(a, b)
+    return _directed(a, b) + _directed(b, a).T
+
+
+def emd_matrix(
+    a: ArrayLike, b: ArrayLike | None = None, *, num_threads: int | None = None
+) -> NDArray[np.float64]:
+    """Computes the exact earth mover's distance between all pairs of two sets.
+
+    EMD(P, Q) = min_sigma 1/N sum_n |p_n - q_sigma(n)|_2: the mean distance points
+    travel under the optimal matching, in the unit of the coordinates (PointFlow
+    reports an approximation of the same). About 5 ms a pair of 400-point clouds on
+    two cores: meant for subsets.
+
+    Args:
+      a: Clouds, [S, N, D].
+      b: Clouds with as many points, [T, N, D]; None compares a with itself at half
+        the price.
+      num_threads: Threads; None uses every core.
+
+    Returns:
+      Distances, [S, T].
+
+    Raises:
+      ValueError: If the shapes do not fit or a coordinate is not finite.
+    """
+    a = np.asarray(a)
+    if b is not None:
+        b = np.asarray(b)
+        pairs = all_pairs(len(a), len(b))
+        distances = emd_pairs(a, b, pairs, num_threads=num_threads)
+        return distances.reshape(len(a), len(b))
+    rows, columns = np.triu_indices(len(a), k=1)
+    pairs = np.stack([rows, columns], axis=1)
+    matrix = np.zeros((len(a), len(a)))
+    matrix[rows, columns] = emd_pairs(a, a, pairs, num_threads=num_threads)
+    return matrix + matrix.T
+
+
+def nearest_neighbor_accuracy(
+    d_gg: ArrayLike, d_gr: ArrayLike, d_rr: ArrayLike
+) -> float:
+    """Scores how well a leave-one-out 1-NN classifier tells the two sets apart.
+
+    Share of all S + T clouds whose nearest other cloud belongs to their own set
+    (1-NNA, Lopez-Paz & Oquab 2017). **0.5 is perfect**; 1 means the sets are told
+    apart without fail (blurred, collapsed or foreign samples); below 0.5 means
+    generated clouds sit closer to single reference clouds than those sit to each
+    other: copies. Nearest neighbours that tie share their vote. The 0.5 holds for
+    sets of equal size; anything else raises.
+
+    Args:
+      d_gg: Distances among generated clouds, [S, S].
+      d_gr: Distances from generated to reference clouds, [S, S].
+      d_rr: Distances among reference clouds, [S, S].
+
+    Returns:
+      Accuracy in [0, 1].
+
+    Raises:
+      ValueError: If the three matrices are not all [S, S] with S > 1.
+    """
+    d_gg, d_gr, d_rr = (np.asarray(d) for d in (d_gg, d_gr, d_rr))
+    size = len(d_gr)
+    shapes = {d_gg.shape, d_gr.shape, d_rr.shape}
+    if shapes != {(size, size)} or size < 2:
+        raise ValueError(
+            "1-NN accuracy needs two sets of equal size > 1; got d_gg "
+            f"{d_gg.shape}, d_gr {d_gr.shape}, d_rr {d_rr.shape}"
+        )
+    distances = np.block([[d_gg, d_gr], [d_gr.T, d_rr]]).astype(np.float64)
+    np.fill_diagonal(distances, np.inf)
+    nearest = distances == distances.min(axis=1, keepdims=True)
+    is_reference = np.arange(2 * size) >= size
+    same_set = is_reference[:, None] == is_reference[None, :]
+    votes = (nearest & same_set).sum(axis=1) / nearest.sum(axis=1)
+    return float(votes.mean())
+
+
+def coverage(d_gr: ArrayLike) -> float:
+    """Measures the share of reference clouds that are some sample's nearest.
+
+    COV = |{argmin_r d(g, r) : g}| / T (PointFlow). High is good, but it depends on
+    the sizes: at most S / T, and two halves of real data reach only about 0.5.
+
+    Args:
+      d_gr: Distances from generated to reference clouds, [S, T].
+
+    Returns:
+      Share in [0, 1].
+    """
+    d_gr = np.asarray(d_gr)
+    return len(np.unique(d_gr.argmin(axis=1))) / d_gr.shape[1]
+
+
+def minimum_matching_distance(d_gr: ArrayLike) -> float:
+    """Averages, over reference clouds, the distance to the nearest sample.
+
+    MMD = 1/T sum_r min_g d(g, r) (PointFlow). Low is good; it has the unit of the
+    distances, falls with the number of samples and ignores bad ones.
+
+    Args:
+      d_gr: Distances from generated to reference clouds, [S, T].
+
+    Returns:
+      Mean distance, >= 0.
+    """
+    return float(np.asarray(d_gr).min(axis=0).mean())
+
+
+def jensen_shannon_divergence(
+    generated: ArrayLike,
+    reference: ArrayLike,
+    *,
+    resolution: int = 28,
+    half_width: float = 1.0,
+) -> float:
+    """Compares where the points of two sets lie, all clouds thrown together.
+
+    JSD(P, Q) = H((P + Q) / 2) - (H(P) + H(Q)) / 2 in **bits** of the shares of points
+    in resolution^D equal cells of the cube [-half_width, half_width]^D; points
+    outside count in the nearest cell. 0 for equal shares, 1 (log 2 in bits) for
+    disjoint ones. PointFlow's measure, with cells in place of its grid points. It
+    compares marginals only: shuffling points between clouds leaves it unchanged.
+
+    Args:
+      generated: Generated clouds, [S, N, D].
+      reference: Reference clouds, [T, M, D], in the same scaling.
+      resolution: Cells a side.
+      half_width: Half the side of the cube, in the unit of the coordinates.
+
+    Returns:
+      Divergence in [0, 1] bits.
+    """
+    p = _occupancy(np.asarray(generated), resolution, half_width)
+    q = _occupancy(np.asarray(reference), resolution, half_width)
+    divergence = _entropy((p + q) / 2) - (_entropy(p) + _entropy(q)) / 2
+    return float(np.clip(divergence, 0.0, 1.0))  # rounding may leave [0, 1]
+
+
+def _occupancy(
+    clouds: NDArray[np.floating], resolution: int, half_width: float
+) -> NDArray[np.float64]:
+    points = clouds.reshape(-1, clouds.shape[-1])
+    cells = np.floor((points / half_width + 1.0) / 2.0 * resolution)
+    cells = np.clip(cells, 0, resolution - 1).astype(np.int64)
+    shape = (resolution,) * points.shape[1]
+    flat = np.ravel_multi_index(tuple(cells.T), shape)
+    return np.bincount(flat, minlength=resolution ** len(shape)) / len(points)
+
+
+def _entropy(shares: NDArray[np.float64]) -> float:
+    shares = shares[shares > 0]
+    return float(-(shares * np.log2(shares)).sum())
+
+
+def _directed(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Mean squared distance from each point of a to its nearest in b, [S, T]."""
+    block = min(_CLOUDS_A_BLOCK, len(a))
+    padding = -len(a) % block
+    padded = np.pad(a, ((0, padding), (0, 0), (0, 0)), mode="edge")
+    rows = _directed_blocks(padded, b, block)
+    return np.asarray(rows, np.float64)[: len(a)]
+
+
+@functools.partial(jax.jit, static_argnames="block")
+def _directed_blocks(a: jax.Array, b: jax.Array, block: int) -> jax.Array:
+    """Runs a minimum over the points of one cloud of b for a whole block of a.
+
+    The long axis (all points of a block) stays innermost and the reduction is a
+    running minimum, which the compiler turns into plain vector code: 5 to 10 times
+    faster on CPU than reducing a matrix of distances along its rows.
+    """
+    num_clouds, num_points, dim = a.shape
+    blocks = a.reshape(num_clouds // block, block * num_points, dim)
+    blocks = jnp.swapaxes(blocks, 1, 2)  # [blocks, D, block * N]
+
+    def to_cloud(targets: jax.Array, points: jax.Array) -> jax.Array:
+        def to_point(best: jax.Array, point: jax.Array) -> tuple[jax.Array, None]:
+            squared = sum(jnp.square(points[d] - point[d]) for d in range(dim))
+            return jnp.minimum(best, squared), None
+
+        best = jnp.full(points.shape[1], jnp.inf, points.dtype)
+        best, _ = lax.scan(to_point, best, targets, unroll=8)
+        return best.reshape(block, num_points).mean(axis=1)
+
+    def to_set(points: jax.Array) -> jax.Array:
+        return lax.map(lambda targets: to_cloud(targets, points), b)  # [T, block]
+
+    return jnp.swapaxes(lax.map(to_set, blocks), 1, 2).reshape(num_clouds, -1)
+
+
+def _check_ranks(a: NDArray[np.float32], b: NDArray[np.float32]) -> None:
+    if a.ndim != 3 or b.ndim != 3 or a.shape[2] != b.shape[2]:
+        raise ValueError(
+            "sets must be [clouds, points, dimensions] with equal dimensions; got "
+            f"{a.shape} and {b.shape}"
+        )

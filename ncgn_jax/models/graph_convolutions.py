@@ -1,0 +1,253 @@
+"""Graph convolutions on the coarse graph, as jraph networks.
+
+Each is written once over `jraph.GraphNetwork` with our update, attention and
+aggregation functions. How the aggregation runs depends on what is known ahead:
+a ragged graph takes jraph's segment operations; a regular block has a constant
+in-degree, so a reshape serves; and where a block is small next to its number of
+edges, the same sum is one dense (masked) matrix product, without any gather.
+The three agree to rounding (tests/models/test_graph_convolutions.py).
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import jraph
+
+from ncgn_jax.graphs import Block, MultiscaleGraph, adjacency, block_slices
+
+CONVOLUTIONS = ("gat", "gcn")
+_NEGATIVE_SLOPE = 0.2
+# A dense product of M x M beats gathering K rows while M is below about this many
+# times K (measured on CPU; see benchmarks/step.py).
+_DENSE_UP_TO = 16
+
+
+class GCN(nn.Module):
+    """Graph convolution of Kipf and Welling with self loops.
+
+    y_i = W sum_j y_j / sqrt(d_i d_j) + b, d = in-degree with self loop.
+
+    Attributes:
+      width: Output features.
+    """
+
+    width: int
+
+    @nn.compact
+    def __call__(self, values: jax.Array, graph: MultiscaleGraph) -> jax.Array:
+        """Maps supernode features [supernode, f] to [supernode, width]."""
+        values = nn.Dense(self.width, use_bias=False, name="linear")(values)
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.width,))
+        out = _over_blocks(values, graph, _dense_gcn, _sparse_gcn)
+        return out + bias[None, :]
+
+
+class GAT(nn.Module):
+    """One-head graph attention of Velickovic et al. with self loops.
+
+    alpha_ij = softmax_j leaky_relu(a_dst . W y_i + a_src . W y_j), slope 0.2, over the
+    incoming edges and the node itself; y_i = sum_j alpha_ij W y_j + b.
+
+    Attributes:
+      width: Output features.
+    """
+
+    width: int
+
+    @nn.compact
+    def __call__(self, values: jax.Array, graph: MultiscaleGraph) -> jax.Array:
+        """Maps supernode features [supernode, f] to [supernode, width]."""
+        values = nn.Dense(self.width, use_bias=False, name="linear")(values)
+        init = nn.initializers.glorot_uniform()
+        source = self.param("attend_source", init, (self.width, 1))
+        target = self.param("attend_target", init, (self.width, 1))
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.width,))
+        nodes = {"value": values, "source": values @ source, "target": values @ target}
+        out = _over_blocks(nodes, graph, self._dense, _sparse_gat)
+        return out + bias[None, :]
+
+    def _dense(self, nodes: dict[str, jax.Array], joined: jax.Array) -> jax.Array:
+        source = jnp.swapaxes(nodes["source"], 1, 2)  # [graph, 1, sender]
+        target = nodes["target"]  # [graph, receiver, 1]
+        logits = jax.nn.leaky_relu(target + source, _NEGATIVE_SLOPE)
+        logits = jnp.where(joined, logits, -jnp.inf)
+        weights = jax.nn.softmax(logits, axis=-1)
+        self.sow("intermediates", "attention", weights)
+        return weights @ nodes["value"]
+
+
+def make_convolution(kind: str, width: int, name: str | None = None) -> nn.Module:
+    """Returns the convolution of that kind; ValueError lists the valid ones."""
+    kinds = {"gat": GAT, "gcn": GCN}
+    if kind not in kinds:
+        raise ValueError(
+            f"convolution: found {kind!r}; allowed: {', '.join(CONVOLUTIONS)}"
+        )
+    return kinds[kind](width, name=name)
+
+
+def is_dense(block: Block) -> bool:
+    """Says whether a block's sums run as dense matrix products."""
+    return block.num_supernodes <= _DENSE_UP_TO * (block.num_neighbors + 1)
+
+
+def _over_blocks(
+    nodes: jax.Array | dict[str, jax.Array],
+    graph: MultiscaleGraph,
+    dense: Callable[..., jax.Array],
+    sparse: Callable[..., jax.Array],
+) -> jax.Array:
+    """Runs a convolution's dense or sparse form over each block, or the whole."""
+    if not graph.blocks:
+        looped = _add_self_loops(graph.coarse)
+        return sparse(nodes, looped, _ragged_aggregation(looped))
+    outputs = []
+    edge = 0
+    for block, _, supernodes in block_slices(graph):
+        edges = slice(edge, edge + block.num_graphs * _num_edges(block))
+        edge = edges.stop
+        local = jax.tree.map(lambda leaf, s=supernodes: leaf[s], nodes)
+        senders = graph.coarse.senders[edges] - supernodes.start
+        mask = graph.coarse.edges["mask"][edges]
+        if is_dense(block):
+            joined = _dense_adjacency(senders, mask, block)
+            square = jax.tree.map(
+                lambda leaf, b=block: leaf.reshape(
+                    b.num_graphs, b.num_supernodes, leaf.shape[-1]
+                ),
+                local,
+            )
+            out = dense(square, joined)
+            outputs.append(out.reshape(-1, out.shape[-1]))
+        else:
+            looped, aggregation = _regular_graph(senders, mask, block)
+            outputs.append(sparse(local, looped, aggregation))
+    return jnp.concatenate(outputs)
+
+
+def _num_edges(block: Block) -> int:
+    return block.num_supernodes * block.num_neighbors
+
+
+def _dense_adjacency(senders: jax.Array, mask: jax.Array, block: Block) -> jax.Array:
+    """Returns who receives from whom, self loops included, [graph, M, M]."""
+    shape = (block.num_graphs, block.num_supernodes, block.num_neighbors)
+    if block.complete:
+        return jnp.ones((1, block.num_supernodes, block.num_supernodes), bool)
+    first = jnp.arange(block.num_graphs)[:, None, None] * block.num_supernodes
+    local = senders.reshape(shape) - first
+    return jax.vmap(lambda s, m: adjacency(s, m, self_loops=True))(
+        local, mask.reshape(shape)
+    )
+
+
+class _Aggregation:
+    """How edge values meet at their receivers: a sum and a softmax."""
+
+    def __init__(self, total, softmax):
+        self.total = total
+        self.softmax = softmax
+
+
+def _ragged_aggregation(graph: jraph.GraphsTuple) -> _Aggregation:
+    num_nodes = graph.nodes["mask"].shape[0]
+    return _Aggregation(
+        lambda edges, receivers, _: jraph.segment_sum(edges, receivers, num_nodes),
+        lambda logits, segment_ids, num_segments: jraph.segment_softmax(
+            logits, segment_ids, num_nodes
+        ),
+    )
+
+
+def _regular_graph(
+    senders: jax.Array, mask: jax.Array, block: Block
+) -> tuple[jraph.GraphsTuple, _Aggregation]:
+    """Builds a block's graph with the self loop as each node's last edge."""
+    num_nodes = block.num_graphs * block.num_supernodes
+    degree = block.num_neighbors + 1
+    own = jnp.arange(num_nodes, dtype=senders.dtype)
+    senders = jnp.concatenate([senders.reshape(num_nodes, -1), own[:, None]], axis=1)
+    mask = jnp.concatenate(
+        [mask.reshape(num_nodes, -1), jnp.ones((num_nodes, 1), bool)], axis=1
+    )
+    graph = jraph.GraphsTuple(
+        nodes=None,
+        edges={"mask": mask.reshape(-1)},
+        senders=senders.reshape(-1),
+        receivers=jnp.repeat(own, degree),
+        n_node=jnp.full((block.num_graphs,), block.num_supernodes),
+        n_edge=jnp.full((block.num_graphs,), block.num_supernodes * degree),
+        globals=None,
+    )
+
+    def by_receiver(edges):
+        return edges.reshape(num_nodes, degree, -1)
+
+    return graph, _Aggregation(
+        lambda edges, receivers, _: by_receiver(edges).sum(axis=1),
+        lambda logits, segment_ids, num_segments: jax.nn.softmax(
+            by_receiver(logits), axis=1
+        ).reshape(logits.shape),
+    )
+
+
+def _add_self_loops(graph: jraph.GraphsTuple) -> jraph.GraphsTuple:
+    own = jnp.arange(graph.nodes["mask"].shape[0], dtype=graph.senders.dtype)
+    return graph._replace(
+        senders=jnp.concatenate([graph.senders, own]),
+        receivers=jnp.concatenate([graph.receivers, own]),
+        edges={
+            "mask": jnp.concatenate(
+                [graph.edges["mask"], jnp.ones(own.shape, bool)]
+            )
+        },
+    )
+
+
+def _dense_gcn(values: jax.Array, joined: jax.Array) -> jax.Array:
+    joined = jnp.broadcast_to(
+        joined.astype(values.dtype), (values.shape[0], *joined.shape[1:])
+    )
+    scale = jax.lax.rsqrt(joined.sum(axis=-1, keepdims=True))  # [graph, node, 1]
+    return scale * (joined @ (scale * values))
+
+
+def _sparse_gcn(
+    values: jax.Array, graph: jraph.GraphsTuple, aggregation: _Aggregation
+) -> jax.Array:
+    weight = graph.edges["mask"].astype(values.dtype)[:, None]
+    in_degree = aggregation.total(weight, graph.receivers, None)
+    network = jraph.GraphNetwork(
+        update_edge_fn=lambda mask, sent, received, _: (
+            mask * sent["value"] * sent["scale"]
+        ),
+        update_node_fn=lambda nodes, sent, received, _: nodes["scale"] * received,
+        aggregate_edges_for_nodes_fn=aggregation.total,
+    )
+    nodes = {"value": values, "scale": jax.lax.rsqrt(in_degree)}
+    return network(graph._replace(nodes=nodes, edges=weight)).nodes
+
+
+def _sparse_gat(
+    nodes: dict[str, jax.Array], graph: jraph.GraphsTuple, aggregation: _Aggregation
+) -> jax.Array:
+    def logits(mask, sent, received, _):
+        raw = jax.nn.leaky_relu(received["target"] + sent["source"], _NEGATIVE_SLOPE)
+        # Finite, because a segment softmax of -inf minus -inf would be NaN.
+        return jnp.where(mask[:, None], raw, -1e30)
+
+    network = jraph.GraphNetwork(
+        update_edge_fn=lambda edges, sent, received, _: {
+            "mask": edges["mask"],
+            "value": sent["value"],
+            "logit": logits(edges["mask"], sent, received, _),
+        },
+        update_node_fn=lambda nodes, sent, received, _: received,
+        attention_logit_fn=lambda edges, sent, received, _: edges["logit"],
+        attention_normalize_fn=aggregation.softmax,
+        attention_reduce_fn=lambda edges, weights: edges["value"] * weights,
+        aggregate_edges_for_nodes_fn=aggregation.total,
+    )
+    return network(graph._replace(nodes=nodes)).nodes

@@ -1,0 +1,341 @@
+"""Runs per-device functions on every device: the only file that names devices.
+
+A training step is written for one device and names the axis `AXIS` where devices
+must agree (`mean_over_devices`). `data_parallel` lifts it with `jax.pmap`. State
+goes in and out unreplicated in shape: every device holds a full copy, yet no leading
+device axis is ever seen. The same code runs on one CPU, eight fake devices, two
+processes or a pod.
+
+Example:
+  >>> import jax, numpy as np
+  >>> from ncgn_jax import parallel
+  >>> step = parallel.data_parallel(
+  ...     lambda state, batch, rng: (state + 1, parallel.mean_over_devices(batch)[0, 0])
+  ... )
+  >>> batch = parallel.split_for_devices(np.ones((parallel.num_devices() * 2, 3)))
+  >>> step(np.int32(0), batch, jax.random.key(0))[1].item()
+  1.0
+
+Two properties of `jax.pmap` shape this file. Arguments that do not already lie on the
+devices as the compiled function wants them cost one more trace on the second call,
+and with several processes a donated one fails outright; so arguments are placed
+first, explicitly, which also keeps the loop legal under `jax.transfer_guard`. And a
+batch of fewer rows than devices silently uses fewer devices; so it is refused here.
+"""
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+AXIS = "device"
+
+Tree = Any
+
+
+def start(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> None:
+    """Joins the processes of one run; does nothing for a single process.
+
+    Must come before anything touches a device. What is not given is read from
+    `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`.
+
+    Args:
+      coordinator: "host:port" of process 0, or "auto" where JAX can find out by
+        itself (TPU pods, Slurm, Open MPI). None, also in the environment: one
+        process.
+      num_processes: Number of processes; not needed with "auto".
+      process_id: Number of this process, from 0; not needed with "auto".
+
+    Raises:
+      ValueError: If only some of the three are given, or they contradict.
+    """
+    environment = os.environ
+    coordinator = coordinator or environment.get("JAX_COORDINATOR_ADDRESS") or None
+    if num_processes is None and environment.get("JAX_NUM_PROCESSES"):
+        num_processes = int(environment["JAX_NUM_PROCESSES"])
+    if process_id is None and environment.get("JAX_PROCESS_ID"):
+        process_id = int(environment["JAX_PROCESS_ID"])
+    if coordinator is None and num_processes in (None, 1):
+        return
+    if jax.distributed.is_initialized():
+        return
+    if coordinator == "auto":
+        os.environ.pop("JAX_COORDINATOR_ADDRESS", None)
+        jax.distributed.initialize()
+        return
+    if coordinator is None or num_processes is None or process_id is None:
+        raise ValueError(
+            "a run of several processes needs all three: coordinator="
+            f"{coordinator!r}, num_processes={num_processes}, process_id={process_id}"
+        )
+    if not 0 <= process_id < num_processes:
+        raise ValueError(
+            f"process_id {process_id} is outside 0..{num_processes - 1} "
+            f"(num_processes={num_processes})"
+        )
+    jax.distributed.initialize(coordinator, num_processes, process_id)
+
+
+def num_devices() -> int:
+    """Counts the devices of all processes."""
+    return jax.device_count()
+
+
+def local_devices() -> list[jax.Device]:
+    """Lists the devices of this process."""
+    return jax.local_devices()
+
+
+def num_processes() -> int:
+    """Counts the processes of this run."""
+    return jax.process_count()
+
+
+def is_main_process() -> bool:
+    """Tells whether this process is the one that logs and prints."""
+    return jax.process_index() == 0
+
+
+def device_kind() -> str:
+    """Names the kind of device, for example `cpu`."""
+    return jax.local_devices()[0].device_kind
+
+
+def wait_for_all(name: str) -> None:
+    """Waits until every process has come to the point called `name`."""
+    if num_processes() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def local_batch_size(global_batch_size: int) -> int:
+    """Gives the rows of a global batch that this process has to load.
+
+    Raises:
+      ValueError: If the batch cannot be divided evenly over all devices.
+    """
+    if global_batch_size < 1 or global_batch_size % num_devices():
+        raise ValueError(
+            f"a global batch of {global_batch_size} cannot be divided over "
+            f"{num_devices()} devices; use a multiple of {num_devices()}"
+        )
+    return global_batch_size // num_processes()
+
+
+def split_for_devices(batch: Tree) -> Tree:
+    """Gives every leaf a leading device axis: [B, ...] to [local_devices, B', ...].
+
+    Args:
+      batch: Tree of arrays whose first axis is this process's batch.
+
+    Returns:
+      The same rows in the same order, B' = B / local_devices to a device.
+
+    Raises:
+      ValueError: If B is not a multiple of the number of local devices.
+    """
+    count = len(local_devices())
+
+    def split(leaf):
+        if not leaf.shape or leaf.shape[0] == 0 or leaf.shape[0] % count:
+            rows = leaf.shape[0] if leaf.shape else "no axis"
+            raise ValueError(
+                f"a batch of {rows} cannot be divided over {count} local devices; "
+                f"use a multiple of {count}"
+            )
+        return leaf.reshape((count, leaf.shape[0] // count, *leaf.shape[1:]))
+
+    return jax.tree.map(split, batch)
+
+
+def merge_devices(tree: Tree) -> Tree:
+    """Undoes `split_for_devices`: [devices, B', ...] to [devices * B', ...]."""
+    return jax.tree.map(
+        lambda leaf: leaf.reshape((leaf.shape[0] * leaf.shape[1], *leaf.shape[2:])),
+        tree,
+    )
+
+
+def replicate(tree: Tree) -> Tree:
+    """Copies every leaf to all local devices; shapes stay as they are.
+
+    Leaves already there are passed through. A copy never shares memory with its
+    origin, so donating it leaves the origin readable.
+    """
+    return _place(tree, _sharding(replicated=True), copy=True)
+
+
+def put_batch(batch: Tree) -> Tree:
+    """Splits a host batch over the local devices and starts the transfer."""
+    return _place(split_for_devices(batch), _sharding(replicated=False), copy=False)
+
+
+def mean_over_devices(tree: Tree) -> Tree:
+    """Averages every leaf over all devices; only inside a lifted function."""
+    return jax.lax.pmean(tree, AXIS)
+
+
+def sum_over_devices(tree: Tree) -> Tree:
+    """Sums every leaf over all devices; only inside a lifted function."""
+    return jax.lax.psum(tree, AXIS)
+
+
+def device_index() -> jax.Array:
+    """Gives this device's number among all; only inside a lifted function."""
+    return jax.lax.axis_index(AXIS)
+
+
+def data_parallel(
+    fn: Callable[..., Tree],
+    batch_argnums: Sequence[int] = (1,),
+    static_argnums: Sequence[int] = (),
+    donate_argnums: Sequence[int] = (0,),
+) -> Callable[..., Tree]:
+    """Lifts a per-device function, `fn(state, batch, rng) -> (state, metrics)`.
+
+    Args:
+      fn: Function of one device. What it returns must be equal on all devices, that
+        is, gradients and metrics pass through `mean_over_devices`; this is not
+        checked, and the first local device's value is what is returned.
+      batch_argnums: Arguments with a leading axis of local devices, as
+        `split_for_devices` makes them. All others are the same on every device.
+      static_argnums: Hashable arguments; a new value compiles anew.
+      donate_argnums: Arguments whose memory the result may take over.
+
+    Returns:
+      A function of the same positional arguments. Compiled once for each shape.
+
+    Raises:
+      ValueError: When called, if a batch leaf's first axis is not the number of
+        local devices.
+    """
+    batch, static = tuple(batch_argnums), tuple(static_argnums)
+    donate = tuple(donate_argnums)
+
+    @functools.cache
+    def lifted(num_args: int):
+        return jax.pmap(
+            fn,
+            axis_name=AXIS,
+            in_axes=tuple(0 if i in batch else None for i in range(num_args)),
+            out_axes=None,
+            static_broadcasted_argnums=static,
+            donate_argnums=donate,
+        )
+
+    @functools.wraps(fn)
+    def call(*args):
+        return lifted(len(args))(*_place_arguments(args, batch, static, donate))
+
+    return call
+
+
+def map_over_devices(
+    fn: Callable[..., Tree],
+    batch_argnums: Sequence[int] = (0,),
+    static_argnums: Sequence[int] = (),
+) -> Callable[..., Tree]:
+    """Lifts a function of independent rows, such as a sampler.
+
+    Rows that do not fill all devices evenly are padded by repeating the last one, and
+    the padding is dropped again. Randomness belongs into a batch argument,
+    `jax.random.split(rng, num_rows)`: a row then never depends on the device count.
+
+    Args:
+      fn: Function of arrays [b, ...] that returns a tree of arrays [b, ...].
+      batch_argnums: Arguments whose leading axis is shared out. All others are the
+        same on every device.
+      static_argnums: Hashable arguments; a new value compiles anew.
+
+    Returns:
+      A function of the same positional arguments, taking any number of rows of this
+      process and returning numpy arrays with as many rows.
+    """
+    batch, static = tuple(batch_argnums), tuple(static_argnums)
+
+    @functools.cache
+    def lifted(num_args: int):
+        return jax.pmap(
+            fn,
+            axis_name=AXIS,
+            in_axes=tuple(0 if i in batch else None for i in range(num_args)),
+            out_axes=0,
+            static_broadcasted_argnums=static,
+        )
+
+    @functools.wraps(fn)
+    def call(*args):
+        args = list(args)
+        num_rows = jax.tree.leaves([args[i] for i in batch])[0].shape[0]
+        for i in batch:
+            args[i] = split_for_devices(jax.tree.map(_pad_rows, args[i]))
+        result = lifted(len(args))(*_place_arguments(args, batch, static))
+        result = merge_devices(jax.device_get(result))
+        return jax.tree.map(lambda leaf: leaf[:num_rows], result)
+
+    return call
+
+
+def _pad_rows(leaf):
+    """Repeats the last row up to a multiple of the local devices."""
+    missing = -leaf.shape[0] % len(local_devices())
+    if not missing:
+        return leaf
+    rows = np.minimum(np.arange(leaf.shape[0] + missing), leaf.shape[0] - 1)
+    return leaf[rows]
+
+
+def _place_arguments(args, batch, static, donate=()):
+    """Puts each argument where the compiled function wants it."""
+    return [
+        arg
+        if i in static
+        else _place(arg, _sharding(replicated=i not in batch), copy=i in donate)
+        for i, arg in enumerate(args)
+    ]
+
+
+def _place(tree: Tree, sharding: NamedSharding, copy: bool) -> Tree:
+    """Moves the leaves that lie elsewhere; traced values pass through.
+
+    `copy` keeps what is moved from sharing memory with its origin, which `device_put`
+    allows on the device that already held it, even with `may_alias=False`.
+    """
+    leaves = jax.tree.leaves(tree)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return tree
+    if sharding.spec:
+        _check_device_axis(leaves, len(sharding.device_set))
+    if all(getattr(leaf, "sharding", None) == sharding for leaf in leaves):
+        return tree
+    if copy:
+        tree = jax.tree.map(
+            lambda leaf: jnp.copy(leaf) if isinstance(leaf, jax.Array) else leaf, tree
+        )
+    return jax.device_put(tree, sharding)
+
+
+def _check_device_axis(leaves, count):
+    for leaf in leaves:
+        shape = np.shape(leaf)
+        if not shape or shape[0] != count:
+            raise ValueError(
+                f"a batch leaf of shape {shape} needs a first axis of {count}, the "
+                "number of local devices; see split_for_devices"
+            )
+
+
+@functools.cache
+def _sharding(replicated: bool) -> NamedSharding:
+    """Says how an argument lies on the devices of this process."""
+    mesh = Mesh(np.asarray(jax.local_devices()), (AXIS,))
+    return NamedSharding(mesh, PartitionSpec() if replicated else PartitionSpec(AXIS))

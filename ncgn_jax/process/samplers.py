@@ -1,0 +1,181 @@
+"""Sampling: from noise at t = 0 to data at t = 1, one `lax.scan` over a time grid.
+
+`make_denoiser` turns a network into what the steps of `steps` work with,
+`time_grids` says where the steps go, `integrate` takes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from ncgn_jax.process.predictions import to_data_and_noise
+from ncgn_jax.process.schedules import Schedule
+from ncgn_jax.process.steps import (
+    SAMPLERS,
+    Denoiser,
+    SamplerStep,
+    ancestral_step,
+    ddim_step,
+    euler_step,
+    heun_step,
+    make_sampler_step,
+    posterior_variances,
+    renoise_step,
+)
+from ncgn_jax.process.time_grids import TIME_GRIDS, make_time_grid
+
+__all__ = [
+    "SAMPLERS",
+    "TIME_GRIDS",
+    "Denoiser",
+    "SamplerStep",
+    "ancestral_step",
+    "ddim_step",
+    "euler_step",
+    "heun_step",
+    "integrate",
+    "make_denoiser",
+    "make_sampler_step",
+    "make_time_grid",
+    "posterior_variances",
+    "renoise_step",
+    "sample_prior",
+]
+
+
+def make_denoiser(
+    predict: Callable[[jax.Array, jax.Array], jax.Array],
+    kind: str,
+    schedule: Schedule,
+    data_limit: float | None = None,
+) -> Denoiser:
+    """Turns a network into the denoiser that the samplers work with.
+
+    Args:
+      predict: Network, (x_t, t [batch]) -> prediction of the shape of x_t.
+      kind: What it predicts, one of `PREDICTION_KINDS`.
+      schedule: The noise schedule.
+      data_limit: If given, data_hat is clipped to +-data_limit, and noise_hat made
+        to agree with it. Tames noise predictions where alpha is nearly 0.
+
+    Returns:
+      denoise(x_t, t) -> (data_hat, noise_hat).
+
+    Raises:
+      ValueError: if `data_limit` is not positive. An unknown kind raises when used.
+    """
+    if data_limit is not None and not data_limit > 0:
+        raise ValueError(f"data_limit must be positive, got {data_limit}")
+
+    def denoise(x_t, t):
+        pair = to_data_and_noise(kind, predict(x_t, t), x_t, schedule, t)
+        if data_limit is None:
+            return pair
+        data_hat = jnp.clip(pair[0], -data_limit, data_limit)
+        return to_data_and_noise("data", data_hat, x_t, schedule, t)
+
+    return denoise
+
+
+def sample_prior(
+    schedule: Schedule, rng: jax.Array, shape: tuple[int, ...], dtype: Any = float
+) -> jax.Array:
+    """Draws the noise that sampling starts from, x_t at t = 0.
+
+    Normal with variance alpha(0)^2 + sigma(0)^2, that of x_0 for data of unit
+    variance: 1 for all schedules but `ve`.
+
+    Args:
+      schedule: The noise schedule.
+      rng: Random key.
+      shape: Shape of the samples.
+      dtype: Their type.
+
+    Returns:
+      Samples of the given shape.
+    """
+    alpha, sigma, _, _ = schedule.coefficients(0.0)
+    scale = jnp.sqrt(alpha**2 + sigma**2).astype(dtype)
+    return scale * jax.random.normal(rng, shape, dtype)
+
+
+def integrate(
+    step: SamplerStep,
+    denoise: Denoiser,
+    schedule: Schedule,
+    x_t: jax.Array,
+    times: ArrayLike,
+    rng: jax.Array,
+    step_offset: ArrayLike = 0,
+    keep_every: int | None = None,
+) -> jax.Array | tuple[jax.Array, jax.Array]:
+    """Takes one sampler step between each two neighbours of `times`.
+
+    Step i draws from fold_in(rng, step_offset + i) and nothing else. So a walk over
+    times[:k+1], then one over times[k:] with step_offset = k, give together the same
+    bits as one walk over `times`.
+
+    Args:
+      step: The sampler step.
+      denoise: (x_t, t [batch]) -> (data_hat, noise_hat).
+      schedule: The noise schedule.
+      x_t: Samples at times[0], [batch, ...].
+      times: Rising times, [num_steps + 1].
+      rng: Random key of the whole walk.
+      step_offset: Number of steps done before.
+      keep_every: If given, return the path as well, one state every so many steps.
+
+    Returns:
+      Samples at times[-1]; with `keep_every` also the path, [state, batch, ...]: the
+      start, each keep_every-th state, and the end.
+
+    Raises:
+      ValueError: if `times` has fewer than two entries, or `keep_every` is below 1.
+    """
+    dtype = jnp.promote_types(x_t.dtype, jnp.float32)
+    times = jnp.asarray(times, dtype)
+    if times.ndim != 1 or times.shape[0] < 2:
+        raise ValueError(f"times needs at least 2 entries in a row, got {times.shape}")
+    if keep_every is not None and keep_every < 1:
+        raise ValueError(f"keep_every must be at least 1, got {keep_every}")
+    num_steps = times.shape[0] - 1
+    legs = (times[:-1], times[1:], jnp.arange(num_steps) + step_offset)
+
+    def advance(x, leg):
+        # The barrier keeps the compiler from treating short walks (unrolled, their
+        # times folded into constants) differently from long ones: same bits.
+        x, (t, t_next, index) = jax.lax.optimization_barrier((x, leg))
+        t, t_next = (jnp.full(x.shape[:1], s) for s in (t, t_next))
+        key = jax.random.fold_in(rng, index)
+        x_next = step(denoise, schedule, x, t, t_next, key).astype(x.dtype)
+        return jax.lax.optimization_barrier(x_next), None
+
+    def walk(x, legs):
+        return jax.lax.scan(advance, x, legs)[0]
+
+    if keep_every is None:
+        return walk(x_t, legs)
+    return _walk_and_keep(walk, x_t, legs, num_steps, keep_every)
+
+
+def _walk_and_keep(walk, x_t, legs, num_steps, keep_every):
+    """Walks in blocks of `keep_every` steps, keeping the state after each."""
+    num_blocks, num_left = divmod(num_steps, keep_every)
+    cut = num_blocks * keep_every
+
+    def block(x, legs):
+        x = walk(x, legs)
+        return x, x
+
+    blocks = jax.tree.map(lambda s: s[:cut].reshape((num_blocks, keep_every)), legs)
+    x, kept = jax.lax.scan(block, x_t, blocks)
+    path = [x_t[None], kept]
+    if num_left:
+        x = walk(x, jax.tree.map(lambda s: s[cut:], legs))
+        path.append(x[None])
+    return x, jnp.concatenate(path)

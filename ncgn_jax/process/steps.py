@@ -1,0 +1,264 @@
+"""Sampler steps: one move of x_t from a time t to a later time t_next.
+
+Each is a plain function
+
+  step(denoise, schedule, x_t, t, t_next, rng) -> x_next,
+
+where denoise(x_t, t) -> (data_hat, noise_hat), t and t_next are [batch], and
+t < t_next. Whatever must hold after every step (known values, padding, centring) is
+put in by wrapping a step.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ncgn_jax.process import naming
+from ncgn_jax.process.predictions import MIN_DENOMINATOR, expand_like
+from ncgn_jax.process.schedules import Schedule
+
+Denoiser = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+SamplerStep = Callable[
+    [Denoiser, Schedule, jax.Array, jax.Array, jax.Array, jax.Array], jax.Array
+]
+VARIANCES = ("posterior", "forward")
+
+
+def _velocity(denoise: Denoiser, schedule: Schedule, x_t: jax.Array, t: jax.Array):
+    data_hat, noise_hat = denoise(x_t, t)
+    _, _, d_alpha, d_sigma = schedule.coefficients(t)
+    return expand_like(d_alpha, x_t) * data_hat + expand_like(d_sigma, x_t) * noise_hat
+
+
+def euler_step(
+    denoise: Denoiser,
+    schedule: Schedule,
+    x_t: jax.Array,
+    t: jax.Array,
+    t_next: jax.Array,
+    rng: jax.Array,
+) -> jax.Array:
+    """Moves along the velocity: x' = x + (t' - t) u(x, t), first order.
+
+    Args:
+      denoise: (x_t, t) -> (data_hat, noise_hat).
+      schedule: The noise schedule.
+      x_t: Samples at t, [batch, ...].
+      t: Current times, [batch].
+      t_next: Times to move to, [batch].
+      rng: Not used: the step is deterministic.
+
+    Returns:
+      Samples at t_next, shape of `x_t`.
+    """
+    del rng
+    return x_t + expand_like(t_next - t, x_t) * _velocity(denoise, schedule, x_t, t)
+
+
+def heun_step(
+    denoise: Denoiser,
+    schedule: Schedule,
+    x_t: jax.Array,
+    t: jax.Array,
+    t_next: jax.Array,
+    rng: jax.Array,
+) -> jax.Array:
+    """Moves with the mean of the velocities at both ends, second order.
+
+    x' = x + (t' - t)/2 (u(x, t) + u(x + (t' - t) u(x, t), t'))
+    (Karras et al. 2022, algorithm 1). Where sigma(t') = 0, the velocity at t' needs
+    the noise in a sample that has none, and the step is Euler's; being the last
+    step alone, this does not lower the order.
+
+    Args:
+      denoise: (x_t, t) -> (data_hat, noise_hat); called twice.
+      schedule: The noise schedule.
+      x_t: Samples at t, [batch, ...].
+      t: Current times, [batch].
+      t_next: Times to move to, [batch].
+      rng: Not used: the step is deterministic.
+
+    Returns:
+      Samples at t_next, shape of `x_t`.
+    """
+    del rng
+    span = expand_like(t_next - t, x_t)
+    u = _velocity(denoise, schedule, x_t, t)
+    u_next = _velocity(denoise, schedule, x_t + span * u, t_next)
+    is_singular = expand_like(schedule.sigma(t_next) <= MIN_DENOMINATOR, x_t)
+    return x_t + span * jnp.where(is_singular, u, 0.5 * (u + u_next))
+
+
+def posterior_variances(
+    schedule: Schedule, t: jax.Array, t_next: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the two variances that a DDPM step from t to t_next may add.
+
+    With r = SNR(t) / SNR(t'):  posterior sigma(t')^2 (1 - r), the variance of x_t'
+    given x_t and data (DDPM's beta-tilde);  forward sigma(t)^2 (1 - r), that of x_t
+    given x_t' (DDPM's beta). Holds for any two times of any schedule.
+
+    Args:
+      schedule: The noise schedule.
+      t: Current times, any shape.
+      t_next: Later times, same shape.
+
+    Returns:
+      Posterior and forward variance, shape of t.
+    """
+    gap = -jnp.expm1(schedule.log_snr(t) - schedule.log_snr(t_next))
+    return schedule.sigma(t_next) ** 2 * gap, schedule.sigma(t) ** 2 * gap
+
+
+def _jump(denoise, schedule, x_t, t, t_next, rng, removed, added) -> jax.Array:
+    """Returns alpha' data_hat + sqrt(sigma'^2 - removed) noise_hat + sqrt(added) z.
+
+    `removed` is the part of the variance sigma'^2 not carried over from noise_hat,
+    `added` the variance of the fresh noise; equal, unless by choice.
+    """
+    data_hat, noise_hat = denoise(x_t, t)
+    kept = jnp.sqrt(jnp.maximum(schedule.sigma(t_next) ** 2 - removed, 0.0))
+    mean = expand_like(schedule.alpha(t_next), x_t) * data_hat
+    mean = mean + expand_like(kept, x_t) * noise_hat
+    z = jax.random.normal(rng, x_t.shape, x_t.dtype)
+    return mean + expand_like(jnp.sqrt(added), x_t) * z
+
+
+def ddim_step(
+    denoise: Denoiser,
+    schedule: Schedule,
+    x_t: jax.Array,
+    t: jax.Array,
+    t_next: jax.Array,
+    rng: jax.Array,
+    eta: float = 0.0,
+) -> jax.Array:
+    """Jumps to t' as if data_hat and noise_hat were the truth.
+
+    x' = alpha' data_hat + sqrt(sigma'^2 - v) noise_hat + sqrt(v) z,
+    v = eta^2 times the posterior variance (Song, Meng & Ermon 2021, eq. 12 and 16).
+    eta = 0 is deterministic and first order, eta = 1 is `ancestral_step`.
+
+    Args:
+      denoise: (x_t, t) -> (data_hat, noise_hat).
+      schedule: The noise schedule.
+      x_t: Samples at t, [batch, ...].
+      t: Current times, [batch].
+      t_next: Times to move to, [batch].
+      rng: Random key; not used if eta is 0.
+      eta: Share of fresh noise, in [0, 1].
+
+    Returns:
+      Samples at t_next, shape of `x_t`.
+    """
+    if eta == 0.0:
+        data_hat, noise_hat = denoise(x_t, t)
+        return (
+            expand_like(schedule.alpha(t_next), x_t) * data_hat
+            + expand_like(schedule.sigma(t_next), x_t) * noise_hat
+        )
+    variance = eta**2 * posterior_variances(schedule, t, t_next)[0]
+    return _jump(denoise, schedule, x_t, t, t_next, rng, variance, variance)
+
+
+def ancestral_step(
+    denoise: Denoiser,
+    schedule: Schedule,
+    x_t: jax.Array,
+    t: jax.Array,
+    t_next: jax.Array,
+    rng: jax.Array,
+    variance: str = "posterior",
+) -> jax.Array:
+    """Samples x_t' given x_t and data_hat: DDPM's step (Ho et al. 2020, eq. 7).
+
+    Works between any two times; on the schedule's own grid it is DDPM's.
+
+    Args:
+      denoise: (x_t, t) -> (data_hat, noise_hat).
+      schedule: The noise schedule.
+      x_t: Samples at t, [batch, ...].
+      t: Current times, [batch].
+      t_next: Times to move to, [batch].
+      rng: Random key.
+      variance: "posterior" (beta-tilde; right for known data) or "forward" (beta;
+        right for standard normal data). No noise is added where sigma(t') = 0.
+
+    Returns:
+      Samples at t_next, shape of `x_t`.
+    """
+    naming.require_choice("variance", variance, VARIANCES)
+    posterior, forward = posterior_variances(schedule, t, t_next)
+    is_last = schedule.sigma(t_next) <= MIN_DENOMINATOR
+    added = posterior if variance == "posterior" else jnp.where(is_last, 0.0, forward)
+    return _jump(denoise, schedule, x_t, t, t_next, rng, posterior, added)
+
+
+def renoise_step(
+    denoise: Denoiser,
+    schedule: Schedule,
+    x_t: jax.Array,
+    t: jax.Array,
+    t_next: jax.Array,
+    rng: jax.Array,
+) -> jax.Array:
+    """Predicts the data and noises it afresh: x' = alpha' data_hat + sigma' z.
+
+    Forgets noise_hat altogether. Exact for a consistency model, whose data_hat is a
+    sample (Song et al. 2023, algorithm 1); for a mean, it loses variance.
+
+    Args:
+      denoise: (x_t, t) -> (data_hat, noise_hat).
+      schedule: The noise schedule.
+      x_t: Samples at t, [batch, ...].
+      t: Current times, [batch].
+      t_next: Times to move to, [batch].
+      rng: Random key.
+
+    Returns:
+      Samples at t_next, shape of `x_t`.
+    """
+    variance = schedule.sigma(t_next) ** 2
+    return _jump(denoise, schedule, x_t, t, t_next, rng, variance, variance)
+
+
+def _make_ddim(eta: float = 0.0) -> SamplerStep:
+    if not 0.0 <= eta <= 1.0:
+        raise ValueError(f"eta must be in [0, 1], got {eta}")
+    return functools.partial(ddim_step, eta=eta)
+
+
+def _make_ancestral(variance: str = "posterior") -> SamplerStep:
+    naming.require_choice("variance", variance, VARIANCES)
+    return functools.partial(ancestral_step, variance=variance)
+
+
+_FACTORIES: dict[str, Callable[..., SamplerStep]] = {
+    "euler": lambda: euler_step,
+    "heun": lambda: heun_step,
+    "ddim": _make_ddim,
+    "ancestral": _make_ancestral,
+    "renoise": lambda: renoise_step,
+}
+SAMPLERS = tuple(_FACTORIES)
+
+
+def make_sampler_step(name: str, **options: Any) -> SamplerStep:
+    """Returns the sampler step called `name`.
+
+    Args:
+      name: One of `SAMPLERS`.
+      **options: ddim: eta in [0, 1]. ancestral: variance, one of `VARIANCES`.
+
+    Returns:
+      step(denoise, schedule, x_t, t, t_next, rng) -> x_next.
+
+    Raises:
+      ValueError: if the name or an option does not exist, or a value is out of range.
+    """
+    return naming.build_named("sampler", _FACTORIES, name, options)

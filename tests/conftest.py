@@ -1,0 +1,30 @@
+"""Session-wide settings: eight CPU devices, strict broadcasting, shared data."""
+
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def rng():
+    return jax.random.key(0)
+
+
+@pytest.fixture
+def fixtures():
+    return REPOSITORY / "tests" / "fixtures"
+
+
+@pytest.fixture
+def shared_data():
+    folder = REPOSITORY.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the data folder beside the repository is absent")
+    return folder

@@ -1,0 +1,203 @@
+"""The loop: keys, splitting, paths, time grids, and the denoiser it drives."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ncgn_jax import process
+
+
+def nonlinear_denoiser(schedule):
+    def predict(x_t, t):
+        t = process.expand_like(t, x_t)
+        return jnp.tanh(3 * x_t + t) * jnp.exp(0.1 * x_t) - 0.3 * jnp.sin(x_t * t)
+
+    return process.make_denoiser(predict, "data", schedule)
+
+
+@functools.cache
+def compiled_walk(name, sampler):
+    schedule = process.make_schedule(name)
+    denoise, step = nonlinear_denoiser(schedule), process.make_sampler_step(sampler)
+
+    def walk(x, times, rng, offset):
+        return process.integrate(step, denoise, schedule, x, times, rng, offset)
+
+    return jax.jit(walk), walk
+
+
+@pytest.mark.parametrize("constant_times", [True, False])
+@pytest.mark.parametrize(
+    ("name", "sampler"),
+    [
+        ("linear", "heun"),
+        ("vp", "ancestral"),
+        ("ddpm_linear", "ancestral"),
+        ("trigonometric", "euler"),
+    ],
+)
+def test_split_walk_equals_whole_walk_bitwise(name, sampler, constant_times, rng):
+    jitted, plain = compiled_walk(name, sampler)
+    x_0 = jax.random.normal(rng, (3, 5, 2))
+    times = process.make_time_grid("cosine", 11)
+
+    def walk(x, times, offset):
+        if constant_times:
+            return jax.jit(lambda x: plain(x, times, rng, offset))(x)
+        return jitted(x, times, rng, offset)
+
+    whole = walk(x_0, times, 0)
+    for cut in (1, 4, 10):
+        x = walk(x_0, times[: cut + 1], 0)
+        assert not np.array_equal(x, whole)
+        np.testing.assert_array_equal(walk(x, times[cut:], cut), whole)
+    assert not np.array_equal(walk(x_0, times, 1), whole) or sampler != "ancestral"
+
+
+@pytest.mark.parametrize("keep_every", [1, 3, 4, 12, 20])
+def test_path(rng, keep_every):
+    schedule = process.make_schedule("vp")
+    denoise = nonlinear_denoiser(schedule)
+    step = process.make_sampler_step("ancestral")
+    x_0, times = jax.random.normal(rng, (2, 3)), process.make_time_grid("uniform", 12)
+    walk = functools.partial(process.integrate, step, denoise, schedule)
+    x, path = jax.jit(lambda x: walk(x, times, rng, keep_every=keep_every))(x_0)
+    stops = [*range(0, 12, keep_every), 12]
+    assert path.shape == (len(stops), 2, 3)
+    np.testing.assert_array_equal(path[0], x_0)
+    np.testing.assert_array_equal(path[-1], x)
+    whole = jax.jit(lambda x: walk(x, times, rng))(x_0)
+    np.testing.assert_array_equal(x, whole)
+    if keep_every == 4:
+        to_second = jax.jit(lambda x: walk(x, times[:9], rng))(x_0)
+        np.testing.assert_array_equal(path[2], to_second)
+
+
+def test_step_sees_batched_times_and_keeps_low_precision():
+    seen = []
+
+    def step(denoise, schedule, x_t, t, t_next, rng):
+        seen.append((t.shape, t_next.shape, t.dtype))
+        return x_t + process.expand_like(t_next - t, x_t)
+
+    x = jnp.zeros((4, 2), jnp.bfloat16)
+    times = process.make_time_grid("uniform", 4)
+    x = process.integrate(step, None, None, x, times, jax.random.key(0))
+    assert seen[0] == ((4,), (4,), jnp.float32)
+    assert x.dtype == jnp.bfloat16
+    np.testing.assert_allclose(x.astype(jnp.float32), 1.0)
+
+
+def test_one_trace_for_all_times_and_offsets(rng):
+    schedule = process.make_schedule("ddpm_cosine")
+    denoise = nonlinear_denoiser(schedule)
+    step = process.make_sampler_step("ddim")
+
+    @jax.jit
+    @chex.assert_max_traces(1)
+    def walk(x, times, offset):
+        return process.integrate(step, denoise, schedule, x, times, rng, offset)
+
+    for offset in range(3):
+        walk(jnp.ones((2, 2)), jnp.linspace(0.1 * offset, 1.0, 5), offset)
+
+
+def test_data_limit_keeps_the_pair_consistent():
+    schedule, t = process.make_schedule("linear"), jnp.array([0.25])
+    x_t = jnp.array([[1.0, -0.5]])
+    denoise = process.make_denoiser(lambda x, t: -4 * x, "noise", schedule, 2.0)
+    data_hat, noise_hat = denoise(x_t, t)
+    np.testing.assert_allclose(data_hat, [[2.0, -2.0]])
+    np.testing.assert_allclose(0.25 * data_hat + 0.75 * noise_hat, x_t, rtol=1e-6)
+
+
+def test_prior_has_the_spread_of_x_0(rng):
+    for name, std in (("linear", 1.0), ("ddpm_linear", 1.0), ("ve", 80.0062)):
+        x = process.sample_prior(process.make_schedule(name), rng, (20_000,))
+        assert float(x.std()) == pytest.approx(std, rel=0.02)
+        assert x.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 10, 1000])
+@pytest.mark.parametrize("name", process.TIME_GRIDS)
+def test_grids_rise_from_zero_to_one(name, num_steps):
+    for schedule_name in process.SCHEDULES:
+        schedule = process.make_schedule(schedule_name)
+        times = process.make_time_grid(name, num_steps, schedule)
+        assert times.shape == (num_steps + 1,)
+        assert isinstance(times, np.ndarray)
+        assert times[0] == 0
+        assert times[-1] == 1
+        assert (np.diff(times) > 0).all()
+
+
+def test_grid_formulas():
+    grid = process.make_time_grid
+    np.testing.assert_allclose(grid("uniform", 4), [0, 0.25, 0.5, 0.75, 1])
+    np.testing.assert_allclose(grid("quadratic", 4), [0, 7 / 16, 3 / 4, 15 / 16, 1])
+    np.testing.assert_allclose(grid("cosine", 4)[1:3], [0.5 - 0.125**0.5, 0.5])
+    # On a straight line log-SNR = 2 log(t / (1 - t)), from -10 to 10.
+    schedule = process.make_schedule("linear")
+    times = grid("log_snr", 5, schedule)[1:-1]
+    logits = np.log(times / (1 - times))
+    np.testing.assert_allclose(logits, [-3, -1, 1, 3], rtol=1e-4)
+    # EDM's sigmas between 80 and 0.002 with rho = 7, then 0; sigma = (1 - t) / t.
+    times = grid("edm", 18, schedule)[1:-1]
+    i = np.arange(1, 18)
+    root = 80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))
+    np.testing.assert_allclose((1 - times) / times, root**7, rtol=2e-4)
+    # The variance-exploding process has those sigmas from end to end.
+    ve = process.make_schedule("ve")
+    times = grid("edm", 17, ve)
+    np.testing.assert_allclose(ve.sigma(times[1:]), root**7, rtol=1e-3)
+
+
+def test_grid_inside_a_traced_function():
+    schedule = process.make_schedule("ddpm_linear")
+
+    @jax.jit
+    def first_steps(x):
+        return x + process.make_time_grid("log_snr", 4, schedule)[1:3]
+
+    expected = process.make_time_grid("log_snr", 4, schedule)[1:3]
+    np.testing.assert_allclose(first_steps(jnp.zeros(2)), expected, rtol=1e-6)
+
+
+def test_grid_given_as_a_table():
+    table = [0.0, 0.5, 0.6, 1.0]
+    np.testing.assert_array_equal(process.make_time_grid(table), table)
+    np.testing.assert_array_equal(process.make_time_grid(table, 3), table)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("karras", 4), "uniform, cosine, quadratic, log_snr, edm"),
+        (("uniform", 0), "num_steps must be at least 1"),
+        (("uniform",), "num_steps must be at least 1"),
+        (("edm", 4), "needs a schedule"),
+        (([0.0, 1.0], 2), "num_steps is 2"),
+        (([0.0, 0.9],), "from 0 to 1"),
+        (([0.0],), "at least 2"),
+        (([0.0, 0.5, 0.5, 1.0],), "step 1"),
+        (([0.0, 0.7, 0.5, 1.0],), "step 1"),
+    ],
+)
+def test_impossible_grids(args, message):
+    with pytest.raises(ValueError, match=message):
+        process.make_time_grid(*args)
+
+
+def test_impossible_walks(rng):
+    schedule, x = process.make_schedule("linear"), jnp.zeros((1, 1))
+    step, denoise = process.make_sampler_step("euler"), lambda x, t: (x, x)
+    with pytest.raises(ValueError, match="at least 2"):
+        process.integrate(step, denoise, schedule, x, [0.0], rng)
+    with pytest.raises(ValueError, match="keep_every"):
+        process.integrate(step, denoise, schedule, x, [0.0, 1.0], rng, keep_every=0)
+    with pytest.raises(ValueError, match="data_limit"):
+        process.make_denoiser(lambda x, t: x, "data", schedule, 0.0)

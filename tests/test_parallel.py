@@ -1,0 +1,242 @@
+"""Running on several devices: same numbers, one compilation, no hidden copies."""
+
+import doctest
+import os
+import socket
+import subprocess
+import sys
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import ncgn_jax.parallel
+from ncgn_jax import parallel
+from ncgn_jax.state import make_train_state
+
+TX = optax.adam(1e-2)
+
+
+def _loss(params, batch):
+    return jnp.mean((batch @ params["w"]) ** 2)
+
+
+def _train_step(state, batch, rng):
+    loss, grads = jax.value_and_grad(_loss)(state.params, batch)
+    loss, grads = parallel.mean_over_devices((loss, grads))
+    updates, opt_state = TX.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    noise = jax.random.fold_in(rng, parallel.device_index())
+    metrics = {
+        "loss": loss,
+        "rows": parallel.sum_over_devices(batch.shape[0]),
+        "noise": parallel.mean_over_devices(jax.random.normal(noise)),
+    }
+    return state.replace(
+        step=state.step + 1, params=params, opt_state=opt_state
+    ), metrics
+
+
+@pytest.fixture
+def state():
+    params = {"w": jnp.arange(12.0).reshape(4, 3) / 10}
+    return make_train_state(params, {}, TX)
+
+
+@pytest.fixture
+def batch():
+    return np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
+
+
+def test_eight_devices_do_what_one_does(state, batch, rng):
+    loss, grads = jax.value_and_grad(_loss)(state.params, batch)
+    updates, _ = TX.update(grads, state.opt_state, state.params)
+    expected = optax.apply_updates(state.params, updates)
+
+    step = parallel.data_parallel(_train_step)
+    after, metrics = step(state, parallel.split_for_devices(batch), rng)
+    assert parallel.num_devices() == 8
+    assert after.params["w"].shape == (4, 3)
+    np.testing.assert_allclose(after.params["w"], expected["w"], rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
+    assert metrics["rows"] == 16
+    draws = [jax.random.normal(jax.random.fold_in(rng, i)) for i in range(8)]
+    np.testing.assert_allclose(metrics["noise"], np.mean(draws), rtol=1e-5)
+
+
+def test_one_compilation_and_no_implicit_transfer(state, batch, rng):
+    step = parallel.data_parallel(chex.assert_max_traces(_train_step, n=1))
+    with jax.transfer_guard("disallow"):
+        for _ in range(3):
+            state, _ = step(state, parallel.split_for_devices(batch), rng)
+    assert int(state.step) == 3
+
+
+def test_state_stays_on_the_devices(state, batch, rng):
+    step = parallel.data_parallel(_train_step)
+    state, _ = step(state, parallel.split_for_devices(batch), rng)
+    placed, rng = parallel.put_batch(batch), parallel.replicate(rng)
+    with jax.transfer_guard("disallow_explicit"):
+        state, _ = step(state, placed, rng)
+    assert len(state.params["w"].sharding.device_set) == 8
+
+
+def test_placing_twice_changes_nothing(state):
+    once = parallel.replicate(state)
+    assert parallel.replicate(once) is once
+    assert len(once.params["w"].sharding.device_set) == 8
+
+
+def test_donation_frees_the_old_state_but_not_its_origin(state, batch, rng):
+    step = parallel.data_parallel(_train_step)
+    first, _ = step(state, parallel.split_for_devices(batch), rng)
+    second, _ = step(first, parallel.split_for_devices(batch), rng)
+    assert first.params["w"].is_deleted()
+    assert not second.params["w"].is_deleted()
+    assert np.isfinite(np.asarray(state.params["w"])).all()
+
+    kept = parallel.data_parallel(_train_step, donate_argnums=())
+    kept(second, parallel.split_for_devices(batch), rng)
+    assert not second.params["w"].is_deleted()
+
+
+def test_static_arguments_choose_the_program(batch):
+    def scaled(state, batch, factor):
+        return state, parallel.mean_over_devices(batch.mean()) * factor
+
+    step = parallel.data_parallel(scaled, static_argnums=(2,))
+    split = parallel.split_for_devices(batch)
+    np.testing.assert_allclose(step(0.0, split, 3)[1], 3 * batch.mean(), rtol=1e-5)
+    np.testing.assert_allclose(step(0.0, split, -1)[1], -batch.mean(), rtol=1e-5)
+
+
+def test_abstract_evaluation(state, batch, rng):
+    step = parallel.data_parallel(_train_step)
+    after, _ = jax.eval_shape(step, state, parallel.split_for_devices(batch), rng)
+    chex.assert_trees_all_equal_shapes(after.params, state.params)
+
+
+def test_split_and_merge_are_inverse(rng):
+    batch = {"x": np.arange(48).reshape(16, 3), "rng": jax.random.split(rng, 16)}
+    split = parallel.split_for_devices(batch)
+    assert split["x"].shape == (8, 2, 3)
+    assert split["rng"].shape == (8, 2)
+    np.testing.assert_array_equal(split["x"][1, 0], batch["x"][2])
+    np.testing.assert_array_equal(parallel.merge_devices(split)["x"], batch["x"])
+
+
+@pytest.mark.parametrize("rows", [0, 4, 12])
+def test_indivisible_batches_name_both_numbers(rows):
+    with pytest.raises(ValueError, match=rf"batch of {rows} .* 8 local devices"):
+        parallel.split_for_devices({"x": np.zeros((rows, 2))})
+
+
+def test_global_batch_size():
+    assert parallel.local_batch_size(24) == 24
+    for wrong in (12, 0, -8):
+        with pytest.raises(ValueError, match=rf"{wrong} cannot .* 8 devices"):
+            parallel.local_batch_size(wrong)
+
+
+def test_a_batch_without_device_axis_is_refused(state, batch, rng):
+    step = parallel.data_parallel(_train_step)
+    with pytest.raises(ValueError, match=r"\(4, 4, 4\) needs a first axis of 8"):
+        step(state, batch.reshape(4, 4, 4), rng)
+
+
+@pytest.mark.parametrize("rows", [1, 8, 13])
+def test_mapping_any_number_of_rows(rng, rows):
+    def sample(keys, params):
+        return {"x": jax.vmap(lambda key: jax.random.normal(key, (3,)))(keys) * params}
+
+    keys = jax.random.split(rng, rows)
+    params = jnp.full((3,), 2.0)[None]
+    found = parallel.map_over_devices(sample)(keys, params)
+    assert isinstance(found["x"], np.ndarray)
+    np.testing.assert_allclose(found["x"], sample(keys, params)["x"], rtol=1e-6)
+
+
+def test_one_process_needs_no_start(monkeypatch):
+    for name in ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID"):
+        monkeypatch.delenv(f"JAX_{name}", raising=False)
+    parallel.start()
+    parallel.start(num_processes=1)
+    assert parallel.is_main_process()
+    assert parallel.num_processes() == 1
+    parallel.wait_for_all("nothing")
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+    with pytest.raises(ValueError, match=r"coordinator=None, num_processes=2"):
+        parallel.start()
+    with pytest.raises(ValueError, match=r"process_id 2 is outside 0\.\.1"):
+        parallel.start("localhost:1", process_id=2)
+
+
+WORKER = """
+import sys
+import jax
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 2)
+import numpy as np
+from ncgn_jax import checkpoint, parallel
+parallel.start()
+rank = jax.process_index()
+assert (parallel.num_devices(), len(parallel.local_devices())) == (4, 2)
+assert parallel.is_main_process() == (rank == 0)
+assert parallel.local_batch_size(8) == 4
+
+def step(state, batch, rng):
+    mean = parallel.mean_over_devices(batch.mean())
+    return {"w": state["w"] + mean, "n": state["n"] + 1}, parallel.device_index() * 0
+
+step = parallel.data_parallel(step)
+batch = np.arange(4, dtype=np.float32) + 4 * rank  # the global batch is 0 .. 7
+state = {"w": jax.numpy.zeros(3), "n": jax.numpy.int32(0)}
+store = checkpoint.Checkpoints(sys.argv[1], "{}")
+for _ in range(3):
+    state, _ = step(state, parallel.split_for_devices(batch), jax.random.key(0))
+store.save(3, state)
+store.wait()
+parallel.wait_for_all("saved")
+restored, number = store.restore(jax.eval_shape(lambda: state))
+store.close()
+restored, _ = step(restored, parallel.split_for_devices(batch), jax.random.key(0))
+np.testing.assert_allclose(restored["w"], np.full(3, 4 * 3.5))
+rows = parallel.map_over_devices(lambda x: x * 2)(batch[:3])
+np.testing.assert_array_equal(rows, batch[:3] * 2)
+print("finished", number, int(restored["n"]))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_save_and_restore_together(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+        "JAX_NUM_PROCESSES": "2",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(tmp_path)],
+            env=environment | {"JAX_PROCESS_ID": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    results = [worker.communicate(timeout=120) for worker in workers]
+    for worker, (out, err) in zip(workers, results, strict=True):
+        assert worker.returncode == 0, err
+        assert out.splitlines()[-1] == "finished 3 4"
+
+
+def test_worked_example():
+    result = doctest.testmod(ncgn_jax.parallel)
+    assert result.attempted
+    assert not result.failed

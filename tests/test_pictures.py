@@ -1,0 +1,341 @@
+"""Pictures: projection and binning against closed forms, files whole or absent."""
+
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from ncgn_jax import pictures
+from ncgn_jax.pictures import attention, comparison, curves, denoising, projection
+
+
+@pytest.fixture
+def numbers():
+    return np.random.default_rng(0)
+
+
+def make_state(numbers, num_points=40, num_supernodes=6, dim=3):
+    senders = np.repeat(np.arange(num_supernodes), 3)
+    return {
+        "t": 0.5,
+        "signal_level": 0.5,
+        "points": numbers.normal(size=(num_points, dim)),
+        "supernode_positions": numbers.normal(size=(num_supernodes, dim)),
+        "senders": senders,
+        "receivers": (senders + 1) % num_supernodes,
+        "label": "bucket 1",
+    }
+
+
+def render(figure, tmp_path):
+    """Saves and gives the bytes: drawing problems only show when rendering."""
+    return pictures.save_figure(figure, tmp_path / "picture.png", dpi=50).read_bytes()
+
+
+def texts(figure):
+    return " ".join(
+        text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text"))
+    )
+
+
+def test_module_example_draws_without_pyplot(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = pictures.__doc__.split("Example:\n")[1]
+    lines = [line[4:] for line in code.splitlines() if line.startswith("    ")]
+    loaded = "matplotlib.pyplot" in sys.modules
+    exec("\n".join(lines), {})
+    assert (tmp_path / "runs/example/clouds.png").read_bytes()[:4] == b"\x89PNG"
+    assert ("matplotlib.pyplot" in sys.modules) == loaded
+
+
+def test_projection_keeps_z_upright_and_lengths():
+    axis = np.eye(3)
+    placed = projection.project_points(axis, azimuth=30.0, elevation=20.0)
+    tilt = np.deg2rad(20.0)
+    np.testing.assert_allclose(placed.plane[2], [0.0, np.cos(tilt)], atol=1e-12)
+    # Looking from above, the top end is nearer to the eye than the middle.
+    np.testing.assert_allclose(placed.depth[2], -np.sin(tilt))
+    # The view is a rotation: squared plane and depth add up to the length.
+    squared = np.sum(placed.plane**2, axis=-1) + placed.depth**2
+    np.testing.assert_allclose(squared, 1.0)
+    rotation = np.column_stack([placed.plane, placed.depth])
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-12)
+    # A front elevation shows x to the right and y away from the eye.
+    front = projection.project_points(axis, azimuth=0.0, elevation=0.0)
+    np.testing.assert_allclose(front.plane, [[1, 0], [0, 0], [0, 1]], atol=1e-12)
+    np.testing.assert_allclose(front.depth, [0, 1, 0], atol=1e-12)
+
+
+def test_perspective_shrinks_what_is_far():
+    points = np.array([[1.0, -1.0, 0.0], [1.0, 1.0, 0.0]])
+    near, far = projection.project_points(points, 0.0, 0.0, size=1.0).plane[:, 0]
+    distance = projection.CAMERA_DISTANCE
+    np.testing.assert_allclose(
+        [near, far], [distance / (distance - 1), distance / (distance + 1)]
+    )
+
+
+def test_far_points_are_drawn_first(numbers):
+    axes = Figure().subplots()
+    points = numbers.normal(size=(30, 3))
+    placed = projection.project_points(points)
+    projection.draw_points(axes, placed, 2.0)
+    drawn = np.asarray(axes.collections[0].get_offsets())
+    np.testing.assert_array_equal(drawn, placed.plane[np.argsort(-placed.depth)])
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_draw_clouds_lays_out_a_panel_for_each_cloud(numbers, tmp_path, dim):
+    clouds = numbers.normal(size=(5, 30, dim))
+    clouds[0, 0] = np.nan  # a stray point is left out
+    clouds[1] = np.nan  # a whole cloud says so
+    clouds[2] = 0.3  # all points equal
+    figure = pictures.draw_clouds({"samples": clouds, "data": clouds[:2]}, 3, rows=2)
+    assert len(figure.axes) == 5 + 2
+    assert len({axes.get_xlim() for axes in figure.axes}) == 1
+    assert len(figure.axes[0].collections[0].get_offsets()) == 29
+    assert "not finite" in texts(figure)
+    assert render(figure, tmp_path)
+    assert len(pictures.draw_clouds({"samples": clouds}, 3).axes) == 3
+
+
+def test_draw_clouds_may_scale_each_set(numbers):
+    clouds = numbers.normal(size=(2, 30, 3))
+    sets = {"noise": 10.0 * clouds, "data": clouds}
+    widths = [
+        axes.get_xlim()[1]
+        for axes in pictures.draw_clouds(sets, shared_scale=False).axes
+    ]
+    np.testing.assert_allclose(widths[0], 10.0 * widths[2])
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 3), (2, 0, 3), (5, 3), (2, 5, 4)])
+def test_draw_clouds_refuses_other_shapes(shape):
+    with pytest.raises(ValueError, match="samples"):
+        pictures.draw_clouds({"samples": np.zeros(shape)})
+
+
+def test_draw_clouds_refuses_nothing():
+    with pytest.raises(ValueError, match="no clouds"):
+        pictures.draw_clouds({})
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_denoising_path_names_time_and_graph(numbers, tmp_path, dim):
+    coarse = make_state(numbers, dim=dim)
+    fine = make_state(numbers, num_points=6, num_supernodes=6, dim=dim)
+    figure = pictures.draw_denoising_path([coarse, fine])
+    assert len(figure.axes) == 4
+    assert "6 supernodes, 3 neighbours" in texts(figure)
+    assert "bucket 1" in texts(figure)
+    assert render(figure, tmp_path)
+
+
+def test_denoising_path_survives_one_supernode_without_edges(numbers, tmp_path):
+    state = make_state(numbers) | {
+        "supernode_positions": np.zeros((1, 3)),
+        "senders": np.zeros(0, int),
+        "receivers": np.zeros(0, int),
+        "points": np.zeros((5, 3)),
+    }
+    assert render(pictures.draw_denoising_path([state]), tmp_path)
+
+
+def test_denoising_path_refuses_unknown_supernodes(numbers):
+    state = make_state(numbers) | {"senders": np.full(18, 6)}
+    with pytest.raises(ValueError, match="supernode 6 but there are 6"):
+        pictures.draw_denoising_path([state])
+
+
+def test_edges_are_thinned_to_the_budget():
+    np.testing.assert_array_equal(denoising.thin_edges(7), np.arange(7))
+    kept = denoising.thin_edges(5000)
+    assert len(np.unique(kept)) == denoising.MAX_EDGES
+    assert kept.max() > 4000
+
+
+def test_points_take_the_nearest_supernode():
+    supernodes = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]])
+    points = np.array([[0.4, 0.0], [0.6, 0.0], [0.1, 1.2]])
+    nearest = denoising.nearest_supernode(points, supernodes)
+    np.testing.assert_array_equal(nearest, [0, 1, 2])
+
+
+def test_bins_recover_a_power_law(numbers):
+    distance = np.exp(numbers.uniform(-2.0, 2.0, size=4000))
+    weight = 0.3 * distance**-1.5
+    bins = attention.bin_by_distance(distance, weight, num_bins=16)
+    slope, offset = np.polyfit(np.log(bins.distance), np.log(bins.mean), 1)
+    # The mean of a power over a bin differs from the power of the mean by 1 %.
+    np.testing.assert_allclose([slope, np.exp(offset)], [-1.5, 0.3], rtol=0.02)
+    assert np.all(np.diff(bins.distance) > 0)
+    assert np.all((bins.low < bins.mean) & (bins.mean < bins.high))
+
+
+def test_bins_leave_out_self_loops_and_nan():
+    distance = np.array([0.0, 1.0, np.nan, 2.0])
+    bins = attention.bin_by_distance(distance, np.array([9.0, 0.25, 0.5, 0.75]))
+    np.testing.assert_allclose(bins.distance, [np.sqrt(2.0)])
+    np.testing.assert_allclose(bins.mean, [0.5])
+    assert len(attention.bin_by_distance(np.zeros(3), np.ones(3)).mean) == 0
+
+
+def test_draw_attention_orders_levels_and_scales_weights(numbers, tmp_path):
+    distances = [numbers.uniform(0.1, 1.0, 200) for _ in range(3)]
+    weights = [np.full(200, 1.0 / k) for k in (4, 8, 16)]
+    figure = pictures.draw_attention(
+        distances, weights, [1.0, 0.5, 0.0], ["fine", "middle", "coarse"], [4, 8, 16]
+    )
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert [title.split("\n")[1] for title in titles] == ["coarse", "middle", "fine"]
+    for axes in figure.axes:
+        for line in axes.lines:
+            np.testing.assert_allclose(line.get_ydata(), 1.0)
+    assert render(figure, tmp_path)
+
+
+@pytest.mark.parametrize("weight", [0.0, np.nan])
+def test_draw_attention_survives_empty_levels(tmp_path, weight):
+    weights = [np.full(20, weight), np.full(20, 0.5)]
+    figure = pictures.draw_attention([np.ones(20), np.zeros(20)], weights, [0.0, 1.0])
+    assert render(figure, tmp_path)
+
+
+def test_draw_attention_refuses_uneven_lists():
+    with pytest.raises(ValueError, match="one entry for each level"):
+        pictures.draw_attention([np.ones(2)], [np.ones(2)], [0.1, 0.2])
+
+
+def test_draw_schedule_steps_through_the_buckets(tmp_path):
+    level = np.linspace(0.0, 1.0, 20)
+    pairs = {"exp": (50 + 350 * level**3, 50 - 43 * level)}
+    shapes = [(64, 43), (128, 29), (400, 7)]
+    figure = pictures.draw_schedule(level, pairs, [0.0, 0.6, 0.9, 1.0], shapes)
+    for which, axes in enumerate(figure.axes):
+        (steps,) = (p for p in axes.patches if type(p).__name__ == "StepPatch")
+        np.testing.assert_array_equal(
+            steps.get_data().values, [shape[which] for shape in shapes]
+        )
+        np.testing.assert_array_equal(steps.get_data().edges, [0.0, 0.6, 0.9, 1.0])
+    assert render(figure, tmp_path)
+    with pytest.raises(ValueError, match="3 buckets, got 2"):
+        pictures.draw_schedule(level, pairs, [0.6, 0.9], shapes[:2])
+    with pytest.raises(ValueError, match="'exp'"):
+        pictures.draw_schedule(level[:5], pairs)
+
+
+def test_smoothing_is_a_running_median():
+    steps = np.arange(0.0, 100.0, 5.0)
+    values = 3.0 + steps
+    values[10] = 1e6
+    at, smoothed = curves.smooth(steps, values, window=10.0)
+    np.testing.assert_array_equal(at, steps)
+    brute = [np.median(values[np.abs(steps - s) <= 10.0]) for s in steps]
+    np.testing.assert_allclose(smoothed, brute)
+    assert len(curves.smooth(np.arange(5000.0), np.ones(5000), 3.0)[0]) == 400
+
+
+@pytest.mark.parametrize("num_steps", [1, 5, 60])
+def test_draw_loss_survives_gaps_spikes_and_one_step(tmp_path, num_steps):
+    steps = np.arange(1, num_steps + 1)
+    falling = 10.0 / steps
+    holed = np.where(steps % 2, falling, np.nan)
+    spiked = np.where(steps == 30, 1e9, falling)
+    losses = {"a": falling, "b": holed, "c": spiked, "d": np.full(num_steps, np.nan)}
+    figure = pictures.draw_loss(steps, losses)
+    assert figure.axes[0].get_ylim()[1] < 20.0
+    assert render(figure, tmp_path)
+    assert render(pictures.draw_loss(steps, {"d": losses["d"]}), tmp_path)
+    with pytest.raises(ValueError, match="loss 'a'"):
+        pictures.draw_loss(steps[1:], {"a": falling})
+
+
+def test_limits_hold_values_and_near_anchors_only():
+    values, anchors = np.array([1.0, 1.2]), np.array([0.9, 1.5, 8.6])
+    low, high = comparison.choose_limits(values, anchors)
+    assert 0.8 < low < 0.9
+    assert 1.5 < high < 1.7
+    # One value alone still gets a tenth of its size.
+    low, high = comparison.choose_limits(np.array([2.0]), np.zeros(0))
+    assert low <= 1.9
+    assert high >= 2.1
+
+
+def test_labels_are_moved_apart_in_order():
+    pushed = comparison.spread_labels([0.51, 0.5, 0.9], 0.1)
+    np.testing.assert_allclose(pushed, [0.6, 0.5, 0.9])
+    heights = [0.50, 0.51, 0.99, 1.0, 0.0]
+    placed = comparison.spread_labels(heights, 0.1)
+    np.testing.assert_array_equal(np.argsort(placed), np.argsort(heights))
+    assert np.diff(np.sort(placed)).min() >= 0.1 - 1e-9
+    assert placed.max() <= 1.0
+
+
+def test_draw_comparison_shows_mean_spread_and_anchors(tmp_path):
+    table = {
+        "DMP": {"W": [1.0, 2.0, 3.0], "coverage": [0.5]},
+        "kNN": {"W": [2.0, np.nan]},
+    }
+    anchors = {"training set": {"W": 1.5}, "pure noise": {"W": 80.0}}
+    figure = pictures.draw_comparison(table, anchors, {"W": "lower is better"})
+    axes = figure.axes[0]
+    bar = axes.collections[1].get_segments()[0]
+    np.testing.assert_allclose(bar[:, 1], [1.0, 3.0])  # mean 2, deviation 1
+    shown = texts(figure)
+    for words in ("training set", "pure noise 80", "lower is better", "none", "DMP"):
+        assert words in shown
+    assert [line.get_ydata()[0] for line in axes.lines].count(1.5) == 1
+    assert render(figure, tmp_path)
+    with pytest.raises(ValueError, match="no metric"):
+        pictures.draw_comparison({"DMP": {}})
+
+
+def test_draw_comparison_takes_wide_and_negative_values(tmp_path):
+    table = {"a": {"x": [1e-3], "y": [-2.0]}, "b": {"x": [10.0], "y": [0.0]}}
+    figure = pictures.draw_comparison(table, {"zero": {"x": 0.0, "y": 0.0}})
+    assert figure.axes[0].get_yscale() == "log"
+    assert figure.axes[1].get_yscale() == "linear"
+    assert render(figure, tmp_path)
+
+
+def test_cell_colors_differ_between_neighbours():
+    colors = pictures.style.cell_colors(64)
+    assert np.all((colors >= 0.0) & (colors <= 1.0))
+    assert np.linalg.norm(np.diff(colors, axis=0), axis=-1).min() > 0.1
+
+
+def test_interactive_page_stands_alone(numbers, tmp_path):
+    clouds = numbers.normal(size=(3, 20, 3))
+    sets = {"samples": clouds, "flat": clouds[:2, :, :2]}
+    page = pictures.write_interactive_clouds(sets, tmp_path / "clouds.html").read_text()
+    assert "Plotly.newPlot" in page
+    assert "<script src=" not in page
+    assert "<link" not in page.split("<body>")[0]
+    assert page.count('"method":"restyle"') == 3
+    # The shorter set begins again at the slider's third step.
+    assert '"args":["visible",[false,false,true,true,false]]' in page
+    with pytest.raises(ValueError, match="at most 4"):
+        pictures.write_interactive_clouds(dict.fromkeys("abcde", clouds), "x.html")
+
+
+def test_a_failed_save_leaves_the_older_file(tmp_path, monkeypatch):
+    path = tmp_path / "picture.png"
+    figure = Figure()
+    pictures.save_figure(figure, path)
+    before = path.read_bytes()
+
+    def fill_disk(file, **_):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(figure, "savefig", fill_disk)
+    with pytest.raises(OSError, match="No space"):
+        pictures.save_figure(figure, path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_save_figure_names_the_formats_it_knows(tmp_path):
+    with pytest.raises(ValueError, match=r"pdf.*png"):
+        pictures.save_figure(Figure(), tmp_path / "picture.xyz")
