@@ -56,7 +56,8 @@ class Checkpoints:
         """Opens a run's folder; with several processes, all of them must.
 
         Args:
-          workdir: Folder of the run. Nothing is written before the first `save`.
+          workdir: Folder of the run, on a file system that every process sees.
+            Nothing is written before the first `save`.
           config_json: The configuration, stored in every checkpoint.
           max_to_keep: Number of newest checkpoints that are kept.
           asynchronous: Whether `save` returns once the state is copied, while the

@@ -247,6 +247,19 @@ def test_a_full_disk_keeps_the_earlier_ones(tmp_path, asynchronous):
     assert store.steps() == [1, 2]
 
 
+def test_the_next_save_tells_what_the_background_could_not_write(tmp_path):
+    store = Checkpoints(tmp_path, "{}")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, hard))
+    try:
+        store.save(1, {"w": np.random.default_rng(0).normal(size=200_000)})
+        with pytest.raises(CheckpointError, match=r"checkpoint 1 could not"):
+            store.save(2, {"w": np.zeros(3)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(store.folder.iterdir()) == []
+
+
 def test_no_space_left_is_worded(tmp_path, monkeypatch):
     store = Checkpoints(tmp_path, "{}")
 
@@ -260,7 +273,7 @@ def test_no_space_left_is_worded(tmp_path, monkeypatch):
 
 def test_leftovers_of_a_kill_are_ignored_then_cleared(store):
     store.save(100, _state(seed=100))
-    leftover = store.folder / "200.orbax-checkpoint-tmp"
+    leftover = store.folder / "150.orbax-checkpoint-tmp"
     (leftover / "state").mkdir(parents=True)
     again = Checkpoints(store.folder.parent, "{}")
     assert again.restore(_state())[1] == 100

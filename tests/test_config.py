@@ -221,12 +221,13 @@ def test_faults_lists_all():
     assert faults.in_range(config, "dmp.rate", 0.0, 1.0)
     faults.in_range(config, "dmp.rate", 0.0, 1.0, without_ends=True)
     faults.in_range(config, "x", low=0)
+    faults.in_range(config, "x")
     faults.check(False, "train.batch_size", 7, "a multiple of 8")
     with pytest.raises(ConfigError) as caught:
         faults.raise_if_any()
     lines = str(caught.value).splitlines()
     assert lines == [
-        "7 faults in the configuration:",
+        "8 faults in the configuration:",
         "  dmp.schedule: found 'expp'; allowed: linear, relu, exp "
         "(did you mean 'exp'?)",
         "  dmp.k: found 0; allowed: an integer of at least 1",
@@ -234,6 +235,7 @@ def test_faults_lists_all():
         "  dmp.absent: missing from the configuration",
         "  dmp.rate: found 1.0; allowed: a number, 0.0 < value < 1.0",
         "  x: found nan; allowed: a number, 0 <= value",
+        "  x: found nan; allowed: a number",
         "  train.batch_size: found 7; allowed: a multiple of 8",
     ]
     Faults().raise_if_any()

@@ -139,6 +139,15 @@ def test_progress_without_a_terminal_is_a_few_lines():
     assert lines[3] == "saved"
 
 
+def test_speed_counts_the_steps_of_this_run_only(monkeypatch):
+    clock = iter([100.0, 104.0])
+    monkeypatch.setattr("ncgn_jax.logs.time.monotonic", lambda: next(clock))
+    stream = io.StringIO()
+    with Progress(1000, 500, every_steps=1, stream=stream) as progress:
+        progress.update(520)
+    assert stream.getvalue() == "520/1000 (52%), 5 steps/s, 1 min 36 s left\n"
+
+
 class _Terminal(io.StringIO):
     def isatty(self):
         return True

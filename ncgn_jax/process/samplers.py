@@ -147,16 +147,24 @@ def integrate(
     legs = (times[:-1], times[1:], jnp.arange(num_steps) + step_offset)
 
     def advance(x, leg):
-        # The barrier keeps the compiler from treating short walks (unrolled, their
-        # times folded into constants) differently from long ones: same bits.
-        x, (t, t_next, index) = jax.lax.optimization_barrier((x, leg))
+        t, t_next, index = leg
         t, t_next = (jnp.full(x.shape[:1], s) for s in (t, t_next))
         key = jax.random.fold_in(rng, index)
-        x_next = step(denoise, schedule, x, t, t_next, key).astype(x.dtype)
-        return jax.lax.optimization_barrier(x_next), None
+        return step(denoise, schedule, x, t, t_next, key).astype(x.dtype), None
 
     def walk(x, legs):
-        return jax.lax.scan(advance, x, legs)[0]
+        if legs[0].shape[0] > 1:
+            return jax.lax.scan(advance, x, legs)[0]
+        # A loop of one step would be unrolled, its times folded into constants and
+        # its arithmetic fused differently, which changes last bits. A second step,
+        # not taken, keeps it a loop; its times differ, or they would be constants.
+        legs = jax.tree.map(lambda s: jnp.concatenate([s, s + 1]), legs)
+
+        def advance_once(x, leg):
+            is_first, leg = leg
+            return jax.lax.cond(is_first, advance, lambda x, _: (x, None), x, leg)
+
+        return jax.lax.scan(advance_once, x, (jnp.array([True, False]), legs))[0]
 
     if keep_every is None:
         return walk(x_t, legs)

@@ -21,14 +21,15 @@ def _times_of_ratio(schedule: Schedule, ratio: np.ndarray) -> np.ndarray:
     """Returns the times at which sigma / alpha takes the given values."""
     # The grid is a constant, also for a caller that is being traced.
     with jax.ensure_compile_time_eval():
-        t = schedule.time_of_signal_level(1.0 / (1.0 + ratio))
-    return np.asarray(t, np.float64)
+        t = jax.jit(schedule.time_of_signal_level)(1.0 / (1.0 + ratio))
+    return np.array(t, np.float64)
 
 
 def _end_log_snr(schedule: Schedule) -> tuple[float, float]:
     """Returns the log-SNR at t = 0 and at t = 1."""
     with jax.ensure_compile_time_eval():
-        return float(schedule.log_snr(0.0)), float(schedule.log_snr(1.0))
+        first, last = jax.jit(schedule.log_snr)(np.array([0.0, 1.0]))
+    return float(first), float(last)
 
 
 def _uniform(num_steps: int, schedule: Schedule) -> np.ndarray:
@@ -60,8 +61,8 @@ def _edm(num_steps: int, schedule: Schedule) -> np.ndarray:
     first, last = (np.exp(-0.5 * s) for s in _end_log_snr(schedule))
     lowest, highest = EDM_RATIO_RANGE
     # A schedule that goes below the lowest ratio takes its last step from there to
-    # t = 1; one that does not ends at its own lowest ratio.
-    goes_below = last < lowest
+    # t = 1; one that does not (or by rounding only) ends at its own lowest ratio.
+    goes_below = last < 0.999 * lowest
     ends = np.array([min(first, highest), max(last, lowest)]) ** (1.0 / EDM_RHO)
     ratio = np.linspace(ends[0], ends[1], num_steps + (not goes_below)) ** EDM_RHO
     t = _times_of_ratio(schedule, ratio)

@@ -180,6 +180,18 @@ def test_corrupt_cache_is_rebuilt_with_a_warning(tmp_path, damage):
     cached_arrays(tmp_path, "set", {"a": 1}, lambda: pytest.fail("built again"))
 
 
+def test_cache_of_other_settings_is_not_taken(tmp_path):
+    cached_arrays(tmp_path, "set", {"a": 1}, lambda: {"x": np.zeros(3)})
+    (one,) = tmp_path.iterdir()
+    content = one.read_bytes()
+    cached_arrays(tmp_path, "set", {"a": 2}, lambda: {"x": np.ones(3)})
+    for file in tmp_path.iterdir():
+        file.write_bytes(content)  # as after a clash of hashes
+    with pytest.warns(UserWarning, match="made with other settings"):
+        arrays = cached_arrays(tmp_path, "set", {"a": 2}, lambda: {"x": np.ones(3)})
+    np.testing.assert_array_equal(arrays["x"], 1)
+
+
 def test_failed_write_leaves_nothing(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError("disk full")

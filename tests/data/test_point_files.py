@@ -150,6 +150,7 @@ def test_other_refusals(tmp_path, clouds):
         load_point_files(tmp_path / "c.npz", 5)
 
 
+@pytest.mark.slow
 def test_real_surface_points(shared_data):
     data = load_point_files(shared_data / "modelnet10_1024.npz", 400)
     assert data.train.shape == (3869, 1024, 3)

@@ -116,13 +116,13 @@ def test_faults():
 
 
 def test_embedded_set_is_cached_and_its_splits_are_distinct(tmp_path, monkeypatch):
-    data = load_embedded(40, 20, 60, seed=2, cache_dir=tmp_path)
-    assert data.train.shape == (40, 60, 3)
-    assert data.test.shape == (20, 60, 3)
+    data = load_embedded(30, 30, 60, seed=2, cache_dir=tmp_path)
+    assert data.train.shape == (30, 60, 3)
+    assert data.test.shape == (30, 60, 3)
     boxes = np.concatenate([data.train, data.test]).max(axis=1)
     assert len(np.unique(np.round(boxes, 5), axis=0)) == 60
     assert "not ModelNet" in data.source
     with monkeypatch.context() as patch:
         patch.setattr(Solids, "sample", lambda *_: pytest.fail("made again"))
-        again = load_embedded(40, 20, 60, seed=2, cache_dir=tmp_path)
+        again = load_embedded(30, 30, 60, seed=2, cache_dir=tmp_path)
     np.testing.assert_array_equal(data.train, again.train)

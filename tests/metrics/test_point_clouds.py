@@ -97,10 +97,10 @@ def line_distances(generated, reference):
 
 
 def test_nearest_neighbor_accuracy_by_hand():
-    # On a line, g at 0, 1, 10 and r at 2.5, 11, 13. Nearest others: 0 -> 1 (own),
-    # 1 -> 0 (own), 10 -> 11 (other); 2.5 -> 1 (other), 11 -> 10 (other), 13 -> 11.
-    distances = line_distances([0, 1, 10], [2.5, 11, 13])
-    assert nearest_neighbor_accuracy(*distances) == pytest.approx(3 / 6)
+    # On a line, g at 0, 1, 10 and r at 2.5, 10.9, 11.5. Nearest others: 0 -> 1 (own),
+    # 1 -> 0 (own), 10 -> 10.9 (other); 2.5 -> 1 (other), 10.9 and 11.5 pair (own).
+    distances = line_distances([0, 1, 10], [2.5, 10.9, 11.5])
+    assert nearest_neighbor_accuracy(*distances) == pytest.approx(4 / 6)
 
 
 def test_nearest_neighbor_accuracy_limits(draw):

@@ -53,17 +53,20 @@ def test_anchors_land_where_measured(shapes):
 
 
 @pytest.mark.slow
-def test_real_shapes_under_chamfer(shapes):
-    """200 against 200 at unit variance: 1-NN accuracy about 0.65, not 0.5.
+def test_chamfer_scores_tell_real_shapes_from_shrunk_ones(shapes):
+    """200 against 200 drawn at random, unit variance: what W cannot see.
 
-    The training split is not quite the test split (its classes have other shares).
+    Over 200 such draws the accuracy of real shapes was 0.523 +- 0.027, their MMD
+    0.150 +- 0.005. The files are sorted by class: the *first* 200 test shapes hold
+    five classes of ten, and give 0.65 instead.
     """
     scale = shapes[1].std()
     draw = np.random.default_rng(0)
     train, test = (x[draw.permutation(len(x))[:200]] / scale for x in shapes)
+    d_gg, d_rr = chamfer_matrix(train), chamfer_matrix(test)
     d_gr = chamfer_matrix(train, test)
-    accuracy = nearest_neighbor_accuracy(
-        chamfer_matrix(train), d_gr, chamfer_matrix(test)
-    )
-    assert 0.58 < accuracy < 0.72
-    assert 0.13 < minimum_matching_distance(d_gr) < 0.20
+    assert 0.41 < nearest_neighbor_accuracy(d_gg, d_gr, d_rr) < 0.63
+    assert minimum_matching_distance(d_gr) == pytest.approx(0.150, abs=0.02)
+    # Chamfer grows with the square of the scale.
+    shrunk = nearest_neighbor_accuracy(d_gg / 4, chamfer_matrix(train / 2, test), d_rr)
+    assert shrunk > 0.95

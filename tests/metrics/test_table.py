@@ -154,8 +154,8 @@ def test_files_hold_rows_metadata_and_warnings(tmp_path):
 
 
 def test_a_table_without_its_origin_is_refused(tmp_path):
+    meta = {k: v for k, v in META.items() if k not in ("steps", "device")}
     with pytest.raises(ValueError, match="must state steps, device"):
-        meta = {k: v for k, v in META.items() if k not in ("steps", "device")}
         write_table({}, tmp_path / "table", meta)
     assert not list(tmp_path.iterdir())
 

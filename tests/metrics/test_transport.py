@@ -103,11 +103,12 @@ def test_matched_w_against_brute_force(draw):
 
 def test_only_the_matched_w_ignores_the_order_of_points(draw):
     a, b = draw.normal(size=(2, 6, 12, 3))
+    a, b = np.sort(a, axis=1), np.sort(b, axis=1)  # an order to destroy
     shuffled = draw.permuted(np.arange(6 * 12).reshape(6, 12), axis=1)
     mixed = a.reshape(-1, 3)[shuffled]
     before, after = wasserstein_matched(a, b), wasserstein_matched(mixed, b)
     assert before.value == pytest.approx(after.value, rel=1e-12)
-    assert abs(wasserstein_flat(a, b) - wasserstein_flat(mixed, b)) > 1e-3
+    assert wasserstein_flat(mixed, b) > 1.5 * wasserstein_flat(a, b)
     assert wasserstein_matched(a, mixed).value == pytest.approx(0, abs=1e-12)
 
 

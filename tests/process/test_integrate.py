@@ -1,6 +1,7 @@
 """The loop: keys, splitting, paths, time grids, and the denoiser it drives."""
 
 import functools
+import itertools
 
 import chex
 import jax
@@ -36,8 +37,6 @@ def compiled_walk(name, sampler):
     [
         ("linear", "heun"),
         ("vp", "ancestral"),
-        ("ddpm_linear", "ancestral"),
-        ("trigonometric", "euler"),
     ],
 )
 def test_split_walk_equals_whole_walk_bitwise(name, sampler, constant_times, rng):
@@ -58,7 +57,7 @@ def test_split_walk_equals_whole_walk_bitwise(name, sampler, constant_times, rng
     assert not np.array_equal(walk(x_0, times, 1), whole) or sampler != "ancestral"
 
 
-@pytest.mark.parametrize("keep_every", [1, 3, 4, 12, 20])
+@pytest.mark.parametrize("keep_every", [1, 4, 5, 20])
 def test_path(rng, keep_every):
     schedule = process.make_schedule("vp")
     denoise = nonlinear_denoiser(schedule)
@@ -116,17 +115,16 @@ def test_data_limit_keeps_the_pair_consistent():
 
 
 def test_prior_has_the_spread_of_x_0(rng):
-    for name, std in (("linear", 1.0), ("ddpm_linear", 1.0), ("ve", 80.0062)):
+    for name, std in (("linear", 1.0), ("ve", 80.0062)):
         x = process.sample_prior(process.make_schedule(name), rng, (20_000,))
         assert float(x.std()) == pytest.approx(std, rel=0.02)
         assert x.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("num_steps", [1, 2, 10, 1000])
-@pytest.mark.parametrize("name", process.TIME_GRIDS)
-def test_grids_rise_from_zero_to_one(name, num_steps):
-    for schedule_name in process.SCHEDULES:
-        schedule = process.make_schedule(schedule_name)
+@pytest.mark.parametrize("schedule_name", process.SCHEDULES)
+def test_grids_rise_from_zero_to_one(schedule_name):
+    schedule = process.make_schedule(schedule_name)
+    for name, num_steps in itertools.product(process.TIME_GRIDS, (1, 1000)):
         times = process.make_time_grid(name, num_steps, schedule)
         assert times.shape == (num_steps + 1,)
         assert isinstance(times, np.ndarray)

@@ -10,9 +10,10 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 
 H = 1e-7  # step of the finite differences
-# 0 and 1; points close to them; within DDPM's first step; next to whole steps.
-EXTRA_TIMES = [1e-4, 0.1234, 0.5003, 0.9781, 0.99937, 0.9999, 0.99995]
-GRID = np.sort(np.concatenate([np.linspace(0.0, 1.0, 2001), EXTRA_TIMES]))
+# 0 and 1; points close to them, within DDPM's first step; and others, none of them at
+# a whole step of a chain, where the second derivative jumps.
+EXTRA_TIMES = [0.0, 1e-4, 0.99937, 0.9999, 0.99995, 1.0]
+GRID = np.sort(np.concatenate([np.linspace(0.00013, 0.99983, 2000), EXTRA_TIMES]))
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +62,6 @@ def test_keeps_variance_where_promised(schedule, curves):
 
 @pytest.mark.parametrize("name", ["alpha", "sigma"])
 def test_derivatives_are_finite_differences(curves, name):
-    # The tables' second derivative jumps at whole steps, which GRID contains: there
-    # the difference is of first order in H only.
     derivative, difference = curves[f"d_{name}"], curves[f"difference_{name}"]
     scale = abs(derivative).max()
     np.testing.assert_allclose(derivative, difference, rtol=1e-4, atol=1e-6 * scale)
@@ -188,6 +187,16 @@ def test_betas_may_be_anything_legal(rng):
     level = jax.jit(schedule.signal_level)(jnp.linspace(0.0, 1.0, 4001))
     assert (jnp.diff(level) > 0).all()
     assert schedule.num_steps == 12
+
+
+@pytest.mark.parametrize("name", ["ddpm_linear", "ddpm_cosine"])
+def test_derivatives_are_continuous_at_whole_steps(name):
+    schedule = process.make_schedule(name, num_steps=20)
+    knots, h = np.arange(1, 20) / 20, 1e-9
+    times = np.concatenate([knots - h, knots + h])
+    for value in jax.jit(schedule.coefficients)(times):
+        before, after = np.split(np.asarray(value), 2)
+        np.testing.assert_allclose(before, after, rtol=1e-5)
 
 
 def test_step_index_counts_from_data_to_noise():

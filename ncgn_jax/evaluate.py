@@ -1,0 +1,43 @@
+"""Measures samples against held-out data: a table on screen, in JSON and in CSV."""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from ncgn_jax import parallel
+from ncgn_jax.generate import Samples
+from ncgn_jax.metrics.table import write_table
+from ncgn_jax.tasks import Task
+
+Rows = dict[str, dict[str, float]]
+
+
+def evaluate(
+    config: ConfigDict, workdir: str | Path, task: Task, samples: Samples, step: int
+) -> Rows:
+    """Measures each sample set, prints the table and writes `table.json` / `.csv`.
+
+    Args:
+      config: Validated configuration.
+      workdir: The run's folder.
+      task: The configuration's task.
+      samples: Arrays by kind of weights, as `generate` returns them.
+      step: Training steps behind the weights.
+
+    Returns:
+      The rows by name: one a kind of weights, then the anchors.
+    """
+    rows, meta = task.evaluate(samples)
+    meta |= {
+        "seed": config.seed,
+        "weights": ", ".join(samples),
+        "steps": step,
+        "sampler": f"{config.sample.sampler}, {config.sample.num_steps} steps",
+        "device": f"{parallel.num_devices()} x {parallel.device_kind()}",
+    }
+    caption = "; ".join(f"{name}: {value}" for name, value in meta.items())
+    text = task.format_table(rows, caption)
+    print(text, flush=True)
+    write_table(rows, Path(workdir) / "table", meta)
+    (Path(workdir) / "table.md").write_text(text + "\n")
+    return rows

@@ -1,0 +1,125 @@
+"""Samples from a trained run: restore, sample, save arrays and pictures.
+
+`workdir/samples/ema.npz` and `raw.npz` hold the arrays (no pickles), made anew only
+if the checkpoint or the sampling fields have changed; pictures go to
+`workdir/pictures`.
+"""
+
+import hashlib
+import json
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from ncgn_jax.checkpoint import CheckpointError, Checkpoints
+from ncgn_jax.config import config_to_json
+from ncgn_jax.logs import format_seconds
+from ncgn_jax.state import TrainState
+from ncgn_jax.tasks import Task
+from ncgn_jax.train import init_state, make_optimizer
+
+Samples = dict[str, dict[str, np.ndarray]]
+
+
+def restore_state(config: ConfigDict, workdir: str | Path, task: Task) -> TrainState:
+    """Restores the newest checkpoint of a run.
+
+    Raises:
+      CheckpointError: If there is none, or it was made by another model.
+    """
+    store = Checkpoints(workdir, config_to_json(config), read_only=True)
+    tx = make_optimizer(config)
+    abstract = jax.eval_shape(lambda: init_state(task, tx, config.seed))
+    restored = store.restore(abstract)
+    store.close()
+    if restored is None:
+        raise CheckpointError(
+            f"{workdir} holds no checkpoint; train first (--mode=train or --mode=all)"
+        )
+    return restored[0]
+
+
+def generate(
+    config: ConfigDict, workdir: str | Path, task: Task, state: TrainState | None = None
+) -> Samples:
+    """Generates with EMA and raw weights, saves arrays and pictures.
+
+    Args:
+      config: Validated configuration.
+      workdir: The run's folder.
+      task: The configuration's task.
+      state: Trained state; restored from `workdir` if None.
+
+    Returns:
+      Arrays by kind of weights (`evaluate.weights`).
+    """
+    state = state if state is not None else restore_state(config, workdir, task)
+    folder = Path(workdir) / "samples"
+    stamp = _stamp(config, int(state.step))
+    samples = {}
+    for kind in config.evaluate.weights:
+        path = folder / f"{kind}.npz"
+        stored = _load(path, stamp)
+        if stored is None:
+            params = state.ema if kind == "ema" else state.params
+            began = time.monotonic()
+            stored = task.sample(
+                params, state.model_state, config.sample.num_samples, config.seed
+            )
+            seconds = time.monotonic() - began
+            print(
+                f"{config.sample.num_samples} samples ({kind} weights, "
+                f"{config.sample.num_steps} {config.sample.sampler} steps) in "
+                f"{format_seconds(seconds)}, compilation included",
+                flush=True,
+            )
+            _save(path, stored, stamp)
+        samples[kind] = stored
+    return samples
+
+
+def draw(
+    workdir: str | Path, task: Task, state: TrainState, samples: Samples
+) -> list[Path]:
+    """Saves the pictures of a run; returns their paths."""
+    kind = next(iter(samples))
+    params = state.ema if kind == "ema" else state.params
+    folder = Path(workdir) / "pictures"
+    folder.mkdir(parents=True, exist_ok=True)
+    return task.draw(params, state.model_state, samples[kind], folder)
+
+
+def _stamp(config: ConfigDict, step: int) -> str:
+    """Identifies what samples depend on: the checkpoint and how it is sampled."""
+    fields = {
+        "step": step,
+        "seed": config.seed,
+        "sample": config.sample.to_dict(),
+        "model": config.model.to_dict(),
+        "process": config.process.to_dict(),
+    }
+    text = json.dumps(fields, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _save(path: Path, arrays: dict[str, np.ndarray], stamp: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as stream:
+        np.savez_compressed(stream, stamp=np.asarray(stamp), **arrays)
+    partial.replace(path)
+
+
+def _load(path: Path, stamp: str) -> dict[str, np.ndarray] | None:
+    """Reads stored samples if they are whole and still the ones asked for."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, KeyError):
+        return None
+    if str(arrays.pop("stamp", "")) != stamp:
+        return None
+    return arrays

@@ -1,0 +1,84 @@
+"""One file a domain: data, model, process, metrics and pictures behind one protocol.
+
+A task is made from a validated configuration and turns its fields into arguments;
+no ConfigDict goes below this package. Everything the training loop, the sampler and
+the evaluation need of a domain is the `Task` protocol here.
+"""
+
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from ncgn_jax.faults import Faults
+
+Tree = Any
+TASKS = ("point_clouds",)
+
+
+class Task(Protocol):
+    """What a domain offers to the loop; see `tasks.point_clouds` for one.
+
+    Attributes:
+      bucket_names: A name for each noise bucket, in the order of `loss`'s metric.
+    """
+
+    bucket_names: tuple[str, ...]
+
+    def describe(self) -> list[str]:
+        """Says in a few lines which data, graphs and model are used."""
+
+    def init(self, rng: jax.Array) -> tuple[Tree, Tree]:
+        """Returns initial parameters and model state."""
+
+    def batch(self, step: int, rows: slice) -> dict[str, np.ndarray]:
+        """Returns this host's rows of the global batch of a step."""
+
+    def loss(
+        self, params: Tree, model_state: Tree, batch: Tree, rng: jax.Array
+    ) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
+        """Returns a device's mean loss, new model state, and loss of each bucket.
+
+        Runs per device under `parallel.data_parallel`; `rng` is the step's key.
+        """
+
+    def sample(
+        self, params: Tree, model_state: Tree, num_samples: int, seed: int
+    ) -> dict[str, np.ndarray]:
+        """Returns generated arrays by name, ready to be saved and evaluated."""
+
+    def evaluate(
+        self, samples: dict[str, dict[str, np.ndarray]]
+    ) -> tuple[dict[str, dict[str, float]], dict[str, object]]:
+        """Measures named sample sets; returns table rows with anchors, and metadata."""
+
+    def format_table(self, rows: dict[str, dict[str, float]], caption: str) -> str:
+        """Lays out rows for the terminal."""
+
+    def draw(
+        self, params: Tree, model_state: Tree, samples: dict[str, np.ndarray], folder
+    ) -> list:
+        """Saves the domain's pictures into a folder; returns their paths."""
+
+
+def validate_task(config: ConfigDict, faults: Faults) -> None:
+    """Checks the fields that belong to the configuration's task."""
+    if faults.choice(config, "task", TASKS):
+        _module(config.task).validate(config, faults)
+
+
+def make_task(config: ConfigDict) -> Task:
+    """Builds the task of a validated configuration; loads its data."""
+    return _module(config.task).make_task(config)
+
+
+def default_config(task: str) -> ConfigDict:
+    """Returns every field a task knows, with its default."""
+    return _module(task).default_config()
+
+
+def _module(task: str):
+    from ncgn_jax.tasks import point_clouds
+
+    return {"point_clouds": point_clouds}[task]

@@ -1,0 +1,174 @@
+"""Batches and samplers that follow noise buckets.
+
+Training: a batch is *stratified*. A fixed number of its graphs belongs to each
+bucket, with t uniform in the bucket's interval, and losses are weighted so that the
+expected gradient is that of t ~ U[0, 1] for every graph. Rows are laid out in groups
+of the same composition, so that 1 device and 8 devices see the same graphs at the
+same noise.
+
+Sampling: the time grid is cut where the bucket changes, and each stretch is one
+`lax.scan` with that bucket's static shapes.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ncgn_jax.graphs import NoiseBucket, allocate_batch
+from ncgn_jax.process import Schedule
+
+_NUM_GROUPS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class BucketedTime:
+    """A schedule's time axis cut into noise buckets.
+
+    Attributes:
+      schedule: The process.
+      buckets: Buckets in order of rising signal level.
+      signal: `mixing` for the schedule's signal level, `time` for t itself.
+    """
+
+    schedule: Schedule
+    buckets: tuple[NoiseBucket, ...]
+    signal: str = "mixing"
+
+    def level(self, t: jax.Array) -> jax.Array:
+        """Returns the noise variable that graphs and network see at t."""
+        return t if self.signal == "time" else self.schedule.signal_level(t)
+
+    def intervals(self) -> np.ndarray:
+        """Returns the time interval of each bucket, [bucket, 2]; they tile [0, 1]."""
+        inner = np.asarray([bucket.low for bucket in self.buckets[1:]], float)
+        if self.signal == "mixing" and len(inner):
+            # Bounds are constants even where a traced function asks for them.
+            with jax.ensure_compile_time_eval():
+                inner = np.asarray(self.schedule.time_of_signal_level(inner), float)
+        bounds = np.clip(np.concatenate([[0.0], inner, [1.0]]), 0.0, 1.0)
+        return np.stack([bounds[:-1], bounds[1:]], axis=1)
+
+    def bucket_of_times(self, times: np.ndarray) -> np.ndarray:
+        """Returns the bucket of each time, int [time]."""
+        inner = self.intervals()[1:, 0]
+        return np.searchsorted(inner, np.asarray(times), side="right")
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchLayout:
+    """Which rows of a batch belong to which bucket.
+
+    Attributes:
+      num_groups: Equal groups of consecutive rows; a device holds whole groups.
+      counts: Rows of each bucket within a group; they follow each other.
+      weights: Factor of a row's loss in each bucket, so that the mean over rows is an
+        unbiased estimate of the mean over t ~ U[0, 1].
+    """
+
+    num_groups: int
+    counts: tuple[int, ...]
+    weights: tuple[float, ...]
+
+    @property
+    def group_size(self) -> int:
+        """Rows of one group."""
+        return sum(self.counts)
+
+    def take(self, rows: jax.Array, bucket: int) -> jax.Array:
+        """Returns a bucket's rows of a device's array, [rows of bucket, ...]."""
+        start = sum(self.counts[:bucket])
+        groups = rows.reshape((-1, self.group_size, *rows.shape[1:]))
+        chosen = groups[:, start : start + self.counts[bucket]]
+        return chosen.reshape((-1, *rows.shape[1:]))
+
+
+def make_batch_layout(
+    time: BucketedTime, batch_size: int, num_devices: int
+) -> BatchLayout:
+    """Divides a global batch over buckets.
+
+    The layout is the same on 1, 2, 4 or 8 devices wherever the batch allows eight
+    groups; otherwise, and on more devices, there are as many groups as devices or
+    fewer rows ask for.
+
+    Args:
+      time: Time axis with its buckets.
+      batch_size: Rows of the global batch.
+      num_devices: Devices over all processes.
+
+    Returns:
+      The layout.
+
+    Raises:
+      ValueError: If a device would have fewer rows than there are buckets.
+    """
+    num_buckets = len(time.buckets)
+    num_groups = math.gcd(batch_size, math.lcm(_NUM_GROUPS, num_devices))
+    while num_groups > num_devices and batch_size // num_groups < num_buckets:
+        num_groups //= 2
+    if num_groups % num_devices or batch_size // num_groups < num_buckets:
+        raise ValueError(
+            f"batch_size {batch_size} on {num_devices} devices: every device needs at "
+            f"least one graph for each of the {num_buckets} noise buckets; use a "
+            f"multiple of {num_devices} of at least {num_devices * num_buckets}"
+        )
+    intervals = time.intervals()
+    shares = intervals[:, 1] - intervals[:, 0]
+    group_size = batch_size // num_groups
+    counts = allocate_batch(shares, group_size)
+    weights = shares * group_size / np.asarray(counts)
+    return BatchLayout(num_groups, counts, tuple(float(w) for w in weights))
+
+
+def draw_bucket_times(
+    time: BucketedTime, layout: BatchLayout, bucket: int, keys: jax.Array
+) -> jax.Array:
+    """Draws t for a bucket's rows on one device, stratified within each group.
+
+    Args:
+      time: Time axis.
+      layout: Layout of the batch.
+      bucket: Which bucket.
+      keys: One key a row, [row]; rows as `BatchLayout.take` gives them.
+
+    Returns:
+      Times, [row], each uniform in its own equal part of the bucket's interval.
+    """
+    low, high = time.intervals()[bucket]
+    count = layout.counts[bucket]
+    draws = jax.vmap(lambda key: jax.random.uniform(key))(keys)
+    rank = jnp.tile(jnp.arange(count, dtype=draws.dtype), draws.shape[0] // count)
+    return low + (high - low) * (rank + draws) / count
+
+
+def split_time_grid(
+    time: BucketedTime, times: np.ndarray
+) -> list[tuple[int, int, np.ndarray]]:
+    """Cuts a time grid where the bucket changes.
+
+    Args:
+      time: Time axis.
+      times: Rising grid, [num_steps + 1]; a step belongs to the bucket it starts in.
+
+    Returns:
+      (bucket, number of steps before, times of the stretch) for each stretch; each
+      starts with the time at which the one before ended.
+    """
+    buckets = time.bucket_of_times(times[:-1])
+    cuts = [0, *(np.flatnonzero(np.diff(buckets)) + 1), len(buckets)]
+    return [
+        (int(buckets[start]), int(start), np.asarray(times[start : stop + 1]))
+        for start, stop in zip(cuts[:-1], cuts[1:], strict=True)
+    ]
+
+
+def bucket_names(buckets: Sequence[NoiseBucket]) -> tuple[str, ...]:
+    """Names each bucket by its shape, as `s100_k28`."""
+    return tuple(f"s{b.num_supernodes}_k{b.num_neighbors}" for b in buckets)
+
+
+Predict = Callable[[jax.Array, jax.Array], jax.Array]

@@ -1,0 +1,511 @@
+"""Point clouds: the paper's first experiment (arXiv 2507.09391, section 5.1).
+
+Positions are what is generated, so clusters and neighbours are found anew at every
+step, on the device. Clouds train at unit variance and are measured in the paper's
+scaling (coordinates in +-0.25).
+"""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict, config_dict
+
+from ncgn_jax.data.batches import take_batch
+from ncgn_jax.data.load import SOURCES, load_point_dataset
+from ncgn_jax.data.point_sets import PointDataset
+from ncgn_jax.faults import Faults
+from ncgn_jax.graphs import (
+    CLUSTERINGS,
+    CONNECTIVITIES,
+    RangeResolution,
+    build_graphs,
+    join_graphs,
+    make_noise_buckets,
+)
+from ncgn_jax.graphs import SCHEDULES as DMP_SCHEDULES
+from ncgn_jax.metrics.table import (
+    EvaluationSettings,
+    evaluate_anchors,
+    evaluate_clouds,
+    format_table,
+    prepare_reference,
+)
+from ncgn_jax.models.graph_convolutions import CONVOLUTIONS
+from ncgn_jax.models.layers import NORMS
+from ncgn_jax.models.ncgn import NCGN
+from ncgn_jax.parallel import AXIS, device_index, map_over_devices, num_devices
+from ncgn_jax.process import (
+    integrate,
+    interpolate,
+    loss_weight,
+    make_denoiser,
+    make_sampler_step,
+    make_schedule,
+    make_target,
+    make_time_grid,
+    sample_prior,
+    weighted_mse,
+)
+from ncgn_jax.tasks.bucketed import (
+    BucketedTime,
+    bucket_names,
+    draw_bucket_times,
+    make_batch_layout,
+    split_time_grid,
+)
+from ncgn_jax.tasks.settings import base_config
+
+HALF_WIDTH = 0.25
+_DIM = 3
+
+
+def default_config() -> ConfigDict:
+    """Returns every field of the task with its default."""
+    config = base_config()
+    config.task = "point_clouds"
+    config.data = ConfigDict(
+        {
+            "source": "auto",
+            "path": config_dict.placeholder(str),
+            "num_points": 400,
+            "sampling": "vertices",
+            "categories": (),
+            "num_train": 4000,
+            "num_test": 400,
+            "test_fraction": 0.1,
+            "cache_dir": ".cache/data",
+            "allow_download": False,
+        }
+    )
+    config.dmp = ConfigDict(
+        {
+            "connectivity": "dmp",
+            "clustering": "balanced",
+            "schedule": "exp",
+            "curvature": 10.0,
+            "split": 0.6,
+            "exponent": 2.0,
+            "table": (),
+            "num_neighbors": 7,
+            "reverse_schedule": False,
+            "short_fraction": 0.5,
+        }
+    )
+    config.model = ConfigDict(
+        {
+            "width": 64,
+            "num_layers": 3,
+            "convolution": "gat",
+            "norm": "layer",
+            "class_conditional": False,
+            "label_dropout": 0.1,
+        }
+    )
+    config.sample.guidance = 0.0
+    config.evaluate = ConfigDict(
+        {
+            "weights": ("ema", "raw"),
+            "max_reference": 442,
+            "max_matched_clouds": 64,
+            "max_emd_clouds": 64,
+        }
+    )
+    return config
+
+
+def validate(config: ConfigDict, faults: Faults) -> None:
+    """Checks the task's own fields."""
+    faults.choice(config, "data.source", SOURCES)
+    faults.choice(config, "data.sampling", ("vertices", "surface"))
+    faults.choice(config, "dmp.connectivity", CONNECTIVITIES)
+    faults.choice(config, "dmp.clustering", CLUSTERINGS)
+    faults.choice(config, "dmp.schedule", DMP_SCHEDULES)
+    faults.choice(config, "model.convolution", CONVOLUTIONS)
+    faults.choice(config, "model.norm", NORMS)
+    for field in (
+        "data.num_train",
+        "data.num_test",
+        "dmp.num_neighbors",
+        "model.width",
+        "model.num_layers",
+        "evaluate.max_reference",
+    ):
+        faults.positive_int(config, field)
+    faults.in_range(config, "data.num_points", 2)
+    faults.in_range(config, "data.test_fraction", 0, 1, without_ends=True)
+    faults.in_range(config, "dmp.short_fraction", 0, 1)
+    faults.in_range(config, "model.label_dropout", 0, 1)
+    for name in config.evaluate.weights:
+        faults.check(
+            name in ("ema", "raw"), "evaluate.weights", name, ("ema", "raw")
+        )
+    if not faults.lines:
+        try:
+            layout_of(config, num_devices())
+        except ValueError as error:
+            faults.lines.append(f"dmp / train.batch_size: {error}")
+
+
+def bucketed_time(config: ConfigDict) -> BucketedTime:
+    """Builds the time axis and its noise buckets from a configuration."""
+    dmp = config.dmp
+    schedule = RangeResolution(
+        dmp.schedule, dmp.curvature, dmp.split, dmp.exponent, dmp.table
+    )
+    buckets = make_noise_buckets(
+        config.data.num_points,
+        dmp.num_neighbors,
+        _DIM,
+        schedule=schedule,
+        clustering=dmp.clustering,
+        connectivity=dmp.connectivity,
+        reverse_schedule=dmp.reverse_schedule,
+        short_fraction=dmp.short_fraction,
+    )
+    return BucketedTime(
+        make_schedule(config.process.schedule), buckets, config.process.signal
+    )
+
+
+def layout_of(config: ConfigDict, devices: int):
+    """Divides a configuration's batch over buckets; ValueError if it cannot be."""
+    return make_batch_layout(bucketed_time(config), config.train.batch_size, devices)
+
+
+def make_task(config: ConfigDict) -> "PointCloudTask":
+    """Loads the data and builds the task."""
+    data = config.data
+    dataset = load_point_dataset(
+        data.source,
+        data.path,
+        data.num_points,
+        sampling=data.sampling,
+        categories=data.categories or None,
+        num_train=data.num_train,
+        num_test=data.num_test,
+        test_fraction=data.test_fraction,
+        seed=0,
+        cache_dir=data.cache_dir or None,
+        allow_download=data.allow_download,
+    )
+    return PointCloudTask(config, dataset)
+
+
+class PointCloudTask:
+    """Joins clouds, NCGN, process and metrics; see `tasks.Task` for the protocol."""
+
+    def __init__(self, config: ConfigDict, dataset: PointDataset):
+        self.config = config
+        self.dataset = dataset
+        self.time = bucketed_time(config)
+        self.layout = layout_of(config, num_devices())
+        self.bucket_names = bucket_names(self.time.buckets)
+        self.num_classes = (
+            len(dataset.class_names) if config.model.class_conditional else 0
+        )
+        self._train_clouds = dataset.train / np.float32(dataset.scale)
+
+    def describe(self) -> list[str]:
+        """Says in a few lines which data, graphs and model are used."""
+        data, config = self.dataset, self.config
+        lines = [
+            f"data: {data.name} ({len(data.train)} train, {len(data.test)} test, "
+            f"{config.data.num_points} points a cloud); {data.source}",
+            f"graphs: {config.dmp.connectivity}, {config.dmp.clustering} clustering, "
+            f"{config.dmp.schedule} schedule; supernodes x neighbours "
+            + ", ".join(
+                f"{b.num_supernodes} x {b.num_neighbors}" for b in self.time.buckets
+            ),
+            f"model: NCGN {config.model.convolution}, width {config.model.width}, "
+            f"{config.model.num_layers} layers, {config.model.norm} norm; "
+            f"{config.process.schedule} process, {config.process.target} target",
+        ]
+        if data.name.startswith("embedded"):
+            lines.insert(
+                0,
+                "NOTE: ModelNet was not found, training on EMBEDDED parametric shapes; "
+                "set data.path (or NCGN_DATA) to use real data",
+            )
+        return lines
+
+    def network(self, axis_name: str | None = None) -> NCGN:
+        """Returns the network; `axis_name` joins batch norm over devices."""
+        model = self.config.model
+        return NCGN(
+            out_dim=_DIM,
+            width=model.width,
+            num_layers=model.num_layers,
+            convolution=model.convolution,
+            norm=model.norm,
+            axis_name=axis_name,
+        )
+
+    def init(self, rng: jax.Array) -> tuple[Any, Any]:
+        """Returns initial parameters and batch statistics."""
+        num_points = self.config.data.num_points
+        clouds = jax.random.normal(rng, (1, num_points, _DIM))
+        graph = build_graphs(clouds, self.time.buckets[0], rng)
+        label = jnp.zeros((1,), jnp.int32)
+        variables = self.network().init(
+            rng, self._features(clouds, label), jnp.zeros((1,)), graph
+        )
+        variables = dict(variables)
+        return variables.pop("params"), variables
+
+    def batch(self, step: int, rows: slice) -> dict[str, np.ndarray]:
+        """Returns `data` [row, point, 3] at unit variance, `label` and `row`."""
+        batch = take_batch(
+            self._train_clouds,
+            self.dataset.train_labels,
+            step,
+            self.config.train.batch_size,
+            self.config.seed,
+            self.config.data.num_points,
+            rows,
+        )
+        size = self.config.train.batch_size
+        row = np.arange(size, dtype=np.int32)[rows]
+        return {"data": batch["data"], "label": batch["label"], "row": row}
+
+    def loss(
+        self, params: Any, model_state: Any, batch: dict[str, jax.Array], rng: jax.Array
+    ) -> tuple[jax.Array, tuple[Any, jax.Array]]:
+        """Returns a device's weighted loss, new statistics, and loss per bucket."""
+        keys = jax.vmap(lambda row: jax.random.fold_in(rng, row))(batch["row"])
+        rng_noise, rng_time, rng_label = jnp.moveaxis(
+            jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0
+        )
+        noise = jax.vmap(lambda key: jax.random.normal(key, batch["data"].shape[1:]))(
+            rng_noise
+        )
+        label = self._drop_labels(batch["label"], rng_label)
+        graphs, inputs, targets, weights, levels = [], [], [], [], []
+        process = self.config.process
+        schedule = self.time.schedule
+        graph_rng = jax.random.fold_in(rng, device_index())
+        for i, bucket in enumerate(self.time.buckets):
+            data, eps, classes, time_keys = (
+                self.layout.take(rows, i)
+                for rows in (batch["data"], noise, label, rng_time)
+            )
+            t = draw_bucket_times(self.time, self.layout, i, time_keys)
+            x_t = interpolate(schedule, t, data, eps)
+            graphs.append(build_graphs(x_t, bucket, jax.random.fold_in(graph_rng, i)))
+            inputs.append(self._features(x_t, classes))
+            targets.append(make_target(process.target, schedule, t, data, eps))
+            scale = loss_weight(process.loss_weight, process.target, schedule, t)
+            weights.append(scale)
+            levels.append(self.time.level(t))
+        output, model_state = self.network(AXIS).apply(
+            {"params": params, **model_state},
+            jnp.concatenate(inputs),
+            jnp.concatenate(levels),
+            join_graphs(graphs),
+            train=True,
+            mutable=list(model_state),
+        )
+        target = jnp.concatenate(targets)
+        per_graph = weighted_mse(
+            output.reshape(target.shape), target, jnp.concatenate(weights)
+        )
+        sizes = np.cumsum([len(w) for w in weights])[:-1]
+        per_bucket = jnp.stack([part.mean() for part in jnp.split(per_graph, sizes)])
+        share = np.asarray(self.layout.weights) * self.layout.counts
+        share = jnp.asarray(share / self.layout.group_size, jnp.float32)
+        return jnp.sum(share * per_bucket), (dict(model_state), per_bucket)
+
+    def sample(
+        self,
+        params: Any,
+        model_state: Any,
+        num_samples: int,
+        seed: int,
+        num_steps: int | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Generates clouds at unit variance times the data's scale, in [-1, 1].
+
+        Args:
+          params: Parameters, EMA or raw.
+          model_state: Batch statistics.
+          num_samples: Clouds to generate.
+          seed: Seed of noise and classes.
+          num_steps: Sampler steps; the configuration's if None.
+
+        Returns:
+          `points` [cloud, point, 3] and `label` [cloud] (zeros without classes).
+        """
+        keys = jax.random.split(jax.random.key(seed), num_samples)
+        label = self._labels_to_sample(num_samples, seed)
+        chunk = min(self.config.sample.batch_size, -(-num_samples // num_devices()))
+        parts = []
+        for start in range(0, num_samples, chunk * num_devices()):
+            stop = start + chunk * num_devices()
+            # Every chunk has the same shape, so that nothing compiles twice.
+            pad = np.minimum(np.arange(start, stop), num_samples - 1)
+            x = self._prior(keys[pad])
+            rng = jax.random.fold_in(jax.random.key(seed + 1), start)
+            for state in self.walk(params, model_state, x, label[pad], rng, num_steps):
+                x = state["points"]
+            parts.append(x[: num_samples - start])
+        points = np.concatenate(parts) * np.float32(self.dataset.scale)
+        return {"points": points, "label": label}
+
+    def walk(
+        self,
+        params: Any,
+        model_state: Any,
+        x: np.ndarray,
+        label: np.ndarray,
+        rng: jax.Array,
+        num_steps: int | None = None,
+    ):
+        """Samples stretch by stretch; yields the state at the end of each bucket.
+
+        Args:
+          params: Parameters.
+          model_state: Batch statistics.
+          x: Noise at t = 0, [cloud, point, 3].
+          label: Class of each cloud, int32 [cloud].
+          rng: Key of stochastic samplers.
+          num_steps: Sampler steps; the configuration's if None.
+
+        Yields:
+          Dicts with `bucket`, `t` reached and `points` (unit variance).
+        """
+        sample = self.config.sample
+        times = make_time_grid(
+            sample.time_grid, num_steps or sample.num_steps, self.time.schedule
+        )
+        variables = {"params": params, **model_state}
+        for bucket, offset, stretch in split_time_grid(self.time, times):
+            stretch = stretch.astype(np.float32)
+            x = self._stretch(bucket)(
+                np.asarray(x), label, variables, stretch, rng, np.int32(offset)
+            )
+            yield {"bucket": bucket, "t": float(stretch[-1]), "points": np.asarray(x)}
+
+    @functools.cache  # noqa: B019 - one compiled stretch per bucket, for the task's life
+    def _stretch(self, bucket: int):
+        """Compiles the sampler within one bucket, over all devices."""
+        sample = self.config.sample
+        step = make_sampler_step(sample.sampler)
+
+        def run(x, label, variables, times, rng, offset):
+            denoise = self.denoiser(variables, bucket, label)
+            rng = jax.random.fold_in(rng, device_index())
+            return integrate(
+                step, denoise, self.time.schedule, x, times, rng, step_offset=offset
+            )
+
+        return map_over_devices(run, batch_argnums=(0, 1))
+
+    def denoiser(self, variables: Any, bucket: int, label: jax.Array):
+        """Returns denoise(x_t, t) with the static graphs of one bucket."""
+        sample, target = self.config.sample, self.config.process.target
+
+        def predict(x_t, t):
+            # Random edges, where a baseline has them, follow the time.
+            moment = (t[0] * 2**20).astype(jnp.int32)
+            rng = jax.random.fold_in(jax.random.key(0), moment)
+            graph = build_graphs(x_t, self.time.buckets[bucket], rng)
+            level = self.time.level(t)
+
+            def run(classes):
+                output = self.network().apply(
+                    variables, self._features(x_t, classes), level, graph
+                )
+                return output.reshape(x_t.shape)
+
+            prediction = run(label)
+            if self.num_classes and sample.guidance:
+                free = run(jnp.full_like(label, self.num_classes))
+                prediction = prediction + sample.guidance * (prediction - free)
+            return prediction
+
+        return make_denoiser(predict, target, self.time.schedule, sample.data_limit)
+
+    def evaluate(
+        self, samples: dict[str, dict[str, np.ndarray]]
+    ) -> tuple[dict[str, dict[str, float]], dict[str, object]]:
+        """Measures sample sets against the test clouds, with the anchors below."""
+        evaluate = self.config.evaluate
+        settings = EvaluationSettings(
+            half_width=HALF_WIDTH,
+            max_matched_clouds=evaluate.max_matched_clouds,
+            max_emd_clouds=evaluate.max_emd_clouds,
+        )
+        test = self.dataset.test[: evaluate.max_reference] * HALF_WIDTH
+        train = self.dataset.train[:, : self.config.data.num_points] * HALF_WIDTH
+        num_clouds = max(len(arrays["points"]) for arrays in samples.values())
+        reference = prepare_reference(test, settings, num_generated=num_clouds)
+        rows = {
+            name: evaluate_clouds(arrays["points"] * HALF_WIDTH, reference, settings)
+            for name, arrays in samples.items()
+        }
+        rows |= evaluate_anchors(
+            train, test, settings, num_clouds=num_clouds, reference=reference
+        )
+        meta = {
+            "data_set": self.dataset.name,
+            "split": "test",
+            "sizes": f"{num_clouds} generated, {len(test)} reference, "
+            f"{self.config.data.num_points} points",
+        }
+        return rows, meta
+
+    def format_table(self, rows: dict[str, dict[str, float]], caption: str) -> str:
+        """Lays out rows for the terminal."""
+        return format_table(rows, caption=caption)
+
+    def draw(
+        self,
+        params: Any,
+        model_state: Any,
+        samples: dict[str, np.ndarray],
+        folder: str | Path,
+    ) -> list[Path]:
+        """Saves pictures of samples, denoising path, graphs and attention."""
+        from ncgn_jax.tasks.point_cloud_pictures import draw_all
+
+        return draw_all(self, params, model_state, samples, Path(folder))
+
+    def prior_clouds(self, num_clouds: int, seed: int) -> np.ndarray:
+        """Draws the noise at t = 0 of some clouds, [cloud, point, 3]."""
+        return self._prior(jax.random.split(jax.random.key(seed), num_clouds))
+
+    def _prior(self, keys: jax.Array) -> np.ndarray:
+        shape = (self.config.data.num_points, _DIM)
+        draw = jax.vmap(
+            lambda key: sample_prior(self.time.schedule, key, shape, jnp.float32)
+        )
+        return np.asarray(draw(keys))
+
+    def _features(self, clouds: jax.Array, label: jax.Array) -> jax.Array:
+        """Returns a point's inputs: its position and the class of its cloud."""
+        flat = clouds.reshape(-1, _DIM)
+        if not self.num_classes:
+            return flat
+        # The class after the last is `none`, for guidance.
+        hot = jax.nn.one_hot(label, self.num_classes + 1)
+        return jnp.concatenate(
+            [flat, jnp.repeat(hot, clouds.shape[1], axis=0)], axis=-1
+        )
+
+    def _drop_labels(self, label: jax.Array, keys: jax.Array) -> jax.Array:
+        if not self.num_classes:
+            return label
+        dropped = jax.vmap(
+            lambda key: jax.random.bernoulli(key, self.config.model.label_dropout)
+        )(keys)
+        return jnp.where(dropped, self.num_classes, label)
+
+    def _labels_to_sample(self, num_samples: int, seed: int) -> np.ndarray:
+        """Draws classes with the training set's frequencies."""
+        if not self.num_classes:
+            return np.zeros(num_samples, np.int32)
+        rng = np.random.default_rng(seed)
+        return rng.choice(self.dataset.train_labels, num_samples).astype(np.int32)

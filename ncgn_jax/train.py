@@ -1,0 +1,268 @@
+"""The training loop: validate, build the task, restore, step, log, save.
+
+    validate -> task -> state -> restore -> loop
+
+`make_train_step` is pure and per device: (state, batch, rng) -> (state, metrics). All
+randomness is fold_in(seed, step) and batches are functions of (seed, step), so a run
+that was killed and restarted equals one that was not, bit for bit. Metrics of a step
+are fetched after the next one has been dispatched; a step that is not finite stops
+the run before anything of it is saved.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from ncgn_jax import parallel
+from ncgn_jax.checkpoint import Checkpoints
+from ncgn_jax.config import check_known_fields, config_to_json
+from ncgn_jax.faults import Faults
+from ncgn_jax.logs import MetricsWriter, Progress
+from ncgn_jax.process import ema_decay, update_ema
+from ncgn_jax.state import TrainState, make_train_state, num_params
+from ncgn_jax.tasks import Task, default_config, make_task, validate_task
+from ncgn_jax.tasks.settings import validate_base
+
+Metrics = dict[str, Any]
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; says at which step and where it can resume."""
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises one ConfigError that lists every fault of a configuration."""
+    faults = Faults()
+    known = "task" in config and config.task in ("point_clouds",)
+    if known:
+        check_known_fields(config, default_config(config.task))
+        validate_base(config, faults, parallel.num_devices())
+    validate_task(config, faults)
+    faults.raise_if_any()
+
+
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """Builds Adam(W) with linear warm-up, optional cosine decay and clipping."""
+    train = config.train
+    if train.decay == "cosine":
+        rate = optax.warmup_cosine_decay_schedule(
+            0.0,
+            train.learning_rate,
+            min(train.warmup_steps, train.num_steps - 1),
+            train.num_steps,
+            end_value=0.01 * train.learning_rate,
+        )
+    else:
+        rate = optax.join_schedules(
+            [
+                optax.linear_schedule(0.0, train.learning_rate, train.warmup_steps),
+                optax.constant_schedule(train.learning_rate),
+            ],
+            [train.warmup_steps],
+        )
+    clip = optax.clip_by_global_norm(train.clip_norm or math.inf)
+    return optax.chain(clip, optax.adamw(rate, weight_decay=train.weight_decay))
+
+
+def make_train_step(
+    task: Task, tx: optax.GradientTransformation, config: ConfigDict
+) -> Callable[[TrainState, Any, jax.Array], tuple[TrainState, Metrics]]:
+    """Returns the pure step of one device.
+
+    The step averages gradients and metrics over devices; keys are
+    fold_in(rng, state.step). Metrics: `loss`, `bucket_loss` [bucket], and l2 norms of
+    gradient, update and parameters.
+    """
+    decay, warm_up = config.train.ema_decay, config.train.ema_warm_up
+
+    def train_step(state: TrainState, batch, rng):
+        rng = jax.random.fold_in(rng, state.step)
+        (loss, (model_state, bucket_loss)), grads = jax.value_and_grad(
+            task.loss, has_aux=True
+        )(state.params, state.model_state, batch, rng)
+        loss, bucket_loss, grads, model_state = parallel.mean_over_devices(
+            (loss, bucket_loss, grads, model_state)
+        )
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {
+            "loss": loss,
+            "bucket_loss": bucket_loss,
+            "grad_norm": optax.global_norm(grads),
+            "update_norm": optax.global_norm(updates),
+            "param_norm": optax.global_norm(params),
+        }
+        ema = update_ema(state.ema, params, ema_decay(state.step, decay, warm_up))
+        state = TrainState(
+            step=state.step + 1,
+            params=params,
+            ema=ema,
+            opt_state=opt_state,
+            model_state=model_state,
+        )
+        return state, metrics
+
+    return train_step
+
+
+def init_state(
+    task: Task, tx: optax.GradientTransformation, seed: int
+) -> TrainState:
+    """Returns the state of step 0 of a seed."""
+    params, model_state = jax.jit(task.init)(jax.random.key(seed))
+    return make_train_state(params, model_state, tx)
+
+
+def restore_or_init(
+    task: Task, tx: optax.GradientTransformation, seed: int, store: Checkpoints
+) -> TrainState:
+    """Restores the newest readable checkpoint of a run, or starts it."""
+    abstract = jax.eval_shape(lambda: init_state(task, tx, seed))
+    restored = store.restore(abstract)
+    if restored is None:
+        return init_state(task, tx, seed)
+    state, step = restored
+    logging.info("resuming from checkpoint %d", step)
+    return state
+
+
+def train(config: ConfigDict, workdir: str | Path, task: Task | None = None) -> TrainState:
+    """Trains a configuration to its last step, resuming what `workdir` holds.
+
+    Args:
+      config: Complete configuration; validated first.
+      workdir: Folder for checkpoints, metrics and pictures of this run.
+      task: The configuration's task if it is built already.
+
+    Returns:
+      The final state.
+
+    Raises:
+      ConfigError: Before anything is written, if the configuration is faulty.
+      TrainingError: If loss or gradient stop being finite.
+    """
+    validate(config)
+    task = task or make_task(config)
+    tx = make_optimizer(config)
+    store = Checkpoints(workdir, config_to_json(config), config.train.max_to_keep)
+    try:
+        state = restore_or_init(task, tx, config.seed, store)
+        start = int(state.step)
+        if start >= config.train.num_steps:
+            return state
+        if parallel.is_main_process():
+            print(f"training {num_params(state.params):,} parameters", flush=True)
+        writer = MetricsWriter(
+            workdir, start + 1, active=parallel.is_main_process()
+        )
+        with writer:
+            return _loop(config, task, tx, state, store, writer)
+    finally:
+        store.close()
+
+
+def _loop(
+    config: ConfigDict,
+    task: Task,
+    tx: optax.GradientTransformation,
+    state: TrainState,
+    store: Checkpoints,
+    writer: MetricsWriter,
+) -> TrainState:
+    num_steps, start = config.train.num_steps, int(state.step)
+    step_fn = parallel.data_parallel(make_train_step(task, tx, config))
+    local = parallel.local_batch_size(config.train.batch_size)
+    rows = slice(jax.process_index() * local, (jax.process_index() + 1) * local)
+
+    def load(step):
+        return parallel.put_batch(task.batch(step, rows))
+
+    rng = parallel.replicate(jax.random.key(config.seed + 1))
+    state = parallel.replicate(state)
+    logger = _StepLogger(config, task, writer, store)
+    progress = Progress(
+        num_steps,
+        start,
+        description="training",
+        every_steps=10 * config.train.log_every_steps,
+        active=parallel.is_main_process(),
+    )
+    batch, pending = load(start), None
+    with progress, jax.transfer_guard_device_to_host("disallow"):
+        for step in range(start, num_steps):
+            state, metrics = step_fn(state, batch, rng)
+            # While the device works: the next batch, then the last step's metrics.
+            if step + 1 < num_steps:
+                batch = load(step + 1)
+            if pending is not None:
+                logger.check(*pending, progress)
+            pending = (step + 1, metrics)
+            if (step + 1) % config.train.checkpoint_every_steps == 0:
+                logger.check(*pending, progress)
+                pending = None
+                store.save(step + 1, jax.device_get(state))
+        if pending is not None:
+            logger.check(*pending, progress)
+    store.save(num_steps, jax.device_get(state))
+    return state
+
+
+class _StepLogger:
+    """Fetches a step's metrics, refuses what is not finite, logs now and then."""
+
+    def __init__(self, config, task, writer, store):
+        self._every = config.train.log_every_steps
+        self._names = task.bucket_names
+        self._writer = writer
+        self._store = store
+        self._sums: dict[str, float] = {}
+        self._count = 0
+
+    def check(self, step: int, metrics: Metrics, progress: Progress) -> None:
+        metrics = jax.device_get(metrics)
+        self._refuse_non_finite(step, metrics)
+        flat = {k: float(v) for k, v in metrics.items() if k != "bucket_loss"}
+        for name, value in zip(self._names, metrics["bucket_loss"], strict=True):
+            flat[f"loss/{name}"] = float(value)
+        for name, value in flat.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._count += 1
+        if step % self._every == 0:
+            means = {name: total / self._count for name, total in self._sums.items()}
+            self._writer.write(step, means)
+            self._sums, self._count = {}, 0
+        progress.update(step, {"loss": flat["loss"]})
+
+    def _refuse_non_finite(self, step: int, metrics: Metrics) -> None:
+        if np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"]):
+            return
+        bad = [
+            name
+            for name, value in zip(self._names, metrics["bucket_loss"], strict=True)
+            if not np.isfinite(value)
+        ]
+        where = f"noise bucket {', '.join(bad)}" if bad else "the gradient"
+        kept = self._store.steps()
+        resume = f"checkpoint {kept[-1]} is the last good one" if kept else "none saved"
+        raise TrainingError(
+            f"step {step}: loss {metrics['loss']}, gradient norm "
+            f"{metrics['grad_norm']}: not finite in {where}; {resume}. Lower "
+            "train.learning_rate or train.clip_norm, or look for bad values in the data"
+        )
+
+
+def abstract_batch(task: Task, config: ConfigDict) -> Any:
+    """Returns shapes and types of one device's batch, for `jax.eval_shape`."""
+    rows = slice(0, config.train.batch_size // parallel.num_devices())
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.asarray(leaf).dtype),
+        task.batch(0, rows),
+    )
