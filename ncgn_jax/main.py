@@ -39,6 +39,7 @@ _EXPECTED = (ConfigError, DataError, CheckpointError, TrainingError)
 
 def run(config_path: str, overrides: list[str], workdir: str | None, mode: str) -> None:
     """Runs one configuration; raises the project's own errors for bad input."""
+    parallel.keep_host_memory()
     parallel.start()
     config = apply_overrides(load_config(config_path), overrides)
     validate(config)

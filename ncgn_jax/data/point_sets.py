@@ -1,8 +1,8 @@
 """What a set of point clouds is, how it is checked and how it is scaled.
 
 Clouds are float32, `[shape, point, 3]`, z up. Each is normalised by itself: its
-bounding box is centred on the origin and its longest half-axis is 1, as in the
-point-cloud experiment of arXiv 2507.09391. Generative training wants unit
+mean is at the origin and its largest coordinate is 1, as in the point-cloud
+experiment of arXiv 2507.09391. Generative training wants unit
 variance instead, so a set carries `scale`; divide by it for training and multiply
 by it before measuring.
 
@@ -150,10 +150,10 @@ def check_clouds(points: np.ndarray, where: str, num_points: int | None = None) 
 
 
 def normalise_clouds(points: np.ndarray, where: str = "points") -> np.ndarray:
-    """Centres bounding boxes and scales each longest half-axis to 1.
+    """Centres each cloud's mean and scales its largest coordinate to 1.
 
-    One factor for the three axes, so proportions stay and a flat direction needs
-    no division.
+    The published preprocessing. One factor for the three axes, so proportions stay
+    and a flat direction needs no division.
 
     Args:
       points: Clouds, [shape, point, 3] or [point, 3].
@@ -168,10 +168,9 @@ def normalise_clouds(points: np.ndarray, where: str = "points") -> np.ndarray:
     check_clouds(points, where)
     unit = points.astype(np.float64)
     unit /= np.abs(unit).max(axis=(-2, -1), keepdims=True)  # the sums cannot overflow
-    low = unit.min(axis=-2, keepdims=True)
-    high = unit.max(axis=-2, keepdims=True)
-    half = (high - low).max(axis=-1, keepdims=True) / 2
-    return np.clip((unit - (low + high) / 2) / half, -1, 1).astype(np.float32)
+    unit -= unit.mean(axis=-2, keepdims=True)
+    unit /= np.abs(unit).max(axis=(-2, -1), keepdims=True)
+    return unit.astype(np.float32)
 
 
 def draw_points(

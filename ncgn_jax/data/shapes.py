@@ -1,7 +1,7 @@
 """The embedded set: shapes of sixteen kinds, generated instead of downloaded.
 
 It stands in for ModelNet where that cannot be had: upright z, points uniform by area
-on the outside, bounding box centred, longest half-axis 1. Not ModelNet: figures
+on the outside, mean at the origin, largest coordinate 1. Not ModelNet: figures
 measured on one say nothing about the other.
 
 >>> points, labels, names = make_shapes(32, 100, seed=0)

@@ -124,14 +124,13 @@ def bucket_index(buckets: Sequence[NoiseBucket], signal_level: float) -> int:
 
 
 def allocate_batch(shares: Sequence[float], batch_size: int) -> tuple[int, ...]:
-    """Splits a batch over buckets in fixed numbers close to their shares of time.
+    """Splits a batch over buckets in whole numbers close to their shares of time.
 
-    Every bucket gets at least one unit. Where the batch allows, counts are multiples
-    of 8 so that the split stays the same on 1 to 8 devices.
+    Every bucket gets at least one graph; the rest goes by largest remainders.
 
     Args:
       shares: Probability of each bucket under the training law of t; sums to 1.
-      batch_size: Graphs of a (global) batch.
+      batch_size: Graphs to divide.
 
     Returns:
       Graphs of each bucket, summing to batch_size.
@@ -139,24 +138,20 @@ def allocate_batch(shares: Sequence[float], batch_size: int) -> tuple[int, ...]:
     Raises:
       ValueError: If there are fewer graphs than buckets.
     """
-    num_buckets = len(shares)
-    if batch_size < num_buckets:
+    if batch_size < len(shares):
         raise ValueError(
-            f"batch_size must be at least the number of noise buckets ({num_buckets}), "
-            f"found {batch_size}"
+            f"batch_size must be at least the number of noise buckets "
+            f"({len(shares)}), found {batch_size}"
         )
-    unit = math.gcd(batch_size, 8)
-    while batch_size // unit < num_buckets:
-        unit //= 2
-    units = batch_size // unit
-    # Largest remainders, after one unit has gone to each bucket.
-    wanted = np.maximum(np.asarray(shares, float) * units, 1.0)
+    wanted = np.maximum(np.asarray(shares, float) * batch_size, 1.0)
     counts = np.floor(wanted).astype(int)
-    while counts.sum() > units:
-        counts[np.argmax(counts - wanted + (counts > 1) * num_buckets)] -= 1
-    while counts.sum() < units:
+    while counts.sum() > batch_size:
+        # The minimum of one pushed the sum over: take from whoever is most ahead.
+        ahead = counts - np.asarray(shares) * batch_size
+        counts[np.argmax(np.where(counts > 1, ahead, -np.inf))] -= 1
+    while counts.sum() < batch_size:
         counts[np.argmax(wanted - counts)] += 1
-    return tuple(int(count) * unit for count in counts)
+    return tuple(int(count) for count in counts)
 
 
 def _full_graph(

@@ -19,6 +19,7 @@ Not every schedule reaches its ends exactly:
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -45,6 +46,11 @@ def _clamp(x: jax.Array, low: ArrayLike, high: ArrayLike) -> jax.Array:
     return jnp.where(x < low, low, jnp.where(x > high, high, x))
 
 
+# A program asks one schedule for its coefficients many times over (target, weight,
+# each stage of a step): traced and compiled once per schedule and shape of t.
+_traced_once = functools.partial(jax.jit, static_argnums=0)
+
+
 @dataclasses.dataclass(frozen=True)
 class Schedule:
     """The coefficients of x_t = alpha(t) * data + sigma(t) * noise.
@@ -61,6 +67,7 @@ class Schedule:
     sigma: Callable[[jax.Array], jax.Array]
     num_steps: int | None = None
 
+    @_traced_once
     def coefficients(
         self, t: ArrayLike
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
@@ -71,6 +78,7 @@ class Schedule:
         sigma, d_sigma = jax.jvp(self.sigma, (t,), (ones,))
         return alpha, sigma, d_alpha, d_sigma
 
+    @_traced_once
     def log_snr(self, t: ArrayLike) -> jax.Array:
         """Returns 2 (log alpha - log sigma), limited to about +-46, shape of t."""
         t = _as_float(t)
@@ -78,12 +86,14 @@ class Schedule:
         sigma = jnp.maximum(self.sigma(t), MIN_COEFFICIENT)
         return 2.0 * (jnp.log(alpha) - jnp.log(sigma))
 
+    @_traced_once
     def signal_level(self, t: ArrayLike) -> jax.Array:
         """Returns alpha / (alpha + sigma), in [0, 1], rising with t, shape of t."""
         t = _as_float(t)
         alpha = self.alpha(t)
         return alpha / (alpha + self.sigma(t))
 
+    @_traced_once
     def time_of_signal_level(self, level: ArrayLike) -> jax.Array:
         """Returns the t at which `signal_level(t)` equals `level`.
 

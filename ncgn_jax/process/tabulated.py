@@ -62,8 +62,8 @@ def _monotone_slopes(values: np.ndarray) -> np.ndarray:
     return np.concatenate([secants[:1], inner, secants[-1:]])
 
 
-def _knots(alpha_bar: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns log-SNR and its slope in n at the knots n = 1..T+1."""
+def _log_snr_spline(alpha_bar: np.ndarray) -> np.ndarray:
+    """Returns the cubics of log-SNR: row n - 1 holds c with sum_p c[p] u^p at n + u."""
     log_snr = np.log(alpha_bar) - np.log1p(-alpha_bar)
     # Steeper than this and sigma, a parabola on [0, 1], would not be monotone there.
     steepest = -4.0 / alpha_bar[0]
@@ -73,7 +73,9 @@ def _knots(alpha_bar: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     log_snr = np.append(log_snr, log_snr[-1] + last)
     slopes = _monotone_slopes(log_snr)
     slopes[0] = max(slopes[0], steepest)
-    return log_snr, slopes
+    left, right, step = slopes[:-1], slopes[1:], np.diff(log_snr)
+    square, cube = 3 * step - 2 * left - right, left + right - 2 * step
+    return np.stack([log_snr[:-1], left, square, cube], axis=1)
 
 
 def coefficients_from_betas(betas: np.ndarray) -> tuple[Coefficient, Coefficient]:
@@ -103,9 +105,9 @@ def coefficients_from_betas(betas: np.ndarray) -> tuple[Coefficient, Coefficient
     num_steps = len(betas)
     # Products of the betas would lose 1 - alpha_bar to rounding: sum logs instead.
     alpha_bar = np.exp(np.cumsum(np.log1p(-betas)))
-    knots, slopes = _knots(alpha_bar)
+    cubics = _log_snr_spline(alpha_bar)
     first_sigma = np.sqrt(1.0 - alpha_bar[0])
-    first_slope = -0.5 * first_sigma * alpha_bar[0] * slopes[0]
+    first_slope = -0.5 * first_sigma * alpha_bar[0] * cubics[0, 1]
     bend = first_slope - first_sigma
     rise = first_sigma - bend
 
@@ -122,10 +124,8 @@ def coefficients_from_betas(betas: np.ndarray) -> tuple[Coefficient, Coefficient
     def spline(n):
         i = jnp.clip(jnp.floor(n).astype(jnp.int32), 1, num_steps) - 1
         u = n - (i + 1).astype(n.dtype)
-        y, m = jnp.asarray(knots, n.dtype), jnp.asarray(slopes, n.dtype)
-        step = y[i + 1] - y[i]
-        curve = 3.0 * step - 2.0 * m[i] - m[i + 1]
-        return y[i] + u * (m[i] + u * (curve + u * (m[i] + m[i + 1] - 2.0 * step)))
+        c = jnp.asarray(cubics, n.dtype)[i]
+        return c[..., 0] + u * (c[..., 1] + u * (c[..., 2] + u * c[..., 3]))
 
     def alpha(t):
         is_first, n_first, n_spline = split(t)

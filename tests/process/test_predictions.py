@@ -133,7 +133,8 @@ def test_score_and_velocity_of_gaussian_data(default_schedule, rng):
 
 
 @pytest.mark.usefixtures("float32")
-def test_ends_are_finite_with_finite_gradients(schedule, rng):
+def test_ends_are_finite_with_finite_gradients(default_schedule, rng):
+    schedule = default_schedule
     t = jnp.array([0.0, 1.0], jnp.float32)
     data, noise = jax.random.normal(rng, (2, 2, 3), jnp.float32)
 
