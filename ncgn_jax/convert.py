@@ -56,10 +56,14 @@ def convert_state_dict(state: StateDict) -> tuple[dict[str, Any], dict[str, Any]
     attention = "model.convs.0.att_src" in state
     params: dict[str, Any] = {}
     stats: dict[str, Any] = {}
-    stacks = {"point_embed": "og_proj", "supernode_embed": "cg_proj", "readout": "out"}
-    stacks |= {f"update_{i}": f"og_lin.{i}" for i in range(num_layers)}
-    for ours, theirs in stacks.items():
-        params[ours], stats[ours] = _convert_mlp(state, theirs)
+    stacks = {
+        "point_embed": ("og_proj", 3),
+        "supernode_embed": ("cg_proj", 3),
+        "readout": ("out", 3),
+    }
+    stacks |= {f"update_{i}": (f"og_lin.{i}", 2) for i in range(num_layers)}
+    for ours, (theirs, depth) in stacks.items():
+        params[ours], stats[ours] = _convert_mlp(state, theirs, depth)
     params["gate"] = _convert_linear(state, "gate_proj")
     for i in range(num_layers):
         for ours, theirs, receiver_is_point in (
@@ -171,7 +175,8 @@ def convert_checkpoint(checkpoint: str | os.PathLike, out: str | os.PathLike) ->
         raise ConversionError(f"{checkpoint}: no such file") from None
     except Exception as error:
         raise ConversionError(
-            f"{checkpoint}: not a PyTorch weights file ({type(error).__name__}: {error})"
+            f"{checkpoint}: not a PyTorch weights file "
+            f"({type(error).__name__}: {error})"
         ) from error
     for key in ("state_dict", "model_state_dict", "model", "ema"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
@@ -283,11 +288,9 @@ def _convert_norm(state: _Reader, name: str) -> tuple[dict, dict]:
     return {"BatchNorm_0": params}, {"BatchNorm_0": stats}
 
 
-def _convert_mlp(state: _Reader, name: str) -> tuple[dict, dict]:
-    num_layers = state.count(rf"{re.escape(name)}\.lins\.(\d+)\.weight")
+def _convert_mlp(state: _Reader, name: str, depth: int) -> tuple[dict, dict]:
     params = {
-        f"dense_{i}": _convert_linear(state, f"{name}.lins.{i}")
-        for i in range(num_layers)
+        f"dense_{i}": _convert_linear(state, f"{name}.lins.{i}") for i in range(depth)
     }
     params["norm_0"], stats = _convert_norm(state, f"{name}.norms.0")
     # The same layer under other names.

@@ -96,9 +96,9 @@ def make_train_step(
         metrics = {
             "loss": loss,
             "bucket_loss": bucket_loss,
-            "grad_norm": optax.global_norm(grads),
-            "update_norm": optax.global_norm(updates),
-            "param_norm": optax.global_norm(params),
+            "grad_norm": optax.tree.norm(grads),
+            "update_norm": optax.tree.norm(updates),
+            "param_norm": optax.tree.norm(params),
         }
         ema = update_ema(state.ema, params, ema_decay(state.step, decay, warm_up))
         state = TrainState(

@@ -34,7 +34,7 @@ from ncgn_jax.graphs.neighbors import (
     long_short_neighbors,
     nearest_neighbors,
 )
-from ncgn_jax.graphs.pooling import block_slices, coarsen, spread
+from ncgn_jax.graphs.pooling import block_slices, coarsen, on_coarse_graph, spread
 from ncgn_jax.graphs.range_resolution import (
     SCHEDULES,
     RangeResolution,
@@ -62,6 +62,7 @@ __all__ = [
     "long_short_neighbors",
     "make_noise_buckets",
     "nearest_neighbors",
+    "on_coarse_graph",
     "range_and_resolution",
     "sort_points",
     "spread",

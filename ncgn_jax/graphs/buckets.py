@@ -91,7 +91,8 @@ def make_noise_buckets(
     """
     if connectivity not in CONNECTIVITIES:
         raise ValueError(
-            f"connectivity: found {connectivity!r}; allowed: {', '.join(CONNECTIVITIES)}"
+            f"connectivity: found {connectivity!r}; "
+            f"allowed: {', '.join(CONNECTIVITIES)}"
         )
     if clustering not in CLUSTERINGS:
         raise ValueError(
@@ -196,7 +197,8 @@ def _balanced_buckets(
     num_halvings = max(0, round(math.log2(num_nodes / min(ends))))
     skipped = max(0, round(math.log2(num_nodes / max(ends))))
     sizes = [
-        math.ceil(num_nodes / 2**halving) for halving in range(skipped, num_halvings + 1)
+        math.ceil(num_nodes / 2**halving)
+        for halving in range(skipped, num_halvings + 1)
     ]
     sizes = sorted(set(sizes), reverse=ends[0] > ends[1])
     edges = [
@@ -238,11 +240,17 @@ def _tile(
     shapes: Sequence[tuple[int, int]],
 ) -> tuple[NoiseBucket, ...]:
     bounds = [0.0, *edges, 1.0]
+    # A steep schedule may visit a shape in no time at all; its neighbours close up.
+    visited = [
+        (high, *shape)
+        for low, high, shape in zip(bounds[:-1], bounds[1:], shapes, strict=True)
+        if high - low >= 1e-6
+    ]
     buckets = []
-    for low, high, (size, side) in zip(bounds[:-1], bounds[1:], shapes, strict=True):
-        # A steep schedule may visit a shape in no time at all.
-        if high - low < 1e-6:
-            continue
+    low = 0.0
+    for place, (high, size, side) in enumerate(visited):
+        if place + 1 == len(visited):
+            high = 1.0
         clustering = "voxel" if side else "balanced"
         if size == num_nodes and not side:
             clustering = "identity"
@@ -250,4 +258,5 @@ def _tile(
         buckets.append(
             NoiseBucket(low, high, num_nodes, size, degree, clustering, side)
         )
+        low = high
     return tuple(buckets)

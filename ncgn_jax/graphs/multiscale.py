@@ -114,7 +114,9 @@ def build_graphs(
         num_supernodes=size,
         num_neighbors=bucket.num_neighbors,
         equal_runs=bucket.clustering != "voxel" and num_nodes % size == 0,
-        complete=bucket.num_neighbors == size - 1 and bucket.clustering != "voxel",
+        complete=bucket.num_neighbors == size - 1
+        and bucket.clustering != "voxel"
+        and not bucket.num_long_range,
     )
     centres = _cluster_means(in_order, assignment, block)
     mask = None
@@ -263,7 +265,7 @@ def _connect(
     degree = bucket.num_neighbors
     if bucket.num_long_range:
         if rng is None:
-            raise ValueError("long_short connectivity draws random edges: rng is needed")
+            raise ValueError("long_short draws random edges: rng is needed")
         join = partial(
             long_short_neighbors,
             num_neighbors=degree,

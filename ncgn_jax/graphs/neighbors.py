@@ -29,8 +29,9 @@ def nearest_neighbors(
       node_mask: True for real nodes, [node]; None if all are.
 
     Returns:
-      Senders, int32 [node, k], nearest first; and edge mask, bool [node, k], False
-      where a node is not real or has fewer than k real others.
+      Senders, int32 [node, k], nearest first (in index order where k takes in all
+      others and none is masked); and edge mask, bool [node, k], False where a node
+      is not real or has fewer than k real others.
 
     Raises:
       ValueError: If k is negative or exceeds node - 1.

@@ -5,13 +5,18 @@ membership matrix (a matrix product is far cheaper than a scatter on every backe
 ragged graphs take jraph's segment operations.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 import jraph
 
-from ncgn_jax.graphs.multiscale import Block, MultiscaleGraph
+from ncgn_jax.graphs.multiscale import (
+    Block,
+    MultiscaleGraph,
+    sort_points,
+    unsort_points,
+)
 
 
 def coarsen(values: jax.Array, graph: MultiscaleGraph) -> jax.Array:
@@ -35,10 +40,34 @@ def spread(values: jax.Array, graph: MultiscaleGraph) -> jax.Array:
         return values[graph.assignment]
     return jnp.concatenate(
         [
-            _spread_block(values[supernodes], graph.assignment[points], supernodes, block)
-            for block, points, supernodes in block_slices(graph)
+            _spread_block(values[nodes], graph.assignment[points], nodes, block)
+            for block, points, nodes in block_slices(graph)
         ]
     )
+
+
+def on_coarse_graph(
+    network: Callable[[jraph.GraphsTuple], jraph.GraphsTuple],
+    values: jax.Array,
+    graph: MultiscaleGraph,
+) -> jax.Array:
+    """Runs any jraph network among supernodes: coarsen, network, spread.
+
+    Args:
+      network: Takes the coarse graph with features [supernode, f] as its nodes and
+        returns one with features [supernode, g]. Its `edges` hold `mask` [edge],
+        all True but for `voxel` clusters and `long_short` edges.
+      values: Features in the caller's order, [point, f] or [graph, node, f].
+      graph: Graphs built on the (noisy) positions.
+
+    Returns:
+      Features of each point's supernode in the caller's order, [..., g].
+    """
+    flat = values.reshape(-1, values.shape[-1])
+    nodes = coarsen(sort_points(flat, graph), graph)
+    nodes = network(graph.coarse._replace(nodes=nodes)).nodes
+    out = unsort_points(spread(nodes, graph), graph)
+    return out.reshape(*values.shape[:-1], out.shape[-1])
 
 
 def block_slices(graph: MultiscaleGraph) -> Iterator[tuple[Block, slice, slice]]:

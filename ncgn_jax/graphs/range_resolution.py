@@ -59,7 +59,8 @@ class RangeResolution:
             )
         if not 0 <= self.split < 1:
             raise ValueError(
-                f"range/resolution schedule: split must be in [0, 1), found {self.split}"
+                "range/resolution schedule: split must be in [0, 1), "
+                f"found {self.split}"
             )
         if self.name == "table":
             _check_table(self.table)
@@ -96,7 +97,11 @@ def _table_weight(schedule: RangeResolution, level: float) -> float:
 
 _WEIGHTS: dict[str, Callable[[RangeResolution, float], float]] = {
     "linear": lambda s, a: a,
-    "exp": lambda s, a: math.expm1(s.curvature * a) / math.expm1(s.curvature),
+    # (e^{c a} - 1)/(e^c - 1), multiplied through by e^{-c}: no overflow for large c.
+    "exp": lambda s, a: (
+        math.exp(s.curvature * (a - 1))
+        * (math.expm1(-s.curvature * a) / math.expm1(-s.curvature))
+    ),
     "log": lambda s, a: math.log1p(s.curvature * a) / math.log1p(s.curvature),
     "relu": lambda s, a: max(0.0, (a - s.split) / (1 - s.split)),
     "power": lambda s, a: a**s.exponent,

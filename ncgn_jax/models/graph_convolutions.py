@@ -8,20 +8,19 @@ edges, the same sum is one dense (masked) matrix product, without any gather.
 The three agree to rounding (tests/models/test_graph_convolutions.py).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import jraph
 
-from ncgn_jax.graphs import Block, MultiscaleGraph, adjacency, block_slices
+from ncgn_jax.graphs import Block, MultiscaleGraph, block_slices
+from ncgn_jax.models.edges import dense_adjacency, is_dense, listed_edges
+from ncgn_jax.models.geometric_attention import GeometricAttention
 
-CONVOLUTIONS = ("gat", "gcn")
+CONVOLUTIONS = ("gat", "gcn", "geometric")
 _NEGATIVE_SLOPE = 0.2
-# A dense product of M x M beats gathering K rows while M is below about this many
-# times K (measured on CPU; see benchmarks/step.py).
-_DENSE_UP_TO = 16
 
 
 class GCN(nn.Module):
@@ -48,7 +47,8 @@ class GAT(nn.Module):
     """One-head graph attention of Velickovic et al. with self loops.
 
     alpha_ij = softmax_j leaky_relu(a_dst . W y_i + a_src . W y_j), slope 0.2, over the
-    incoming edges and the node itself; y_i = sum_j alpha_ij W y_j + b.
+    incoming edges and the node itself; y_i = sum_j alpha_ij W y_j + b. The weights are
+    sown as `attention` into `intermediates`; `edge_attention` reads them.
 
     Attributes:
       width: Output features.
@@ -65,7 +65,7 @@ class GAT(nn.Module):
         target = self.param("attend_target", init, (self.width, 1))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.width,))
         nodes = {"value": values, "source": values @ source, "target": values @ target}
-        out = _over_blocks(nodes, graph, self._dense, _sparse_gat)
+        out = _over_blocks(nodes, graph, self._dense, self._sparse)
         return out + bias[None, :]
 
     def _dense(self, nodes: dict[str, jax.Array], joined: jax.Array) -> jax.Array:
@@ -77,10 +77,23 @@ class GAT(nn.Module):
         self.sow("intermediates", "attention", weights)
         return weights @ nodes["value"]
 
+    def _sparse(
+        self,
+        nodes: dict[str, jax.Array],
+        graph: jraph.GraphsTuple,
+        aggregation: "_Aggregation",
+    ) -> jax.Array:
+        def softmax(*args, **kwargs):
+            weights = aggregation.softmax(*args, **kwargs)
+            self.sow("intermediates", "attention", weights)
+            return weights
+
+        return _sparse_gat(nodes, graph, _Aggregation(aggregation.total, softmax))
+
 
 def make_convolution(kind: str, width: int, name: str | None = None) -> nn.Module:
     """Returns the convolution of that kind; ValueError lists the valid ones."""
-    kinds = {"gat": GAT, "gcn": GCN}
+    kinds = {"gat": GAT, "gcn": GCN, "geometric": GeometricAttention}
     if kind not in kinds:
         raise ValueError(
             f"convolution: found {kind!r}; allowed: {', '.join(CONVOLUTIONS)}"
@@ -88,9 +101,36 @@ def make_convolution(kind: str, width: int, name: str | None = None) -> nn.Modul
     return kinds[kind](width, name=name)
 
 
-def is_dense(block: Block) -> bool:
-    """Says whether a block's sums run as dense matrix products."""
-    return block.num_supernodes <= _DENSE_UP_TO * (block.num_neighbors + 1)
+def edge_attention(sown: Sequence[jax.Array], graph: MultiscaleGraph) -> jax.Array:
+    """Returns the weight of every edge of the coarse graph, self loops left out.
+
+    Args:
+      sown: What one convolution has sown, `intermediates[...]["attention"]`.
+      graph: The graph it was applied to.
+
+    Returns:
+      Weights in the order of `graph.coarse.senders`, [edge]; without meaning where
+      `graph.coarse.edges["mask"]` is False.
+    """
+    num_edges = graph.coarse.senders.shape[0]
+    if not graph.blocks:
+        return sown[0].reshape(-1)[:num_edges]
+    parts = []
+    edge = 0
+    for weights, (block, _, supernodes) in zip(sown, block_slices(graph), strict=True):
+        edges = slice(edge, edge + block.num_graphs * _num_edges(block))
+        edge = edges.stop
+        if not is_dense(block):  # Each node's edges, then its self loop.
+            rows = weights.reshape(-1, block.num_neighbors + 1)
+            parts.append(rows[:, :-1].reshape(-1))
+            continue
+        rows = weights.reshape(-1, block.num_supernodes)  # [receiver, sender]
+        senders = (graph.coarse.senders[edges] - supernodes.start).reshape(
+            -1, block.num_neighbors
+        )
+        local = senders % block.num_supernodes
+        parts.append(jnp.take_along_axis(rows, local, axis=1).reshape(-1))
+    return jnp.concatenate(parts)
 
 
 def _over_blocks(
@@ -112,7 +152,7 @@ def _over_blocks(
         senders = graph.coarse.senders[edges] - supernodes.start
         mask = graph.coarse.edges["mask"][edges]
         if is_dense(block):
-            joined = _dense_adjacency(senders, mask, block)
+            joined = dense_adjacency(senders, mask, block)
             square = jax.tree.map(
                 lambda leaf, b=block: leaf.reshape(
                     b.num_graphs, b.num_supernodes, leaf.shape[-1]
@@ -129,18 +169,6 @@ def _over_blocks(
 
 def _num_edges(block: Block) -> int:
     return block.num_supernodes * block.num_neighbors
-
-
-def _dense_adjacency(senders: jax.Array, mask: jax.Array, block: Block) -> jax.Array:
-    """Returns who receives from whom, self loops included, [graph, M, M]."""
-    shape = (block.num_graphs, block.num_supernodes, block.num_neighbors)
-    if block.complete:
-        return jnp.ones((1, block.num_supernodes, block.num_supernodes), bool)
-    first = jnp.arange(block.num_graphs)[:, None, None] * block.num_supernodes
-    local = senders.reshape(shape) - first
-    return jax.vmap(lambda s, m: adjacency(s, m, self_loops=True))(
-        local, mask.reshape(shape)
-    )
 
 
 class _Aggregation:
@@ -167,16 +195,12 @@ def _regular_graph(
     """Builds a block's graph with the self loop as each node's last edge."""
     num_nodes = block.num_graphs * block.num_supernodes
     degree = block.num_neighbors + 1
-    own = jnp.arange(num_nodes, dtype=senders.dtype)
-    senders = jnp.concatenate([senders.reshape(num_nodes, -1), own[:, None]], axis=1)
-    mask = jnp.concatenate(
-        [mask.reshape(num_nodes, -1), jnp.ones((num_nodes, 1), bool)], axis=1
-    )
+    senders, mask = listed_edges(senders, mask, block)
     graph = jraph.GraphsTuple(
         nodes=None,
         edges={"mask": mask.reshape(-1)},
         senders=senders.reshape(-1),
-        receivers=jnp.repeat(own, degree),
+        receivers=jnp.repeat(jnp.arange(num_nodes), degree),
         n_node=jnp.full((block.num_graphs,), block.num_supernodes),
         n_edge=jnp.full((block.num_graphs,), block.num_supernodes * degree),
         globals=None,

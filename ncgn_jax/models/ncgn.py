@@ -132,8 +132,13 @@ class NCGN(nn.Module):
             y = make_convolution(self.convolution, self.width, f"convolve_{i}")(
                 y, graph
             )
+            geometry = towards_point
+            if isinstance(y, tuple):
+                y, frames = y
+                local = frames.scores(offset, graph)
+                geometry = jnp.concatenate([towards_point, local], axis=-1)
             message = GeometricMessage(self.width, **norm, name=f"spread_{i}")
-            pulled = message(x, y + first_y, towards_point, graph, train=train)
+            pulled = message(x, y + first_y, geometry, graph, train=train)
             keep = jax.nn.sigmoid(gate(jnp.concatenate([x, pulled], axis=-1)))
             x = keep * x + (1 - keep) * pulled
             if i + 1 < self.num_layers:

@@ -66,7 +66,7 @@ def thin_edges(num_edges: int, max_edges: int = MAX_EDGES) -> np.ndarray:
 
 
 def draw_denoising_path(
-    states: Sequence[DenoisingState], azimuth: float = 35.0
+    states: Sequence[DenoisingState], azimuth: float = 35.0, columns: int | None = None
 ) -> Figure:
     """Draws one column for each state: its points above, its coarse graph below.
 
@@ -78,6 +78,8 @@ def draw_denoising_path(
     Args:
         states: From noise to data, usually one for each noise bucket.
         azimuth: Turn of the eye about the upright axis, in degrees.
+        columns: States side by side, >= 1; the rest follow in a band below. All if
+            None.
 
     Returns:
         The figure.
@@ -88,14 +90,25 @@ def draw_denoising_path(
     """
     if not states:
         raise ValueError("there are no states to draw")
-    columns, panel = len(states), 2.05
-    figure = Figure(figsize=(columns * panel + 0.3, 2 * panel + 0.75))
-    grid = figure.add_gridspec(
-        2, columns, left=0.3 / (columns * panel + 0.3), right=1.0, bottom=0.0,
-        top=2 * panel / (2 * panel + 0.75), wspace=0.0, hspace=0.0,
-    )  # fmt: skip
-    for column, state in enumerate(states):
-        upper, lower = (figure.add_subplot(grid[row, column]) for row in (0, 1))
+    columns = min(columns or len(states), len(states))
+    bands = -(-len(states) // columns)
+    panel, head, margin = 2.05, 0.75, 0.3
+    width, band = columns * panel + margin, 2 * panel + head
+    figure = Figure(figsize=(width, bands * band))
+    for index, state in enumerate(states):
+        row, column = divmod(index, columns)
+        left, top = margin + column * panel, (bands - row) * band - head
+        upper, lower = (
+            figure.add_axes(
+                (
+                    left / width,
+                    (top - place * panel) / (bands * band),
+                    panel / width,
+                    panel / (bands * band),
+                )
+            )
+            for place in (1, 2)
+        )
         _draw_state(upper, lower, state, azimuth)
         upper.set_title(_headline(state), fontsize=TITLE_SIZE - 1.5, color=INK, pad=3)
         if column == 0:

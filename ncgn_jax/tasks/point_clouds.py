@@ -28,6 +28,7 @@ from ncgn_jax.graphs import (
 )
 from ncgn_jax.graphs import SCHEDULES as DMP_SCHEDULES
 from ncgn_jax.metrics.table import (
+    POINT_CLOUD_COLUMNS,
     EvaluationSettings,
     evaluate_anchors,
     evaluate_clouds,
@@ -57,6 +58,7 @@ from ncgn_jax.tasks.bucketed import (
     make_batch_layout,
     split_time_grid,
 )
+from ncgn_jax.tasks.primitive_truth import TRUTH_COLUMNS, add_truth
 from ncgn_jax.tasks.settings import base_config
 
 HALF_WIDTH = 0.25
@@ -449,6 +451,15 @@ class PointCloudTask:
         rows |= evaluate_anchors(
             train, test, settings, num_clouds=num_clouds, reference=reference
         )
+        if self.config.data.source == "primitives":
+            rows = add_truth(
+                rows,
+                samples,
+                train,
+                test,
+                num_clouds=num_clouds,
+                half_width=HALF_WIDTH,
+            )
         meta = {
             "data_set": self.dataset.name,
             "split": "test",
@@ -459,7 +470,7 @@ class PointCloudTask:
 
     def format_table(self, rows: dict[str, dict[str, float]], caption: str) -> str:
         """Lays out rows for the terminal."""
-        return format_table(rows, caption=caption)
+        return format_table(rows, POINT_CLOUD_COLUMNS + TRUTH_COLUMNS, caption)
 
     def draw(
         self,

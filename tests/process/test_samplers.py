@@ -105,7 +105,7 @@ def test_ddim_is_euler_on_a_straight_line(rng):
 )
 def test_mean_and_covariance_of_samples(name, sampler, options, grid, num_steps, rng):
     schedule = process.make_schedule(name)
-    num = 20_000
+    num = 8_000
     x_0 = process.sample_prior(schedule, rng, (num, 2))
     times = process.make_time_grid(grid, num_steps, schedule)
     x_1 = np.asarray(run(schedule, sampler, times, x_0, rng, **options))
@@ -137,7 +137,7 @@ def test_known_spread_on_the_chain_itself(name, num_steps, sampler, expected, rn
     step = process.make_sampler_step(sampler)
     times = process.make_time_grid("uniform", num_steps)
     is_random = sampler != "ddim"
-    shape = (200_000, 1) if is_random else (1, 1)
+    shape = (50_000, 1) if is_random else (1, 1)
     x_0 = jax.random.normal(rng, shape) if is_random else jnp.ones(shape)
     x_1 = jax.jit(
         lambda x: process.integrate(
@@ -151,7 +151,7 @@ def test_known_spread_on_the_chain_itself(name, num_steps, sampler, expected, rn
 
 
 @pytest.mark.parametrize("variance", ["posterior", "forward"])
-@pytest.mark.parametrize("index", [1, 2, 50])
+@pytest.mark.parametrize("index", [1, 50])
 def test_ancestral_step_is_the_textbook_posterior(variance, index, rng):
     # Ho et al. 2020, eq. 6-7, from betas, in numpy.
     betas = np.linspace(1e-3, 0.2, 50)
@@ -167,7 +167,8 @@ def test_ancestral_step_is_the_textbook_posterior(variance, index, rng):
     denoise = process.make_denoiser(lambda x, t: 0 * x + data, "data", schedule)
     step = process.make_sampler_step("ancestral", variance=variance)
     t, t_next = (jnp.full(2, schedule.time_of_step(n)) for n in (index, index - 1))
-    x_next = step(denoise, schedule, jnp.full((2, 1), x_t), t, t_next, rng)
+    x_t = jnp.full((2, 1), x_t)
+    x_next = jax.jit(lambda: step(denoise, schedule, x_t, t, t_next, rng))()
     z = jax.random.normal(rng, (2, 1))
     std = float((x_next[1, 0] - x_next[0, 0]) / (z[1, 0] - z[0, 0]))
     np.testing.assert_allclose(std**2, expected, rtol=1e-8, atol=1e-14)

@@ -111,8 +111,7 @@ def test_single_precision_is_finite_everywhere(schedule):
     def evaluate(t):
         level = schedule.signal_level(t)
         inverse = schedule.time_of_signal_level
-        functions = (schedule.alpha, schedule.sigma, schedule.log_snr)
-        gradients = [jax.vmap(jax.grad(f))(t) for f in functions]
+        gradients = [jax.vmap(jax.grad(schedule.log_snr))(t)]
         slope = jax.vmap(jax.grad(schedule.signal_level))(t)
         inverse_slope = jax.vmap(jax.grad(inverse))(level)
         gradients += [slope, inverse_slope]

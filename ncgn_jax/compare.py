@@ -1,0 +1,236 @@
+"""Compares variants of one configuration under one budget, over several seeds.
+
+    python -m ncgn_jax.compare --config=configs/modelnet.py [--workdir=runs/compare]
+        --vary=dmp.connectivity=dmp,knn,long_short [--vary=model.num_layers=1,2,4]
+        [--variant="published: dmp.clustering=voxel model.norm=batch"]
+        [--seeds=3] [--seconds=600] [--config.train.num_steps=2000 ...]
+
+Several --vary and --variant are crossed. The budget is train.num_steps for all, or
+with --seconds equal time: each variant's seconds per training step are measured once,
+and it gets as many steps as fit. Every run is what ncgn_jax.main would have done with
+that configuration, in <workdir>/<variant>/seed<k>; run again, and finished runs are
+skipped. Table, data and figure are <workdir>/comparison.{md,json,csv,png}.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import logging as absl_logging
+
+from ncgn_jax import parallel
+from ncgn_jax.checkpoint import CheckpointError
+from ncgn_jax.compare_report import report
+from ncgn_jax.compare_runs import (
+    Run,
+    TaskMaker,
+    anchors_path,
+    make_stamp,
+    read_json,
+    write_json,
+)
+from ncgn_jax.config import config_to_json, split_config_arguments
+from ncgn_jax.data.point_sets import DataError
+from ncgn_jax.faults import ConfigError
+from ncgn_jax.generate import Samples, generate
+from ncgn_jax.logs import format_seconds
+from ncgn_jax.speed import time_sampling, time_training_steps
+from ncgn_jax.state import num_params
+from ncgn_jax.train import TrainingError, train
+from ncgn_jax.variants import Variant, make_variants, training_fields, with_fields
+
+_EXPECTED = (ConfigError, DataError, CheckpointError)
+
+
+def compare(
+    variants: Sequence[Variant],
+    workdir: str | Path,
+    num_seeds: int = 3,
+    seconds: float | None = None,
+) -> str:
+    """Trains, samples and evaluates every variant with every seed.
+
+    Args:
+      variants: Validated variants.
+      workdir: Folder of the comparison; what it holds already is used.
+      num_seeds: Seeds, counted up from each configuration's `seed`.
+      seconds: Training time of every run; None gives all `train.num_steps`.
+
+    Returns:
+      The table; it is printed and written with JSON, CSV and figure too.
+
+    Raises:
+      ConfigError: Before anything is trained, if the folder holds runs of other
+        configurations.
+    """
+    workdir, tasks = Path(workdir), TaskMaker()
+    print("\n".join(tasks.make(variants[0].config).describe()), flush=True)
+    speeds = measure_speeds(variants, workdir, tasks)
+    runs = plan_runs(variants, workdir, speeds, num_seeds, seconds)
+    failed: dict[str, str] = {}
+    pending: list[tuple[Run, Samples, int]] = []
+    for number, run in enumerate(runs, start=1):
+        if run.read_result() is not None:
+            continue
+        steps = run.config.train.num_steps
+        print(f"[{number}/{len(runs)}] {run.name}: {steps} steps", flush=True)
+        try:
+            pending.append((run, *train_and_sample(run, tasks)))
+        except TrainingError as error:
+            print(f"{run.name} failed: {error}", flush=True)
+            failed[run.name] = str(error)
+    evaluate_runs(pending, workdir, tasks)
+    finished = [run for run in runs if run.name not in failed]
+    budget = "equal steps" if seconds is None else f"{seconds:g} s of training each"
+    return report(finished, workdir, failed, budget)
+
+
+def measure_speeds(
+    variants: Sequence[Variant], workdir: Path, tasks: TaskMaker
+) -> dict[str, dict[str, float | str]]:
+    """Measures training steps and sampling of each variant, by its folder.
+
+    Kept in `speed.json`, so that a resumed comparison keeps its budget.
+    """
+    path = workdir / "speed.json"
+    speeds = read_json(path)
+    for variant in variants:
+        config = variant.config
+        fields = training_fields(config) | {"seed": 0, "train.num_steps": 0}
+        trained = make_stamp(fields)
+        sampled = make_stamp([fields, config.sample.to_dict()])
+        speed = speeds.setdefault(variant.folder, {})
+        if speed.get("sampled") == sampled:
+            continue
+        task = tasks.make(config)
+        if speed.get("trained") != trained:
+            steps = time_training_steps(config, task)
+            speed |= {"seconds_per_step": float(np.median(steps)), "trained": trained}
+        speed |= {"sampling_seconds": time_sampling(config, task), "sampled": sampled}
+        print(
+            f"{variant.name}: {format_seconds(speed['seconds_per_step'])} a training "
+            f"step, {format_seconds(speed['sampling_seconds'])} for all samples",
+            flush=True,
+        )
+        write_json(path, speeds)
+        jax.clear_caches()
+    return speeds
+
+
+def plan_runs(
+    variants: Sequence[Variant],
+    workdir: Path,
+    speeds: dict[str, dict[str, float | str]],
+    num_seeds: int,
+    seconds: float | None,
+) -> list[Run]:
+    """Lists all runs with their budgets, seed by seed.
+
+    Raises:
+      ConfigError: With every run whose folder was trained with other fields.
+    """
+    runs = []
+    for k in range(num_seeds):
+        for variant in variants:
+            speed, fields = speeds[variant.folder], {"seed": variant.config.seed + k}
+            if seconds is not None:
+                num_steps = max(1, int(seconds // speed["seconds_per_step"]))
+                fields["train.num_steps"] = num_steps
+            config = with_fields(variant.config, fields)
+            folder = workdir / variant.folder / f"seed{config.seed}"
+            times = speed["seconds_per_step"], speed["sampling_seconds"]
+            runs.append(Run(variant.name, config, folder, *times))
+    faults = [f"  {line}" for run in runs for line in run.differences()]
+    if faults:
+        raise ConfigError(
+            "runs of other configurations are in the way; choose another --workdir:\n"
+            + "\n".join(faults)
+        )
+    return runs
+
+
+def train_and_sample(run: Run, tasks: TaskMaker) -> tuple[Samples, int]:
+    """Trains and samples one run as `main` does.
+
+    Returns:
+      Samples by kind of weights, and the number of parameters.
+
+    Raises:
+      TrainingError: If training fails or the samples are not finite.
+    """
+    run.folder.mkdir(parents=True, exist_ok=True)
+    (run.folder / "config.json").write_text(config_to_json(run.config) + "\n")
+    task = tasks.make(run.config)
+    state = train(run.config, run.folder, task)
+    samples = generate(run.config, run.folder, task, state)
+    # A comparison may build dozens of networks; none is run again.
+    jax.clear_caches()
+    for kind, arrays in samples.items():
+        if not all(np.isfinite(leaf).all() for leaf in arrays.values()):
+            raise TrainingError(f"samples of the {kind} weights are not finite")
+    return samples, num_params(state.params)
+
+
+def evaluate_runs(
+    pending: Sequence[tuple[Run, Samples, int]], workdir: Path, tasks: TaskMaker
+) -> None:
+    """Measures sampled runs together, so that anchors are computed once.
+
+    Writes `result.json` of each run and the anchors of each way to measure.
+    """
+    groups: dict[Path, list[tuple[Run, Samples, int]]] = {}
+    for item in pending:
+        groups.setdefault(anchors_path(workdir, item[0].config), []).append(item)
+    for path, items in groups.items():
+        print(f"evaluating {len(items)} runs", flush=True)
+        named = {
+            f"{run.name}, {kind}": arrays
+            for run, samples, _ in items
+            for kind, arrays in samples.items()
+        }
+        rows, meta = tasks.make(items[0][0].config).evaluate(named)
+        anchors = {name: row for name, row in rows.items() if name not in named}
+        write_json(path, {"meta": meta, "rows": anchors})
+        for run, samples, count in items:
+            own = {kind: rows[f"{run.name}, {kind}"] for kind in samples}
+            run.write_result(own, count)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Describes the command line; `--config` and its fields are taken out before."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ncgn_jax.compare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--workdir", default="runs/compare")
+    parser.add_argument("--vary", action="append", default=[], metavar="FIELD=A,B")
+    parser.add_argument("--variant", action="append", default=[], metavar="NAME: ...")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seconds", type=float)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the command line; expected errors become one message."""
+    try:
+        path, overrides, rest = split_config_arguments((argv or sys.argv)[1:])
+        options = make_parser().parse_args(rest)
+        if path is None:
+            raise ConfigError("--config=FILE is needed, such as configs/modelnet.py")
+        if options.seeds < 1 or (options.seconds is not None and options.seconds <= 0):
+            raise ConfigError("--seeds must be at least 1 and --seconds positive")
+        # Orbax reports every file it touches; its failures reach us as exceptions.
+        absl_logging.set_verbosity(absl_logging.WARNING)
+        parallel.keep_host_memory()
+        variants = make_variants(path, overrides, options.vary, options.variant)
+        compare(variants, options.workdir, options.seeds, options.seconds)
+    except _EXPECTED as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

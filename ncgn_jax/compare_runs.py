@@ -1,0 +1,119 @@
+"""Runs of a comparison on disk: what each was asked to be and what came out.
+
+<workdir>/speed.json                    what a step of each variant costs
+<workdir>/anchors_<stamp>.json          anchors of each way to measure
+<workdir>/<variant>/seed<k>/            a run, as `ncgn_jax.main` leaves it
+<workdir>/<variant>/seed<k>/result.json its rows, once evaluated
+"""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ncgn_jax.config import config_to_json
+from ncgn_jax.tasks import Task, make_task
+from ncgn_jax.variants import training_fields
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One variant with one seed.
+
+    Attributes:
+      variant: Name of the variant.
+      config: Complete configuration, seed and number of steps included.
+      folder: The run's folder.
+      seconds_per_step: Of training.
+      sampling_seconds: For all samples.
+    """
+
+    variant: str
+    config: ConfigDict
+    folder: Path
+    seconds_per_step: float
+    sampling_seconds: float
+
+    @property
+    def name(self) -> str:
+        """How messages call the run."""
+        return f"{self.variant}, seed {self.config.seed}"
+
+    def differences(self) -> list[str]:
+        """Lists how the folder was trained otherwise than is asked for now."""
+        path = self.folder / "config.json"
+        if not path.is_file():
+            return []
+        old, new = training_fields(path.read_text()), training_fields(self.config)
+        return [
+            f"{self.folder}: {field} was {old.get(field)!r}, now {new.get(field)!r}"
+            for field in sorted(old.keys() | new.keys())
+            if old.get(field) != new.get(field)
+        ]
+
+    def read_result(self) -> dict[str, Any] | None:
+        """Reads the rows if the run is finished with just this configuration."""
+        result = read_json(self.folder / "result.json")
+        fits = result.get("stamp") == make_stamp(config_to_json(self.config))
+        return result if fits else None
+
+    def write_result(self, rows: dict[str, Any], num_params: int) -> None:
+        """Marks the run as finished.
+
+        Args:
+          rows: Row by kind of weights.
+          num_params: Size of the model.
+        """
+        stamp = make_stamp(config_to_json(self.config))
+        content = {"stamp": stamp, "num_params": num_params, "rows": rows}
+        write_json(self.folder / "result.json", content)
+
+
+class TaskMaker:
+    """Makes tasks, loading each data set once."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, Task] = {}
+
+    def make(self, config: ConfigDict) -> Task:
+        """Builds the task of a validated configuration."""
+        key = make_stamp([config.task, config.data.to_dict()])
+        if key not in self._first:
+            self._first[key] = make_task(config)
+        first = self._first[key]
+        return type(first)(config, first.dataset)
+
+
+def anchors_path(workdir: Path, config: ConfigDict) -> Path:
+    """Names the file of the anchors that belong to a configuration.
+
+    Configurations with the same data, sizes and measures share it.
+    """
+    fields = {name: config[name].to_dict() for name in ("data", "evaluate")}
+    stamp = make_stamp([config.task, fields, config.sample.num_samples])
+    return workdir / f"anchors_{stamp}.json"
+
+
+def make_stamp(content: Any) -> str:
+    """Identifies what can be written as JSON by twelve letters."""
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a file, `{}` if it is absent or broken."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a file whole or not at all; numpy numbers become plain ones."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=2, default=float) + "\n")
+    partial.replace(path)

@@ -1,0 +1,125 @@
+"""Edges of the coarse graph as regular arrays of (receiver, sender) pairs.
+
+A block of small graphs is a dense [graph, receiver, sender] array with a mask, in
+which sums over senders are matrix products; a block of large ones lists each node's K
+senders and itself. Both look the same to attention: `PairList`.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+
+from ncgn_jax.graphs import Block, MultiscaleGraph, adjacency, block_slices
+
+# A dense product of M x M beats gathering K rows while M is below about this many
+# times K (measured on CPU; see benchmarks/step.py).
+_DENSE_UP_TO = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class PairList:
+    """The (receiver, sender) pairs of one block, self loops included.
+
+    Arrays are [group, receiver, sender, ...]: for a dense block a group is a graph and
+    every node of it a sender; for a listed one all nodes are one group and the sender
+    axis runs over each node's own list.
+
+    Attributes:
+      nodes: The block's slice of the flat supernode arrays.
+      offsets: Sender's position minus receiver's, [group, receiver, sender, dim].
+      mask: True for real edges, broadcastable to [group, receiver, sender].
+      senders: Local sender of each listed pair, [node, sender]; None if dense.
+      num_groups: Groups.
+    """
+
+    nodes: slice
+    offsets: jax.Array
+    mask: jax.Array
+    senders: jax.Array | None
+    num_groups: int
+
+    def group(self, values: jax.Array) -> jax.Array:
+        """Reshapes node values [node, ...] to [group, receiver, ...]."""
+        return values.reshape((self.num_groups, -1, *values.shape[1:]))
+
+    def dot(self, query: jax.Array, key: jax.Array) -> jax.Array:
+        """Returns query_i . key_j per head, [group, receiver, sender, head].
+
+        Args:
+          query: Grouped, [group, receiver, head, f].
+          key: Of the nodes, [node, head, f].
+        """
+        if self.senders is None:
+            return jnp.einsum("grhf,gshf->grsh", query, self.group(key))
+        return jnp.einsum("grhf,grshf->grsh", query, key[self.senders][None])
+
+    def mix(self, weights: jax.Array, values: jax.Array) -> jax.Array:
+        """Returns sum_j weight_ij value_j, [group, receiver, head, f].
+
+        Args:
+          weights: [group, receiver, sender, head].
+          values: Of the nodes, [node, head, f].
+        """
+        if self.senders is None:
+            return jnp.einsum("grsh,gshf->grhf", weights, self.group(values))
+        return jnp.einsum("grsh,grshf->grhf", weights, values[self.senders][None])
+
+
+def is_dense(block: Block) -> bool:
+    """Says whether a block's sums run as dense matrix products."""
+    return block.num_supernodes <= _DENSE_UP_TO * (block.num_neighbors + 1)
+
+
+def pairs_of_blocks(graph: MultiscaleGraph) -> Iterator[PairList]:
+    """Yields the pairs of each block; ValueError if the graph is ragged."""
+    if not graph.blocks:
+        raise ValueError("pairs need regular blocks; this graph is ragged")
+    edge = 0
+    for block, _, nodes in block_slices(graph):
+        edges = slice(
+            edge, edge + block.num_graphs * block.num_supernodes * block.num_neighbors
+        )
+        edge = edges.stop
+        senders = graph.coarse.senders[edges] - nodes.start
+        mask = graph.coarse.edges["mask"][edges]
+        positions = graph.supernode_positions[nodes]
+        make = _dense_pairs if is_dense(block) else _listed_pairs
+        yield make(block, nodes, positions, senders, mask)
+
+
+def dense_adjacency(senders: jax.Array, mask: jax.Array, block: Block) -> jax.Array:
+    """Returns who receives from whom, self loops included, [graph or 1, M, M]."""
+    if block.complete:
+        return jnp.ones((1, block.num_supernodes, block.num_supernodes), bool)
+    shape = (block.num_graphs, block.num_supernodes, block.num_neighbors)
+    first = jnp.arange(block.num_graphs)[:, None, None] * block.num_supernodes
+    local = senders.reshape(shape) - first
+    return jax.vmap(lambda s, m: adjacency(s, m, self_loops=True))(
+        local, mask.reshape(shape)
+    )
+
+
+def listed_edges(
+    senders: jax.Array, mask: jax.Array, block: Block
+) -> tuple[jax.Array, jax.Array]:
+    """Returns senders and mask [node, K + 1], each node's own loop last."""
+    num_nodes = block.num_graphs * block.num_supernodes
+    own = jnp.arange(num_nodes, dtype=senders.dtype)[:, None]
+    senders = jnp.concatenate([senders.reshape(num_nodes, -1), own], axis=1)
+    real = jnp.ones((num_nodes, 1), bool)
+    return senders, jnp.concatenate([mask.reshape(num_nodes, -1), real], axis=1)
+
+
+def _dense_pairs(block, nodes, positions, senders, mask) -> PairList:
+    points = positions.reshape(block.num_graphs, block.num_supernodes, -1)
+    offsets = points[:, None, :, :] - points[:, :, None, :]
+    joined = dense_adjacency(senders, mask, block)
+    return PairList(nodes, offsets, joined, None, block.num_graphs)
+
+
+def _listed_pairs(block, nodes, positions, senders, mask) -> PairList:
+    senders, mask = listed_edges(senders, mask, block)
+    offsets = positions[senders] - positions[:, None, :]
+    return PairList(nodes, offsets[None], mask[None], senders, 1)

@@ -1,0 +1,186 @@
+"""Attention among supernodes that sees where they lie.
+
+The published convolutions (GCN, GAT) see features only, so message passing cannot
+tell a neighbour on the left from one on the right, and the finest graphs add little.
+Here every pair (i, j) joined by an edge has features psi_ij: the offset r = p_j - p_i,
+its second moments r r^T, and radial bumps exp(-|r|^2 / 2 l^2). Each head attends by
+
+  logit_ij = q_i . k_j / sqrt(f) + c_i . psi_ij,   c_i a linear map of y_i,
+
+so a node chooses at which distance and in which direction to look, depending on its
+state and with it on the noise level; and it receives sum_j a_ij [v_j, psi_ij]. A
+residual feed-forward layer follows.
+
+The same weights give each head a mean m and a covariance C of the neighbourhood. Were
+the points there Gaussian, the score at x would be -C^-1 (x - m): towards the surface
+where the neighbourhood is flat, towards the middle where it is not. `LocalFrames`
+carries m and C^-1 (scaled to be of order one at any noise) to the points, as input of
+the message that spreads supernode features. Positions enter by differences only.
+"""
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ncgn_jax.graphs import MultiscaleGraph, spread
+from ncgn_jax.models.edges import PairList, pairs_of_blocks
+from ncgn_jax.models.layers import Norm
+
+_LENGTHS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+# Of a cloud's unit variance; keeps the covariance of a flat neighbourhood invertible.
+_LEAST_VARIANCE = 1e-4
+
+
+@flax.struct.dataclass
+class LocalFrames:
+    """Mean and whitening of each supernode's neighbourhoods, one a head.
+
+    Attributes:
+      mean: Offset of the neighbourhood's mean from the supernode,
+        [supernode, head, dim].
+      precision: C^-1 / sqrt(trace(C^-1) / dim), [supernode, head, dim, dim].
+    """
+
+    mean: jax.Array
+    precision: jax.Array
+
+    def scores(self, offset: jax.Array, graph: MultiscaleGraph) -> jax.Array:
+        """Returns precision (mean - x) at each point, [point, head * dim].
+
+        Args:
+          offset: From each point to its supernode, [point, dim].
+          graph: Which point belongs to which supernode.
+        """
+        heads, dim = self.mean.shape[1:]
+        mean = spread(self.mean.reshape(-1, heads * dim), graph)
+        precision = spread(self.precision.reshape(-1, heads * dim * dim), graph)
+        towards_mean = mean.reshape(-1, heads, 1, dim) + offset[:, None, None, :]
+        precision = precision.reshape(-1, heads, dim, dim)
+        return jnp.sum(precision * towards_mean, axis=-1).reshape(-1, heads * dim)
+
+
+class GeometricAttention(nn.Module):
+    """One transformer block on the coarse graph; see the module docstring.
+
+    Attributes:
+      width: Features in and out.
+      num_heads: Attention heads; must divide width.
+    """
+
+    width: int
+    num_heads: int = 4
+
+    @nn.compact
+    def __call__(
+        self, values: jax.Array, graph: MultiscaleGraph
+    ) -> tuple[jax.Array, LocalFrames]:
+        """Maps supernode features [supernode, width] to the same shape, and frames."""
+        if self.width % self.num_heads:
+            raise ValueError(
+                f"width {self.width} is not a multiple of {self.num_heads} heads"
+            )
+        inner = Norm("layer", name="norm_attention")(values, train=False)
+        project = {
+            name: nn.Dense(self.width, use_bias=False, name=name)(inner)
+            for name in ("query", "key", "value")
+        }
+        num_features = _pair_features_dim(graph.positions.shape[-1])
+        project["look"] = nn.Dense(self.num_heads * num_features, name="look")(inner)
+        parts = [
+            self._attend(
+                {name: array[pairs.nodes] for name, array in project.items()}, pairs
+            )
+            for pairs in pairs_of_blocks(graph)
+        ]
+        attended, frames = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+        values = values + nn.Dense(self.width, name="out")(attended)
+        inner = Norm("layer", name="norm_update")(values, train=False)
+        inner = jax.nn.relu(nn.Dense(2 * self.width, name="update_0")(inner))
+        return values + nn.Dense(self.width, name="update_1")(inner), frames
+
+    def _attend(
+        self, project: dict[str, jax.Array], pairs: PairList
+    ) -> tuple[jax.Array, LocalFrames]:
+        """Returns [node, heads * (f + features)] and frames for one list of pairs."""
+        heads = self.num_heads
+        split = {
+            name: array.reshape(array.shape[0], heads, -1)
+            for name, array in project.items()
+        }
+        query = pairs.group(split["query"] / np.sqrt(self.width // heads))
+        look = pairs.group(split["look"])
+        psi = _pair_features(pairs.offsets)  # [group, receiver, sender, feature]
+        logits = pairs.dot(query, split["key"])
+        logits += jnp.einsum("grhf,grsf->grsh", look, psi)
+        logits = jnp.where(pairs.mask[..., None], logits, -1e30)
+        weights = jax.nn.softmax(logits, axis=2)
+        self.sow("intermediates", "attention", weights.mean(axis=-1))
+        pooled = pairs.mix(weights, split["value"])
+        geometry = jnp.einsum("grsh,grsf->grhf", weights, psi)
+        out = jnp.concatenate([pooled, geometry], axis=-1)
+        num_nodes = project["query"].shape[0]
+        frames = _frames(geometry.reshape(num_nodes, heads, -1), pairs.offsets.shape[-1])
+        return out.reshape(num_nodes, -1), frames
+
+
+def _frames(geometry: jax.Array, dim: int) -> LocalFrames:
+    """Reads mean and covariance out of pooled pair features, [node, head, feature]."""
+    mean = geometry[..., :dim]
+    rows, columns = np.triu_indices(dim)
+    upper = geometry[..., dim : dim + len(rows)] - mean[..., rows] * mean[..., columns]
+    place = np.zeros((dim, dim), int)
+    place[rows, columns] = place[columns, rows] = np.arange(len(rows))
+    covariance = upper[..., place] + _LEAST_VARIANCE * np.eye(dim, dtype=np.float32)
+    adjugate, determinant = _adjugate(covariance)
+    # C^-1 / sqrt(trace(C^-1) / dim) = adj / sqrt(det trace(adj) / dim)
+    trace = jnp.trace(adjugate, axis1=-2, axis2=-1)
+    # Rounding may leave a thin neighbourhood without its smallest variance.
+    scale = jnp.maximum(determinant, _LEAST_VARIANCE**dim) * trace / dim
+    return LocalFrames(mean, adjugate * jax.lax.rsqrt(scale)[..., None, None])
+
+
+def _adjugate(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns adjugate and determinant of symmetric [..., dim, dim], dim <= 3.
+
+    By cofactors: a batched factorisation of thousands of 3 x 3 matrices is slow on
+    every backend.
+    """
+    dim = matrix.shape[-1]
+    if dim == 1:
+        return jnp.ones_like(matrix), matrix[..., 0, 0]
+    if dim == 2:
+        (a, b), (_, d) = _entries(matrix)
+        adjugate = [[d, -b], [-b, a]]
+    elif dim == 3:
+        (a, b, c), (_, d, e), (_, _, f) = _entries(matrix)
+        ab, ac, bc = c * e - b * f, b * e - c * d, b * c - a * e
+        adjugate = [
+            [d * f - e * e, ab, ac],
+            [ab, a * f - c * c, bc],
+            [ac, bc, a * d - b * b],
+        ]
+    else:
+        raise ValueError(f"positions must have 1 to 3 dimensions, found {dim}")
+    result = jnp.stack([jnp.stack(row, axis=-1) for row in adjugate], axis=-2)
+    return result, jnp.sum(matrix[..., 0, :] * result[..., 0, :], axis=-1)
+
+
+def _entries(matrix: jax.Array) -> list[list[jax.Array]]:
+    dim = matrix.shape[-1]
+    return [[matrix[..., i, j] for j in range(dim)] for i in range(dim)]
+
+
+def _pair_features_dim(dim: int) -> int:
+    return dim + dim * (dim + 1) // 2 + len(_LENGTHS)
+
+
+def _pair_features(offsets: jax.Array) -> jax.Array:
+    """Returns offset, its second moments, and radial bumps, [..., feature]."""
+    dim = offsets.shape[-1]
+    rows, columns = np.triu_indices(dim)
+    moments = offsets[..., rows] * offsets[..., columns]
+    squared = jnp.sum(offsets**2, axis=-1)
+    bumps = [jnp.exp(-0.5 * squared / length**2)[..., None] for length in _LENGTHS]
+    return jnp.concatenate([offsets, moments, *bumps], axis=-1)

@@ -1,0 +1,71 @@
+"""Times training steps and sampling as they run in `train` and `generate`."""
+
+import time
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from ncgn_jax import parallel
+from ncgn_jax.state import TrainState
+from ncgn_jax.tasks import Task
+from ncgn_jax.train import init_state, make_optimizer, make_train_step
+
+
+def time_training_steps(
+    config: ConfigDict, task: Task, num_steps: int = 10, num_warm_up: int = 3
+) -> np.ndarray:
+    """Measures seconds per training step, compilation excluded.
+
+    Like the training loop, it loads the next batch while the device works.
+
+    Args:
+      config: Validated configuration.
+      task: Its task.
+      num_steps: Steps to time.
+      num_warm_up: Steps before, of which the first compiles.
+
+    Returns:
+      Seconds, float64 [num_steps].
+    """
+    tx = make_optimizer(config)
+    step = parallel.data_parallel(make_train_step(task, tx, config))
+    state = parallel.replicate(init_state(task, tx, config.seed))
+    rng = parallel.replicate(jax.random.key(config.seed + 1))
+    rows = slice(0, config.train.batch_size)
+    batch = parallel.put_batch(task.batch(0, rows))
+    seconds = []
+    for i in range(num_warm_up + num_steps):
+        began = time.perf_counter()
+        state, metrics = step(state, batch, rng)
+        batch = parallel.put_batch(task.batch(i + 1, rows))
+        jax.block_until_ready((state, metrics))
+        seconds.append(time.perf_counter() - began)
+    return np.asarray(seconds[num_warm_up:])
+
+
+def time_sampling(
+    config: ConfigDict, task: Task, state: TrainState | None = None
+) -> float:
+    """Estimates seconds to draw `sample.num_samples`, compilation excluded.
+
+    All chunks of `sample.batch_size` graphs a device take equally long, so one is
+    timed (after one that compiles) and multiplied.
+
+    Args:
+      config: Validated configuration.
+      task: Its task.
+      state: Trained state; a fresh one, which is as fast, if None.
+
+    Returns:
+      Seconds for all samples.
+    """
+    if state is None:
+        state = init_state(task, make_optimizer(config), config.seed)
+    sample, devices = config.sample, parallel.num_devices()
+    chunk = min(sample.batch_size, -(-sample.num_samples // devices)) * devices
+    task.sample(state.params, state.model_state, chunk, config.seed)
+    began = time.perf_counter()
+    task.sample(state.params, state.model_state, chunk, config.seed)
+    seconds = time.perf_counter() - began
+    return seconds * -(-sample.num_samples // chunk)

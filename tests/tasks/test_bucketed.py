@@ -1,0 +1,105 @@
+"""Stratified batches and bucketed time grids."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ncgn_jax.graphs import RangeResolution, make_noise_buckets
+from ncgn_jax.process import SCHEDULES, make_schedule, make_time_grid
+from ncgn_jax.tasks.bucketed import (
+    BucketedTime,
+    draw_bucket_times,
+    make_batch_layout,
+    split_time_grid,
+)
+
+
+def make_time(process="linear", dmp="exp", num_nodes=400, signal="mixing"):
+    buckets = make_noise_buckets(num_nodes, 7, 3, schedule=RangeResolution(dmp))
+    return BucketedTime(make_schedule(process), buckets, signal)
+
+
+@pytest.mark.parametrize("process", SCHEDULES)
+@pytest.mark.parametrize("signal", ["mixing", "time"])
+def test_intervals_tile_time_and_agree_with_levels(process, signal):
+    time = make_time(process, signal=signal)
+    intervals = time.intervals()
+    assert intervals[0, 0] == 0
+    assert intervals[-1, 1] == 1
+    np.testing.assert_array_equal(intervals[1:, 0], intervals[:-1, 1])
+    for bucket, (low, high) in zip(time.buckets, intervals, strict=True):
+        if high - low < 1e-4:
+            continue
+        level = float(time.level(jnp.asarray([(low + high) / 2]))[0])
+        assert bucket.low - 1e-4 <= level <= bucket.high + 1e-4
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.sampled_from(["exp", "linear", "log", "relu"]),
+    st.integers(1, 4),
+    st.integers(4, 20),
+)
+def test_layout_covers_the_batch_and_weights_make_it_uniform(dmp, log_devices, rows):
+    devices = 2**log_devices
+    time = make_time(dmp=dmp)
+    size = devices * rows
+    layout = make_batch_layout(time, size, devices)
+    assert layout.num_groups * layout.group_size == size
+    assert layout.num_groups % devices == 0
+    # The weighted shares of the buckets are their shares of time.
+    shares = np.asarray(layout.weights) * layout.counts / layout.group_size
+    intervals = time.intervals()
+    np.testing.assert_allclose(shares, intervals[:, 1] - intervals[:, 0], rtol=1e-9)
+    taken = [
+        np.asarray(layout.take(jnp.arange(size), b)) for b in range(len(time.buckets))
+    ]
+    assert sorted(np.concatenate(taken)) == list(range(size))
+
+
+def test_layout_is_the_same_on_one_to_eight_devices():
+    time = make_time()
+    layouts = {make_batch_layout(time, 128, devices) for devices in (1, 2, 4, 8)}
+    assert len(layouts) == 1
+
+
+def test_too_small_a_batch_says_what_would_do():
+    with pytest.raises(ValueError, match="multiple of 8 of at least 32"):
+        make_batch_layout(make_time(), 16, 8)
+
+
+def test_stratified_estimate_has_the_mean_of_uniform_time(rng):
+    """Mean over rows of weight * f(t) against the integral of f over [0, 1]."""
+    time = make_time()
+    layout = make_batch_layout(time, 64, 1)
+    keys = jax.random.split(rng, 64 * 500)
+    total = 0.0
+    for bucket, weight in enumerate(layout.weights):
+        t = draw_bucket_times(time, layout, bucket, layout.take(keys, bucket))
+        low, high = time.intervals()[bucket]
+        assert low <= t.min() <= t.max() <= high
+        total += weight * float(jnp.sum(jnp.exp(3 * t)))
+    expected = (np.exp(3) - 1) / 3
+    assert total / len(keys) == pytest.approx(expected, rel=5e-3)
+
+
+@pytest.mark.parametrize("grid", ["uniform", "cosine"])
+@pytest.mark.parametrize("num_steps", [1, 2, 7, 100])
+def test_time_grid_is_cut_without_losing_a_step(grid, num_steps):
+    time = make_time()
+    times = make_time_grid(grid, num_steps, time.schedule)
+    stretches = split_time_grid(time, times)
+    joined = np.concatenate([s[:-1] for *_, s in stretches] + [times[-1:]])
+    np.testing.assert_array_equal(joined, times)
+    assert [offset for _, offset, _ in stretches] == list(
+        np.cumsum([0] + [len(s) - 1 for *_, s in stretches])[:-1]
+    )
+    buckets = [bucket for bucket, *_ in stretches]
+    assert buckets == sorted(set(buckets))
+    for bucket, _, stretch in stretches:
+        low, high = time.intervals()[bucket]
+        assert (stretch[:-1] >= low - 1e-9).all()
+        assert (stretch[:-1] <= high + 1e-9).all()

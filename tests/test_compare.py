@@ -1,0 +1,202 @@
+"""Comparisons: variants, budgets, resuming, failures, summaries."""
+
+import csv
+import doctest
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ncgn_jax.compare
+import ncgn_jax.variants
+from ncgn_jax.compare import compare, main, plan_runs
+from ncgn_jax.config import apply_overrides, load_config
+from ncgn_jax.faults import ConfigError
+from ncgn_jax.metrics import summary as summary_module
+from ncgn_jax.metrics.summary import format_summary, summarise
+from ncgn_jax.metrics.table import POINT_CLOUD_COLUMNS
+from ncgn_jax.speed import time_sampling, time_training_steps
+from ncgn_jax.tasks import make_task
+from ncgn_jax.variants import make_variants, parse_variants, training_fields
+
+SMOKE = str(Path(__file__).resolve().parent.parent / "configs" / "smoke.py")
+# One noise bucket compiles in a quarter of the time.
+TINY = [
+    "dmp.connectivity=knn", "data.num_points=16", "model.width=4",
+    "train.batch_size=8", "train.num_steps=3", "train.warmup_steps=1",
+    "train.clip_norm=0", "sample.num_steps=2", "sample.num_samples=4",
+    "evaluate.max_reference=4", "evaluate.max_emd_clouds=0",
+    "evaluate.max_matched_clouds=0",
+]  # fmt: skip
+SPEED = {"seconds_per_step": 0.25, "sampling_seconds": 2.0}
+
+
+@pytest.mark.parametrize("module", [ncgn_jax.variants, summary_module])
+def test_docstring_examples(module):
+    assert doctest.testmod(module).failed == 0
+
+
+def test_everything_given_is_crossed():
+    vary = ["dmp.connectivity=dmp,knn", "model.num_layers=1,8"]
+    explicit = ["plain:", "batch: model.norm=batch model.width=32"]
+    types = {"dmp.connectivity": str, "model.num_layers": int}
+    parsed = parse_variants(vary, explicit, types)
+    assert len(parsed) == 8
+    assert parsed[0] == (
+        "plain, dmp, num_layers=1",
+        ["dmp.connectivity=dmp", "model.num_layers=1"],
+    )
+    assert parsed[-1][1][:2] == ["model.norm=batch", "model.width=32"]
+    assert parse_variants([], []) == [("base", [])]
+
+
+def test_tuples_are_separated_by_semicolons():
+    parsed = parse_variants(["dmp.table=1,2;3,4"], [])
+    assert [fields for _, fields in parsed] == [["dmp.table=1,2"], ["dmp.table=3,4"]]
+
+
+def test_variants_are_built_and_named():
+    variants = make_variants(SMOKE, TINY, ["model.num_layers=1,2"])
+    assert [v.folder for v in variants] == ["num_layers=1", "num_layers=2"]
+    assert [v.config.model.num_layers for v in variants] == [1, 2]
+    assert all(v.config.model.width == 4 for v in variants)
+
+
+def test_averaged_weights_unless_asked_otherwise():
+    assert make_variants(SMOKE)[0].config.evaluate.weights == ("ema",)
+    both = make_variants(SMOKE, ["evaluate.weights=ema,raw"])
+    assert both[0].config.evaluate.weights == ("ema", "raw")
+
+
+def test_all_faults_of_all_variants_at_once():
+    explicit = ["a: model.widht=3", "b: dmp.schedule=expp model.norm=bat"]
+    with pytest.raises(ConfigError) as error:
+        make_variants(SMOKE, [], [], explicit)
+    for part in ("variant 'a'", "did you mean 'model.width'", "variant 'b'", "'exp'"):
+        assert part in str(error.value)
+    assert "model.norm" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("vary", "explicit", "match"),
+    [
+        (["model.width"], [], "FIELD=VALUE"),
+        ([], ["model.width=3"], "NAME:"),
+        (["model.norm=layer,layer"], [], "share folder"),
+    ],
+)
+def test_unreadable_variants(vary, explicit, match):
+    with pytest.raises(ConfigError, match=match):
+        make_variants(SMOKE, [], vary, explicit)
+
+
+def test_training_fields_leave_out_what_does_not_train():
+    fields = training_fields(load_config(SMOKE))
+    assert fields["model.width"] == 8
+    assert fields["seed"] == 0
+    assert not any(name.startswith(("sample", "evaluate")) for name in fields)
+    assert "train.log_every_steps" not in fields
+
+
+def test_equal_time_becomes_steps(tmp_path):
+    variants = make_variants(SMOKE, TINY, ["model.num_layers=1,2"])
+    slow = {**SPEED, "seconds_per_step": 40.0}
+    speeds = {"num_layers=1": SPEED, "num_layers=2": slow}
+    runs = plan_runs(variants, tmp_path, speeds, num_seeds=2, seconds=10.1)
+    assert [run.config.train.num_steps for run in runs] == [40, 1, 40, 1]
+    assert [run.config.seed for run in runs] == [0, 0, 1, 1]
+    runs = plan_runs(variants, tmp_path, speeds, num_seeds=1, seconds=None)
+    assert [run.config.train.num_steps for run in runs] == [3, 3]
+
+
+def test_runs_of_other_configurations_are_refused(tmp_path):
+    folder = tmp_path / "base" / "seed0"
+    folder.mkdir(parents=True)
+    (old,) = make_variants(SMOKE, [*TINY, "model.num_layers=2"])
+    text = json.dumps(old.config.to_dict())
+    (folder / "config.json").write_text(text)
+    variants = make_variants(SMOKE, [*TINY, "sample.num_steps=9"])
+    with pytest.raises(ConfigError, match="num_layers was 2, now 1"):
+        plan_runs(variants, tmp_path, {"base": SPEED}, 1, None)
+
+
+def test_summary_has_mean_and_sample_deviation():
+    summary = summarise({"a": [{"x": 1.0}, {"x": 2.0}, {"x": 6.0, "y": np.nan}]})
+    assert summary["a"]["x"].mean == 3.0
+    np.testing.assert_allclose(summary["a"]["x"].std, np.sqrt((4 + 1 + 9) / 2))
+    assert "y" not in summary["a"]
+
+
+def test_table_shows_spread_of_variants_and_plain_anchors():
+    rows = {"dmp": [{"w_flat": 0.011}, {"w_flat": 0.013}]}
+    text = format_summary(
+        summarise(rows), {"train": {"w_flat": 0.012}}, POINT_CLOUD_COLUMNS, "caption"
+    )
+    assert "1.200 ± 0.141" in text
+    assert text.count("±") == 3  # the cell, and twice in the legend
+
+
+def test_command_line_faults(capsys):
+    for arguments, expected in (
+        ([], "--config=FILE is needed"),
+        ([f"--config={SMOKE}", "--seeds=0"], "--seeds must be at least 1"),
+        ([f"--config={SMOKE}", "--vary=model.wide=3"], "model.wide"),
+    ):
+        with pytest.raises(SystemExit) as error:
+            main(["compare", *arguments])
+        assert expected in str(error.value)
+
+
+@pytest.mark.slow
+def test_speeds_are_measured():
+    config = apply_overrides(load_config(SMOKE), TINY)
+    task = make_task(config)
+    steps = time_training_steps(config, task, num_steps=4, num_warm_up=2)
+    assert steps.shape == (4,)
+    assert (steps > 0).all()
+    # Compilation, which takes seconds, is left out.
+    assert np.median(steps) < 1.0
+    assert 0 < time_sampling(config, task) < 1.0
+
+
+@pytest.mark.slow
+def test_compares_resumes_and_reports_failures(tmp_path, monkeypatch, capsys):
+    trained = []
+
+    def train(config, workdir, task):
+        trained.append(Path(workdir).parent.name)
+        return real_train(config, workdir, task)
+
+    real_train = ncgn_jax.compare.train
+    monkeypatch.setattr(ncgn_jax.compare, "train", train)
+    monkeypatch.setattr(
+        ncgn_jax.compare, "time_training_steps", lambda *_: np.asarray([0.25])
+    )
+    monkeypatch.setattr(ncgn_jax.compare, "time_sampling", lambda *_: 2.0)
+    explicit = ["good: train.learning_rate=0.001", "bad: train.learning_rate=1e30"]
+    variants = make_variants(SMOKE, TINY, [], explicit)
+    text = compare(variants, tmp_path, num_seeds=2, seconds=0.75)
+    assert trained == ["good", "bad", "good", "bad"]
+    assert "failed: bad, seed 1: step" in text
+    assert "| good" in text
+    assert "| bad" not in text
+    stored = json.loads((tmp_path / "comparison.json").read_text())
+    good = stored["variants"]["good"]
+    assert len(good["chamfer_1nna"]["values"]) == 2
+    assert good["train_steps"]["mean"] == 3
+    assert set(stored["failed"]) == {"bad, seed 0", "bad, seed 1"}
+    assert set(stored["anchors"]) == {"noise", "origin", "train", "held_out"}
+    with (tmp_path / "comparison.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["row"] for row in rows[:3]] == ["good", "good", "noise"]
+    assert (tmp_path / "comparison.png").stat().st_size > 10_000
+    # Finished runs are skipped; one more seed is trained, and the budget stays.
+    trained.clear()
+    monkeypatch.setattr(ncgn_jax.compare, "time_training_steps", None)
+    compare(variants[:1], tmp_path, num_seeds=3, seconds=0.75)
+    assert trained == ["good"]
+    stored = json.loads((tmp_path / "comparison.json").read_text())
+    again = stored["variants"]["good"]["chamfer_1nna"]["values"]
+    assert again[:2] == good["chamfer_1nna"]["values"]
+    assert len(again) == 3

@@ -1,0 +1,97 @@
+"""The command line, end to end on a toy size, and what it says to bad input."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ncgn_jax.checkpoint import CheckpointError
+from ncgn_jax.config import ConfigError
+from ncgn_jax.data.point_sets import DataError
+from ncgn_jax.main import run
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SMOKE = str(REPOSITORY / "configs" / "smoke.py")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    run(SMOKE, [], str(workdir), "all")
+    return workdir
+
+
+@pytest.mark.slow
+def test_one_command_leaves_table_samples_metrics_and_pictures(finished):
+    table = json.loads((finished / "table.json").read_text())
+    for row in ("ema", "raw", "noise", "origin", "train", "held_out"):
+        assert np.isfinite(table["rows"][row]["w_flat"])
+    for field in ("data_set", "split", "sizes", "seed", "weights", "steps", "device"):
+        assert str(table["meta"][field])
+    assert "embedded" in table["meta"]["data_set"]
+    with np.load(finished / "samples" / "ema.npz", allow_pickle=False) as samples:
+        assert samples["points"].shape == (8, 32, 3)
+        assert np.isfinite(samples["points"]).all()
+    assert (finished / "metrics.csv").is_file()
+    assert list((finished / "tensorboard").iterdir())
+    assert json.loads((finished / "config.json").read_text())["task"] == "point_clouds"
+    assert (finished / "pictures" / "samples.png").is_file()
+
+
+@pytest.mark.slow
+def test_running_again_changes_nothing_and_reuses_samples(finished):
+    before = (finished / "samples" / "ema.npz").stat().st_mtime_ns
+    table = (finished / "table.json").read_text()
+    run(SMOKE, [], str(finished), "evaluate")
+    assert (finished / "samples" / "ema.npz").stat().st_mtime_ns == before
+    assert json.loads((finished / "table.json").read_text()) == json.loads(table)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["euler", "heun", "ddim", "ancestral"])
+def test_one_sampler_step_is_enough_for_every_sampler(finished, sampler):
+    overrides = ["sample.num_steps=1", f"sample.sampler={sampler}"]
+    overrides += ["evaluate.weights=ema"]
+    run(SMOKE, overrides, str(finished), "sample")
+    with np.load(finished / "samples" / "ema.npz", allow_pickle=False) as samples:
+        assert np.isfinite(samples["points"]).all()
+
+
+def test_nothing_is_written_before_validation(tmp_path):
+    workdir = tmp_path / "run"
+    with pytest.raises(ConfigError):
+        run(SMOKE, ["dmp.schedule=expp"], str(workdir), "all")
+    with pytest.raises(DataError, match="no such file"):
+        missing = ["data.source=files", "data.path=/nowhere"]
+        run(SMOKE, missing, str(workdir), "all")
+    assert not workdir.exists()
+
+
+def test_sampling_without_a_checkpoint_says_to_train(tmp_path):
+    with pytest.raises(CheckpointError, match="train first"):
+        run(SMOKE, [], str(tmp_path), "sample")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--config=FILE is needed"),
+        (["--config=configs/smok.py"], "did you mean 'configs/smoke.py'"),
+        (["--config=configs/smoke.py", "--config.dmp.schedul=exp"], "dmp.schedule"),
+        (["--config=configs/smoke.py", "stray"], "unknown arguments"),
+    ],
+)
+def test_command_line_faults_are_one_message(arguments, message):
+    result = subprocess.run(
+        [sys.executable, "-m", "ncgn_jax.main", *arguments],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode != 0
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr

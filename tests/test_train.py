@@ -1,0 +1,275 @@
+"""The training loop: learning, resuming, devices, compile counts, bad values."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from ncgn_jax import parallel
+from ncgn_jax.checkpoint import CheckpointError, Checkpoints
+from ncgn_jax.config import ConfigError, apply_overrides, config_to_json, load_config
+from ncgn_jax.logs import read_metrics
+from ncgn_jax.tasks import make_task
+from ncgn_jax.train import (
+    TrainingError,
+    init_state,
+    make_optimizer,
+    make_train_step,
+    train,
+    validate,
+)
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SMOKE = REPOSITORY / "configs" / "smoke.py"
+
+
+def smoke_config(*overrides):
+    return apply_overrides(load_config(SMOKE), overrides)
+
+
+@pytest.fixture(scope="module")
+def task():
+    return make_task(smoke_config())
+
+
+def assert_same_bits(first, second):
+    chex.assert_trees_all_equal(jax.device_get(first), jax.device_get(second))
+
+
+def run_steps(task, config, num_steps, devices=None):
+    """Trains a few steps on chosen devices by hand; returns state and metrics."""
+    tx = make_optimizer(config)
+    step = parallel.data_parallel(make_train_step(task, tx, config))
+    state = parallel.replicate(init_state(task, tx, config.seed))
+    rng = jax.random.key(config.seed + 1)
+    rows = slice(0, config.train.batch_size)
+    for i in range(num_steps):
+        state, metrics = step(state, parallel.put_batch(task.batch(i, rows)), rng)
+    return jax.device_get((state, metrics))
+
+
+@pytest.mark.slow
+def test_resumed_run_equals_uninterrupted_bitwise(tmp_path):
+    whole = train(smoke_config(), tmp_path / "whole")
+    stopped = smoke_config("train.num_steps=4", "train.decay=constant")
+    assert int(whole.step) == 8
+    whole = train(
+        smoke_config("train.decay=constant"), tmp_path / "constant"
+    )
+    train(stopped, tmp_path / "parts")
+    resumed = train(smoke_config("train.decay=constant"), tmp_path / "parts")
+    assert_same_bits(whole, resumed)
+    first = read_metrics(tmp_path / "constant")
+    second = read_metrics(tmp_path / "parts")
+    assert first == second
+
+
+@pytest.mark.slow
+def test_one_and_eight_devices_agree(tmp_path):
+    """Same loss and gradients whatever the number of devices."""
+    script = (
+        "import sys, jax, numpy as np\n"
+        "jax.config.update('jax_platforms', 'cpu')\n"
+        "jax.config.update('jax_num_cpu_devices', int(sys.argv[1]))\n"
+        "from ncgn_jax import parallel\n"
+        "from ncgn_jax.config import apply_overrides, load_config\n"
+        "from ncgn_jax.tasks import make_task\n"
+        "import ncgn_jax.train as t, optax\n"
+        "config = apply_overrides(load_config(sys.argv[2]), sys.argv[4:])\n"
+        "t.validate(config); task = make_task(config)\n"
+        # Plain gradient descent of rate one: the update is the gradient.
+        "tx = optax.sgd(1.0)\n"
+        "step = parallel.data_parallel(t.make_train_step(task, tx, config))\n"
+        "state = parallel.replicate(t.init_state(task, tx, 0))\n"
+        "before = jax.device_get(state.params)\n"
+        "rows = slice(0, config.train.batch_size)\n"
+        "batch = parallel.put_batch(task.batch(0, rows))\n"
+        "state, metrics = step(state, batch, jax.random.key(1))\n"
+        "grads = jax.tree.map(lambda a, b: a - np.asarray(b), before, state.params)\n"
+        "flat = np.concatenate([g.ravel() for g in jax.tree.leaves(grads)])\n"
+        "np.savez(sys.argv[3], loss=metrics['loss'], grads=flat,"
+        " buckets=metrics['bucket_loss'])\n"
+    )
+    for norm in ("layer", "batch"):
+        results = []
+        for devices in ("1", "8"):
+            out = tmp_path / f"{norm}{devices}.npz"
+            command = [sys.executable, "-c", script, devices, str(SMOKE), str(out)]
+            overrides = ["train.batch_size=32", f"model.norm={norm}"]
+            subprocess.run([*command, *overrides], check=True, cwd=REPOSITORY)
+            results.append(np.load(out))
+        one, eight = results
+        np.testing.assert_allclose(one["loss"], eight["loss"], rtol=2e-6)
+        np.testing.assert_allclose(one["buckets"], eight["buckets"], rtol=5e-6)
+        scale = np.abs(one["grads"]).max()
+        np.testing.assert_allclose(one["grads"], eight["grads"], atol=1e-5 * scale)
+
+
+def test_overfits_one_batch():
+    config = smoke_config(
+        "train.batch_size=32", "data.num_train=1", "train.learning_rate=0.01",
+        "train.warmup_steps=0", "train.decay=constant", "process.target=data",
+        "process.schedule=linear",
+    )  # fmt: skip
+    task = make_task(config)
+    tx = make_optimizer(config)
+    step = parallel.data_parallel(make_train_step(task, tx, config))
+    state = parallel.replicate(init_state(task, tx, 0))
+    batch = parallel.put_batch(task.batch(0, slice(0, 32)))
+    losses = []
+    for _ in range(60):
+        # The same noise every time: the step count is put back.
+        state, metrics = step(state.replace(step=np.int32(0)), batch, jax.random.key(1))
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_one_trace_for_training_and_one_per_bucket_for_sampling(task, monkeypatch):
+    traces = {"loss": 0}
+    plain = task.loss
+
+    def counted(*args):
+        traces["loss"] += 1
+        return plain(*args)
+
+    monkeypatch.setattr(task, "loss", counted)
+    run_steps(task, task.config, 4)
+    assert traces["loss"] == 1  # all buckets in one program, never traced again
+
+    chex.clear_trace_counter()
+    calls = []
+    plain_denoiser = task.denoiser
+
+    def denoiser(variables, bucket, label):
+        calls.append(bucket)
+        return plain_denoiser(variables, bucket, label)
+
+    monkeypatch.setattr(task, "denoiser", denoiser)
+    state = init_state(task, make_optimizer(task.config), 0)
+    for seed in (0, 1):
+        task.sample(state.params, state.model_state, 5, seed)
+    assert sorted(calls) == list(range(len(task.time.buckets)))
+
+
+def test_killed_runs_end_bit_identical(tmp_path):
+    """SIGKILL at random moments, five times, then to the end."""
+    overrides = ["train.num_steps=40", "train.checkpoint_every_steps=3"]
+    expected = train(smoke_config(*overrides), tmp_path / "whole")
+    command = [
+        sys.executable, "-m", "ncgn_jax.main", f"--config={SMOKE}", "--mode=train",
+        f"--workdir={tmp_path / 'killed'}", *(f"--config.{o}" for o in overrides),
+    ]  # fmt: skip
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    moments = np.random.default_rng(time.time_ns() % 1000)
+    kills = 0
+    for attempt in range(20):
+        process = subprocess.Popen(
+            command, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL
+        )
+        if kills < 5:
+            folder = tmp_path / "killed" / "checkpoints"
+            before = _steps(folder)
+            # Not before it got anywhere, or nothing would be tested.
+            while process.poll() is None and _steps(folder) == before:
+                time.sleep(0.02)
+            time.sleep(moments.uniform(0, 0.4))
+            process.send_signal(signal.SIGKILL)
+            kills += process.wait() == -signal.SIGKILL
+        elif process.wait() == 0:
+            break
+    assert kills >= 1, attempt
+    config = smoke_config(*overrides)
+    store = Checkpoints(tmp_path / "killed", config_to_json(config), read_only=True)
+    state, step = store.restore(jax.eval_shape(lambda: expected))
+    assert step == 40
+    assert_same_bits(expected, state)
+
+
+def _steps(folder):
+    return {entry.name for entry in folder.glob("*") if entry.name.isdecimal()}
+
+
+def test_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path):
+    config = smoke_config("train.checkpoint_every_steps=2")
+    task = make_task(config)
+    plain = task.batch
+
+    def batch(step, rows):
+        values = plain(step, rows)
+        if step == 5:
+            values["data"] = values["data"].copy()
+            values["data"][0, 0, 0] = np.nan
+        return values
+
+    task.batch = batch
+    with pytest.raises(TrainingError, match=r"step 6.*noise bucket s\d+_k\d+") as error:
+        train(config, tmp_path, task)
+    assert "checkpoint 4 is the last good one" in str(error.value)
+    assert Checkpoints(tmp_path, "{}", read_only=True).steps()[-1] == 4
+
+
+def test_checkpoint_of_another_architecture_is_refused(tmp_path):
+    train(smoke_config("train.num_steps=2"), tmp_path)
+    with pytest.raises(CheckpointError, match="model.width"):
+        train(smoke_config("train.num_steps=4", "model.width=16"), tmp_path)
+
+
+def test_truncated_latest_checkpoint_falls_back(tmp_path, caplog):
+    overrides = ["train.num_steps=4", "train.checkpoint_every_steps=2"]
+    train(smoke_config(*overrides), tmp_path)
+    for file in (tmp_path / "checkpoints" / "4").rglob("*"):
+        if file.is_file() and file.stat().st_size > 2000:
+            os.truncate(file, file.stat().st_size // 2)
+    state = train(smoke_config(*overrides), tmp_path)
+    assert int(state.step) == 4
+    assert "checkpoint 4 unreadable" in caplog.text
+    assert "using 2" in caplog.text
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").glob("*.py")))
+def test_every_configuration_validates_and_has_a_shape(path):
+    config = load_config(path)
+    validate(config)
+    # Shapes do not depend on the data set; a small one is quick to make.
+    small = ["data.source=embedded", "data.num_train=20", "data.num_test=10"]
+    config = apply_overrides(config, [*small, "data.cache_dir="])
+    task = make_task(config)
+    tx = make_optimizer(config)
+    state = jax.eval_shape(lambda: init_state(task, tx, 0))
+    assert state.step.shape == ()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("dmp.schedul=exp", "did you mean 'dmp.schedule'"),
+        ("dmp.schedule=expp", "did you mean 'exp'"),
+        ("train.batch_size=ten", "an integer"),
+        ("train.batch_size=12", "multiple of the 8 devices"),
+        ("train.batch_size=0", "at least 1"),
+        ("dmp.table=((0.0, 0.5),)", None),
+        ("sample.num_steps=0", "at least 1"),
+        ("data.num_points=1", "2 <= value"),
+        ("model.width=10", None),
+    ],
+)
+def test_faulty_configurations_say_what_is_allowed(override, message):
+    if message is None:
+        validate(smoke_config(override))
+        return
+    with pytest.raises(ConfigError, match=message):
+        validate(smoke_config(override))
+
+
+def test_all_faults_are_told_at_once():
+    with pytest.raises(ConfigError) as error:
+        validate(smoke_config("dmp.schedule=expp", "train.decay=x", "model.norm=y"))
+    for field in ("dmp.schedule", "train.decay", "model.norm"):
+        assert field in str(error.value)
