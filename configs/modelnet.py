@@ -1,4 +1,4 @@
-"""Point clouds: Noise-Conditioned Graph Network with DMP on ModelNet.
+r"""Point clouds: Noise-Conditioned Graph Network with DMP on ModelNet.
 
 Paper:    arXiv 2507.09391, section 5.1 (400 points, k = 7, width 64, 3 layers)
 Command:  python -m ncgn_jax.main --config=configs/modelnet.py \\

@@ -159,8 +159,8 @@ def convert_checkpoint(checkpoint: str | os.PathLike, out: str | os.PathLike) ->
     `model_state_dict` or `ema`.
 
     Raises:
-      ConversionError: If PyTorch is not installed, the file cannot be read, or it
-        does not hold an NCGN.
+      ConversionError: If PyTorch is not installed, the file cannot be read or does
+        not hold an NCGN, or the result cannot be written.
     """
     try:
         import torch
@@ -197,9 +197,13 @@ def convert_checkpoint(checkpoint: str | os.PathLike, out: str | os.PathLike) ->
     meta = {f"settings/{key}": np.asarray(value) for key, value in settings.items()}
     out = Path(out)
     partial = out.with_name(out.name + ".partial")
-    with partial.open("wb") as stream:
-        np.savez(stream, **flat, **meta)
-    partial.replace(out)
+    try:
+        with partial.open("wb") as stream:
+            np.savez(stream, **flat, **meta)
+        partial.replace(out)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise ConversionError(f"{out}: cannot be written ({error})") from error
     return sum(value.size for key, value in flat.items() if key.startswith("params/"))
 
 
@@ -306,9 +310,7 @@ def _convert_message(
     by_x, by_offset, by_edge = np.split(combine, 3, axis=1)
     lin_x = by_x @ state.take(f"{name}.lin_x.weight")
     receiver, sender = lin_x[:, :width], lin_x[:, width:]
-    point, supernode = (
-        (receiver, sender) if receiver_is_point else (sender, receiver)
-    )
+    point, supernode = (receiver, sender) if receiver_is_point else (sender, receiver)
     geometry = np.concatenate(
         [
             by_offset @ state.take(f"{name}.lin_pos.weight"),
@@ -322,9 +324,7 @@ def _convert_message(
         + by_offset @ state.take(f"{name}.lin_pos.bias")
         + by_edge @ state.take(f"{name}.lin_edge.bias")
     )
-    norms = [
-        _convert_norm(state, f"{name}.lin_combine.norms.{i}") for i in range(2)
-    ]
+    norms = [_convert_norm(state, f"{name}.lin_combine.norms.{i}") for i in range(2)]
     params = {
         "point": {"kernel": point.T, "bias": bias},
         "supernode": {"kernel": supernode.T},
@@ -336,9 +336,7 @@ def _convert_message(
     return params, {"norm_0": norms[0][1], "norm_1": norms[1][1]}
 
 
-def _convert_convolution(
-    state: _Reader, name: str, attention: bool
-) -> dict[str, Any]:
+def _convert_convolution(state: _Reader, name: str, attention: bool) -> dict[str, Any]:
     params = {
         "linear": {"kernel": state.take(f"{name}.lin.weight").T},
         "bias": state.take(f"{name}.bias"),

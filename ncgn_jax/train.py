@@ -113,9 +113,7 @@ def make_train_step(
     return train_step
 
 
-def init_state(
-    task: Task, tx: optax.GradientTransformation, seed: int
-) -> TrainState:
+def init_state(task: Task, tx: optax.GradientTransformation, seed: int) -> TrainState:
     """Returns the state of step 0 of a seed."""
     params, model_state = jax.jit(task.init)(jax.random.key(seed))
     return make_train_state(params, model_state, tx)
@@ -134,7 +132,9 @@ def restore_or_init(
     return state
 
 
-def train(config: ConfigDict, workdir: str | Path, task: Task | None = None) -> TrainState:
+def train(
+    config: ConfigDict, workdir: str | Path, task: Task | None = None
+) -> TrainState:
     """Trains a configuration to its last step, resuming what `workdir` holds.
 
     Args:
@@ -160,9 +160,7 @@ def train(config: ConfigDict, workdir: str | Path, task: Task | None = None) -> 
             return state
         if parallel.is_main_process():
             print(f"training {num_params(state.params):,} parameters", flush=True)
-        writer = MetricsWriter(
-            workdir, start + 1, active=parallel.is_main_process()
-        )
+        writer = MetricsWriter(workdir, start + 1, active=parallel.is_main_process())
         with writer:
             return _loop(config, task, tx, state, store, writer)
     finally:

@@ -62,10 +62,10 @@ def test_one_sampler_step_is_enough_for_every_sampler(finished, sampler):
 
 def test_nothing_is_written_before_validation(tmp_path):
     workdir = tmp_path / "run"
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match="dmp.schedule"):
         run(SMOKE, ["dmp.schedule=expp"], str(workdir), "all")
+    missing = ["data.source=files", "data.path=/nowhere"]
     with pytest.raises(DataError, match="no such file"):
-        missing = ["data.source=files", "data.path=/nowhere"]
         run(SMOKE, missing, str(workdir), "all")
     assert not workdir.exists()
 

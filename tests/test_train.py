@@ -60,9 +60,7 @@ def test_resumed_run_equals_uninterrupted_bitwise(tmp_path):
     whole = train(smoke_config(), tmp_path / "whole")
     stopped = smoke_config("train.num_steps=4", "train.decay=constant")
     assert int(whole.step) == 8
-    whole = train(
-        smoke_config("train.decay=constant"), tmp_path / "constant"
-    )
+    whole = train(smoke_config("train.decay=constant"), tmp_path / "constant")
     train(stopped, tmp_path / "parts")
     resumed = train(smoke_config("train.decay=constant"), tmp_path / "parts")
     assert_same_bits(whole, resumed)
@@ -169,7 +167,7 @@ def test_killed_runs_end_bit_identical(tmp_path):
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     moments = np.random.default_rng(time.time_ns() % 1000)
     kills = 0
-    for attempt in range(20):
+    for _ in range(20):
         process = subprocess.Popen(
             command, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL
         )
@@ -184,7 +182,7 @@ def test_killed_runs_end_bit_identical(tmp_path):
             kills += process.wait() == -signal.SIGKILL
         elif process.wait() == 0:
             break
-    assert kills >= 1, attempt
+    assert kills == 5
     config = smoke_config(*overrides)
     store = Checkpoints(tmp_path / "killed", config_to_json(config), read_only=True)
     state, step = store.restore(jax.eval_shape(lambda: expected))

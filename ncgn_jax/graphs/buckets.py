@@ -106,9 +106,7 @@ def make_noise_buckets(
     if not 0 <= short_fraction <= 1:
         raise ValueError(f"short_fraction must be in [0, 1], found {short_fraction}")
     if connectivity != "dmp":
-        return (
-            _full_graph(num_nodes, num_neighbors, connectivity, short_fraction),
-        )
+        return (_full_graph(num_nodes, num_neighbors, connectivity, short_fraction),)
     schedule = schedule or RangeResolution()
     resolution = _resolution_curve(num_nodes, num_neighbors, schedule, reverse_schedule)
     if clustering == "voxel":

@@ -225,9 +225,7 @@ def _cluster(
     num_graphs, num_nodes, _ = positions.shape
     size = bucket.num_supernodes
     if bucket.clustering == "voxel":
-        clusters = partial(
-            voxel_clusters, num_voxels_per_side=bucket.voxels_per_side
-        )
+        clusters = partial(voxel_clusters, num_voxels_per_side=bucket.voxels_per_side)
         assignment, occupied = jax.vmap(clusters)(positions)
         order = jnp.argsort(assignment, axis=1).astype(jnp.int32)
         return order, jnp.take_along_axis(assignment, order, axis=1), occupied
@@ -242,9 +240,7 @@ def _cluster(
     return order, assignment, occupied
 
 
-def _cluster_means(
-    values: jax.Array, assignment: jax.Array, block: Block
-) -> jax.Array:
+def _cluster_means(values: jax.Array, assignment: jax.Array, block: Block) -> jax.Array:
     """Averages [graph, node, dim] over clusters; empty clusters give zero."""
     shape = (block.num_graphs, block.num_supernodes)
     if block.equal_runs:

@@ -112,9 +112,7 @@ def _spread_block(
         return values
     if block.equal_runs:
         copies = block.num_nodes // block.num_supernodes
-        rows = jnp.broadcast_to(
-            values[:, None, :], (values.shape[0], copies, width)
-        )
+        rows = jnp.broadcast_to(values[:, None, :], (values.shape[0], copies, width))
         return rows.reshape(-1, width)
     member = _membership(assignment, supernodes, block).astype(values.dtype)
     rows = values.reshape(block.num_graphs, block.num_supernodes, width)

@@ -16,6 +16,7 @@ from ncgn_jax.graphs import Block, MultiscaleGraph, adjacency, block_slices
 # A dense product of M x M beats gathering K rows while M is below about this many
 # times K (measured on CPU; see benchmarks/step.py).
 _DENSE_UP_TO = 16
+_DENSE_PAIRS_UP_TO = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,31 +46,37 @@ class PairList:
         return values.reshape((self.num_groups, -1, *values.shape[1:]))
 
     def dot(self, query: jax.Array, key: jax.Array) -> jax.Array:
-        """Returns query_i . key_j per head, [group, receiver, sender, head].
+        """Returns query_i . key_j per head, [group, receiver, head, sender].
 
         Args:
           query: Grouped, [group, receiver, head, f].
           key: Of the nodes, [node, head, f].
         """
         if self.senders is None:
-            return jnp.einsum("grhf,gshf->grsh", query, self.group(key))
-        return jnp.einsum("grhf,grshf->grsh", query, key[self.senders][None])
+            return jnp.einsum("grhf,gshf->grhs", query, self.group(key))
+        return jnp.einsum("grhf,grshf->grhs", query, key[self.senders][None])
 
     def mix(self, weights: jax.Array, values: jax.Array) -> jax.Array:
         """Returns sum_j weight_ij value_j, [group, receiver, head, f].
 
         Args:
-          weights: [group, receiver, sender, head].
+          weights: [group, receiver, head, sender].
           values: Of the nodes, [node, head, f].
         """
         if self.senders is None:
-            return jnp.einsum("grsh,gshf->grhf", weights, self.group(values))
-        return jnp.einsum("grsh,grshf->grhf", weights, values[self.senders][None])
+            return jnp.einsum("grhs,gshf->grhf", weights, self.group(values))
+        return jnp.einsum("grhs,grshf->grhf", weights, values[self.senders][None])
 
 
-def is_dense(block: Block) -> bool:
-    """Says whether a block's sums run as dense matrix products."""
-    return block.num_supernodes <= _DENSE_UP_TO * (block.num_neighbors + 1)
+def is_dense(block: Block, up_to: int = _DENSE_UP_TO) -> bool:
+    """Says whether a block's sums run as dense matrix products.
+
+    Args:
+      block: The block.
+      up_to: How many times its in-degree a block may be large; less where a pair
+        costs more than one number.
+    """
+    return block.num_supernodes <= up_to * (block.num_neighbors + 1)
 
 
 def pairs_of_blocks(graph: MultiscaleGraph) -> Iterator[PairList]:
@@ -85,7 +92,8 @@ def pairs_of_blocks(graph: MultiscaleGraph) -> Iterator[PairList]:
         senders = graph.coarse.senders[edges] - nodes.start
         mask = graph.coarse.edges["mask"][edges]
         positions = graph.supernode_positions[nodes]
-        make = _dense_pairs if is_dense(block) else _listed_pairs
+        dense = is_dense(block, _DENSE_PAIRS_UP_TO)
+        make = _dense_pairs if dense else _listed_pairs
         yield make(block, nodes, positions, senders, mask)
 
 

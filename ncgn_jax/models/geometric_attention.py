@@ -113,15 +113,17 @@ class GeometricAttention(nn.Module):
         look = pairs.group(split["look"])
         psi = _pair_features(pairs.offsets)  # [group, receiver, sender, feature]
         logits = pairs.dot(query, split["key"])
-        logits += jnp.einsum("grhf,grsf->grsh", look, psi)
-        logits = jnp.where(pairs.mask[..., None], logits, -1e30)
-        weights = jax.nn.softmax(logits, axis=2)
-        self.sow("intermediates", "attention", weights.mean(axis=-1))
+        logits += jnp.einsum("grhf,grsf->grhs", look, psi)
+        logits = jnp.where(pairs.mask[:, :, None, :], logits, -1e30)
+        weights = jax.nn.softmax(logits, axis=-1)
+        self.sow("intermediates", "attention", weights.mean(axis=2))
         pooled = pairs.mix(weights, split["value"])
-        geometry = jnp.einsum("grsh,grsf->grhf", weights, psi)
+        geometry = jnp.einsum("grhs,grsf->grhf", weights, psi)
         out = jnp.concatenate([pooled, geometry], axis=-1)
         num_nodes = project["query"].shape[0]
-        frames = _frames(geometry.reshape(num_nodes, heads, -1), pairs.offsets.shape[-1])
+        frames = _frames(
+            geometry.reshape(num_nodes, heads, -1), pairs.offsets.shape[-1]
+        )
         return out.reshape(num_nodes, -1), frames
 
 

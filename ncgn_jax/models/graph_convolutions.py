@@ -223,9 +223,7 @@ def _add_self_loops(graph: jraph.GraphsTuple) -> jraph.GraphsTuple:
         senders=jnp.concatenate([graph.senders, own]),
         receivers=jnp.concatenate([graph.receivers, own]),
         edges={
-            "mask": jnp.concatenate(
-                [graph.edges["mask"], jnp.ones(own.shape, bool)]
-            )
+            "mask": jnp.concatenate([graph.edges["mask"], jnp.ones(own.shape, bool)])
         },
     )
 

@@ -148,11 +148,13 @@ def _draw_state(
     middle = middle_of(points)
     size = half_extent(points - middle)
     colors = cell_colors(num_supernodes)
-    for axes in (upper, lower):
-        frame_panel(axes, 1.05 * size)
     own = num_supernodes >= len(points)
     placed = project_points(supernodes - middle, azimuth, size=size)
     spread = project_points(points - middle, azimuth, size=size)
+    # Strays are shown if that does not make all the rest small.
+    reach = np.abs(spread.plane[np.isfinite(spread.plane).all(axis=-1)]).max(initial=0)
+    for axes in (upper, lower):
+        frame_panel(axes, 1.05 * float(np.clip(reach, size, 1.3 * size)))
     if not own:
         _draw_membership(upper, spread, placed, assignment, colors)
     draw_points(

@@ -142,9 +142,7 @@ def validate(config: ConfigDict, faults: Faults) -> None:
     faults.in_range(config, "dmp.short_fraction", 0, 1)
     faults.in_range(config, "model.label_dropout", 0, 1)
     for name in config.evaluate.weights:
-        faults.check(
-            name in ("ema", "raw"), "evaluate.weights", name, ("ema", "raw")
-        )
+        faults.check(name in ("ema", "raw"), "evaluate.weights", name, ("ema", "raw"))
     if not faults.lines:
         try:
             layout_of(config, num_devices())

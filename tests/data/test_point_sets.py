@@ -26,15 +26,16 @@ def clouds(draws):
     return draws.normal(size=(6, 80, 3)) * size + np.array([100.0, -3.0, 7.0])
 
 
-def test_normalised_box_is_centred_with_longest_half_axis_one(clouds):
+def test_normalised_mean_is_the_origin_and_largest_coordinate_one(clouds):
     unit = normalise_clouds(clouds)
-    low, high = unit.min(axis=1), unit.max(axis=1)
-    np.testing.assert_allclose(low + high, 0, atol=1e-6)
-    np.testing.assert_allclose((high - low).max(axis=1), 2, rtol=1e-6)
+    np.testing.assert_allclose(unit.mean(axis=1), 0, atol=1e-6)
+    np.testing.assert_allclose(np.abs(unit).max(axis=(1, 2)), 1, rtol=1e-6)
     # One factor for all axes: proportions stay.
-    before = np.ptp(clouds, axis=1)
+    extent, before = np.ptp(unit, axis=1), np.ptp(clouds, axis=1)
     np.testing.assert_allclose(
-        np.ptp(unit, axis=1) / 2, before / before.max(axis=1)[:, None], rtol=1e-5
+        extent / extent.max(axis=1)[:, None],
+        before / before.max(axis=1)[:, None],
+        rtol=1e-5,
     )
 
 

@@ -193,9 +193,7 @@ def test_baselines_have_one_bucket_on_all_points():
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
-@given(
-    st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=9), st.integers(0, 200)
-)
+@given(st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=9), st.integers(0, 200))
 def test_a_batch_is_divided_completely(raw, extra):
     shares = np.asarray(raw) / np.sum(raw)
     counts = allocate_batch(shares, len(shares) + extra)

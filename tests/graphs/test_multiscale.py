@@ -25,9 +25,7 @@ BUCKETS = {
     "equal": NoiseBucket(0.5, 0.9, NUM_NODES, 15, 4, "balanced"),
     "identity": NoiseBucket(0.9, 1.0, NUM_NODES, NUM_NODES, 4),
     "voxel": NoiseBucket(0.0, 1.0, NUM_NODES, 27, 4, "voxel", 3),
-    "long_short": NoiseBucket(
-        0.0, 1.0, NUM_NODES, NUM_NODES, 6, num_long_range=4
-    ),
+    "long_short": NoiseBucket(0.0, 1.0, NUM_NODES, NUM_NODES, 6, num_long_range=4),
     "complete": NoiseBucket(0.0, 1.0, NUM_NODES, NUM_NODES, NUM_NODES - 1),
     "one": NoiseBucket(0.0, 1.0, NUM_NODES, 1, 0, "balanced"),
 }

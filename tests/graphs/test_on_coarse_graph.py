@@ -13,7 +13,7 @@ NUM_POINTS = 24
 def cloud_and_graph(rng, clustering):
     buckets = make_noise_buckets(NUM_POINTS, 3, 3, clustering=clustering)
     clouds = jax.random.normal(rng, (2, NUM_POINTS, 3))
-    return clouds, build_graphs(clouds, buckets[0])
+    return clouds, jax.jit(build_graphs, static_argnums=1)(clouds, buckets[0])
 
 
 @pytest.mark.parametrize("clustering", ["balanced", "voxel"])

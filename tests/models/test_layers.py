@@ -117,9 +117,8 @@ def test_every_norm_keeps_the_shape_and_an_unknown_one_is_refused():
 @pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize("plain_last", [True, False])
 def test_mlp_equals_a_loop(share, plain_last):
-    mlp = MLP((5, 4, 3)[: 2 if share else 3], "rms", share, plain_last)
-    if share:  # one norm for all needs one width
-        mlp = MLP((4, 4, 4), "rms", share, plain_last)
+    # One norm for all layers needs one width.
+    mlp = MLP((4, 4, 4) if share else (5, 4, 3), "rms", share, plain_last)
     values = np.random.default_rng(2).normal(size=(6, 2)).astype("f4")
     out, variables = jax.jit(
         lambda v: mlp.init_with_output(jax.random.key(3), v, train=False)

@@ -1,0 +1,218 @@
+"""What the network of a point cloud run sees: graphs along a path, and attention."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ncgn_jax.graphs import MultiscaleGraph, NoiseBucket, bucket_index, build_graphs
+from ncgn_jax.models.graph_convolutions import edge_attention
+from ncgn_jax.pictures import DenoisingState
+from ncgn_jax.process import (
+    interpolate,
+    make_denoiser,
+    make_sampler_step,
+    make_time_grid,
+)
+from ncgn_jax.tasks.bucketed import split_time_grid
+
+_NUM_CLOUDS = 4
+_MIN_STATES = 4
+_SEED = 0
+
+
+class EdgeAttention(NamedTuple):
+    """Attention at one noise level.
+
+    Attributes:
+      bucket: The noise bucket of the level.
+      distance: Length of each real edge, [edge].
+      weight: Mean weight over layers, [edge]; scaled so that attending to all alike
+        gives 1 / (num_neighbors + 1), also where supernodes have fewer neighbours.
+    """
+
+    bucket: NoiseBucket
+    distance: np.ndarray
+    weight: np.ndarray
+
+
+class NetworkView:
+    """Runs the network on a few clouds and shows what it saw, bucket by bucket.
+
+    Path and attention share one compiled function for each bucket, because compiling
+    takes longer than all the rest.
+    """
+
+    def __init__(self, task: Any, params: Any, model_state: Any):
+        """Takes a `PointCloudTask`, parameters and batch statistics."""
+        self.task = task
+        self.attends = task.config.model.convolution != "gcn"
+        # Training leaves copies on all devices; one is enough here.
+        variables = jax.device_get({"params": params, **model_state})
+        self._variables = jax.tree.map(jnp.asarray, variables)
+        self._compiled: dict[int, Any] = {}
+
+    def __call__(
+        self, bucket: int, x_t: jax.Array, t: jax.Array, label: jax.Array
+    ) -> tuple[jax.Array, MultiscaleGraph, jax.Array | None]:
+        """Returns prediction, graphs, and attention of each edge, mean over layers.
+
+        Args:
+          bucket: Whose graphs.
+          x_t: Noisy clouds, [cloud, point, 3]; as many in every call.
+          t: Times, [cloud].
+          label: Classes, int32 [cloud].
+        """
+        if bucket not in self._compiled:
+            self._compiled[bucket] = jax.jit(partial(self._run, bucket))
+        return self._compiled[bucket](self._variables, x_t, t, label)
+
+    def _run(self, bucket, variables, x_t, t, label):
+        task = self.task
+        rng = jax.random.fold_in(
+            jax.random.key(_SEED), (t[0] * 2**20).astype(jnp.int32)
+        )
+        graph = build_graphs(x_t, task.time.buckets[bucket], rng)
+        output, sown = task.network().apply(
+            variables,
+            task._features(x_t, label),
+            task.time.level(t),
+            graph,
+            mutable=["intermediates"],
+        )
+        attention = None
+        if self.attends:
+            layers = sown["intermediates"].values()
+            attention = sum(edge_attention(a["attention"], graph) for a in layers)
+            attention /= len(layers)
+        return output.reshape(x_t.shape), graph, attention
+
+    def denoiser(self, bucket: int, label: jax.Array):
+        """Returns denoise(x_t, t) as the task's sampler has it."""
+        task, sample = self.task, self.task.config.sample
+
+        def predict(x_t, t):
+            prediction = self(bucket, x_t, t, label)[0]
+            if task.num_classes and sample.guidance:
+                none = jnp.full_like(label, task.num_classes)
+                free = self(bucket, x_t, t, none)[0]
+                prediction = prediction + sample.guidance * (prediction - free)
+            return prediction
+
+        return make_denoiser(
+            predict, task.config.process.target, task.time.schedule, sample.data_limit
+        )
+
+
+def denoising_states(view: NetworkView) -> list[DenoisingState]:
+    """Samples a cloud and keeps states of its path.
+
+    Args:
+      view: The network to sample from, with the task's own sampler and time grid.
+
+    Returns:
+      Where each bucket that the sampler passes begins and ends, from noise to data,
+      with that bucket's graph; moments in between too if there are few buckets.
+    """
+    task, sample = view.task, view.task.config.sample
+    step = make_sampler_step(sample.sampler)
+    times = make_time_grid(sample.time_grid, sample.num_steps, task.time.schedule)
+    x = jnp.asarray(task.prior_clouds(_NUM_CLOUDS, task.config.seed))
+    label = jnp.zeros((_NUM_CLOUDS,), jnp.int32)
+    stretches = split_time_grid(task.time, np.asarray(times))
+    num_kept = max(2, -(-_MIN_STATES // len(stretches)))
+    states = []
+    for bucket, offset, stretch in stretches:
+        denoise = view.denoiser(bucket, label)
+        moments = [jnp.full((_NUM_CLOUDS,), t, jnp.float32) for t in stretch]
+        kept = np.linspace(0, len(stretch) - 1, num_kept).round().astype(int)
+        for i, t in enumerate(moments):
+            if i > 0:
+                rng = jax.random.fold_in(jax.random.key(_SEED), offset + i - 1)
+                x = step(denoise, task.time.schedule, x, moments[i - 1], t, rng)
+                x = x.astype(jnp.float32)
+            if i in kept:
+                verb = {0: "enters", len(stretch) - 1: "leaves"}.get(i, "in")
+                states.append(_state(view, bucket, x, t, label, verb))
+    return states
+
+
+def _state(
+    view: NetworkView,
+    bucket: int,
+    x: jax.Array,
+    t: jax.Array,
+    label: jax.Array,
+    verb: str,
+) -> DenoisingState:
+    """The first cloud with its graph; empty supernodes and masked edges left out."""
+    graph = view(bucket, x, t, label)[1]
+    shape = view.task.time.buckets[bucket]
+    points, nodes, edges = (
+        slice(0, n) for n in (shape.num_nodes, shape.num_supernodes, shape.num_edges)
+    )
+    occupied = np.asarray(graph.coarse.nodes["mask"][nodes])
+    real = np.asarray(graph.coarse.edges["mask"][edges])
+    place = np.cumsum(occupied) - 1
+    return {
+        "t": float(t[0]),
+        "signal_level": float(view.task.time.level(t)[0]),
+        "points": np.asarray(graph.positions[points]),
+        "supernode_positions": np.asarray(graph.supernode_positions[nodes])[occupied],
+        "senders": place[np.asarray(graph.coarse.senders[edges])[real]],
+        "receivers": place[np.asarray(graph.coarse.receivers[edges])[real]],
+        "assignment": place[np.asarray(graph.assignment[points])],
+        "label": f"{verb} bucket {bucket + 1} of {len(view.task.time.buckets)}",
+    }
+
+
+def attention_by_level(
+    view: NetworkView, levels: Sequence[float]
+) -> list[EdgeAttention]:
+    """Measures attention against edge length on noisy test clouds.
+
+    Args:
+      view: The network; it must attend.
+      levels: Signal levels in [0, 1].
+
+    Returns:
+      One measurement for each level.
+    """
+    task = view.task
+    test = task.dataset.test[:, : task.config.data.num_points]
+    chosen = np.random.default_rng(_SEED).permutation(len(test))[:_NUM_CLOUDS]
+    chosen = np.resize(chosen, _NUM_CLOUDS)
+    data = jnp.asarray(test[chosen] / np.float32(task.dataset.scale))
+    label = jnp.asarray(task.dataset.test_labels[chosen])
+    noise = jax.random.normal(jax.random.key(_SEED), data.shape)
+    measured = []
+    for level in levels:
+        index = bucket_index(task.time.buckets, level)
+        t = jnp.full((_NUM_CLOUDS,), _time_of_level(task, level), jnp.float32)
+        x_t = interpolate(task.time.schedule, t, data, noise)
+        _, graph, weight = view(index, x_t, t, label)
+        bucket = task.time.buckets[index]
+        measured.append(_real_edges(bucket, graph, np.asarray(weight)))
+    return measured
+
+
+def _time_of_level(task: Any, level: float) -> float:
+    if task.time.signal == "time":
+        return level
+    return float(task.time.schedule.time_of_signal_level(level))
+
+
+def _real_edges(
+    bucket: NoiseBucket, graph: MultiscaleGraph, weight: np.ndarray
+) -> EdgeAttention:
+    real = np.asarray(graph.coarse.edges["mask"])
+    senders = np.asarray(graph.coarse.senders)[real]
+    receivers = np.asarray(graph.coarse.receivers)[real]
+    centres = np.asarray(graph.supernode_positions)
+    in_degree = np.bincount(receivers, minlength=len(centres)) + 1
+    share = in_degree[receivers] / (bucket.num_neighbors + 1)
+    distance = np.linalg.norm(centres[senders] - centres[receivers], axis=-1)
+    return EdgeAttention(bucket, distance, weight[real] * share)
