@@ -6,4 +6,6 @@ EXTRA=test
 source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
 "$PYTHON" -m ruff check --quiet .
 "$PYTHON" -m ruff format --check --quiet .
+# Most of a test's time is compiling programs that run once: compile them quickly.
+export XLA_FLAGS="${XLA_FLAGS:-} --xla_backend_optimization_level=0"
 exec "$PYTHON" -m pytest -n "${NUM_WORKERS:-2}" --dist worksteal "$@"

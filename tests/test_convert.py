@@ -175,9 +175,7 @@ def test_bad_checkpoints_are_explained(fake_torch, tmp_path, content, message):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_failed_write_leaves_the_old_file(
-    fake_torch, weights, tmp_path, monkeypatch
-):
+def test_a_failed_write_leaves_the_old_file(fake_torch, weights, tmp_path, monkeypatch):
     out = tmp_path / "ours.npz"
     out.write_bytes(b"old")
     fake_torch.files["published.pt"] = tensors(weights)

@@ -95,26 +95,26 @@ def test_one_and_eight_devices_agree(tmp_path):
         "np.savez(sys.argv[3], loss=metrics['loss'], grads=flat,"
         " buckets=metrics['bucket_loss'])\n"
     )
-    for norm in ("layer", "batch"):
-        results = []
-        for devices in ("1", "8"):
-            out = tmp_path / f"{norm}{devices}.npz"
-            command = [sys.executable, "-c", script, devices, str(SMOKE), str(out)]
-            overrides = ["train.batch_size=32", f"model.norm={norm}"]
-            subprocess.run([*command, *overrides], check=True, cwd=REPOSITORY)
-            results.append(np.load(out))
-        one, eight = results
-        np.testing.assert_allclose(one["loss"], eight["loss"], rtol=2e-6)
-        np.testing.assert_allclose(one["buckets"], eight["buckets"], rtol=5e-6)
-        scale = np.abs(one["grads"]).max()
-        np.testing.assert_allclose(one["grads"], eight["grads"], atol=1e-5 * scale)
+    # Batch norm, because its statistics have to agree over devices as well.
+    results = []
+    for devices in ("1", "8"):
+        out = tmp_path / f"{devices}.npz"
+        command = [sys.executable, "-c", script, devices, str(SMOKE), str(out)]
+        overrides = ["train.batch_size=32", "model.norm=batch"]
+        subprocess.run([*command, *overrides], check=True, cwd=REPOSITORY)
+        results.append(np.load(out))
+    one, eight = results
+    np.testing.assert_allclose(one["loss"], eight["loss"], rtol=2e-6)
+    np.testing.assert_allclose(one["buckets"], eight["buckets"], rtol=5e-6)
+    scale = np.abs(one["grads"]).max()
+    np.testing.assert_allclose(one["grads"], eight["grads"], atol=1e-5 * scale)
 
 
 def test_overfits_one_batch():
     config = smoke_config(
         "train.batch_size=32", "data.num_train=1", "train.learning_rate=0.01",
         "train.warmup_steps=0", "train.decay=constant", "process.target=data",
-        "process.schedule=linear",
+        "model.width=16",
     )  # fmt: skip
     task = make_task(config)
     tx = make_optimizer(config)
@@ -122,7 +122,7 @@ def test_overfits_one_batch():
     state = parallel.replicate(init_state(task, tx, 0))
     batch = parallel.put_batch(task.batch(0, slice(0, 32)))
     losses = []
-    for _ in range(60):
+    for _ in range(150):
         # The same noise every time: the step count is put back.
         state, metrics = step(state.replace(step=np.int32(0)), batch, jax.random.key(1))
         losses.append(float(metrics["loss"]))
@@ -141,7 +141,6 @@ def test_one_trace_for_training_and_one_per_bucket_for_sampling(task, monkeypatc
     run_steps(task, task.config, 4)
     assert traces["loss"] == 1  # all buckets in one program, never traced again
 
-    chex.clear_trace_counter()
     calls = []
     plain_denoiser = task.denoiser
 
@@ -152,7 +151,7 @@ def test_one_trace_for_training_and_one_per_bucket_for_sampling(task, monkeypatc
     monkeypatch.setattr(task, "denoiser", denoiser)
     state = init_state(task, make_optimizer(task.config), 0)
     for seed in (0, 1):
-        task.sample(state.params, state.model_state, 5, seed)
+        task.sample(state.params, state.model_state, 5, seed, num_steps=16)
     assert sorted(calls) == list(range(len(task.time.buckets)))
 
 

@@ -9,7 +9,7 @@ edges, so a static shape costs almost nothing.
 >>> for bucket in make_noise_buckets(num_nodes=400, num_neighbors=7, dim=3):
 ...     print(bucket.num_supernodes, bucket.num_neighbors, round(bucket.low, 3))
 50 49 0.0
-100 28 0.705
+100 28 0.703
 200 14 0.863
 400 7 0.959
 """

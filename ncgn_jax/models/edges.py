@@ -68,14 +68,15 @@ class PairList:
         return jnp.einsum("grhs,grshf->grhf", weights, values[self.senders][None])
 
 
-def is_dense(block: Block, up_to: int = _DENSE_UP_TO) -> bool:
+def is_dense(block: Block, up_to: int | None = None) -> bool:
     """Says whether a block's sums run as dense matrix products.
 
     Args:
       block: The block.
       up_to: How many times its in-degree a block may be large; less where a pair
-        costs more than one number.
+        costs more than one number. None for the sums of a plain convolution.
     """
+    up_to = _DENSE_UP_TO if up_to is None else up_to
     return block.num_supernodes <= up_to * (block.num_neighbors + 1)
 
 

@@ -134,7 +134,8 @@ def _frames(geometry: jax.Array, dim: int) -> LocalFrames:
     upper = geometry[..., dim : dim + len(rows)] - mean[..., rows] * mean[..., columns]
     place = np.zeros((dim, dim), int)
     place[rows, columns] = place[columns, rows] = np.arange(len(rows))
-    covariance = upper[..., place] + _LEAST_VARIANCE * np.eye(dim, dtype=np.float32)
+    least = _LEAST_VARIANCE * np.eye(dim, dtype=np.float32)
+    covariance = upper[..., place] + least[None, None]
     adjugate, determinant = _adjugate(covariance)
     # C^-1 / sqrt(trace(C^-1) / dim) = adj / sqrt(det trace(adj) / dim)
     trace = jnp.trace(adjugate, axis1=-2, axis2=-1)

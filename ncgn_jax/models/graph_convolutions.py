@@ -120,7 +120,8 @@ def edge_attention(sown: Sequence[jax.Array], graph: MultiscaleGraph) -> jax.Arr
     for weights, (block, _, supernodes) in zip(sown, block_slices(graph), strict=True):
         edges = slice(edge, edge + block.num_graphs * _num_edges(block))
         edge = edges.stop
-        if not is_dense(block):  # Each node's edges, then its self loop.
+        square = (block.num_graphs, block.num_supernodes, block.num_supernodes)
+        if weights.shape != square:  # Listed: each node's edges, then its self loop.
             rows = weights.reshape(-1, block.num_neighbors + 1)
             parts.append(rows[:, :-1].reshape(-1))
             continue

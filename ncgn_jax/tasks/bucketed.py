@@ -11,6 +11,7 @@ Sampling: the time grid is cut where the bucket changes, and each stretch is one
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -44,18 +45,25 @@ class BucketedTime:
 
     def intervals(self) -> np.ndarray:
         """Returns the time interval of each bucket, [bucket, 2]; they tile [0, 1]."""
-        inner = np.asarray([bucket.low for bucket in self.buckets[1:]], float)
-        if self.signal == "mixing" and len(inner):
-            # Bounds are constants even where a traced function asks for them.
-            with jax.ensure_compile_time_eval():
-                inner = np.asarray(self.schedule.time_of_signal_level(inner), float)
-        bounds = np.clip(np.concatenate([[0.0], inner, [1.0]]), 0.0, 1.0)
-        return np.stack([bounds[:-1], bounds[1:]], axis=1)
+        return _intervals(self)
 
     def bucket_of_times(self, times: np.ndarray) -> np.ndarray:
         """Returns the bucket of each time, int [time]."""
         inner = self.intervals()[1:, 0]
         return np.searchsorted(inner, np.asarray(times), side="right")
+
+
+@functools.lru_cache(maxsize=64)
+def _intervals(time: BucketedTime) -> np.ndarray:
+    inner = np.asarray([bucket.low for bucket in time.buckets[1:]], float)
+    if time.signal == "mixing" and len(inner):
+        # Bounds are constants even where a traced function asks for them.
+        with jax.ensure_compile_time_eval():
+            inner = np.asarray(time.schedule.time_of_signal_level(inner), float)
+    bounds = np.clip(np.concatenate([[0.0], inner, [1.0]]), 0.0, 1.0)
+    intervals = np.stack([bounds[:-1], bounds[1:]], axis=1)
+    intervals.flags.writeable = False
+    return intervals
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,7 +57,7 @@ def draw_all(
     view = NetworkView(task, params, model_state)
     figures = {
         "samples": draw_clouds(clouds, columns=8, rows=2),
-        "denoising_path": draw_denoising_path(denoising_states(view), columns=4),
+        "denoising_path": _draw_path(view),
         "range_resolution": _range_and_resolution(task),
     }
     if view.attends:
@@ -94,6 +94,12 @@ def _samples_and_data(task: Any, points: np.ndarray) -> dict[str, np.ndarray]:
         "generated": points[:_MAX_INTERACTIVE],
         f"test data: {task.dataset.name}": test[chosen],
     }
+
+
+def _draw_path(view: NetworkView) -> Figure:
+    states = denoising_states(view)
+    # Even, so that a bucket's two states stay side by side.
+    return draw_denoising_path(states, columns=4 if len(states) > 6 else None)
 
 
 def _draw_attention(view: NetworkView) -> Figure:

@@ -19,7 +19,7 @@ from ncgn_jax.process import (
 )
 from ncgn_jax.tasks.bucketed import split_time_grid
 
-_NUM_CLOUDS = 4
+_NUM_CLOUDS = 2
 _MIN_STATES = 4
 _SEED = 0
 

@@ -12,21 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 from ncgn_jax.data.batches import take_batch
-from ncgn_jax.data.load import SOURCES, load_point_dataset
+from ncgn_jax.data.load import load_point_dataset
 from ncgn_jax.data.point_sets import PointDataset
-from ncgn_jax.faults import Faults
-from ncgn_jax.graphs import (
-    CLUSTERINGS,
-    CONNECTIVITIES,
-    RangeResolution,
-    build_graphs,
-    join_graphs,
-    make_noise_buckets,
-)
-from ncgn_jax.graphs import SCHEDULES as DMP_SCHEDULES
+from ncgn_jax.graphs import build_graphs, join_graphs
 from ncgn_jax.metrics.table import (
     POINT_CLOUD_COLUMNS,
     EvaluationSettings,
@@ -35,8 +26,6 @@ from ncgn_jax.metrics.table import (
     format_table,
     prepare_reference,
 )
-from ncgn_jax.models.graph_convolutions import CONVOLUTIONS
-from ncgn_jax.models.layers import NORMS
 from ncgn_jax.models.ncgn import NCGN
 from ncgn_jax.parallel import AXIS, device_index, map_over_devices, num_devices
 from ncgn_jax.process import (
@@ -45,135 +34,24 @@ from ncgn_jax.process import (
     loss_weight,
     make_denoiser,
     make_sampler_step,
-    make_schedule,
     make_target,
     make_time_grid,
     sample_prior,
     weighted_mse,
 )
-from ncgn_jax.tasks.bucketed import (
-    BucketedTime,
-    bucket_names,
-    draw_bucket_times,
-    make_batch_layout,
-    split_time_grid,
+from ncgn_jax.tasks.bucketed import bucket_names, draw_bucket_times, split_time_grid
+from ncgn_jax.tasks.point_cloud_config import (
+    DIM,
+    bucketed_time,
+    default_config,
+    layout_of,
+    validate,
 )
 from ncgn_jax.tasks.primitive_truth import TRUTH_COLUMNS, add_truth
-from ncgn_jax.tasks.settings import base_config
 
 HALF_WIDTH = 0.25
-_DIM = 3
 
-
-def default_config() -> ConfigDict:
-    """Returns every field of the task with its default."""
-    config = base_config()
-    config.task = "point_clouds"
-    config.data = ConfigDict(
-        {
-            "source": "auto",
-            "path": config_dict.placeholder(str),
-            "num_points": 400,
-            "sampling": "vertices",
-            "categories": (),
-            "num_train": 4000,
-            "num_test": 400,
-            "test_fraction": 0.1,
-            "cache_dir": ".cache/data",
-            "allow_download": False,
-        }
-    )
-    config.dmp = ConfigDict(
-        {
-            "connectivity": "dmp",
-            "clustering": "balanced",
-            "schedule": "exp",
-            "curvature": 10.0,
-            "split": 0.6,
-            "exponent": 2.0,
-            "table": (),
-            "num_neighbors": 7,
-            "reverse_schedule": False,
-            "short_fraction": 0.5,
-        }
-    )
-    config.model = ConfigDict(
-        {
-            "width": 64,
-            "num_layers": 3,
-            "convolution": "gat",
-            "norm": "layer",
-            "class_conditional": False,
-            "label_dropout": 0.1,
-        }
-    )
-    config.sample.guidance = 0.0
-    config.evaluate = ConfigDict(
-        {
-            "weights": ("ema", "raw"),
-            "max_reference": 442,
-            "max_matched_clouds": 64,
-            "max_emd_clouds": 64,
-        }
-    )
-    return config
-
-
-def validate(config: ConfigDict, faults: Faults) -> None:
-    """Checks the task's own fields."""
-    faults.choice(config, "data.source", SOURCES)
-    faults.choice(config, "data.sampling", ("vertices", "surface"))
-    faults.choice(config, "dmp.connectivity", CONNECTIVITIES)
-    faults.choice(config, "dmp.clustering", CLUSTERINGS)
-    faults.choice(config, "dmp.schedule", DMP_SCHEDULES)
-    faults.choice(config, "model.convolution", CONVOLUTIONS)
-    faults.choice(config, "model.norm", NORMS)
-    for field in (
-        "data.num_train",
-        "data.num_test",
-        "dmp.num_neighbors",
-        "model.width",
-        "model.num_layers",
-        "evaluate.max_reference",
-    ):
-        faults.positive_int(config, field)
-    faults.in_range(config, "data.num_points", 2)
-    faults.in_range(config, "data.test_fraction", 0, 1, without_ends=True)
-    faults.in_range(config, "dmp.short_fraction", 0, 1)
-    faults.in_range(config, "model.label_dropout", 0, 1)
-    for name in config.evaluate.weights:
-        faults.check(name in ("ema", "raw"), "evaluate.weights", name, ("ema", "raw"))
-    if not faults.lines:
-        try:
-            layout_of(config, num_devices())
-        except ValueError as error:
-            faults.lines.append(f"dmp / train.batch_size: {error}")
-
-
-def bucketed_time(config: ConfigDict) -> BucketedTime:
-    """Builds the time axis and its noise buckets from a configuration."""
-    dmp = config.dmp
-    schedule = RangeResolution(
-        dmp.schedule, dmp.curvature, dmp.split, dmp.exponent, dmp.table
-    )
-    buckets = make_noise_buckets(
-        config.data.num_points,
-        dmp.num_neighbors,
-        _DIM,
-        schedule=schedule,
-        clustering=dmp.clustering,
-        connectivity=dmp.connectivity,
-        reverse_schedule=dmp.reverse_schedule,
-        short_fraction=dmp.short_fraction,
-    )
-    return BucketedTime(
-        make_schedule(config.process.schedule), buckets, config.process.signal
-    )
-
-
-def layout_of(config: ConfigDict, devices: int):
-    """Divides a configuration's batch over buckets; ValueError if it cannot be."""
-    return make_batch_layout(bucketed_time(config), config.train.batch_size, devices)
+__all__ = ["PointCloudTask", "default_config", "make_task", "validate"]
 
 
 def make_task(config: ConfigDict) -> "PointCloudTask":
@@ -236,7 +114,7 @@ class PointCloudTask:
         """Returns the network; `axis_name` joins batch norm over devices."""
         model = self.config.model
         return NCGN(
-            out_dim=_DIM,
+            out_dim=DIM,
             width=model.width,
             num_layers=model.num_layers,
             convolution=model.convolution,
@@ -247,7 +125,7 @@ class PointCloudTask:
     def init(self, rng: jax.Array) -> tuple[Any, Any]:
         """Returns initial parameters and batch statistics."""
         num_points = self.config.data.num_points
-        clouds = jax.random.normal(rng, (1, num_points, _DIM))
+        clouds = jax.random.normal(rng, (1, num_points, DIM))
         graph = build_graphs(clouds, self.time.buckets[0], rng)
         label = jnp.zeros((1,), jnp.int32)
         variables = self.network().init(
@@ -487,7 +365,7 @@ class PointCloudTask:
         return self._prior(jax.random.split(jax.random.key(seed), num_clouds))
 
     def _prior(self, keys: jax.Array) -> np.ndarray:
-        shape = (self.config.data.num_points, _DIM)
+        shape = (self.config.data.num_points, DIM)
         draw = jax.vmap(
             lambda key: sample_prior(self.time.schedule, key, shape, jnp.float32)
         )
@@ -495,7 +373,7 @@ class PointCloudTask:
 
     def _features(self, clouds: jax.Array, label: jax.Array) -> jax.Array:
         """Returns a point's inputs: its position and the class of its cloud."""
-        flat = clouds.reshape(-1, _DIM)
+        flat = clouds.reshape(-1, DIM)
         if not self.num_classes:
             return flat
         # The class after the last is `none`, for guidance.

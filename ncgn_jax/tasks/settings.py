@@ -55,7 +55,7 @@ def base_config() -> ConfigDict:
             "num_samples": 442,
             "sampler": "heun",
             "num_steps": 50,
-            "time_grid": "uniform",
+            "time_grid": "cosine",
             "batch_size": 64,
             "data_limit": config_dict.placeholder(float),
         }

@@ -14,6 +14,14 @@ _voxel = jax.jit(voxel_clusters, static_argnums=1)
 _order = jax.jit(balanced_order, static_argnums=1)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def compile_quickly():
+    """Compiling costs far more than running here."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def voxel_loop(positions, side):
     """The published rule, point by point: first axis fastest, ranked."""
     low, high = positions.min(axis=0), positions.max(axis=0)

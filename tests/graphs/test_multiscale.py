@@ -35,6 +35,14 @@ VALUES = np.random.default_rng(1).normal(size=(NUM_GRAPHS * NUM_NODES, WIDTH))
 VALUES = VALUES.astype("f4")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def compile_quickly():
+    """Compiling costs far more than running here."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @functools.partial(jax.jit, static_argnums=1)
 def build(positions, bucket, rng=None):
     return build_graphs(positions, bucket, rng)

@@ -23,6 +23,14 @@ GRID = np.random.default_rng(1).integers(0, 3, (NUM_NODES, 3)).astype(np.float32
 CLOUDS = {"random": RANDOM, "grid": GRID, "identical": np.ones_like(RANDOM)}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def compile_quickly():
+    """Compiling costs far more than running here."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def brute_force(positions, k, real):
     """Sorts the real others of every node by (distance, index)."""
     rows = []

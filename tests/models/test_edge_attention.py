@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ncgn_jax.graphs import build_graphs, join_graphs, make_noise_buckets
-from ncgn_jax.models import edges
+from ncgn_jax.models import edges, graph_convolutions
 from ncgn_jax.models.graph_convolutions import (
     edge_attention,
     make_convolution,
@@ -21,8 +21,13 @@ def graphs_of(rng, clustering):
     return join_graphs([build(clouds, buckets[0]), build(clouds, buckets[-1])])
 
 
-def attend(graph, rng):
-    layer = make_convolution("gat", WIDTH)
+def choose_form(monkeypatch, dense):
+    monkeypatch.setattr(graph_convolutions, "is_dense", lambda *_: dense)
+    monkeypatch.setattr(edges, "is_dense", lambda *_: dense)
+
+
+def attend(kind, graph, rng):
+    layer = make_convolution(kind, WIDTH)
     values = jax.random.normal(rng, (graph.num_supernodes, WIDTH))
 
     def run(rng, values, graph):
@@ -34,13 +39,14 @@ def attend(graph, rng):
 
 
 @pytest.mark.parametrize("clustering", ["balanced", "voxel"])
-def test_dense_and_listed_blocks_sow_the_same(rng, monkeypatch, clustering):
+@pytest.mark.parametrize("kind", ["gat", "geometric"])
+def test_dense_and_listed_blocks_sow_the_same(rng, monkeypatch, kind, clustering):
     graph = graphs_of(rng, clustering)
     real = np.asarray(graph.coarse.edges["mask"])
-    monkeypatch.setattr(edges, "_DENSE_UP_TO", 1000)
-    dense = attend(graph, rng)
-    monkeypatch.setattr(edges, "_DENSE_UP_TO", 0)
-    listed = attend(graph, rng)
+    choose_form(monkeypatch, dense=True)
+    dense = attend(kind, graph, rng)
+    choose_form(monkeypatch, dense=False)
+    listed = attend(kind, graph, rng)
     assert dense.shape == listed.shape == real.shape
     assert np.std(dense[real]) > 1e-3
     np.testing.assert_allclose(dense[real], listed[real], rtol=1e-4, atol=1e-6)
@@ -55,8 +61,8 @@ def test_ragged_graph_sows_the_same(rng):
     ragged = dataclasses.replace(graph, blocks=())
     real = np.asarray(graph.coarse.edges["mask"])
     np.testing.assert_allclose(
-        attend(graph, rng)[real],
-        attend(ragged, rng)[real],
+        attend("gat", graph, rng)[real],
+        attend("gat", ragged, rng)[real],
         rtol=1e-4,
         atol=1e-6,
     )

@@ -8,11 +8,8 @@ import numpy as np
 import pytest
 
 from ncgn_jax.graphs import NoiseBucket, build_graphs, join_graphs, make_noise_buckets
-from ncgn_jax.models import edges
-from ncgn_jax.models.graph_convolutions import (
-    edge_attention,
-    make_convolution,
-)
+from ncgn_jax.models import edges, graph_convolutions
+from ncgn_jax.models.graph_convolutions import edge_attention, make_convolution
 
 NUM_NODES, WIDTH = 16, 8
 BUCKETS = (
@@ -22,6 +19,14 @@ BUCKETS = (
     NoiseBucket(0.5, 1.0, NUM_NODES, 5, 4, "balanced"),
 )
 FORMS = ("dense", "listed", "ragged")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compile_quickly():
+    """Compiling costs far more than running here."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +52,18 @@ def values(graph):
 
 @functools.cache
 def variables_of(kind):
-    """Random weights, the bias too (its initial zero would hide it)."""
-    rng = np.random.default_rng(3)
-    shapes = {"linear": {"kernel": (WIDTH, WIDTH)}, "bias": (WIDTH,)}
-    if kind == "gat":
-        shapes |= {"attend_source": (WIDTH, 1), "attend_target": (WIDTH, 1)}
-    draw = jax.tree.map(
-        lambda shape: rng.normal(size=shape).astype("f4"),
-        shapes,
-        is_leaf=lambda leaf: isinstance(leaf, tuple),
+    """Random weights, biases too (their initial zero would hide them)."""
+    num_nodes = BUCKETS[0].num_supernodes
+    abstract = jax.eval_shape(
+        lambda key, cloud: make_convolution(kind, WIDTH).init(
+            key, jnp.zeros((num_nodes, WIDTH)), build_graphs(cloud, BUCKETS[0])
+        ),
+        jax.random.key(0),
+        jnp.zeros((1, NUM_NODES, 3)),
     )
-    return {"params": draw}
+    rng = np.random.default_rng(3)
+    draw = lambda leaf: rng.normal(size=leaf.shape).astype("f4")  # noqa: E731
+    return {"params": jax.tree.map(draw, abstract["params"])}
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +91,8 @@ def results(graph, values):
     found = {}
     with pytest.MonkeyPatch.context() as patch:
         for form in FORMS:
-            patch.setattr(edges, "_DENSE_UP_TO", 0 if form == "listed" else 16)
-            assert [edges.is_dense(b) for b in graph.blocks] == [form != "listed"] * 4
+            for module in (edges, graph_convolutions):
+                patch.setattr(module, "is_dense", lambda *_, f=form: f != "listed")
             found |= {(kind, form): run(kind, form) for kind in ("gat", "gcn")}
     return found
 

@@ -19,6 +19,14 @@ from ncgn_jax.models.layers import (
 )
 
 
+@pytest.fixture(autouse=True, scope="module")
+def compile_quickly():
+    """Compiling costs far more than running here."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def plain_rms(values, scale, bias):
     row = (1,) * (values.ndim - 1) + (-1,)
     root = jnp.sqrt(jnp.mean(values**2, axis=-1, keepdims=True) + 1e-5)

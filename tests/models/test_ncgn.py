@@ -23,6 +23,14 @@ NUM_NODES, NUM_GRAPHS, DIM, WIDTH = 30, 2, 3, 8
 NETWORK = NCGN(out_dim=DIM, width=WIDTH, num_layers=1)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def compile_quickly():
+    """Compiling costs far more than running here."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def _buckets():
     found = {}
     for clustering, connectivity in itertools.product(

@@ -1,5 +1,7 @@
 """Stratified batches and bucketed time grids."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +19,7 @@ from ncgn_jax.tasks.bucketed import (
 )
 
 
+@functools.cache
 def make_time(process="linear", dmp="exp", num_nodes=400, signal="mixing"):
     buckets = make_noise_buckets(num_nodes, 7, 3, schedule=RangeResolution(dmp))
     return BucketedTime(make_schedule(process), buckets, signal)
@@ -37,7 +40,7 @@ def test_intervals_tile_time_and_agree_with_levels(process, signal):
         assert bucket.low - 1e-4 <= level <= bucket.high + 1e-4
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.sampled_from(["exp", "linear", "log", "relu"]),
     st.integers(1, 4),
