@@ -92,8 +92,8 @@ def format_summary(
         for name, row in summary.items()
     }
     legend = [
-        "cells: mean ± standard deviation of the sample over seeds; without ±, one seed "
-        "or all alike"
+        "cells: mean ± sample standard deviation over seeds; without ±, one seed or "
+        "all alike"
     ]
     legend += [f"- {c.title}: {c.legend}" for c in shown]
     warnings = [*warn_below_floor({**anchors, **means}), *notes]

@@ -20,8 +20,10 @@ from ncgn_jax.graphs.buckets import voxels_per_side
 from ncgn_jax.graphs.range_resolution import num_supernodes_exact
 
 NAMES = ("exp", "linear", "relu", "log", "power", "constant")
-# Flat, then all the way up within a millionth of a millionth.
+# All the way up within a hundred-millionth of the axis: in the middle, at the ends.
 JUMP = RangeResolution("table", table=((0, 0), (0.5, 0), (0.5 + 1e-8, 1), (1, 1)))
+JUMP_LATE = RangeResolution("table", table=((0, 0), (1 - 1e-8, 0), (1, 1)))
+JUMP_EARLY = RangeResolution("table", table=((0, 0), (1e-8, 1), (1, 1)))
 
 
 def assert_tile(buckets):
@@ -145,9 +147,12 @@ def test_a_shape_reached_at_one_point_only_leaves_no_gap(num_nodes):
 
 
 @pytest.mark.parametrize("clustering", CLUSTERINGS)
-def test_a_jumping_schedule_leaves_no_gap(clustering):
-    buckets = make_noise_buckets(400, 7, 3, schedule=JUMP, clustering=clustering)
-    assert len(buckets) == 2
+@pytest.mark.parametrize(
+    ("schedule", "count"), [(JUMP, 2), (JUMP_LATE, 1), (JUMP_EARLY, 1)]
+)
+def test_a_jumping_schedule_leaves_no_gap(clustering, schedule, count):
+    buckets = make_noise_buckets(400, 7, 3, schedule=schedule, clustering=clustering)
+    assert len(buckets) == count
     assert_tile(buckets)
 
 

@@ -84,6 +84,13 @@ def test_voxels_equal_a_loop(name):
     assert int(occupied) == num_occupied
 
 
+@pytest.mark.parametrize("name", ["planar", "line", "identical"])
+def test_a_flat_direction_is_not_divided_by(name):
+    # A NaN turned into a whole number is whatever the machine makes of it.
+    with jax.debug_nans(True), jax.debug_infs(True), jax.disable_jit():
+        voxel_clusters(jnp.asarray(CLOUDS[name]), 3)
+
+
 def test_the_first_axis_runs_fastest():
     corners = np.asarray(
         [[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 1], [1, 0, 1], [0, 1, 1],
