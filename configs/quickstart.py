@@ -19,12 +19,14 @@ def get_config() -> ConfigDict:
     config.data.num_train = 2000
     config.data.num_test = 128
     config.data.num_points = 256
-    config.train.num_steps = 400
+    config.model.convolution = "geometric"
+    config.train.num_steps = 300
     config.train.batch_size = 32
+    config.train.learning_rate = 2e-3
     config.train.ema_decay = 0.99
     config.train.checkpoint_every_steps = 100
     config.sample.num_samples = 64
-    config.sample.num_steps = 20
+    config.sample.num_steps = 16
     config.evaluate.weights = ("ema",)
     config.evaluate.max_reference = 64
     config.evaluate.max_matched_clouds = 16
