@@ -17,7 +17,6 @@ from ncgn_jax import parallel
 from ncgn_jax.checkpoint import CheckpointError
 from ncgn_jax.config import (
     apply_overrides,
-    config_to_json,
     load_config,
     split_config_arguments,
 )
@@ -47,8 +46,6 @@ def run(config_path: str, overrides: list[str], workdir: str | None, mode: str) 
     task = make_task(config)
     if parallel.is_main_process():
         print("\n".join([*task.describe(), f"run: {workdir}"]), flush=True)
-        workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / "config.json").write_text(config_to_json(config) + "\n")
     if mode in ("train", "all"):
         state = train(config, workdir, task)
     else:

@@ -9,14 +9,12 @@ are fetched after the next one has been dispatched; a step that is not finite st
 the run before anything of it is saved.
 """
 
-import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
@@ -128,7 +126,8 @@ def restore_or_init(
     if restored is None:
         return init_state(task, tx, seed)
     state, step = restored
-    logging.info("resuming from checkpoint %d", step)
+    if parallel.is_main_process():
+        print(f"resuming from checkpoint {step}", flush=True)
     return state
 
 
@@ -160,6 +159,9 @@ def train(
             return state
         if parallel.is_main_process():
             print(f"training {num_params(state.params):,} parameters", flush=True)
+            # Only now: a folder of another model's run keeps its own configuration.
+            Path(workdir).mkdir(parents=True, exist_ok=True)
+            (Path(workdir) / "config.json").write_text(config_to_json(config) + "\n")
         writer = MetricsWriter(workdir, start + 1, active=parallel.is_main_process())
         with writer:
             return _loop(config, task, tx, state, store, writer)
@@ -255,12 +257,3 @@ class _StepLogger:
             f"{metrics['grad_norm']}: not finite in {where}; {resume}. Lower "
             "train.learning_rate or train.clip_norm, or look for bad values in the data"
         )
-
-
-def abstract_batch(task: Task, config: ConfigDict) -> Any:
-    """Returns shapes and types of one device's batch, for `jax.eval_shape`."""
-    rows = slice(0, config.train.batch_size // parallel.num_devices())
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.asarray(leaf).dtype),
-        task.batch(0, rows),
-    )

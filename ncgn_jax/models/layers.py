@@ -1,7 +1,5 @@
 """Layers that several networks share: normalisation, dense stacks, embeddings."""
 
-from collections.abc import Callable
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -138,6 +136,3 @@ def safe_norm(vectors: jax.Array) -> jax.Array:
 def exact_gelu(values: jax.Array) -> jax.Array:
     """GELU with the error function, as published (not the tanh approximation)."""
     return jax.nn.gelu(values, approximate=False)
-
-
-Activation = Callable[[jax.Array], jax.Array]

@@ -13,7 +13,7 @@ Sampling: the time grid is cut where the bucket changes, and each stretch is one
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -177,6 +177,3 @@ def split_time_grid(
 def bucket_names(buckets: Sequence[NoiseBucket]) -> tuple[str, ...]:
     """Names each bucket by its shape, as `s100_k28`."""
     return tuple(f"s{b.num_supernodes}_k{b.num_neighbors}" for b in buckets)
-
-
-Predict = Callable[[jax.Array, jax.Array], jax.Array]

@@ -1,0 +1,85 @@
+"""The point-cloud task in the settings that the end-to-end run leaves out."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from ncgn_jax import parallel
+from ncgn_jax.config import apply_overrides, load_config
+from ncgn_jax.tasks import make_task
+from ncgn_jax.train import init_state, make_optimizer, make_train_step, validate
+
+SMOKE = Path(__file__).resolve().parents[2] / "configs" / "smoke.py"
+
+# As the published code trains, the richest settings of ours, and random edges.
+PUBLISHED = (
+    "dmp.clustering=voxel",
+    "dmp.reverse_schedule=true",
+    "model.norm=batch",
+    "process.schedule=ddpm_linear",
+    "process.target=noise",
+    "process.signal=time",
+    "sample.sampler=ancestral",
+)
+CONDITIONAL = (
+    "model.class_conditional=true",
+    "model.convolution=geometric",
+    "sample.guidance=1.0",
+    "process.loss_weight=min_snr",
+)
+RANDOM_EDGES = ("dmp.connectivity=long_short", "model.convolution=gcn")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overrides", [PUBLISHED, CONDITIONAL, RANDOM_EDGES])
+def test_settings_train_and_sample(overrides):
+    config = apply_overrides(load_config(SMOKE), overrides)
+    validate(config)
+    task = make_task(config)
+    tx = make_optimizer(config)
+    step = parallel.data_parallel(make_train_step(task, tx, config))
+    state = parallel.replicate(init_state(task, tx, 0))
+    before = jax.device_get(state.params)
+    for i in range(2):
+        batch = parallel.put_batch(task.batch(i, slice(0, config.train.batch_size)))
+        state, metrics = step(state, batch, jax.random.key(1))
+    assert np.isfinite(metrics["loss"])
+    # Everything in the network takes part.
+    moved = jax.tree.map(lambda a, b: np.any(a != b), before, state.params)
+    frozen = [
+        jax.tree_util.keystr(path)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(moved)
+        if not leaf
+    ]
+    assert not frozen
+    samples = task.sample(state.params, state.model_state, 3, seed=0)
+    assert samples["points"].shape == (3, 32, 3)
+    assert np.isfinite(samples["points"]).all()
+    again = task.sample(state.params, state.model_state, 3, seed=0)
+    np.testing.assert_array_equal(samples["points"], again["points"])
+    if task.num_classes:
+        assert set(samples["label"]) <= set(range(task.num_classes))
+        # Another class gives another cloud from the same noise.
+        x = task.prior_clouds(1, 0)
+        ends = []
+        for label in (0, 1):
+            walk = task.walk(
+                state.params,
+                state.model_state,
+                x,
+                np.full(1, label, np.int32),
+                jax.random.key(0),
+            )
+            ends.append([stop["points"] for stop in walk][-1])
+        assert not np.array_equal(*ends)
+
+
+def test_sampling_does_not_depend_on_how_many_are_drawn_together():
+    config = apply_overrides(load_config(SMOKE), ["sample.batch_size=2"])
+    task = make_task(config)
+    state = init_state(task, make_optimizer(config), 0)
+    few = task.sample(state.params, state.model_state, 3, seed=0)
+    assert few["points"].shape == (3, 32, 3)
+    assert len(np.unique(few["points"][:, 0, 0])) == 3
