@@ -251,27 +251,32 @@ def benchmark(
     device = f"{parallel.num_devices()} x {parallel.device_kind()}"
     print(f"{device}; matrix products reach {rate:.1f} GFLOP/s; {task.describe()[-1]}")
     training = {"whole": measure_training(task, repeats, rate)}
-    _print_table(training, "training step", legend=False)
-    if whole_only:
-        return {"training": training, "sampler": {}}
-    sampler = {}
-    for index, name in enumerate(task.bucket_names):
+    sampler: dict[str, Row] = {}
+    names = () if whole_only else task.bucket_names
+    for index, name in enumerate(names):
+        print(f"measuring bucket {name}", flush=True)
         single = one_bucket_task(task, index)
         training[name] = measure_training(single, repeats, rate)
         sampler[name] = measure_sampler(
             task, index, sample_graphs, sampler_steps, repeats, rate
         )
         jax.clear_caches()
+    title = "training step; but for `whole`, batches that lie in one bucket"
+    _print_table(training, title, legend=True)
+    if sampler:
+        sampler["mean"] = _mean_over_time(task, sampler)
+        _print_table(sampler, "sampler step", legend=False)
+    return {"training": training, "sampler": sampler}
+
+
+def _mean_over_time(task: PointCloudTask, sampler: dict[str, Row]) -> Row:
     shares = np.diff(task.time.intervals(), axis=1).ravel()
     keys = ("graphs", "step", "matmul", "floor")
     mean = {
         key: float(np.dot(shares, [row[key] for row in sampler.values()]))
         for key in keys
     }
-    sampler["mean"] = mean | {"share": mean["floor"] / mean["step"]}
-    _print_table(training, "training step; batches within one bucket", legend=False)
-    _print_table(sampler, "sampler step", legend=True)
-    return {"training": training, "sampler": sampler}
+    return mean | {"share": mean["floor"] / mean["step"]}
 
 
 def _print_table(rows: dict[str, Row], title: str, *, legend: bool) -> None:

@@ -13,6 +13,7 @@ skipped. Table, data and figure are <workdir>/comparison.{md,json,csv,png}.
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,6 +43,7 @@ from ncgn_jax.state import num_params
 from ncgn_jax.train import TrainingError, train
 from ncgn_jax.variants import Variant, make_variants, training_fields, with_fields
 
+_UNKNOWN_SPEED = {"seconds_per_step": math.nan, "sampling_seconds": math.nan}
 _EXPECTED = (ConfigError, DataError, CheckpointError)
 
 
@@ -67,6 +69,8 @@ def compare(
         configurations.
     """
     workdir, tasks = Path(workdir), TaskMaker()
+    # Before anything is measured, since a budget once measured must stay.
+    plan_runs(variants, workdir, None, num_seeds, seconds)
     print("\n".join(tasks.make(variants[0].config).describe()), flush=True)
     speeds = measure_speeds(variants, workdir, tasks)
     runs = plan_runs(variants, workdir, speeds, num_seeds, seconds)
@@ -123,11 +127,21 @@ def measure_speeds(
 def plan_runs(
     variants: Sequence[Variant],
     workdir: Path,
-    speeds: dict[str, dict[str, float | str]],
+    speeds: dict[str, dict[str, float | str]] | None,
     num_seeds: int,
     seconds: float | None,
 ) -> list[Run]:
     """Lists all runs with their budgets, seed by seed.
+
+    Args:
+      variants: Validated variants.
+      workdir: Folder of the comparison.
+      speeds: As `measure_speeds` returns them; None before, to check folders only.
+      num_seeds: Seeds of each variant.
+      seconds: Training time of every run; None leaves `train.num_steps`.
+
+    Returns:
+      The runs; without speeds, their number of steps does not follow `seconds` yet.
 
     Raises:
       ConfigError: With every run whose folder was trained with other fields.
@@ -135,15 +149,17 @@ def plan_runs(
     runs = []
     for k in range(num_seeds):
         for variant in variants:
-            speed, fields = speeds[variant.folder], {"seed": variant.config.seed + k}
-            if seconds is not None:
+            speed = speeds[variant.folder] if speeds else _UNKNOWN_SPEED
+            fields = {"seed": variant.config.seed + k}
+            if seconds is not None and speeds:
                 num_steps = max(1, int(seconds // speed["seconds_per_step"]))
                 fields["train.num_steps"] = num_steps
             config = with_fields(variant.config, fields)
             folder = workdir / variant.folder / f"seed{config.seed}"
             times = speed["seconds_per_step"], speed["sampling_seconds"]
             runs.append(Run(variant.name, config, folder, *times))
-    faults = [f"  {line}" for run in runs for line in run.differences()]
+    open_fields = () if speeds or seconds is None else ("train.num_steps",)
+    faults = [f"  {line}" for run in runs for line in run.differences(open_fields)]
     if faults:
         raise ConfigError(
             "runs of other configurations are in the way; choose another --workdir:\n"

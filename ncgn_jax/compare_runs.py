@@ -9,6 +9,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +43,19 @@ class Run:
         """How messages call the run."""
         return f"{self.variant}, seed {self.config.seed}"
 
-    def differences(self) -> list[str]:
-        """Lists how the folder was trained otherwise than is asked for now."""
+    def differences(self, besides: Sequence[str] = ()) -> list[str]:
+        """Lists how the folder was trained otherwise than is asked for now.
+
+        Args:
+          besides: Fields that may differ.
+        """
         path = self.folder / "config.json"
         if not path.is_file():
             return []
         old, new = training_fields(path.read_text()), training_fields(self.config)
         return [
             f"{self.folder}: {field} was {old.get(field)!r}, now {new.get(field)!r}"
-            for field in sorted(old.keys() | new.keys())
+            for field in sorted((old.keys() | new.keys()) - set(besides))
             if old.get(field) != new.get(field)
         ]
 

@@ -250,6 +250,7 @@ class _StepLogger:
             if not np.isfinite(value)
         ]
         where = f"noise bucket {', '.join(bad)}" if bad else "the gradient"
+        self._store.wait()
         kept = self._store.steps()
         resume = f"checkpoint {kept[-1]} is the last good one" if kept else "none saved"
         raise TrainingError(

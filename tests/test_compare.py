@@ -121,6 +121,18 @@ def test_runs_of_other_configurations_are_refused(tmp_path):
         plan_runs(variants, tmp_path, {"base": SPEED}, 1, None)
 
 
+def test_refused_comparisons_leave_the_measured_budget(tmp_path, monkeypatch):
+    (tmp_path / "base" / "seed0").mkdir(parents=True)
+    (old,) = make_variants(SMOKE, [*TINY, "model.num_layers=2"])
+    stored = json.dumps(old.config.to_dict())
+    (tmp_path / "base" / "seed0" / "config.json").write_text(stored)
+    monkeypatch.setattr(ncgn_jax.compare, "measure_speeds", None)
+    with pytest.raises(ConfigError, match="num_layers was 2, now 1") as error:
+        compare(make_variants(SMOKE, TINY), tmp_path, num_seeds=1, seconds=5.0)
+    # The number of steps is not known before a step is measured.
+    assert "num_steps" not in str(error.value)
+
+
 def test_summary_has_mean_and_sample_deviation():
     summary = summarise({"a": [{"x": 1.0}, {"x": 2.0}, {"x": 6.0, "y": np.nan}]})
     assert summary["a"]["x"].mean == 3.0

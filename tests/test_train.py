@@ -163,7 +163,7 @@ def test_killed_runs_end_bit_identical(tmp_path):
         sys.executable, "-m", "ncgn_jax.main", f"--config={SMOKE}", "--mode=train",
         f"--workdir={tmp_path / 'killed'}", *(f"--config.{o}" for o in overrides),
     ]  # fmt: skip
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
     moments = np.random.default_rng(time.time_ns() % 1000)
     kills = 0
     for _ in range(20):
