@@ -26,7 +26,7 @@ from ncgn_jax.faults import Faults
 from ncgn_jax.logs import MetricsWriter, Progress
 from ncgn_jax.process import ema_decay, update_ema
 from ncgn_jax.state import TrainState, make_train_state, num_params
-from ncgn_jax.tasks import Task, default_config, make_task, validate_task
+from ncgn_jax.tasks import TASKS, Task, default_config, make_task, validate_task
 from ncgn_jax.tasks.settings import validate_base
 
 Metrics = dict[str, Any]
@@ -39,8 +39,7 @@ class TrainingError(RuntimeError):
 def validate(config: ConfigDict) -> None:
     """Raises one ConfigError that lists every fault of a configuration."""
     faults = Faults()
-    known = "task" in config and config.task in ("point_clouds",)
-    if known:
+    if config.get("task") in TASKS:
         check_known_fields(config, default_config(config.task))
         validate_base(config, faults, parallel.num_devices())
     validate_task(config, faults)

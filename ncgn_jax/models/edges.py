@@ -80,18 +80,28 @@ def is_dense(block: Block, up_to: int | None = None) -> bool:
     return block.num_supernodes <= up_to * (block.num_neighbors + 1)
 
 
+def block_edges(
+    graph: MultiscaleGraph,
+) -> Iterator[tuple[Block, slice, jax.Array, jax.Array]]:
+    """Yields each block, its slice of the supernodes, and its edges.
+
+    Edges are senders counted from the block's first supernode, and the mask of the
+    real ones, both [graph * supernode * neighbor].
+    """
+    edge = 0
+    for block, _, nodes in block_slices(graph):
+        count = block.num_graphs * block.num_supernodes * block.num_neighbors
+        edges = slice(edge, edge + count)
+        edge = edges.stop
+        senders = graph.coarse.senders[edges] - nodes.start
+        yield block, nodes, senders, graph.coarse.edges["mask"][edges]
+
+
 def pairs_of_blocks(graph: MultiscaleGraph) -> Iterator[PairList]:
     """Yields the pairs of each block; ValueError if the graph is ragged."""
     if not graph.blocks:
         raise ValueError("pairs need regular blocks; this graph is ragged")
-    edge = 0
-    for block, _, nodes in block_slices(graph):
-        edges = slice(
-            edge, edge + block.num_graphs * block.num_supernodes * block.num_neighbors
-        )
-        edge = edges.stop
-        senders = graph.coarse.senders[edges] - nodes.start
-        mask = graph.coarse.edges["mask"][edges]
+    for block, nodes, senders, mask in block_edges(graph):
         positions = graph.supernode_positions[nodes]
         dense = is_dense(block, _DENSE_PAIRS_UP_TO)
         make = _dense_pairs if dense else _listed_pairs

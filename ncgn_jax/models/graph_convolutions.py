@@ -15,8 +15,13 @@ import jax
 import jax.numpy as jnp
 import jraph
 
-from ncgn_jax.graphs import Block, MultiscaleGraph, block_slices
-from ncgn_jax.models.edges import dense_adjacency, is_dense, listed_edges
+from ncgn_jax.graphs import Block, MultiscaleGraph
+from ncgn_jax.models.edges import (
+    block_edges,
+    dense_adjacency,
+    is_dense,
+    listed_edges,
+)
 from ncgn_jax.models.geometric_attention import GeometricAttention
 
 CONVOLUTIONS = ("gat", "gcn", "geometric")
@@ -116,20 +121,14 @@ def edge_attention(sown: Sequence[jax.Array], graph: MultiscaleGraph) -> jax.Arr
     if not graph.blocks:
         return sown[0].reshape(-1)[:num_edges]
     parts = []
-    edge = 0
-    for weights, (block, _, supernodes) in zip(sown, block_slices(graph), strict=True):
-        edges = slice(edge, edge + block.num_graphs * _num_edges(block))
-        edge = edges.stop
+    for weights, (block, _, senders, _) in zip(sown, block_edges(graph), strict=True):
         square = (block.num_graphs, block.num_supernodes, block.num_supernodes)
         if weights.shape != square:  # Listed: each node's edges, then its self loop.
             rows = weights.reshape(-1, block.num_neighbors + 1)
             parts.append(rows[:, :-1].reshape(-1))
             continue
         rows = weights.reshape(-1, block.num_supernodes)  # [receiver, sender]
-        senders = (graph.coarse.senders[edges] - supernodes.start).reshape(
-            -1, block.num_neighbors
-        )
-        local = senders % block.num_supernodes
+        local = senders.reshape(-1, block.num_neighbors) % block.num_supernodes
         parts.append(jnp.take_along_axis(rows, local, axis=1).reshape(-1))
     return jnp.concatenate(parts)
 
@@ -145,13 +144,8 @@ def _over_blocks(
         looped = _add_self_loops(graph.coarse)
         return sparse(nodes, looped, _ragged_aggregation(looped))
     outputs = []
-    edge = 0
-    for block, _, supernodes in block_slices(graph):
-        edges = slice(edge, edge + block.num_graphs * _num_edges(block))
-        edge = edges.stop
+    for block, supernodes, senders, mask in block_edges(graph):
         local = jax.tree.map(lambda leaf, s=supernodes: leaf[s], nodes)
-        senders = graph.coarse.senders[edges] - supernodes.start
-        mask = graph.coarse.edges["mask"][edges]
         if is_dense(block):
             joined = dense_adjacency(senders, mask, block)
             square = jax.tree.map(
@@ -166,10 +160,6 @@ def _over_blocks(
             looped, aggregation = _regular_graph(senders, mask, block)
             outputs.append(sparse(local, looped, aggregation))
     return jnp.concatenate(outputs)
-
-
-def _num_edges(block: Block) -> int:
-    return block.num_supernodes * block.num_neighbors
 
 
 class _Aggregation:
