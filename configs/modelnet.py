@@ -1,6 +1,8 @@
 r"""Point clouds: Noise-Conditioned Graph Network with DMP on ModelNet.
 
-Paper:    arXiv 2507.09391, section 5.1 (400 points, k = 7, width 64, 3 layers)
+Paper:    arXiv 2507.09391, section 5.1 (400 points, k = 7, width 64, 3 layers), with
+          attention that sees positions and with Muon, both of which learn several
+          times faster; `--config.model.convolution=gat` is the published network
 Command:  python -m ncgn_jax.main --config=configs/modelnet.py \\
               --config.data.path=/data/ModelNet40.zip
 Hardware: 2 CPU cores, 1 device
@@ -19,6 +21,11 @@ def get_config() -> ConfigDict:
     """Returns the experiment."""
     config = default_config()
     config.data.source = "auto"
+    config.model.convolution = "geometric"
     config.train.num_steps = 10_000
-    config.train.batch_size = 64
+    config.train.batch_size = 16
+    config.train.optimizer = "muon"
+    config.train.learning_rate = 4e-3
+    config.train.ema_decay = 0.995
+    config.sample.num_steps = 25
     return config.lock()

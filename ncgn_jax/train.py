@@ -47,7 +47,12 @@ def validate(config: ConfigDict) -> None:
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """Builds Adam(W) with linear warm-up, optional cosine decay and clipping."""
+    """Builds Adam(W) or Muon with linear warm-up, optional cosine decay and clipping.
+
+    Muon (Jordan et al. 2024) moves every matrix by an orthogonalised momentum and
+    leaves the vectors to Nesterov's Adam. Its updates are scaled to the usual root
+    mean square of Adam's, 0.2 (Liu et al. 2025).
+    """
     train = config.train
     if train.decay == "cosine":
         rate = optax.warmup_cosine_decay_schedule(
@@ -66,7 +71,13 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
             [train.warmup_steps],
         )
     clip = optax.clip_by_global_norm(train.clip_norm or math.inf)
-    return optax.chain(clip, optax.adamw(rate, weight_decay=train.weight_decay))
+    decay = train.weight_decay
+    if train.optimizer == "adam":
+        return optax.chain(clip, optax.adamw(rate, weight_decay=decay))
+    muon = optax.contrib.muon(
+        rate, weight_decay=decay, adam_weight_decay=decay, consistent_rms=0.2
+    )
+    return optax.chain(clip, muon)
 
 
 def make_train_step(

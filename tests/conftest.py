@@ -17,6 +17,14 @@ def rng():
     return jax.random.key(0)
 
 
+@pytest.fixture(scope="module")
+def compile_quickly():
+    """For modules in which compiling costs far more than running."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def fixtures():
     return REPOSITORY / "tests" / "fixtures"

@@ -5,7 +5,6 @@ import doctest
 import importlib
 from pathlib import Path
 
-import jax
 import pytest
 
 PACKAGE = "ncgn_jax"
@@ -170,14 +169,6 @@ WITH_EXAMPLES = [
     if name.startswith(("graphs/", "tasks/")) or name == "convert.py"
     if ">>>" in (ROOT / name).read_text()
 ]
-
-
-@pytest.fixture
-def compile_quickly():
-    """Compiling costs far more than running here."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.mark.usefixtures("compile_quickly")

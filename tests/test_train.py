@@ -9,6 +9,7 @@ from pathlib import Path
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -53,6 +54,31 @@ def run_steps(task, config, num_steps, devices=None):
     for i in range(num_steps):
         state, metrics = step(state, parallel.put_batch(task.batch(i, rows)), rng)
     return jax.device_get((state, metrics))
+
+
+def test_muon_moves_matrices_by_near_orthogonal_steps_and_vectors_as_adam():
+    config = smoke_config(
+        "train.optimizer=muon",
+        "train.learning_rate=0.5",
+        "train.warmup_steps=0",
+        "train.decay=constant",
+        "train.clip_norm=0",
+    )
+    tx, rng = make_optimizer(config), np.random.default_rng(0)
+    # Singular values of the gradient span a factor of ten.
+    left, _ = np.linalg.qr(rng.normal(size=(32, 8)))
+    right, _ = np.linalg.qr(rng.normal(size=(8, 8)))
+    kernel = (left * np.geomspace(1, 10, 8)) @ right
+    grads = {"kernel": jnp.asarray(kernel), "bias": jnp.asarray([3.0, -0.1])}
+    params = jax.tree.map(jnp.zeros_like, grads)
+    updates, _ = tx.update(grads, tx.init(params), params)
+    # The same singular vectors, all with about the value that gives entries the root
+    # mean square 0.2: an orthogonal [32, 8] matrix has 1 / sqrt(32).
+    aligned = left.T @ updates["kernel"] @ right.T
+    expected = -0.5 * 0.2 * np.sqrt(32) * np.eye(8)
+    np.testing.assert_allclose(aligned, expected, rtol=0.35, atol=1e-3)
+    # Adam's first step has the gradient's sign and not its size (Nesterov: 1.47 lr).
+    np.testing.assert_allclose(updates["bias"], [-0.737, 0.737], rtol=1e-3)
 
 
 @pytest.mark.slow

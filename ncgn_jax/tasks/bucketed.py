@@ -100,8 +100,8 @@ def make_batch_layout(
     """Divides a global batch over buckets.
 
     The layout is the same on 1, 2, 4 or 8 devices wherever the batch allows eight
-    groups; otherwise, and on more devices, there are as many groups as devices or
-    fewer rows ask for.
+    groups of at least two rows a bucket; a smaller batch has fewer groups, so that
+    shares of a bucket can still be told apart, but never fewer than devices.
 
     Args:
       time: Time axis with its buckets.
@@ -116,7 +116,8 @@ def make_batch_layout(
     """
     num_buckets = len(time.buckets)
     num_groups = math.gcd(batch_size, math.lcm(_NUM_GROUPS, num_devices))
-    while num_groups > num_devices and batch_size // num_groups < num_buckets:
+    enough = 2 * num_buckets
+    while num_groups > num_devices and batch_size // num_groups < enough:
         num_groups //= 2
     if num_groups % num_devices or batch_size // num_groups < num_buckets:
         raise ValueError(

@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ncgn_jax.graphs import MultiscaleGraph, NoiseBucket, bucket_index, build_graphs
+from ncgn_jax.graphs import MultiscaleGraph, NoiseBucket, bucket_index
 from ncgn_jax.models.graph_convolutions import edge_attention
 from ncgn_jax.pictures import DenoisingState
 from ncgn_jax.process import (
     interpolate,
-    make_denoiser,
     make_sampler_step,
     make_time_grid,
 )
@@ -71,40 +70,19 @@ class NetworkView:
         return self._compiled[bucket](self._variables, x_t, t, label)
 
     def _run(self, bucket, variables, x_t, t, label):
-        task = self.task
-        rng = jax.random.fold_in(
-            jax.random.key(_SEED), (t[0] * 2**20).astype(jnp.int32)
-        )
-        graph = build_graphs(x_t, task.time.buckets[bucket], rng)
-        output, sown = task.network().apply(
-            variables,
-            task._features(x_t, label),
-            task.time.level(t),
-            graph,
-            mutable=["intermediates"],
+        output, graph, sown = self.task.apply(
+            variables, bucket, x_t, t, label, mutable=("intermediates",)
         )
         attention = None
         if self.attends:
             layers = sown["intermediates"].values()
             attention = sum(edge_attention(a["attention"], graph) for a in layers)
             attention /= len(layers)
-        return output.reshape(x_t.shape), graph, attention
+        return output, graph, attention
 
     def denoiser(self, bucket: int, label: jax.Array):
         """Returns denoise(x_t, t) as the task's sampler has it."""
-        task, sample = self.task, self.task.config.sample
-
-        def predict(x_t, t):
-            prediction = self(bucket, x_t, t, label)[0]
-            if task.num_classes and sample.guidance:
-                none = jnp.full_like(label, task.num_classes)
-                free = self(bucket, x_t, t, none)[0]
-                prediction = prediction + sample.guidance * (prediction - free)
-            return prediction
-
-        return make_denoiser(
-            predict, task.config.process.target, task.time.schedule, sample.data_limit
-        )
+        return self.task.denoiser(lambda *args: self(bucket, *args)[0], label)
 
 
 def denoising_states(view: NetworkView) -> list[DenoisingState]:

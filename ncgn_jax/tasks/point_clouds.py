@@ -6,6 +6,7 @@ scaling (coordinates in +-0.25).
 """
 
 import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ml_collections import ConfigDict
 from ncgn_jax.data.batches import take_batch
 from ncgn_jax.data.load import load_point_dataset
 from ncgn_jax.data.point_sets import PointDataset
-from ncgn_jax.graphs import build_graphs, join_graphs
+from ncgn_jax.graphs import MultiscaleGraph, build_graphs, join_graphs
 from ncgn_jax.metrics.table import (
     POINT_CLOUD_COLUMNS,
     EvaluationSettings,
@@ -29,6 +30,7 @@ from ncgn_jax.metrics.table import (
 from ncgn_jax.models.ncgn import NCGN
 from ncgn_jax.parallel import AXIS, device_index, map_over_devices, num_devices
 from ncgn_jax.process import (
+    Denoiser,
     integrate,
     interpolate,
     loss_weight,
@@ -273,7 +275,10 @@ class PointCloudTask:
         step = make_sampler_step(sample.sampler)
 
         def run(x, label, variables, times, rng, offset):
-            denoise = self.denoiser(variables, bucket, label)
+            def predict(x_t, t, label):
+                return self.apply(variables, bucket, x_t, t, label)[0]
+
+            denoise = self.denoiser(predict, label)
             rng = jax.random.fold_in(rng, device_index())
             return integrate(
                 step, denoise, self.time.schedule, x, times, rng, step_offset=offset
@@ -281,30 +286,62 @@ class PointCloudTask:
 
         return map_over_devices(run, batch_argnums=(0, 1))
 
-    def denoiser(self, variables: Any, bucket: int, label: jax.Array):
-        """Returns denoise(x_t, t) with the static graphs of one bucket."""
+    def apply(
+        self,
+        variables: Any,
+        bucket: int,
+        x_t: jax.Array,
+        t: jax.Array,
+        label: jax.Array,
+        mutable: Sequence[str] = (),
+    ) -> tuple[jax.Array, MultiscaleGraph, Any]:
+        """Runs the network on noisy clouds with the static graphs of one bucket.
+
+        Args:
+          variables: Parameters and batch statistics.
+          bucket: Whose graphs.
+          x_t: Noisy clouds, [cloud, point, 3].
+          t: Times, [cloud], all alike as in a sampler.
+          label: Classes, int32 [cloud].
+          mutable: Flax collections to return.
+
+        Returns:
+          The prediction [cloud, point, 3], the graphs, and the collections.
+        """
+        # Random edges, where a baseline has them, follow the time.
+        moment = (t[0] * 2**20).astype(jnp.int32)
+        rng = jax.random.fold_in(jax.random.key(0), moment)
+        graph = build_graphs(x_t, self.time.buckets[bucket], rng)
+        output, collections = self.network().apply(
+            variables,
+            self._features(x_t, label),
+            self.time.level(t),
+            graph,
+            mutable=list(mutable),
+        )
+        return output.reshape(x_t.shape), graph, collections
+
+    def denoiser(
+        self,
+        predict: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+        label: jax.Array,
+    ) -> Denoiser:
+        """Returns denoise(x_t, t) for clouds of given classes, guidance included.
+
+        Args:
+          predict: predict(x_t, t, label), as `apply` does.
+          label: Classes, int32 [cloud].
+        """
         sample, target = self.config.sample, self.config.process.target
 
-        def predict(x_t, t):
-            # Random edges, where a baseline has them, follow the time.
-            moment = (t[0] * 2**20).astype(jnp.int32)
-            rng = jax.random.fold_in(jax.random.key(0), moment)
-            graph = build_graphs(x_t, self.time.buckets[bucket], rng)
-            level = self.time.level(t)
-
-            def run(classes):
-                output = self.network().apply(
-                    variables, self._features(x_t, classes), level, graph
-                )
-                return output.reshape(x_t.shape)
-
-            prediction = run(label)
+        def guided(x_t, t):
+            prediction = predict(x_t, t, label)
             if self.num_classes and sample.guidance:
-                free = run(jnp.full_like(label, self.num_classes))
+                free = predict(x_t, t, jnp.full_like(label, self.num_classes))
                 prediction = prediction + sample.guidance * (prediction - free)
             return prediction
 
-        return make_denoiser(predict, target, self.time.schedule, sample.data_limit)
+        return make_denoiser(guided, target, self.time.schedule, sample.data_limit)
 
     def evaluate(
         self, samples: dict[str, dict[str, np.ndarray]]

@@ -17,6 +17,7 @@ from ncgn_jax.process import (
 )
 
 DECAYS = ("constant", "cosine")
+OPTIMIZERS = ("adam", "muon")
 SIGNALS = ("mixing", "time")
 
 
@@ -38,6 +39,7 @@ def base_config() -> ConfigDict:
         {
             "num_steps": 10_000,
             "batch_size": 128,
+            "optimizer": "adam",
             "learning_rate": 1e-3,
             "warmup_steps": 100,
             "decay": "cosine",
@@ -85,6 +87,7 @@ def validate_base(config: ConfigDict, faults: Faults, num_devices: int) -> None:
     faults.in_range(config, "train.clip_norm", 0)
     faults.in_range(config, "train.weight_decay", 0)
     faults.in_range(config, "train.ema_decay", 0, 1)
+    faults.choice(config, "train.optimizer", OPTIMIZERS)
     faults.choice(config, "train.decay", DECAYS)
     faults.choice(config, "sample.sampler", SAMPLERS)
     faults.choice(config, "sample.time_grid", TIME_GRIDS)

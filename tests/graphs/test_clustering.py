@@ -10,16 +10,10 @@ from hypothesis import strategies as st
 from ncgn_jax.graphs import balanced_order, balanced_runs, voxel_clusters
 from ncgn_jax.graphs.buckets import voxels_per_side
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 _voxel = jax.jit(voxel_clusters, static_argnums=1)
 _order = jax.jit(balanced_order, static_argnums=1)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compile_quickly():
-    """Compiling costs far more than running here."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def voxel_loop(positions, side):

@@ -19,6 +19,8 @@ from ncgn_jax.graphs import (
     unsort_points,
 )
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 NUM_NODES, NUM_GRAPHS, WIDTH = 30, 2, 3
 BUCKETS = {
     "unequal": NoiseBucket(0.0, 0.5, NUM_NODES, 8, 4, "balanced"),
@@ -33,14 +35,6 @@ JOINED = ("unequal", "voxel", "equal", "long_short")
 CLOUDS = np.random.default_rng(0).normal(size=(NUM_GRAPHS, NUM_NODES, 3)).astype("f4")
 VALUES = np.random.default_rng(1).normal(size=(NUM_GRAPHS * NUM_NODES, WIDTH))
 VALUES = VALUES.astype("f4")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compile_quickly():
-    """Compiling costs far more than running here."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -13,6 +13,8 @@ from ncgn_jax.graphs import (
 )
 from ncgn_jax.graphs.neighbors import squared_distances
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 _nearest = jax.jit(nearest_neighbors, static_argnums=1)
 _long_short = jax.jit(long_short_neighbors, static_argnums=(1, 2))
 
@@ -21,14 +23,6 @@ RANDOM = np.random.default_rng(0).normal(size=(NUM_NODES, 3)).astype(np.float32)
 # Whole numbers: distances are exact and ties are many.
 GRID = np.random.default_rng(1).integers(0, 3, (NUM_NODES, 3)).astype(np.float32)
 CLOUDS = {"random": RANDOM, "grid": GRID, "identical": np.ones_like(RANDOM)}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compile_quickly():
-    """Compiling costs far more than running here."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def brute_force(positions, k, real):

@@ -11,6 +11,8 @@ from ncgn_jax.graphs import NoiseBucket, build_graphs, join_graphs, make_noise_b
 from ncgn_jax.models import edges, graph_convolutions
 from ncgn_jax.models.graph_convolutions import edge_attention, make_convolution
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 NUM_NODES, WIDTH = 16, 8
 BUCKETS = (
     NoiseBucket(0.0, 0.5, NUM_NODES, NUM_NODES, 4),
@@ -19,14 +21,6 @@ BUCKETS = (
     NoiseBucket(0.5, 1.0, NUM_NODES, 5, 4, "balanced"),
 )
 FORMS = ("dense", "listed", "ragged")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compile_quickly():
-    """Compiling costs far more than running here."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

@@ -18,13 +18,7 @@ from ncgn_jax.models.layers import (
     safe_norm,
 )
 
-
-@pytest.fixture(autouse=True, scope="module")
-def compile_quickly():
-    """Compiling costs far more than running here."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 def plain_rms(values, scale, bias):

@@ -18,17 +18,11 @@ from ncgn_jax.graphs import (
 )
 from ncgn_jax.models.ncgn import NCGN, GeometricMessage
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 PARITY_FILES = ("ncgn_gat_points.npz", "ncgn_gcn_transcriptomics.npz")
 NUM_NODES, NUM_GRAPHS, DIM, WIDTH = 30, 2, 3, 8
 NETWORK = NCGN(out_dim=DIM, width=WIDTH, num_layers=1)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compile_quickly():
-    """Compiling costs far more than running here."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def _buckets():

@@ -69,6 +69,13 @@ def test_layout_is_the_same_on_one_to_eight_devices():
     assert len(layouts) == 1
 
 
+@pytest.mark.parametrize("size", [16, 32, 64])
+def test_small_batches_still_follow_the_shares_of_time(size):
+    layout = make_batch_layout(make_time(), size, 1)
+    assert layout.num_groups == size // 8
+    assert layout.counts == (5, 1, 1, 1)
+
+
 def test_too_small_a_batch_says_what_would_do():
     with pytest.raises(ValueError, match="multiple of 8 of at least 32"):
         make_batch_layout(make_time(), 16, 8)
