@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     config.data.source = "auto"
     config.model.convolution = "geometric"
     config.train.num_steps = 10_000
-    config.train.batch_size = 16
+    config.train.batch_size = 32
     config.train.optimizer = "muon"
     config.train.learning_rate = 4e-3
     config.train.ema_decay = 0.995

@@ -22,8 +22,8 @@ def get_config() -> ConfigDict:
     config.data.num_test = 128
     config.data.num_points = 256
     config.model.convolution = "geometric"
-    config.train.num_steps = 900
-    config.train.batch_size = 16
+    config.train.num_steps = 450
+    config.train.batch_size = 32
     config.train.optimizer = "muon"
     config.train.learning_rate = 4e-3
     config.train.ema_decay = 0.99

@@ -126,7 +126,7 @@ def test_one_and_eight_devices_agree(tmp_path):
     for devices in ("1", "8"):
         out = tmp_path / f"{devices}.npz"
         command = [sys.executable, "-c", script, devices, str(SMOKE), str(out)]
-        overrides = ["train.batch_size=32", "model.norm=batch"]
+        overrides = ["train.batch_size=64", "model.norm=batch"]
         subprocess.run([*command, *overrides], check=True, cwd=REPOSITORY)
         results.append(np.load(out))
     one, eight = results
@@ -167,18 +167,24 @@ def test_one_trace_for_training_and_one_per_bucket_for_sampling(task, monkeypatc
     run_steps(task, task.config, 4)
     assert traces["loss"] == 1  # all buckets in one program, never traced again
 
-    calls = []
-    plain_denoiser = task.denoiser
+    traced, applied = [], []
+    plain_denoiser, plain_apply = task.denoiser, task.apply
 
-    def denoiser(variables, bucket, label):
-        calls.append(bucket)
-        return plain_denoiser(variables, bucket, label)
+    def denoiser(*args):
+        traced.append(len(traced))
+        return plain_denoiser(*args)
+
+    def apply(variables, bucket, *args):
+        applied.append(bucket)
+        return plain_apply(variables, bucket, *args)
 
     monkeypatch.setattr(task, "denoiser", denoiser)
+    monkeypatch.setattr(task, "apply", apply)
     state = init_state(task, make_optimizer(task.config), 0)
     for seed in (0, 1):
         task.sample(state.params, state.model_state, 5, seed, num_steps=16)
-    assert sorted(calls) == list(range(len(task.time.buckets)))
+    assert len(traced) == len(task.time.buckets)
+    assert set(applied) == set(range(len(task.time.buckets)))
 
 
 def test_killed_runs_end_bit_identical(tmp_path):
