@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     config.data.num_test = 128
     config.data.num_points = 256
     config.model.convolution = "geometric"
-    config.train.num_steps = 450
+    config.train.num_steps = 340
     config.train.batch_size = 32
     config.train.optimizer = "muon"
     config.train.learning_rate = 4e-3
