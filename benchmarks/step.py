@@ -23,6 +23,7 @@ Numbers are those of one device. Nothing else should run on the machine.
 
 import argparse
 import copy
+import functools
 import resource
 import sys
 import time
@@ -162,10 +163,8 @@ def measure_sampler(
     advance, schedule = make_sampler_step("euler"), task.time.schedule
 
     def walk(x, times):
-        def predict(x_t, t, label):
-            return task.apply(variables, bucket, x_t, t, label)[0]
-
-        denoise = task.denoiser(predict, label)
+        apply = functools.partial(task.apply, variables, bucket)
+        denoise = task.denoiser(apply, label)
         return integrate(advance, denoise, schedule, x, times, jax.random.key(0))
 
     x = jnp.asarray(task.prior_clouds(num_graphs, seed=0))

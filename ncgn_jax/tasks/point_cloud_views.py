@@ -82,7 +82,7 @@ class NetworkView:
 
     def denoiser(self, bucket: int, label: jax.Array):
         """Returns denoise(x_t, t) as the task's sampler has it."""
-        return self.task.denoiser(lambda *args: self(bucket, *args)[0], label)
+        return self.task.denoiser(partial(self, bucket), label)
 
 
 def denoising_states(view: NetworkView) -> list[DenoisingState]:

@@ -275,10 +275,8 @@ class PointCloudTask:
         step = make_sampler_step(sample.sampler)
 
         def run(x, label, variables, times, rng, offset):
-            def predict(x_t, t, label):
-                return self.apply(variables, bucket, x_t, t, label)[0]
-
-            denoise = self.denoiser(predict, label)
+            apply = functools.partial(self.apply, variables, bucket)
+            denoise = self.denoiser(apply, label)
             rng = jax.random.fold_in(rng, device_index())
             return integrate(
                 step, denoise, self.time.schedule, x, times, rng, step_offset=offset
@@ -323,21 +321,22 @@ class PointCloudTask:
 
     def denoiser(
         self,
-        predict: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+        apply: Callable[[jax.Array, jax.Array, jax.Array], tuple[Any, ...]],
         label: jax.Array,
     ) -> Denoiser:
         """Returns denoise(x_t, t) for clouds of given classes, guidance included.
 
         Args:
-          predict: predict(x_t, t, label), as `apply` does.
+          apply: apply(x_t, t, label), of whose results the first is the prediction,
+            as of the method `apply`.
           label: Classes, int32 [cloud].
         """
         sample, target = self.config.sample, self.config.process.target
 
         def guided(x_t, t):
-            prediction = predict(x_t, t, label)
+            prediction = apply(x_t, t, label)[0]
             if self.num_classes and sample.guidance:
-                free = predict(x_t, t, jnp.full_like(label, self.num_classes))
+                free = apply(x_t, t, jnp.full_like(label, self.num_classes))[0]
                 prediction = prediction + sample.guidance * (prediction - free)
             return prediction
 
