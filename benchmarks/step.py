@@ -10,7 +10,8 @@ whole batch, then for batches that lie in one bucket alone:
 
 - seconds to compile. They are cold only without a cache: start with
   JAX_COMPILATION_CACHE_DIR= (empty);
-- seconds a training step, median and range; of these, building graphs;
+- seconds a training step, median and range, after 15 steps that warm up (until then
+  the C library still asks the kernel for memory); of these, building graphs;
 - GFLOP of the matrix products, forward alone and with backward, counted in the traced
   program, beside XLA's count of all operations;
 - the floor: these GFLOP at the speed that a [51200, 64] x [64, 64] product reaches on
@@ -45,6 +46,8 @@ from ncgn_jax.process import integrate, make_sampler_step
 from ncgn_jax.tasks.bucketed import BucketedTime, bucket_names, make_batch_layout
 from ncgn_jax.tasks.point_clouds import PointCloudTask, default_config
 from ncgn_jax.train import init_state, make_optimizer, make_train_step, validate
+
+WARM_UP = 15
 
 COLUMNS = (
     Column("graphs", "graphs", 1, 0, "graphs in a batch of one device"),
@@ -116,7 +119,7 @@ def measure_training(task: PointCloudTask, repeats: int, rate: float) -> Row:
     compiled = jax.jit(step, donate_argnums=0).lower(state, batch, rng).compile()
     compile_seconds = time.perf_counter() - began
     seconds = []
-    for _ in range(2 + repeats):
+    for _ in range(WARM_UP + repeats):
         began = time.perf_counter()
         state, metrics = compiled(state, batch, rng)
         jax.block_until_ready((state, metrics))
@@ -126,7 +129,7 @@ def measure_training(task: PointCloudTask, repeats: int, rate: float) -> Row:
         "compile": compile_seconds,
         "building": measure_graphs(task, repeats),
         "forward": only_forward,
-        **_figures(compiled, seconds[2:], gflop, rate),
+        **_figures(compiled, seconds[WARM_UP:], gflop, rate),
     }
 
 
@@ -228,13 +231,12 @@ def _figures(compiled, seconds: Sequence[float], gflop: float, rate: float) -> R
 
 
 def _time(call: Callable[[], Any], repeats: int) -> list[float]:
-    jax.block_until_ready(call())
     seconds = []
-    for _ in range(repeats):
+    for _ in range(WARM_UP + repeats):
         began = time.perf_counter()
         jax.block_until_ready(call())
         seconds.append(time.perf_counter() - began)
-    return seconds
+    return seconds[WARM_UP:]
 
 
 def benchmark(

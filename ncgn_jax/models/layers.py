@@ -1,10 +1,14 @@
 """Layers that several networks share: normalisation, dense stacks, embeddings."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 NORMS = ("batch", "layer", "rms", "none")
+
+_BATCH_EPSILON = 1e-5
 
 
 class Norm(nn.Module):
@@ -33,13 +37,104 @@ class Norm(nn.Module):
             return norm(values, scale, bias)
         if self.kind != "batch":
             raise ValueError(f"norm: found {self.kind!r}; allowed: {', '.join(NORMS)}")
-        norm = nn.BatchNorm(
-            use_running_average=not train,
-            momentum=0.9,
-            epsilon=1e-5,
-            axis_name=self.axis_name,
-        )
-        return norm(values, mask=None if mask is None else mask[:, None])
+        return BatchNorm(self.axis_name)(values, train=train, mask=mask)
+
+
+class BatchNorm(nn.Module):
+    """Batch norm (Ioffe and Szegedy 2015): running statistics, momentum 0.9, eps 1e-5.
+
+    Parameters and statistics are those of `flax.linen.BatchNorm`.
+
+    Attributes:
+      axis_name: Device axis over which batch statistics are averaged, if any.
+    """
+
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(
+        self, values: jax.Array, *, train: bool, mask: jax.Array | None = None
+    ) -> jax.Array:
+        """Normalises [node, feature]; `mask` [node] keeps rows out of statistics."""
+        width = values.shape[-1]
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (width,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (width,))
+        scale = self.param("scale", nn.initializers.ones_init(), (width,))
+        bias = self.param("bias", nn.initializers.zeros_init(), (width,))
+        if not train:
+            factor = scale * jax.lax.rsqrt(running_var.value + _BATCH_EPSILON)
+            return _affine(values, factor, bias - running_mean.value * factor)
+        if self.is_initializing():
+            return batch_norm(values, scale, bias, mask)[0]
+        out, mean, var = batch_norm(values, scale, bias, mask, self.axis_name)
+        for running, new in ((running_mean, mean), (running_var, var)):
+            running.value = 0.9 * running.value + 0.1 * new
+        return out
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def batch_norm(
+    values: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    mask: jax.Array | None = None,
+    axis_name: str | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Gives every column mean 0 and variance 1 over rows, then scales and shifts it.
+
+    The gradient is written out, as that of `rms_norm` and for the same reason. The
+    statistics are for running averages: no gradient passes through them.
+
+    Args:
+      values: [row, feature].
+      scale: [feature].
+      bias: [feature].
+      mask: Rows that count, bool [row]; None if all do. Others are normalised too.
+      axis_name: Device axis over which mean and mean square are averaged, if any.
+
+    Returns:
+      Normalised values, and the mean and (biased) variance of each column.
+    """
+    return _batch_norm_forward(values, scale, bias, mask, axis_name)[0]
+
+
+def _batch_norm_forward(values, scale, bias, mask, axis_name):
+    kept = values if mask is None else values * mask[:, None]
+    count = values.shape[0] if mask is None else jnp.sum(mask)
+    moments = jnp.sum(kept, axis=0) / count, jnp.sum(kept * values, axis=0) / count
+    if axis_name is not None:
+        moments = jax.lax.pmean(moments, axis_name)
+    mean, square = moments
+    var = jnp.maximum(square - mean**2, 0.0)
+    inverse = jax.lax.rsqrt(var + _BATCH_EPSILON)
+    out = _affine(values, inverse * scale, bias - mean * inverse * scale)
+    return (out, mean, var), (values, mask, count, mean, inverse, scale)
+
+
+def _batch_norm_backward(axis_name, saved, cotangents):
+    values, mask, count, mean, inverse, scale = saved
+    cotangent, _, _ = cotangents
+    total = jnp.sum(cotangent, axis=0)
+    along_unit = (jnp.sum(cotangent * values, axis=0) - mean * total) * inverse
+    shares = total / count, along_unit / count
+    if axis_name is not None:
+        shares = jax.lax.pmean(shares, axis_name)
+    # The gradient, factor * (cotangent - shares[0] - unit * shares[1]), multiplied out
+    # by columns: one pass over two arrays.
+    factor = inverse * scale
+    slope = -factor * inverse * shares[1]
+    through_statistics = _affine(values, slope, -factor * shares[0] - slope * mean)
+    if mask is not None:
+        through_statistics = through_statistics * mask[:, None]
+    gradient = cotangent * factor[None] + through_statistics
+    return gradient, along_unit, total, None
+
+
+batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
+
+
+def _affine(values, factor, shift):
+    return values * factor[None] + shift[None]
 
 
 @jax.custom_vjp

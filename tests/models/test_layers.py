@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,7 @@ from ncgn_jax.models.layers import (
     MLP,
     NORMS,
     Norm,
+    batch_norm,
     exact_gelu,
     layer_norm,
     rms_norm,
@@ -64,6 +66,61 @@ def test_norms_of_constant_rows_are_finite(norm):
     gradient = jax.jit(jax.grad(lambda v: norm(v, ones, ones).sum()))(values)
     assert np.isfinite(gradient).all()
     np.testing.assert_array_equal(jax.jit(norm)(values, ones, ones), 1.0)
+
+
+def plain_batch(values, scale, bias, mask):
+    # Flax's own, whose gradient is automatic.
+    norm = nn.BatchNorm(use_running_average=False, momentum=0.0, epsilon=1e-5)
+    zeros = {"mean": jnp.zeros_like(scale), "var": jnp.zeros_like(scale)}
+    variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": zeros}
+    rows = None if mask is None else mask[:, None]
+    out, state = norm.apply(variables, values, mask=rows, mutable=["batch_stats"])
+    return out, state["batch_stats"]["mean"], state["batch_stats"]["var"]
+
+
+@pytest.mark.parametrize("num_real", [None, 7])
+def test_batch_norm_and_its_gradients_equal_those_of_flax(num_real):
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        values, weight = (jnp.asarray(rng.normal(2, 3, (12, 5))) for _ in range(2))
+        values = values.at[:, 0].multiply(1e-3)  # where the 1e-5 matters
+        scale, bias = (jnp.asarray(rng.normal(size=5)) for _ in range(2))
+        mask = None if num_real is None else jnp.arange(12) < num_real
+        results = []
+        for form in (batch_norm, plain_batch):
+
+            def loss(v, s, b, form=form):
+                out, mean, var = form(v, s, b, mask)
+                return jnp.sum(weight * jnp.sin(out)), (out, mean, var)
+
+            graded = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)
+            results.append(jax.jit(graded)(values, scale, bias))
+        for found, expected in zip(*map(jax.tree.leaves, results), strict=True):
+            assert found.dtype == jnp.float64
+            np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_batch_norm_over_devices_equals_one_device():
+    rng = np.random.default_rng(3)
+    values, weight = (rng.normal(1, 2, (4, 6, 3)).astype("f4") for _ in range(2))
+    scale, bias = (rng.normal(size=3).astype("f4") for _ in range(2))
+
+    def graded(values, weight, axis_name):
+        def loss(v, s, b):
+            out, *moments = batch_norm(v, s, b, None, axis_name)
+            return jnp.sum(weight * jnp.sin(out)), moments
+
+        return jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(values, scale, bias)
+
+    lifted = jax.vmap(functools.partial(graded, axis_name="device"), axis_name="device")
+    (each, each_scale, each_bias), each_moments = lifted(values, weight)
+    flat = [part.reshape(24, 3) for part in (values, weight)]
+    (whole, whole_scale, whole_bias), moments = graded(*flat, None)
+    np.testing.assert_allclose(np.asarray(each).reshape(24, 3), whole, atol=1e-4)
+    np.testing.assert_allclose(each_scale.sum(axis=0), whole_scale, atol=1e-4)
+    np.testing.assert_allclose(each_bias.sum(axis=0), whole_bias, atol=1e-4)
+    for found, expected in zip(each_moments, moments, strict=True):
+        np.testing.assert_allclose(found, np.stack([expected] * 4), rtol=1e-5)
 
 
 @pytest.mark.parametrize("masked", [False, True])
