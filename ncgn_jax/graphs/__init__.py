@@ -20,8 +20,10 @@ from ncgn_jax.graphs.buckets import (
     make_noise_buckets,
 )
 from ncgn_jax.graphs.clustering import balanced_order, balanced_runs, voxel_clusters
+from ncgn_jax.graphs.layouts import connect_layouts, take_graphs
 from ncgn_jax.graphs.multiscale import (
     Block,
+    Connectivity,
     MultiscaleGraph,
     build_graphs,
     join_graphs,
@@ -46,6 +48,7 @@ __all__ = [
     "CONNECTIVITIES",
     "SCHEDULES",
     "Block",
+    "Connectivity",
     "MultiscaleGraph",
     "NoiseBucket",
     "RangeResolution",
@@ -58,6 +61,7 @@ __all__ = [
     "bucket_index",
     "build_graphs",
     "coarsen",
+    "connect_layouts",
     "join_graphs",
     "long_short_neighbors",
     "make_noise_buckets",
@@ -66,6 +70,7 @@ __all__ = [
     "range_and_resolution",
     "sort_points",
     "spread",
+    "take_graphs",
     "unsort_points",
     "voxel_clusters",
 ]

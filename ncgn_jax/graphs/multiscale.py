@@ -2,8 +2,10 @@
 
 `build_graphs` turns the (noisy) positions of one bucket's clouds into a
 `MultiscaleGraph`: cluster, average, connect, all inside jit with the bucket's static
-shapes. `join_graphs` lays several buckets side by side, so that a network runs its
-per-point layers once over all of them. The coarse graph is a `jraph.GraphsTuple`.
+shapes. It is `connect_graphs`, whose `Connectivity` counts nodes within each graph,
+followed by `assemble`; where positions are data, `layouts` keeps the former.
+`join_graphs` lays several buckets side by side, so that a network runs its per-point
+layers once over all of them. The coarse graph is a `jraph.GraphsTuple`.
 
 Everything is flat, as in jraph: P points and Q supernodes of G graphs. Points are
 kept in *cluster order*; `sort_points` and `unsort_points` go between that and the
@@ -53,6 +55,41 @@ class Block:
 
 
 @flax.struct.dataclass
+class Connectivity:
+    """Clusters and edges of a batch of graphs, nodes counted within each graph.
+
+    Graphs smaller than the arrays are padded: padding comes last in the order, belongs
+    to cluster -1, and has neither supernodes nor edges.
+
+    Attributes:
+      positions: Points in cluster order, [graph, node, dim].
+      centres: Mean of each cluster's points, [graph, supernode, dim].
+      order: Point at each place of the cluster order, int32 [graph, node].
+      inverse_order: The inverse permutation, int32 [graph, node].
+      assignment: Supernode of each sorted point, int32 [graph, node].
+      occupied: False for supernodes without points, bool [graph, supernode].
+      senders: int32 [graph, supernode, neighbor].
+      edge_mask: False where there is no edge, bool [graph, supernode, neighbor].
+      point_mask: False for padding, in cluster order, bool [graph, node]; None if
+        there is none.
+      equal_runs: See `Block`.
+      complete: See `Block`.
+    """
+
+    positions: jax.Array
+    centres: jax.Array
+    order: jax.Array
+    inverse_order: jax.Array
+    assignment: jax.Array
+    occupied: jax.Array
+    senders: jax.Array
+    edge_mask: jax.Array
+    point_mask: jax.Array | None = None
+    equal_runs: bool = flax.struct.field(pytree_node=False, default=False)
+    complete: bool = flax.struct.field(pytree_node=False, default=False)
+
+
+@flax.struct.dataclass
 class MultiscaleGraph:
     """Points, clusters and coarse graph of G graphs; see the module docstring.
 
@@ -65,6 +102,8 @@ class MultiscaleGraph:
       point_graph: Graph of each point, int32 [point].
       coarse: Coarse graphs; `nodes` holds `mask` [supernode] (False = empty),
         `edges` holds `mask` [edge]; senders, receivers, n_node, n_edge as in jraph.
+      point_mask: False for sorted points that are padding, bool [point]; None if
+        there are none.
       blocks: Regular stretches in order, or () if the graph is ragged.
     """
 
@@ -75,6 +114,7 @@ class MultiscaleGraph:
     assignment: jax.Array
     point_graph: jax.Array
     coarse: jraph.GraphsTuple
+    point_mask: jax.Array | None = None
     blocks: tuple[Block, ...] = flax.struct.field(pytree_node=False, default=())
 
     @property
@@ -99,55 +139,76 @@ def build_graphs(
     Raises:
       ValueError: If the number of nodes is not the bucket's, or a key is missing.
     """
-    num_graphs, num_nodes, dim = positions.shape
+    return assemble(connect_graphs(positions, bucket, rng))
+
+
+def connect_graphs(
+    positions: jax.Array, bucket: NoiseBucket, rng: jax.Array | None = None
+) -> Connectivity:
+    """Does what `build_graphs` does up to where graphs are laid end to end."""
+    num_nodes, size = positions.shape[1], bucket.num_supernodes
     if num_nodes != bucket.num_nodes:
         raise ValueError(
             f"the noise bucket was made for {bucket.num_nodes} nodes a graph, "
             f"found {num_nodes}"
         )
-    size = bucket.num_supernodes
-    order, assignment, occupied = _cluster(positions, bucket)
+    is_voxel = bucket.clustering == "voxel"
+    order, assignment, num_occupied = _cluster(positions, bucket)
     in_order = jnp.take_along_axis(positions, order[..., None], axis=1)
-    block = Block(
-        num_graphs=num_graphs,
-        num_nodes=num_nodes,
-        num_supernodes=size,
-        num_neighbors=bucket.num_neighbors,
-        equal_runs=bucket.clustering != "voxel" and num_nodes % size == 0,
+    equal_runs = not is_voxel and num_nodes % size == 0
+    centres = _cluster_means(in_order, assignment, size, equal_runs)
+    occupied = jnp.arange(size)[None, :] < num_occupied[:, None]
+    senders, edge_mask = _connect(centres, occupied if is_voxel else None, bucket, rng)
+    return Connectivity(
+        positions=in_order,
+        centres=centres,
+        order=order,
+        inverse_order=jnp.argsort(order, axis=1).astype(jnp.int32),
+        assignment=assignment,
+        occupied=occupied,
+        senders=senders,
+        edge_mask=edge_mask,
+        equal_runs=equal_runs,
         complete=bucket.num_neighbors == size - 1
-        and bucket.clustering != "voxel"
+        and not is_voxel
         and not bucket.num_long_range,
     )
-    centres = _cluster_means(in_order, assignment, block)
-    mask = None
-    if bucket.clustering == "voxel":
-        mask = jnp.arange(size)[None, :] < occupied[:, None]
-    senders, edge_mask = _connect(centres, mask, bucket, rng)
+
+
+def assemble(connectivity: Connectivity) -> MultiscaleGraph:
+    """Lays the graphs of a batch end to end, as one block."""
+    num_graphs, num_nodes, dim = connectivity.positions.shape
+    size, degree = connectivity.senders.shape[1:]
     offsets = jnp.arange(num_graphs, dtype=jnp.int32)[:, None]
-    flat_order = (order + offsets * num_nodes).reshape(-1)
-    degree = bucket.num_neighbors
     receivers = np.repeat(np.arange(num_graphs * size, dtype=np.int32), degree)
+    mask = connectivity.point_mask
     return MultiscaleGraph(
-        positions=in_order.reshape(-1, dim),
-        supernode_positions=centres.reshape(-1, dim),
-        order=flat_order,
-        inverse_order=_inverse_permutation(order, offsets * num_nodes),
-        assignment=(assignment + offsets * size).reshape(-1),
+        positions=connectivity.positions.reshape(-1, dim),
+        supernode_positions=connectivity.centres.reshape(-1, dim),
+        order=(connectivity.order + offsets * num_nodes).reshape(-1),
+        inverse_order=(connectivity.inverse_order + offsets * num_nodes).reshape(-1),
+        assignment=(connectivity.assignment + offsets * size).reshape(-1),
         point_graph=jnp.repeat(offsets[:, 0], num_nodes),
         coarse=jraph.GraphsTuple(
-            nodes={
-                "mask": jnp.ones((num_graphs * size,), bool)
-                if mask is None
-                else mask.reshape(-1)
-            },
-            edges={"mask": edge_mask.reshape(-1)},
-            senders=(senders + offsets[:, :, None] * size).reshape(-1),
+            nodes={"mask": connectivity.occupied.reshape(-1)},
+            edges={"mask": connectivity.edge_mask.reshape(-1)},
+            senders=(connectivity.senders + offsets[:, :, None] * size).reshape(-1),
             receivers=jnp.asarray(receivers),
             n_node=jnp.full((num_graphs,), size, jnp.int32),
             n_edge=jnp.full((num_graphs,), size * degree, jnp.int32),
             globals=None,
         ),
-        blocks=(block,),
+        point_mask=None if mask is None else mask.reshape(-1),
+        blocks=(
+            Block(
+                num_graphs=num_graphs,
+                num_nodes=num_nodes,
+                num_supernodes=size,
+                num_neighbors=degree,
+                equal_runs=connectivity.equal_runs,
+                complete=connectivity.complete,
+            ),
+        ),
     )
 
 
@@ -165,6 +226,12 @@ def join_graphs(graphs: Sequence[MultiscaleGraph]) -> MultiscaleGraph:
             parts = [p + int(s) for p, s in zip(parts, shifts[:-1], strict=True)]
         return jnp.concatenate(parts)
 
+    def point_mask(graph):
+        if graph.point_mask is None:
+            return jnp.ones(graph.positions.shape[:1], bool)
+        return graph.point_mask
+
+    is_padded = any(graph.point_mask is not None for graph in graphs)
     return MultiscaleGraph(
         positions=join(lambda g: g.positions),
         supernode_positions=join(lambda g: g.supernode_positions),
@@ -181,6 +248,7 @@ def join_graphs(graphs: Sequence[MultiscaleGraph]) -> MultiscaleGraph:
             n_edge=join(lambda g: g.coarse.n_edge),
             globals=None,
         ),
+        point_mask=join(point_mask) if is_padded else None,
         blocks=tuple(block for graph in graphs for block in graph.blocks),
     )
 
@@ -213,11 +281,6 @@ def _permute_backward(inverse, cotangent):
 _permute.defvjp(_permute_forward, _permute_backward)
 
 
-def _inverse_permutation(order: jax.Array, shifts: jax.Array) -> jax.Array:
-    """Inverts row-wise permutations [graph, node] into one flat permutation."""
-    return (jnp.argsort(order, axis=1).astype(jnp.int32) + shifts).reshape(-1)
-
-
 def _cluster(
     positions: jax.Array, bucket: NoiseBucket
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -240,12 +303,14 @@ def _cluster(
     return order, assignment, occupied
 
 
-def _cluster_means(values: jax.Array, assignment: jax.Array, block: Block) -> jax.Array:
+def _cluster_means(
+    values: jax.Array, assignment: jax.Array, size: int, equal_runs: bool
+) -> jax.Array:
     """Averages [graph, node, dim] over clusters; empty clusters give zero."""
-    shape = (block.num_graphs, block.num_supernodes)
-    if block.equal_runs:
-        return values.reshape(*shape, -1, values.shape[-1]).mean(axis=2)
-    hot = jax.nn.one_hot(assignment, block.num_supernodes, dtype=values.dtype)
+    if equal_runs:
+        shape = (values.shape[0], size, -1, values.shape[-1])
+        return values.reshape(shape).mean(axis=2)
+    hot = jax.nn.one_hot(assignment, size, dtype=values.dtype)
     counts = jnp.maximum(hot.sum(axis=1), 1)[..., None]
     return jnp.einsum("gnm,gnd->gmd", hot, values) / counts
 

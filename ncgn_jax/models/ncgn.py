@@ -68,10 +68,10 @@ class GeometricMessage(nn.Module):
         )
         values = per_point + spread(per_supernode, graph)
         norm = Norm(self.norm, self.axis_name, name="norm_0")
-        values = jax.nn.relu(norm(values, train=train))
+        values = jax.nn.relu(norm(values, train=train, mask=graph.point_mask))
         values = nn.Dense(self.width, name="dense_1")(values)
         norm = Norm(self.norm, self.axis_name, name="norm_1")
-        return jax.nn.relu(norm(values, train=train))
+        return jax.nn.relu(norm(values, train=train, mask=graph.point_mask))
 
 
 class NCGN(nn.Module):
@@ -115,7 +115,8 @@ class NCGN(nn.Module):
         point_level = level[graph.point_graph][:, None]
         inputs = jnp.concatenate([sort_points(features, graph), point_level], axis=-1)
         three = (self.width,) * 3
-        x = MLP(three, **norm, name="point_embed")(inputs, train=train)
+        real = graph.point_mask
+        x = MLP(three, **norm, name="point_embed")(inputs, train=train, mask=real)
         y = MLP(three, **norm, name="supernode_embed")(
             coarsen(inputs, graph), train=train, mask=graph.coarse.nodes["mask"]
         )
@@ -142,13 +143,15 @@ class NCGN(nn.Module):
             keep = jax.nn.sigmoid(gate(jnp.concatenate([x, pulled], axis=-1)))
             x = keep * x + (1 - keep) * pulled
             if i + 1 < self.num_layers:
-                x = Norm(**_named(norm), name=f"norm_{i}")(x, train=train)
+                x = Norm(**_named(norm), name=f"norm_{i}")(x, train=train, mask=real)
             x = MLP((self.width,) * 2, **norm, name=f"update_{i}")(
-                exact_gelu(x), train=train
+                exact_gelu(x), train=train, mask=real
             )
             x = x + first_x
         readout = (self.width, self.width, self.out_dim)
-        out = MLP(readout, **norm, plain_last=True, name="readout")(x, train=train)
+        out = MLP(readout, **norm, plain_last=True, name="readout")(
+            x, train=train, mask=real
+        )
         return unsort_points(out, graph)
 
 

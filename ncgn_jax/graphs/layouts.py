@@ -1,0 +1,145 @@
+"""Graphs of fixed layouts, where positions are data and only features are noised.
+
+Clusters and neighbours depend on positions alone. `connect_layouts` finds them once
+for every layout and noise bucket; `take_graphs` then picks the graphs of a batch by
+gathering. A jitted step that uses it contains no sorting and no search.
+
+>>> import numpy as np
+>>> from ncgn_jax.graphs.buckets import make_noise_buckets
+>>> buckets = make_noise_buckets(num_nodes=100, num_neighbors=5, dim=2)
+>>> grid = np.stack(np.meshgrid(np.arange(10.0), np.arange(10.0)), -1).reshape(100, 2)
+>>> connectivity = connect_layouts([grid], buckets)
+>>> graph = take_graphs(connectivity[0], np.zeros(4, int))
+>>> graph.coarse.n_node.tolist() == [buckets[0].num_supernodes] * 4
+True
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from ncgn_jax.graphs.buckets import NoiseBucket
+from ncgn_jax.graphs.multiscale import (
+    Connectivity,
+    MultiscaleGraph,
+    assemble,
+    connect_graphs,
+)
+
+
+def connect_layouts(
+    positions: Sequence[np.ndarray],
+    buckets: Sequence[NoiseBucket],
+    num_nodes: int | None = None,
+) -> tuple[Connectivity, ...]:
+    """Clusters and connects layouts for every noise bucket.
+
+    Layouts of other sizes than the bucket's nodes get supernodes in proportion. All
+    are padded to the largest, or to `num_nodes`.
+
+    Args:
+      positions: Points of each layout, [node, dim].
+      buckets: Noise buckets; their number of nodes is the size they were made for.
+      num_nodes: Length to pad to; None for that of the largest layout.
+
+    Returns:
+      For each bucket the connectivity of all layouts, numpy arrays [layout, ...].
+
+    Raises:
+      ValueError: If there is no layout, or one is larger than `num_nodes`.
+    """
+    if not positions:
+        raise ValueError("at least one layout is needed")
+    sizes = np.asarray([len(points) for points in positions])
+    num_nodes = int(sizes.max()) if num_nodes is None else num_nodes
+    if sizes.max() > num_nodes:
+        raise ValueError(
+            f"num_nodes must be at least {sizes.max()}, the largest layout, "
+            f"found {num_nodes}"
+        )
+    return tuple(_connect_all(positions, sizes, b, num_nodes) for b in buckets)
+
+
+def take_graphs(connectivity: Connectivity, index: ArrayLike) -> MultiscaleGraph:
+    """Returns the graphs of a batch.
+
+    Args:
+      connectivity: One bucket's, of all layouts.
+      index: Layout of each graph, int [graph].
+    """
+    return assemble(jax.tree.map(lambda leaf: leaf[index], connectivity))
+
+
+def scale_bucket(bucket: NoiseBucket, num_nodes: int) -> NoiseBucket:
+    """Returns a bucket for graphs of another size: as coarse, as widely connected."""
+    share = bucket.num_supernodes / bucket.num_nodes
+    size = max(1, math.ceil(share * num_nodes - 1e-9))
+    if bucket.clustering == "voxel":
+        # The number of voxels follows the box and not the points.
+        size = min(bucket.num_supernodes, num_nodes)
+    was_complete = bucket.num_neighbors == bucket.num_supernodes - 1
+    degree = size - 1 if was_complete else min(bucket.num_neighbors, size - 1)
+    return dataclasses.replace(
+        bucket,
+        num_nodes=num_nodes,
+        num_supernodes=size,
+        num_neighbors=degree,
+        num_long_range=min(bucket.num_long_range, degree),
+    )
+
+
+def _connect_all(positions, sizes, bucket, num_nodes) -> Connectivity:
+    distinct, first = np.unique(sizes, return_inverse=True)
+    scaled = [scale_bucket(bucket, int(size)) for size in distinct]
+    shape = (
+        num_nodes,
+        max(b.num_supernodes for b in scaled),
+        max(b.num_neighbors for b in scaled),
+    )
+    found: list[Connectivity | None] = [None] * len(sizes)
+    for kind, own in enumerate(scaled):
+        members = np.flatnonzero(first == kind)
+        points = jnp.asarray(np.stack([positions[i] for i in members]), jnp.float32)
+        # Random edges, where a baseline has them, are part of the layout.
+        connect = jax.jit(partial(connect_graphs, bucket=own, rng=jax.random.key(0)))
+        result = jax.device_get(connect(points))
+        if len(distinct) > 1 or own.num_nodes != num_nodes:
+            result = _pad(result, *shape)
+        for row, i in enumerate(members):
+            found[i] = jax.tree.map(lambda leaf, r=row: leaf[r], result)
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *found)
+
+
+def _pad(connectivity: Connectivity, num_nodes, size, degree) -> Connectivity:
+    """Pads every graph of a batch; padding stands for nothing anywhere."""
+    num_graphs, real, _ = connectivity.positions.shape
+    places = np.broadcast_to(np.arange(num_nodes), (num_graphs, num_nodes))
+
+    def fill(values, shape, value=0):
+        out = np.full((num_graphs, *shape), value, values.dtype)
+        out[tuple(slice(extent) for extent in values.shape)] = values
+        return out
+
+    def keep_places(order):
+        out = places.astype(np.int32)
+        out[:, :real] = order
+        return out
+
+    dim = connectivity.positions.shape[-1]
+    return Connectivity(
+        positions=fill(connectivity.positions, (num_nodes, dim)),
+        centres=fill(connectivity.centres, (size, dim)),
+        order=keep_places(connectivity.order),
+        inverse_order=keep_places(connectivity.inverse_order),
+        assignment=fill(connectivity.assignment, (num_nodes,), -1),
+        occupied=fill(connectivity.occupied, (size,), False),
+        senders=fill(connectivity.senders, (size, degree)),
+        edge_mask=fill(connectivity.edge_mask, (size, degree), False),
+        point_mask=places < real,
+    )
