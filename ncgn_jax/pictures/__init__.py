@@ -1,4 +1,4 @@
-"""Pictures of clouds, graphs, schedules, losses and comparisons.
+"""Pictures of clouds, graphs, fields, schedules, losses and comparisons.
 
 Pure functions from numpy arrays to a `matplotlib.figure.Figure`. Figures are built
 without pyplot, so that nothing depends on a display, a back end or global state, and
@@ -19,6 +19,8 @@ from ncgn_jax.pictures.clouds import draw_clouds
 from ncgn_jax.pictures.comparison import draw_comparison
 from ncgn_jax.pictures.curves import draw_loss, draw_schedule
 from ncgn_jax.pictures.denoising import DenoisingState, draw_denoising_path
+from ncgn_jax.pictures.fields import draw_fields, draw_path
+from ncgn_jax.pictures.imputation import draw_profiles, draw_scatter, draw_tissue
 from ncgn_jax.pictures.interactive import write_interactive_clouds
 from ncgn_jax.pictures.output import save_figure
 
@@ -28,8 +30,13 @@ __all__ = [
     "draw_clouds",
     "draw_comparison",
     "draw_denoising_path",
+    "draw_fields",
     "draw_loss",
+    "draw_path",
+    "draw_profiles",
+    "draw_scatter",
     "draw_schedule",
+    "draw_tissue",
     "save_figure",
     "write_interactive_clouds",
 ]

@@ -14,13 +14,14 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ncgn_jax.graphs import NoiseBucket, allocate_batch
-from ncgn_jax.process import Schedule
+from ncgn_jax.process import Schedule, interpolate, loss_weight, make_target
 
 _NUM_GROUPS = 8
 
@@ -152,6 +153,79 @@ def draw_bucket_times(
     draws = jax.vmap(lambda key: jax.random.uniform(key))(keys)
     rank = jnp.tile(jnp.arange(count, dtype=draws.dtype), draws.shape[0] // count)
     return low + (high - low) * (rank + draws) / count
+
+
+class NoisedRows(NamedTuple):
+    """The rows of one bucket on one device, noised.
+
+    Attributes:
+      x_t: Noisy data, [row, ...].
+      t: Times, [row].
+      target: What the network should predict, shape of `x_t`.
+      weight: Factor of each row's loss, [row].
+    """
+
+    x_t: jax.Array
+    t: jax.Array
+    target: jax.Array
+    weight: jax.Array
+
+
+def noise_rows(
+    time: BucketedTime,
+    layout: BatchLayout,
+    target: str,
+    weight: str,
+    data: jax.Array,
+    keys: jax.Array,
+) -> list[NoisedRows]:
+    """Draws times and noise for a device's batch, bucket by bucket.
+
+    Args:
+      time: Time axis.
+      layout: Layout of the batch.
+      target: What is predicted, one of `process.PREDICTION_KINDS`.
+      weight: One of `process.LOSS_WEIGHTS`.
+      data: Clean rows, [row, ...].
+      keys: One key a row, [row].
+
+    Returns:
+      Noised rows of every bucket.
+    """
+    keys_noise, keys_time = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+    noise = jax.vmap(lambda key: jax.random.normal(key, data.shape[1:]))(keys_noise)
+    parts = []
+    for i in range(len(time.buckets)):
+        own, eps, own_keys = (layout.take(r, i) for r in (data, noise, keys_time))
+        t = draw_bucket_times(time, layout, i, own_keys)
+        parts.append(
+            NoisedRows(
+                interpolate(time.schedule, t, own, eps),
+                t,
+                make_target(target, time.schedule, t, own, eps),
+                loss_weight(weight, target, time.schedule, t),
+            )
+        )
+    return parts
+
+
+def mean_loss(
+    layout: BatchLayout, parts: Sequence[NoisedRows], per_row: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Averages losses so that the expectation is that over t ~ U[0, 1].
+
+    Args:
+      layout: Layout of the batch.
+      parts: Rows as `noise_rows` gives them.
+      per_row: Loss of each row, buckets one after the other.
+
+    Returns:
+      The mean, and the mean of each bucket.
+    """
+    ends = np.cumsum([part.t.shape[0] for part in parts])[:-1]
+    per_bucket = jnp.stack([rows.mean() for rows in jnp.split(per_row, ends)])
+    share = np.asarray(layout.weights) * layout.counts / layout.group_size
+    return jnp.sum(jnp.asarray(share, jnp.float32) * per_bucket), per_bucket
 
 
 def split_time_grid(

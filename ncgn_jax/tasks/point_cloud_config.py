@@ -4,19 +4,14 @@ from ml_collections import ConfigDict, config_dict
 
 from ncgn_jax.data.load import SOURCES
 from ncgn_jax.faults import Faults
-from ncgn_jax.graphs import (
-    CLUSTERINGS,
-    CONNECTIVITIES,
-    RangeResolution,
-    make_noise_buckets,
-)
-from ncgn_jax.graphs import SCHEDULES as DMP_SCHEDULES
-from ncgn_jax.models.graph_convolutions import CONVOLUTIONS
-from ncgn_jax.models.layers import NORMS
 from ncgn_jax.parallel import num_devices
-from ncgn_jax.process import make_schedule
 from ncgn_jax.tasks.bucketed import BatchLayout, BucketedTime, make_batch_layout
-from ncgn_jax.tasks.settings import base_config
+from ncgn_jax.tasks.settings import (
+    base_config,
+    graph_config,
+    make_time,
+    validate_graphs,
+)
 
 DIM = 3
 
@@ -39,20 +34,7 @@ def default_config() -> ConfigDict:
             "allow_download": False,
         }
     )
-    config.dmp = ConfigDict(
-        {
-            "connectivity": "dmp",
-            "clustering": "balanced",
-            "schedule": "exp",
-            "curvature": 10.0,
-            "split": 0.6,
-            "exponent": 2.0,
-            "table": (),
-            "num_neighbors": 7,
-            "reverse_schedule": False,
-            "short_fraction": 0.5,
-        }
-    )
+    config.dmp = graph_config(num_neighbors=7)
     config.model = ConfigDict(
         {
             "width": 64,
@@ -79,26 +61,16 @@ def validate(config: ConfigDict, faults: Faults) -> None:
     """Checks the task's own fields."""
     faults.choice(config, "data.source", SOURCES)
     faults.choice(config, "data.sampling", ("vertices", "surface"))
-    faults.choice(config, "dmp.connectivity", CONNECTIVITIES)
-    faults.choice(config, "dmp.clustering", CLUSTERINGS)
-    faults.choice(config, "dmp.schedule", DMP_SCHEDULES)
-    faults.choice(config, "model.convolution", CONVOLUTIONS)
-    faults.choice(config, "model.norm", NORMS)
+    validate_graphs(config, faults)
     for field in (
         "data.num_train",
         "data.num_test",
-        "dmp.num_neighbors",
-        "model.width",
-        "model.num_layers",
         "evaluate.max_reference",
     ):
         faults.positive_int(config, field)
     faults.in_range(config, "data.num_points", 2)
     faults.in_range(config, "data.test_fraction", 0, 1, without_ends=True)
-    faults.in_range(config, "dmp.short_fraction", 0, 1)
     faults.in_range(config, "model.label_dropout", 0, 1)
-    for name in config.evaluate.weights:
-        faults.check(name in ("ema", "raw"), "evaluate.weights", name, ("ema", "raw"))
     if not faults.lines:
         try:
             layout_of(config, num_devices())
@@ -108,23 +80,7 @@ def validate(config: ConfigDict, faults: Faults) -> None:
 
 def bucketed_time(config: ConfigDict) -> BucketedTime:
     """Builds the time axis and its noise buckets from a configuration."""
-    dmp = config.dmp
-    schedule = RangeResolution(
-        dmp.schedule, dmp.curvature, dmp.split, dmp.exponent, dmp.table
-    )
-    buckets = make_noise_buckets(
-        config.data.num_points,
-        dmp.num_neighbors,
-        DIM,
-        schedule=schedule,
-        clustering=dmp.clustering,
-        connectivity=dmp.connectivity,
-        reverse_schedule=dmp.reverse_schedule,
-        short_fraction=dmp.short_fraction,
-    )
-    return BucketedTime(
-        make_schedule(config.process.schedule), buckets, config.process.signal
-    )
+    return make_time(config, config.data.num_points, DIM)
 
 
 def layout_of(config: ConfigDict, devices: int) -> BatchLayout:

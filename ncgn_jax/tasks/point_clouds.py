@@ -32,16 +32,18 @@ from ncgn_jax.parallel import AXIS, device_index, map_over_devices, num_devices
 from ncgn_jax.process import (
     Denoiser,
     integrate,
-    interpolate,
-    loss_weight,
     make_denoiser,
     make_sampler_step,
-    make_target,
     make_time_grid,
     sample_prior,
     weighted_mse,
 )
-from ncgn_jax.tasks.bucketed import bucket_names, draw_bucket_times, split_time_grid
+from ncgn_jax.tasks.bucketed import (
+    bucket_names,
+    mean_loss,
+    noise_rows,
+    split_time_grid,
+)
 from ncgn_jax.tasks.point_cloud_config import (
     DIM,
     bucketed_time,
@@ -156,47 +158,36 @@ class PointCloudTask:
     ) -> tuple[jax.Array, tuple[Any, jax.Array]]:
         """Returns a device's weighted loss, new statistics, and loss per bucket."""
         keys = jax.vmap(lambda row: jax.random.fold_in(rng, row))(batch["row"])
-        rng_noise, rng_time, rng_label = jnp.moveaxis(
-            jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0
-        )
-        noise = jax.vmap(lambda key: jax.random.normal(key, batch["data"].shape[1:]))(
-            rng_noise
-        )
-        label = self._drop_labels(batch["label"], rng_label)
-        graphs, inputs, targets, weights, levels = [], [], [], [], []
+        keys, keys_label = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        label = self._drop_labels(batch["label"], keys_label)
         process = self.config.process
-        schedule = self.time.schedule
+        parts = noise_rows(
+            self.time,
+            self.layout,
+            process.target,
+            process.loss_weight,
+            batch["data"],
+            keys,
+        )
         graph_rng = jax.random.fold_in(rng, device_index())
-        for i, bucket in enumerate(self.time.buckets):
-            data, eps, classes, time_keys = (
-                self.layout.take(rows, i)
-                for rows in (batch["data"], noise, label, rng_time)
-            )
-            t = draw_bucket_times(self.time, self.layout, i, time_keys)
-            x_t = interpolate(schedule, t, data, eps)
-            graphs.append(build_graphs(x_t, bucket, jax.random.fold_in(graph_rng, i)))
-            inputs.append(self._features(x_t, classes))
-            targets.append(make_target(process.target, schedule, t, data, eps))
-            scale = loss_weight(process.loss_weight, process.target, schedule, t)
-            weights.append(scale)
-            levels.append(self.time.level(t))
+        graphs, inputs = [], []
+        for i, (bucket, rows) in enumerate(zip(self.time.buckets, parts, strict=True)):
+            key = jax.random.fold_in(graph_rng, i)
+            graphs.append(build_graphs(rows.x_t, bucket, key))
+            inputs.append(self._features(rows.x_t, self.layout.take(label, i)))
         output, model_state = self.network(AXIS).apply(
             {"params": params, **model_state},
             jnp.concatenate(inputs),
-            jnp.concatenate(levels),
+            jnp.concatenate([self.time.level(rows.t) for rows in parts]),
             join_graphs(graphs),
             train=True,
             mutable=list(model_state),
         )
-        target = jnp.concatenate(targets)
-        per_graph = weighted_mse(
-            output.reshape(target.shape), target, jnp.concatenate(weights)
-        )
-        sizes = np.cumsum([len(w) for w in weights])[:-1]
-        per_bucket = jnp.stack([part.mean() for part in jnp.split(per_graph, sizes)])
-        share = np.asarray(self.layout.weights) * self.layout.counts
-        share = jnp.asarray(share / self.layout.group_size, jnp.float32)
-        return jnp.sum(share * per_bucket), (dict(model_state), per_bucket)
+        target = jnp.concatenate([rows.target for rows in parts])
+        weight = jnp.concatenate([rows.weight for rows in parts])
+        per_graph = weighted_mse(output.reshape(target.shape), target, weight)
+        loss, per_bucket = mean_loss(self.layout, parts, per_graph)
+        return loss, (dict(model_state), per_bucket)
 
     def sample(
         self,

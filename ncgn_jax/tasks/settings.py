@@ -1,24 +1,37 @@
-"""Fields that every task shares: process, optimiser, run length, sampling.
+"""Fields that tasks share: process, optimiser, run length, sampling, graphs.
 
-`base_config` lists them with defaults, `validate_base` checks them. A task adds its
-own sections. Two levels, no inheritance: configuration files copy what they change
+`base_config` lists those of every task with defaults, `validate_base` checks them;
+`graph_config` and `validate_graphs` are for tasks on NCGN. A task adds its own
+sections. Two levels, no inheritance: configuration files copy what they change
 from the task's `default_config()`.
 """
 
 from ml_collections import ConfigDict, config_dict
 
 from ncgn_jax.faults import Faults
+from ncgn_jax.graphs import (
+    CLUSTERINGS,
+    CONNECTIVITIES,
+    RangeResolution,
+    make_noise_buckets,
+)
+from ncgn_jax.graphs import SCHEDULES as DMP_SCHEDULES
+from ncgn_jax.models.graph_convolutions import CONVOLUTIONS
+from ncgn_jax.models.layers import NORMS
 from ncgn_jax.process import (
     LOSS_WEIGHTS,
     PREDICTION_KINDS,
     SAMPLERS,
     SCHEDULES,
     TIME_GRIDS,
+    make_schedule,
 )
+from ncgn_jax.tasks.bucketed import BucketedTime
 
 DECAYS = ("constant", "cosine")
 OPTIMIZERS = ("adam", "muon")
 SIGNALS = ("mixing", "time")
+WEIGHTS = ("ema", "raw")
 
 
 def base_config() -> ConfigDict:
@@ -63,6 +76,69 @@ def base_config() -> ConfigDict:
         }
     )
     return config
+
+
+def graph_config(num_neighbors: int) -> ConfigDict:
+    """Returns the section `dmp`: how graphs follow the noise.
+
+    Args:
+      num_neighbors: Default of k, neighbours a node has on the full graph.
+    """
+    return ConfigDict(
+        {
+            "connectivity": "dmp",
+            "clustering": "balanced",
+            "schedule": "exp",
+            "curvature": 10.0,
+            "split": 0.6,
+            "exponent": 2.0,
+            "table": (),
+            "num_neighbors": num_neighbors,
+            "reverse_schedule": False,
+            "short_fraction": 0.5,
+        }
+    )
+
+
+def validate_graphs(config: ConfigDict, faults: Faults) -> None:
+    """Checks the section `dmp` and the network's common fields."""
+    faults.choice(config, "dmp.connectivity", CONNECTIVITIES)
+    faults.choice(config, "dmp.clustering", CLUSTERINGS)
+    faults.choice(config, "dmp.schedule", DMP_SCHEDULES)
+    faults.choice(config, "model.convolution", CONVOLUTIONS)
+    faults.choice(config, "model.norm", NORMS)
+    for field in ("dmp.num_neighbors", "model.width", "model.num_layers"):
+        faults.positive_int(config, field)
+    faults.in_range(config, "dmp.short_fraction", 0, 1)
+    for name in config.evaluate.weights:
+        faults.check(name in WEIGHTS, "evaluate.weights", name, WEIGHTS)
+
+
+def make_time(config: ConfigDict, num_nodes: int, dim: int) -> BucketedTime:
+    """Builds the time axis and its noise buckets.
+
+    Args:
+      config: Configuration with the sections `dmp` and `process`.
+      num_nodes: Nodes of a graph.
+      dim: Dimension of the positions.
+    """
+    dmp = config.dmp
+    schedule = RangeResolution(
+        dmp.schedule, dmp.curvature, dmp.split, dmp.exponent, dmp.table
+    )
+    buckets = make_noise_buckets(
+        num_nodes,
+        dmp.num_neighbors,
+        dim,
+        schedule=schedule,
+        clustering=dmp.clustering,
+        connectivity=dmp.connectivity,
+        reverse_schedule=dmp.reverse_schedule,
+        short_fraction=dmp.short_fraction,
+    )
+    return BucketedTime(
+        make_schedule(config.process.schedule), buckets, config.process.signal
+    )
 
 
 def validate_base(config: ConfigDict, faults: Faults, num_devices: int) -> None:
