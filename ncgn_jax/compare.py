@@ -89,7 +89,8 @@ def compare(
     evaluate_runs(pending, workdir, tasks)
     finished = [run for run in runs if run.name not in failed]
     budget = "equal steps" if seconds is None else f"{seconds:g} s of training each"
-    return report(finished, workdir, failed, budget)
+    columns = tasks.make(variants[0].config).columns
+    return report(finished, workdir, failed, budget, columns)
 
 
 def measure_speeds(

@@ -12,11 +12,9 @@ from ncgn_jax.metrics.summary import (
     summarise,
     write_summary,
 )
-from ncgn_jax.metrics.table import POINT_CLOUD_COLUMNS, Column, Row
+from ncgn_jax.metrics.table import Column, Row
 from ncgn_jax.pictures import draw_comparison, save_figure
-from ncgn_jax.tasks.primitive_truth import TRUTH_COLUMNS
 
-QUALITY_COLUMNS = POINT_CLOUD_COLUMNS + TRUTH_COLUMNS
 COST_COLUMNS = (
     Column("num_params", "params", 1, 0, "trained numbers"),
     Column("train_steps", "steps", 1, 0, "training steps"),
@@ -38,7 +36,11 @@ COST_COLUMNS = (
 
 
 def report(
-    runs: Sequence[Run], workdir: Path, failed: Mapping[str, str], budget: str
+    runs: Sequence[Run],
+    workdir: Path,
+    failed: Mapping[str, str],
+    budget: str,
+    quality: Sequence[Column],
 ) -> str:
     """Prints and writes the table of finished runs, and draws the figure.
 
@@ -47,6 +49,7 @@ def report(
       workdir: Folder of the comparison; gets `comparison.md`, `.json`, `.csv`, `.png`.
       failed: Message of each run that failed.
       budget: What every run was given, in words.
+      quality: Columns of what the task measures.
 
     Returns:
       The table.
@@ -61,14 +64,14 @@ def report(
     }
     caption = "; ".join(f"{name}: {value}" for name, value in meta.items())
     notes = [f"failed: {name}: {message}" for name, message in failed.items()]
-    columns = QUALITY_COLUMNS + COST_COLUMNS
+    columns = (*quality, *COST_COLUMNS)
     text = format_summary(summarise(rows), anchors, columns, caption, notes)
     print(text, flush=True)
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "comparison.md").write_text(text + "\n")
     write_summary(workdir / "comparison", rows, anchors, meta, failed)
     if rows:
-        print(f"figure: {_draw(rows, anchors, workdir)}", flush=True)
+        print(f"figure: {_draw(rows, anchors, workdir, quality)}", flush=True)
     return text
 
 
@@ -108,10 +111,13 @@ def collect(
 
 
 def _draw(
-    rows: Mapping[str, Sequence[Row]], anchors: Mapping[str, Row], workdir: Path
+    rows: Mapping[str, Sequence[Row]],
+    anchors: Mapping[str, Row],
+    workdir: Path,
+    quality: Sequence[Column],
 ) -> Path:
     everything = [row for seeds in rows.values() for row in seeds]
-    shown = [c for c in QUALITY_COLUMNS if any(c.key in row for row in everything)]
+    shown = [c for c in quality if any(c.key in row for row in everything)]
     table = {
         name: {
             c.title: [row[c.key] * c.factor for row in seeds if c.key in row]

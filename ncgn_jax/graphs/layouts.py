@@ -37,6 +37,8 @@ def connect_layouts(
     positions: Sequence[np.ndarray],
     buckets: Sequence[NoiseBucket],
     num_nodes: int | None = None,
+    *,
+    keep_size: bool = False,
 ) -> tuple[Connectivity, ...]:
     """Clusters and connects layouts for every noise bucket.
 
@@ -47,6 +49,9 @@ def connect_layouts(
       positions: Points of each layout, [node, dim].
       buckets: Noise buckets; their number of nodes is the size they were made for.
       num_nodes: Length to pad to; None for that of the largest layout.
+      keep_size: Gives larger layouts as many supernodes as the bucket has and not more
+        in proportion: of the same region, a denser layout is then coarsened to the
+        same resolution.
 
     Returns:
       For each bucket the connectivity of all layouts, numpy arrays [layout, ...].
@@ -63,7 +68,9 @@ def connect_layouts(
             f"num_nodes must be at least {sizes.max()}, the largest layout, "
             f"found {num_nodes}"
         )
-    return tuple(_connect_all(positions, sizes, b, num_nodes) for b in buckets)
+    return tuple(
+        _connect_all(positions, sizes, b, num_nodes, keep_size) for b in buckets
+    )
 
 
 def take_graphs(connectivity: Connectivity, index: ArrayLike) -> MultiscaleGraph:
@@ -76,10 +83,22 @@ def take_graphs(connectivity: Connectivity, index: ArrayLike) -> MultiscaleGraph
     return assemble(jax.tree.map(lambda leaf: leaf[index], connectivity))
 
 
-def scale_bucket(bucket: NoiseBucket, num_nodes: int) -> NoiseBucket:
-    """Returns a bucket for graphs of another size: as coarse, as widely connected."""
+def scale_bucket(
+    bucket: NoiseBucket, num_nodes: int, *, keep_size: bool = False
+) -> NoiseBucket:
+    """Returns a bucket for graphs of another size: as coarse, as widely connected.
+
+    Args:
+      bucket: Of some size.
+      num_nodes: The other size.
+      keep_size: As in `connect_layouts`.
+    """
     share = bucket.num_supernodes / bucket.num_nodes
     size = max(1, math.ceil(share * num_nodes - 1e-9))
+    clustering = bucket.clustering
+    if keep_size and num_nodes > bucket.num_nodes:
+        size = bucket.num_supernodes
+        clustering = "balanced" if clustering == "identity" else clustering
     if bucket.clustering == "voxel":
         # The number of voxels follows the box and not the points.
         size = min(bucket.num_supernodes, num_nodes)
@@ -90,13 +109,14 @@ def scale_bucket(bucket: NoiseBucket, num_nodes: int) -> NoiseBucket:
         num_nodes=num_nodes,
         num_supernodes=size,
         num_neighbors=degree,
+        clustering=clustering,
         num_long_range=min(bucket.num_long_range, degree),
     )
 
 
-def _connect_all(positions, sizes, bucket, num_nodes) -> Connectivity:
+def _connect_all(positions, sizes, bucket, num_nodes, keep_size) -> Connectivity:
     distinct, first = np.unique(sizes, return_inverse=True)
-    scaled = [scale_bucket(bucket, int(size)) for size in distinct]
+    scaled = [scale_bucket(bucket, int(n), keep_size=keep_size) for n in distinct]
     shape = (
         num_nodes,
         max(b.num_supernodes for b in scaled),

@@ -12,9 +12,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ncgn_jax.faults import Faults
+from ncgn_jax.metrics.table import Column
 
 Tree = Any
-TASKS = ("point_clouds",)
+TASKS = ("point_clouds", "transcriptomics")
 
 
 class Task(Protocol):
@@ -22,9 +23,13 @@ class Task(Protocol):
 
     Attributes:
       bucket_names: A name for each noise bucket, in the order of `loss`'s metric.
+      columns: What `evaluate` measures, in the order to print.
+      dataset: The data; a task is made anew from it and another configuration.
     """
 
     bucket_names: tuple[str, ...]
+    columns: tuple[Column, ...]
+    dataset: Any
 
     def describe(self) -> list[str]:
         """Says in a few lines which data, graphs and model are used."""
@@ -79,6 +84,6 @@ def default_config(task: str) -> ConfigDict:
 
 
 def _module(task: str):
-    from ncgn_jax.tasks import point_clouds
+    from ncgn_jax.tasks import point_clouds, transcriptomics
 
-    return {"point_clouds": point_clouds}[task]
+    return {"point_clouds": point_clouds, "transcriptomics": transcriptomics}[task]

@@ -21,6 +21,7 @@ from ncgn_jax.data.point_sets import PointDataset
 from ncgn_jax.graphs import MultiscaleGraph, build_graphs, join_graphs
 from ncgn_jax.metrics.table import (
     POINT_CLOUD_COLUMNS,
+    Column,
     EvaluationSettings,
     evaluate_anchors,
     evaluate_clouds,
@@ -79,6 +80,8 @@ def make_task(config: ConfigDict) -> "PointCloudTask":
 
 class PointCloudTask:
     """Joins clouds, NCGN, process and metrics; see `tasks.Task` for the protocol."""
+
+    columns: tuple[Column, ...] = POINT_CLOUD_COLUMNS + TRUTH_COLUMNS
 
     def __init__(self, config: ConfigDict, dataset: PointDataset):
         self.config = config
@@ -373,7 +376,7 @@ class PointCloudTask:
 
     def format_table(self, rows: dict[str, dict[str, float]], caption: str) -> str:
         """Lays out rows for the terminal."""
-        return format_table(rows, POINT_CLOUD_COLUMNS + TRUTH_COLUMNS, caption)
+        return format_table(rows, self.columns, caption)
 
     def draw(
         self,
