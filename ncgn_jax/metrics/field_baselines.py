@@ -201,7 +201,7 @@ def fit_gaussian_process(
     count = (~hidden).sum(axis=(0, 1))
     if not count.all():
         raise ValueError(f"gene {count.argmin()} is hidden everywhere")
-    mean = np.where(hidden, 0.0, values).sum(axis=(0, 1)) / count
+    mean = values.sum(axis=(0, 1)) / count  # hidden ones are 0
     rng = np.random.default_rng(seed)
     samples = rng.permutation(len(values))[:max_samples]
     # With one order for all genes, genes hidden together are treated together.
@@ -378,5 +378,5 @@ def _check(
     if not np.isfinite(positions).all():
         raise ValueError("positions are not all finite")
     shape = (*values.shape[:2], positions.shape[-1])
-    # Hidden values are wiped, so that nothing downstream can read them by mistake.
+    # Hidden values become 0, so that nothing downstream can read them.
     return np.where(hidden, 0.0, values), hidden, np.broadcast_to(positions, shape)

@@ -171,8 +171,6 @@ def dominant_wavelength(
     amplitude = centred.std(axis=1)  # [sample, gene]
     rounding = 1e-12 * np.abs(fields).max(axis=1)
     has_pattern = amplitude > np.maximum(min_amplitude, rounding)
-    # Scaled, so that squares of tiny or huge values stay in range.
-    centred /= np.where(has_pattern, amplitude, 1.0)[:, None, :]
     padded = _PADDING * num_places
     power = np.square(np.abs(np.fft.rfft(centred, padded, axis=1)))
     top = 1 + power[:, 1:].argmax(axis=1, keepdims=True)  # frequency 0 is the mean

@@ -28,7 +28,7 @@ FIELD_TASKS = (
     "knockout",
 )
 CONDITIONINGS = ("hold", "replace", "trained")
-_GIVEN_CELLS = 0.7
+_GIVEN_SHARE = 0.7
 
 
 def given_mask(
@@ -37,9 +37,8 @@ def given_mask(
     """Returns what a task gives of each sample, bool [sample, node, gene].
 
     On a grid: `forward` gives the first time, `interpolation` first and last,
-    `space_imputation` two of five places (0, 1, 5, 6, 10, 11 of 12). Off a grid
-    `space_imputation` gives two of five twelfths of a one-dimensional layout (whose
-    second coordinate is the time), else 70 % of the nodes at random.
+    `space_imputation` two of five places (0, 1, 5, 6, 10, 11 of 12). Off a grid it
+    gives the same of twelve stretches of a profile, else 70 % of the nodes at random.
 
     Args:
       task: One of `FIELD_TASKS`.
@@ -106,10 +105,10 @@ def random_masks(keys: jax.Array, positions: jax.Array, num_genes: int) -> jax.A
         num_nodes, dim = points.shape
         at_random = jax.random.uniform(nodes, (num_nodes,)) < jax.random.uniform(share)
         along = points[:, jax.random.randint(axis, (), 0, dim)]
-        low, high = jnp.sort(jax.random.uniform(ends, (2,), minval=-0.2, maxval=1.2))
+        pair = jax.random.uniform(ends, (2,), minval=-0.2, maxval=1.2)
         span = jnp.max(along) - jnp.min(along)
         place = (along - jnp.min(along)) / jnp.where(span > 0, span, 1.0)
-        outside = (place < low) | (place > high)
+        outside = (place < jnp.min(pair)) | (place > jnp.max(pair))
         of_genes = jax.random.bernoulli(genes, 0.5, (num_genes,))
         choices = [jnp.zeros((num_nodes,), bool), at_random, outside]
         by_node = jnp.stack([jnp.stack([c] * num_genes, axis=1) for c in choices])
@@ -157,13 +156,13 @@ def _given_nodes(fields: FieldSet, seed: int) -> np.ndarray:
     if is_profile(fields):
         twelfth = np.arange(num_nodes) * 12 // num_nodes
         return np.broadcast_to(twelfth % 5 < 2, (num_samples, num_nodes))
-    # A draw of its own for each sample, the same however many there are.
-    return np.stack(
-        [
-            np.random.default_rng([seed, i]).random(num_nodes) < _GIVEN_CELLS
-            for i in range(num_samples)
-        ]
-    )
+    given = np.zeros((num_samples, num_nodes), bool)
+    for i, real in enumerate(fields.point_mask):
+        # A draw of its own for each sample, the same however many there are.
+        size = int(real.sum())
+        count = min(max(1, round(_GIVEN_SHARE * size)), size - 1)
+        given[i, np.random.default_rng([seed, i]).permutation(size)[:count]] = True
+    return given
 
 
 def is_profile(fields: FieldSet) -> bool:

@@ -194,10 +194,12 @@ def joint_covariance(places, length, noise):
     return np.exp(-squared / (2 * length**2)) + noise * np.eye(len(places))
 
 
-@pytest.mark.parametrize("dim", [1, 2])
-def test_process_is_the_conditional_mean_of_a_gaussian(draw, dim):
+@pytest.mark.parametrize(("dim", "together"), [(1, False), (2, False), (2, True)])
+def test_process_is_the_conditional_mean_of_a_gaussian(draw, dim, together):
     """By the precision of all nodes: E[h | v] = m - P_hh^-1 P_hv (v - m)."""
     values, hidden, positions = make_case(draw, dim=dim)
+    if together:  # genes hidden at the same nodes are solved for together
+        hidden = hidden[..., :1] & np.array([True, True])
     filled = gaussian_process(values, hidden, positions, SOME_PROCESS)
     for sample, gene in np.ndindex(3, 2):
         mean, length, noise = (field[gene] for field in SOME_PROCESS)
@@ -233,12 +235,14 @@ def test_process_recovers_a_linear_function(draw):
 
 def test_process_fit_is_the_likeliest_pair(draw):
     """Against scipy's Gaussian density, its variance found by a scan."""
-    values, hidden, positions = make_case(draw, num_samples=2, num_nodes=14)
+    values, hidden, positions = make_case(draw, num_samples=3, num_nodes=14)
     values[:, :, 0] += 4 * np.sin(5 * positions[:, :, 0])
     lengths, noises = (0.05, 0.2, 0.6), (0.01, 0.2, 2.0)
-    fit = fit_gaussian_process(
-        values, hidden, positions, length_scales=lengths, noise_ratios=noises
-    )
+    grid = {"length_scales": lengths, "noise_ratios": noises}
+    fit = fit_gaussian_process(values, hidden, positions, **grid)
+    for other in range(1, 4):  # everything is used, so the draws play no part
+        again = fit_gaussian_process(values, hidden, positions, seed=other, **grid)
+        np.testing.assert_array_equal(np.stack(again), np.stack(fit))
     for gene in range(2):
         seen = ~hidden[:, :, gene]
         mean = values[:, :, gene][seen].mean()
@@ -247,7 +251,7 @@ def test_process_fit_is_the_likeliest_pair(draw):
         for length in lengths:
             for noise in noises:
                 scores = np.zeros(400)
-                for sample in range(2):
+                for sample in range(3):
                     places = positions[sample, seen[sample]]
                     y = values[sample, seen[sample], gene]
                     base = joint_covariance(places, length, noise)
@@ -291,6 +295,13 @@ def test_process_beats_the_nearest_node_on_noisy_smooth_fields(draw):
     assert errors["gaussian_process"] < 0.03  # noise alone has 0.09
     assert errors["gaussian_process"] < 0.4 * errors["linear_in_space"]
     assert errors["linear_in_space"] < errors["nearest_in_space"]
+
+
+def test_process_fit_reads_no_hidden_value(draw):
+    values, hidden, positions = make_case(draw)
+    holed = np.where(hidden, np.nan, values)
+    pair = [fit_gaussian_process(v, hidden, positions) for v in (values, holed)]
+    np.testing.assert_array_equal(*map(np.stack, pair))
 
 
 def test_process_fit_uses_a_seeded_part(draw):
