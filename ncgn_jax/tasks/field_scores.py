@@ -116,9 +116,12 @@ def evaluate_fields(
         if task.config.evaluate.baselines and name in IMPUTATION_TASKS:
             sets |= baselines(task, name, fields, given)
         for row, values in sets.items():
-            held = np.where(given, known, values[:count])
-            held = np.where(fields.point_mask[:, :, None], held, 0)
-            scores = score(task, name, held, fields, given)
+            guess = samples.get(row, {}).get(f"{name}_mean", values)
+            held, guess = (
+                np.where(given, known, part[:count]) * fields.point_mask[:, :, None]
+                for part in (values, guess)
+            )
+            scores = score(task, name, held, guess, fields, given)
             rows.setdefault(row, {}).update(scores)
     return rows
 
@@ -162,10 +165,21 @@ def score(
     task: "TranscriptomicsTask",
     name: str,
     values: np.ndarray,
+    guess: np.ndarray,
     fields: FieldSet,
     given: np.ndarray,
 ) -> Row:
-    """Measures one set of fields in one task."""
+    """Measures one set of fields in one task.
+
+    Args:
+      task: The task.
+      name: One of `FIELD_TASKS`.
+      values: Fields in the units of the data, [sample, node, gene].
+      guess: What errors at hidden entries are measured of, same shape: the fields, or
+        the mean of several draws of each.
+      fields: Test fields.
+      given: What is given, bool [sample, node, gene].
+    """
     times = num_generated_times(name, fields)
     row: Row = {f"w_{name}": field_transport(values, fields.values) / times}
     if name == "unconditional":
@@ -174,7 +188,7 @@ def score(
             row["wavelength_distance"] = _wavelengths_apart(values, fields)
     if name in IMPUTATION_TASKS:
         hidden = ~given & fields.point_mask[:, :, None]
-        found = imputation_scores(values, fields.values, hidden)
+        found = imputation_scores(guess, fields.values, hidden)
         row[f"rmse_{name}"] = found.mean_rmse
         row[f"pearson_{name}"] = found.mean_pearson
     if name == "knockout":

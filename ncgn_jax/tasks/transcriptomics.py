@@ -46,7 +46,11 @@ from ncgn_jax.tasks.bucketed import (
     split_time_grid,
 )
 from ncgn_jax.tasks.conditioning import given_mask, keep_given, random_masks
-from ncgn_jax.tasks.field_scores import FIELD_COLUMNS, evaluate_fields
+from ncgn_jax.tasks.field_scores import (
+    FIELD_COLUMNS,
+    IMPUTATION_TASKS,
+    evaluate_fields,
+)
 from ncgn_jax.tasks.settings import make_time
 from ncgn_jax.tasks.transcriptomics_config import default_config, validate
 
@@ -262,13 +266,24 @@ class TranscriptomicsTask:
 
         Returns:
           For each task fields [sample, node, gene] in the units of the data, whose
-          given part is that of the test field with the same number.
+          given part is that of the test field with the same number; and for tasks that
+          impute, if there are several draws, their mean as `<task>_mean`.
         """
         variables = {"params": params, **model_state}
-        return {
-            task: self._sample_task(variables, task, num_samples, seed)
-            for task in self.config.sample.tasks
-        }
+        arrays = {}
+        for task in self.config.sample.tasks:
+            many = self.config.sample.num_draws if task in IMPUTATION_TASKS else 1
+            # Far apart, since the seed next to one is that of its sampler.
+            seeds = [seed + 1000 * k for k in range(many)]
+            total = 0.0
+            for k, own in enumerate(seeds):
+                drawn = self._sample_task(variables, task, num_samples, own)
+                if k == 0:
+                    arrays[task] = drawn
+                total = total + drawn
+            if many > 1:
+                arrays[f"{task}_mean"] = total / np.float32(many)
+        return arrays
 
     def _sample_task(self, variables, task, num_samples, seed) -> np.ndarray:
         given, known = self.given(task)[:num_samples], self.known(task)[:num_samples]

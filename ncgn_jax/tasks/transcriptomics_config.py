@@ -54,6 +54,9 @@ def default_config() -> ConfigDict:
     )
     config.sample.tasks = FIELD_TASKS
     config.sample.conditioning = "hold"
+    # Fields drawn for each test field of a task that imputes; errors are those of
+    # their mean, the best guess, while W is that of the first.
+    config.sample.num_draws = 1
     # Genes that gene_imputation hides; () for the second of the data.
     config.sample.hidden_genes = ()
     # Layouts of other sizes than in training: supernodes in proportion (`relative`),
@@ -79,6 +82,7 @@ def validate(config: ConfigDict, faults: Faults) -> None:
     validate_graphs(config, faults)
     faults.positive_int(config, "data.num_train")
     faults.positive_int(config, "data.num_test")
+    faults.positive_int(config, "sample.num_draws")
     faults.in_range(config, "data.num_nodes", 2)
     faults.in_range(config, "data.test_fraction", 0, 1, without_ends=True)
     extent = tuple(config.data.extent)

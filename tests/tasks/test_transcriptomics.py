@@ -242,6 +242,21 @@ def test_an_imputed_gene_is_compared_with_plain_baselines():
     assert rows["nearest"]["rmse_space_imputation"] > 0
 
 
+def test_errors_are_those_of_the_mean_draw():
+    config = config_of("sample.num_draws=3", "sample.tasks=('forward',)")
+    task = TranscriptomicsTask(config, grid_dataset())
+    params, model_state = jax.jit(task.init)(jax.random.key(0))
+    arrays = task.sample(params, model_state, 5, seed=0)
+    assert set(arrays) == {"forward", "forward_mean"}
+    assert not np.allclose(arrays["forward"], arrays["forward_mean"])
+    truth = task.known("forward")
+    rows = evaluate_fields(
+        task, {"mean": {"forward": arrays["forward"], "forward_mean": truth}}
+    )
+    assert rows["mean"]["rmse_forward"] == 0
+    assert rows["mean"]["w_forward"] > 0
+
+
 def test_bad_fields_are_named():
     with pytest.raises(ConfigError, match="sample.tasks"):
         config_of("sample.tasks=('forwards',)")
