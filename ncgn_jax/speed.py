@@ -10,6 +10,7 @@ from ncgn_jax import parallel
 from ncgn_jax.state import TrainState
 from ncgn_jax.tasks import Task
 from ncgn_jax.train import init_state, make_optimizer, make_train_step
+from ncgn_jax.variants import with_fields
 
 
 def time_training_steps(
@@ -49,8 +50,9 @@ def time_sampling(
 ) -> float:
     """Estimates seconds to draw `sample.num_samples`, compilation excluded.
 
-    All chunks of `sample.batch_size` graphs a device take equally long, so one is
-    timed (after one that compiles) and multiplied.
+    All chunks of `sample.batch_size` graphs a device take equally long, and so do all
+    steps of a noise bucket: one chunk is timed, with a tenth of the steps but at least
+    20 (after one that compiles), and multiplied.
 
     Args:
       config: Validated configuration.
@@ -64,8 +66,12 @@ def time_sampling(
         state = init_state(task, make_optimizer(config), config.seed)
     sample, devices = config.sample, parallel.num_devices()
     chunk = min(sample.batch_size, -(-sample.num_samples // devices)) * devices
+    num_steps = min(sample.num_steps, max(20, sample.num_steps // 10))
+    few = with_fields(config, {"sample.num_steps": num_steps})
+    task = type(task)(few, task.dataset)
     task.sample(state.params, state.model_state, chunk, config.seed)
     began = time.perf_counter()
     task.sample(state.params, state.model_state, chunk, config.seed)
     seconds = time.perf_counter() - began
-    return seconds * -(-sample.num_samples // chunk)
+    num_chunks = -(-sample.num_samples // chunk)
+    return seconds * num_chunks * sample.num_steps / num_steps
