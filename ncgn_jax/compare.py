@@ -33,7 +33,7 @@ from ncgn_jax.compare_runs import (
     read_json,
     write_json,
 )
-from ncgn_jax.config import config_to_json, split_config_arguments
+from ncgn_jax.config import config_to_json, split_config_arguments, with_fields
 from ncgn_jax.data.point_sets import DataError
 from ncgn_jax.faults import ConfigError
 from ncgn_jax.generate import Samples, generate
@@ -41,7 +41,7 @@ from ncgn_jax.logs import format_seconds
 from ncgn_jax.speed import time_sampling, time_training_steps
 from ncgn_jax.state import num_params
 from ncgn_jax.train import TrainingError, train
-from ncgn_jax.variants import Variant, make_variants, training_fields, with_fields
+from ncgn_jax.variants import Variant, make_variants, training_fields
 
 _UNKNOWN_SPEED = {"seconds_per_step": math.nan, "sampling_seconds": math.nan}
 _EXPECTED = (ConfigError, DataError, CheckpointError)

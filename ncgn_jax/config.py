@@ -229,6 +229,15 @@ def check_known_fields(
     faults.raise_if_any()
 
 
+def with_fields(config: ConfigDict, fields: dict[str, Any]) -> ConfigDict:
+    """Returns a locked copy with some fields, named by their dots, set."""
+    config = copy.deepcopy(config)
+    for field, value in fields.items():
+        section, _, name = field.rpartition(".")
+        (config[section] if section else config)[name] = value
+    return config.lock()
+
+
 def config_to_json(config: ConfigDict) -> str:
     """Writes a configuration as indented JSON; tuples become lists."""
     return json.dumps(config.to_dict(), indent=2)

@@ -7,10 +7,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ncgn_jax import parallel
+from ncgn_jax.config import with_fields
 from ncgn_jax.state import TrainState
 from ncgn_jax.tasks import Task
 from ncgn_jax.train import init_state, make_optimizer, make_train_step
-from ncgn_jax.variants import with_fields
 
 
 def time_training_steps(
@@ -67,8 +67,9 @@ def time_sampling(
     sample, devices = config.sample, parallel.num_devices()
     chunk = min(sample.batch_size, -(-sample.num_samples // devices)) * devices
     num_steps = min(sample.num_steps, max(20, sample.num_steps // 10))
-    few = with_fields(config, {"sample.num_steps": num_steps})
-    task = type(task)(few, task.dataset)
+    if num_steps < sample.num_steps:
+        few = with_fields(config, {"sample.num_steps": num_steps})
+        task = type(task)(few, task.dataset)
     task.sample(state.params, state.model_state, chunk, config.seed)
     began = time.perf_counter()
     task.sample(state.params, state.model_state, chunk, config.seed)

@@ -10,7 +10,6 @@ Example:
   [('num_layers=1', ['model.num_layers=1']), ('num_layers=2', ['model.num_layers=2'])]
 """
 
-import copy
 import dataclasses
 import itertools
 import json
@@ -142,15 +141,6 @@ def parse_variants(
         (", ".join(name for name, _ in chosen), [f for _, more in chosen for f in more])
         for chosen in product
     ]
-
-
-def with_fields(config: ConfigDict, fields: dict[str, Any]) -> ConfigDict:
-    """Returns a locked copy with some fields, named by their dots, set."""
-    config = copy.deepcopy(config)
-    for field, value in fields.items():
-        section, _, name = field.rpartition(".")
-        (config[section] if section else config)[name] = value
-    return config.lock()
 
 
 def training_fields(config: ConfigDict | str) -> dict[str, Any]:

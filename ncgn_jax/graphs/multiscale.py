@@ -163,7 +163,9 @@ def connect_graphs(
         positions=in_order,
         centres=centres,
         order=order,
-        inverse_order=jnp.argsort(order, axis=1).astype(jnp.int32),
+        inverse_order=order
+        if bucket.clustering == "identity"
+        else jnp.argsort(order, axis=1).astype(jnp.int32),
         assignment=assignment,
         occupied=occupied,
         senders=senders,

@@ -409,7 +409,7 @@ def energy_test(first, second, num_permutations=300):
 @pytest.mark.parametrize("held", range(3), ids=GENES)
 def test_knockouts_are_distributed_as_the_published(held, published):
     others = [gene for gene in range(3) if gene != held]
-    ours = simulate(128, TEST_TIMES, TEST_PLACES, 7, knocked_out=held)
+    ours = simulate(64, TEST_TIMES, TEST_PLACES, 7, knocked_out=held)
     assert (ours[..., held] == 0).all()
     ours = ours[..., others].astype(np.float64)
     theirs = published["x"][published["knocked_out_gene"] == held]

@@ -74,7 +74,7 @@ def run(net, graph, features, level, variables=None, train=False):
 
 @pytest.mark.parametrize(
     ("convolution", "norm", "place"),
-    [("gat", "batch", 0), ("gcn", "batch", 1), ("geometric", "layer", 0)],
+    [("gcn", "batch", 0), ("geometric", "layer", 1)],
 )
 def test_padding_changes_nothing(convolution, norm, place):
     """Graphs of two sizes, padded together, against each alone and unpadded."""
@@ -107,15 +107,14 @@ def test_padding_changes_nothing(convolution, norm, place):
             for (_, train), found in outputs.items():
                 expected = outputs[24, train][row, :size]
                 np.testing.assert_allclose(found[row, :size], expected, atol=1e-9)
-            own = scale_bucket(bucket, size)
-            alone = build_graphs(jnp.asarray(layouts[row])[None], own)
-            expected = jax.jit(functools.partial(run, net))(
-                alone, values[row], level[row : row + 1], variables
-            )
-            # Positions are float32, and the centres of clusters with them.
-            np.testing.assert_allclose(
-                outputs[31, False][row, :size], expected, atol=1e-5
-            )
+        own = scale_bucket(bucket, size)
+        alone = build_graphs(jnp.asarray(layouts[row])[None], own)
+        expected = jax.jit(functools.partial(run, net))(
+            alone, values[row], level[row : row + 1], variables
+        )
+        # Positions are float32, and the centres of clusters with them.
+        found = outputs[31, False][row, :size]
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_padded_and_unpadded_graphs_join():
