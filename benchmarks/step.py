@@ -173,7 +173,7 @@ def measure_sampler(
     x = jnp.asarray(task.prior_clouds(num_graphs, seed=0))
     gflop = matmul_gflop(walk, x, times) / num_steps
     began = time.perf_counter()
-    compiled = jax.jit(walk).lower(x, times).compile()
+    compiled = jax.jit(walk).lower(x, times).compile(parallel.forward_options())
     compile_seconds = time.perf_counter() - began
     seconds = np.asarray(_time(lambda: compiled(x, times), repeats)) / num_steps
     row = _figures(compiled, seconds, gflop, rate)
