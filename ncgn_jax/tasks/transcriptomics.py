@@ -66,7 +66,7 @@ def make_task(config: ConfigDict) -> "TranscriptomicsTask":
             data.num_test,
             data.test_times,
             data.test_places,
-            cache_dir=data.cache_dir,
+            cache_dir=data.cache_dir or None,
         )
         return TranscriptomicsTask(config, dataset)
     path = data.path or os.environ.get(DATA_VARIABLE)
