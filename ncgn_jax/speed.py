@@ -10,6 +10,7 @@ from ncgn_jax import parallel
 from ncgn_jax.config import with_fields
 from ncgn_jax.state import TrainState
 from ncgn_jax.tasks import Task
+from ncgn_jax.tasks.bucketed import rows_per_call
 from ncgn_jax.train import init_state, make_optimizer, make_train_step
 
 
@@ -64,8 +65,8 @@ def time_sampling(
     """
     if state is None:
         state = init_state(task, make_optimizer(config), config.seed)
-    sample, devices = config.sample, parallel.num_devices()
-    chunk = min(sample.batch_size, -(-sample.num_samples // devices)) * devices
+    sample = config.sample
+    chunk = rows_per_call(sample.num_samples, sample.batch_size)
     num_steps = min(sample.num_steps, max(20, sample.num_steps // 10))
     if num_steps < sample.num_steps:
         few = with_fields(config, {"sample.num_steps": num_steps})

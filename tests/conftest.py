@@ -36,3 +36,21 @@ def shared_data():
     if not folder.is_dir():
         pytest.skip("the data folder beside the repository is absent")
     return folder
+
+
+@pytest.fixture
+def primitives():
+    """Names every primitive of a jaxpr, those inside calls too."""
+
+    def walk(jaxpr):
+        names = set()
+        for equation in jaxpr.eqns:
+            names.add(equation.primitive.name)
+            for value in equation.params.values():
+                for part in value if isinstance(value, tuple | list) else (value,):
+                    inner = getattr(part, "jaxpr", part)
+                    if hasattr(inner, "eqns"):
+                        names |= walk(inner)
+        return names
+
+    return walk

@@ -20,6 +20,7 @@ from ncgn_jax.data.cell_files import CellTable, load_cells
 from ncgn_jax.data.point_sets import DataError
 from ncgn_jax.data.turing import (
     GENES,
+    SIMULATOR_VERSION,
     TRAIN_PLACES,
     TRAIN_TIMES,
     TimeNormaliser,
@@ -55,10 +56,23 @@ class FieldSet:
         return len(self.values)
 
     @property
+    def layout_mask(self) -> np.ndarray:
+        """False for padding, bool [layout, node]."""
+        sizes = np.asarray([len(points) for points in self.layouts])
+        return np.arange(self.values.shape[1])[None, :] < sizes[:, None]
+
+    @property
     def point_mask(self) -> np.ndarray:
         """False for padding, bool [sample, node]."""
-        sizes = np.asarray([len(points) for points in self.layouts])[self.layout]
-        return np.arange(self.values.shape[1])[None, :] < sizes[:, None]
+        return self.layout_mask[self.layout]
+
+    @property
+    def is_profile(self) -> bool:
+        """Whether every layout is a line: place, and one time for all nodes."""
+        return self.grid is None and all(
+            points.shape[1] == 1 or (points.shape[1] == 2 and np.ptp(points[:, 1]) == 0)
+            for points in self.layouts
+        )
 
     def padded_positions(self) -> np.ndarray:
         """Returns positions of each layout with padding 0, [layout, node, dim]."""
@@ -129,22 +143,24 @@ def load_turing(
     Raises:
       DataError: If times or places lie outside the simulated domain.
     """
-    sets = turing_sets(num_train, num_test, seed, cache_dir)
     grid = tuple(map(float, test_times)), tuple(map(float, test_places))
-    settings = {"seed": seed, "counts": [num_train, num_test], "grid": grid}
+    sets = turing_sets(num_train, num_test, seed, cache_dir, test_grid=grid)
     all_times = sorted({*map(float, TRAIN_TIMES), *grid[0]})
+    settings = {
+        "seed": seed,
+        "counts": [num_train, num_test],
+        "grid": grid,
+        "version": SIMULATOR_VERSION,
+    }
 
     def build() -> dict[str, np.ndarray]:
-        lost = sets["knocked_out_gene"]
         return {
-            "test": simulate(num_test, *grid, [seed, 2]),
-            "knockout": simulate(num_test, *grid, [seed, 3], knocked_out=lost),
             "floor": simulate(num_test, *grid, [seed, 1]),
             "bounds": simulate(num_train, all_times, TRAIN_PLACES, [seed, 1]),
         }
 
-    # The same streams as `turing_sets`: on its grid these are its fields.
-    other = cached_arrays(cache_dir, "turing-grid", settings, build)
+    # The training simulations once more, where `turing_sets` does not show them.
+    other = cached_arrays(cache_dir, "turing-train", settings, build)
     bounds = TimeNormaliser.fit(other["bounds"], all_times)
 
     def prepare(fields, times):
@@ -163,8 +179,8 @@ def load_turing(
         source=f"simulated: {num_train} training, {num_test} test, seed {seed}",
         genes=GENES,
         train=make(sets["train"], (TRAIN_TIMES, TRAIN_PLACES)),
-        test=make(other["test"], grid),
-        knockout=make(other["knockout"], grid, sets["knocked_out_gene"]),
+        test=make(sets["test"], grid),
+        knockout=make(sets["knockout"], grid, sets["knocked_out_gene"]),
         floor=prepare(other["floor"], grid[0]),
         zero=prepare(zero, grid[0])[0],
     )

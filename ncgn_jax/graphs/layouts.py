@@ -80,7 +80,7 @@ def take_graphs(connectivity: Connectivity, index: ArrayLike) -> MultiscaleGraph
       connectivity: One bucket's, of all layouts.
       index: Layout of each graph, int [graph].
     """
-    return assemble(jax.tree.map(lambda leaf: leaf[index], connectivity))
+    return assemble(jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], connectivity))
 
 
 def scale_bucket(

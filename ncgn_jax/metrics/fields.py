@@ -131,7 +131,7 @@ def imputation_scores(
             raise ValueError(f"gene {gene} holds hidden values that are not finite")
         scores.append((_correlate(*pair), _root_mean_square(pair[0] - pair[1])))
     pearson, rmse = np.array(scores).reshape(-1, 2).T
-    return ImputationScores(pearson, rmse, _mean_of_some(pearson), _mean_of_some(rmse))
+    return ImputationScores(pearson, rmse, mean_of_some(pearson), mean_of_some(rmse))
 
 
 def dominant_wavelength(
@@ -264,7 +264,8 @@ def _root_mean_square(errors: NDArray[np.float64]) -> float:
     return float(np.sqrt(np.square(errors).mean())) if errors.size else np.nan
 
 
-def _mean_of_some(values: NDArray[np.float64]) -> float:
+def mean_of_some(values: NDArray[np.float64]) -> float:
+    """Averages what is not NaN; NaN if nothing is left."""
     values = values[~np.isnan(values)]
     return float(values.mean()) if values.size else np.nan
 

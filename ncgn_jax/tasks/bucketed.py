@@ -13,7 +13,7 @@ Sampling: the time grid is cut where the bucket changes, and each stretch is one
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -21,7 +21,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from ncgn_jax.graphs import NoiseBucket, allocate_batch
-from ncgn_jax.process import Schedule, interpolate, loss_weight, make_target
+from ncgn_jax.parallel import num_devices
+from ncgn_jax.process import (
+    Schedule,
+    interpolate,
+    loss_weight,
+    make_target,
+    sample_prior,
+    weighted_mse,
+)
 
 _NUM_GROUPS = 8
 
@@ -210,22 +218,59 @@ def noise_rows(
 
 
 def mean_loss(
-    layout: BatchLayout, parts: Sequence[NoisedRows], per_row: jax.Array
+    layout: BatchLayout,
+    parts: Sequence[NoisedRows],
+    output: jax.Array,
+    mask: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Averages losses so that the expectation is that over t ~ U[0, 1].
+    """Averages weighted squared errors so that the expectation is over t ~ U[0, 1].
 
     Args:
       layout: Layout of the batch.
       parts: Rows as `noise_rows` gives them.
-      per_row: Loss of each row, buckets one after the other.
+      output: Predictions of all rows, buckets one after the other; any shape with as
+        many numbers as the targets.
+      mask: What counts, see `process.weighted_mse`; None if all does.
 
     Returns:
       The mean, and the mean of each bucket.
     """
+    target = jnp.concatenate([part.target for part in parts])
+    weight = jnp.concatenate([part.weight for part in parts])
+    per_row = weighted_mse(output.reshape(target.shape), target, weight, mask)
     ends = np.cumsum([part.t.shape[0] for part in parts])[:-1]
     per_bucket = jnp.stack([rows.mean() for rows in jnp.split(per_row, ends)])
     share = np.asarray(layout.weights) * layout.counts / layout.group_size
     return jnp.sum(jnp.asarray(share, jnp.float32) * per_bucket), per_bucket
+
+
+def draw_prior(
+    schedule: Schedule, keys: jax.Array, shape: tuple[int, ...]
+) -> np.ndarray:
+    """Draws the noise at t = 0, float32 [row, *shape], from one key a row."""
+    draw = jax.vmap(lambda key: sample_prior(schedule, key, shape, jnp.float32))
+    return np.asarray(draw(keys))
+
+
+def sample_chunks(num_rows: int, batch_size: int) -> Iterator[np.ndarray]:
+    """Yields the rows of each call of a sampler, int [rows of a call].
+
+    All calls have the same size, so that nothing compiles twice: the last repeats its
+    last row.
+
+    Args:
+      num_rows: Rows to sample.
+      batch_size: Most rows of a device in a call.
+    """
+    size = rows_per_call(num_rows, batch_size)
+    for start in range(0, num_rows, size):
+        yield np.minimum(np.arange(start, start + size), num_rows - 1)
+
+
+def rows_per_call(num_rows: int, batch_size: int) -> int:
+    """Returns how many rows all devices together sample in one call."""
+    devices = num_devices()
+    return min(batch_size, -(-num_rows // devices)) * devices
 
 
 def split_time_grid(

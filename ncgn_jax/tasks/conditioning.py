@@ -110,11 +110,10 @@ def random_masks(keys: jax.Array, positions: jax.Array, num_genes: int) -> jax.A
         place = (along - jnp.min(along)) / jnp.where(span > 0, span, 1.0)
         outside = (place < jnp.min(pair)) | (place > jnp.max(pair))
         of_genes = jax.random.bernoulli(genes, 0.5, (num_genes,))
-        choices = [jnp.zeros((num_nodes,), bool), at_random, outside]
-        by_node = jnp.stack([jnp.stack([c] * num_genes, axis=1) for c in choices])
-        by_gene = jnp.broadcast_to(of_genes[None, :], by_node.shape[1:])
-        every = jnp.concatenate([by_node, by_gene[None]])
-        return every[jax.random.randint(kind, (), 0, len(every))]
+        nothing = jnp.zeros((1, 1), bool)
+        kinds = [nothing, at_random[:, None], outside[:, None], of_genes[None, :]]
+        every = jnp.stack([jnp.broadcast_to(k, (num_nodes, num_genes)) for k in kinds])
+        return every[jax.random.randint(kind, (), 0, len(kinds))]
 
     return jax.vmap(draw)(keys, positions)
 
@@ -153,7 +152,7 @@ def _given_nodes(fields: FieldSet, seed: int) -> np.ndarray:
     if fields.grid is not None:
         place = np.arange(num_nodes) % len(fields.grid[1])
         return np.broadcast_to(place % 5 < 2, (num_samples, num_nodes))
-    if is_profile(fields):
+    if fields.is_profile:
         twelfth = np.arange(num_nodes) * 12 // num_nodes
         return np.broadcast_to(twelfth % 5 < 2, (num_samples, num_nodes))
     given = np.zeros((num_samples, num_nodes), bool)
@@ -163,11 +162,3 @@ def _given_nodes(fields: FieldSet, seed: int) -> np.ndarray:
         count = min(max(1, round(_GIVEN_SHARE * size)), size - 1)
         given[i, np.random.default_rng([seed, i]).permutation(size)[:count]] = True
     return given
-
-
-def is_profile(fields: FieldSet) -> bool:
-    """Says whether every layout is a line: place, and one time for all nodes."""
-    return fields.grid is None and all(
-        points.shape[1] == 1 or (points.shape[1] == 2 and np.ptp(points[:, 1]) == 0)
-        for points in fields.layouts
-    )

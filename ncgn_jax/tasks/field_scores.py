@@ -21,11 +21,12 @@ from ncgn_jax.metrics.fields import (
     energy_distance,
     field_transport,
     imputation_scores,
+    mean_of_some,
     pattern_amplitude,
     wavelength_distance,
 )
 from ncgn_jax.metrics.table import Column, Row
-from ncgn_jax.tasks.conditioning import FIELD_TASKS, is_profile, num_generated_times
+from ncgn_jax.tasks.conditioning import FIELD_TASKS, num_generated_times
 
 if TYPE_CHECKING:
     from ncgn_jax.tasks.transcriptomics import TranscriptomicsTask
@@ -155,7 +156,7 @@ def baselines(
         "nearest": nearest_in_space(values, hidden, positions, mean),
         "process": gaussian_process(values, hidden, positions),
     }
-    if is_profile(fields):
+    if fields.is_profile:
         line = positions[:, :, :1]
         found["linear"] = linear_in_space(values, hidden, line, mean)
     return found
@@ -211,7 +212,7 @@ def _wavelengths_apart(values: np.ndarray, fields: FieldSet) -> float:
         dominant_wavelength(_last_time(v, fields), spacing)
         for v in (values, fields.values)
     )
-    return float(np.nanmean(wavelength_distance(found, truth)))
+    return mean_of_some(wavelength_distance(found, truth))
 
 
 def _same_patterns_lost(

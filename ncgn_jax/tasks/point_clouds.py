@@ -36,13 +36,13 @@ from ncgn_jax.process import (
     make_denoiser,
     make_sampler_step,
     make_time_grid,
-    sample_prior,
-    weighted_mse,
 )
 from ncgn_jax.tasks.bucketed import (
     bucket_names,
+    draw_prior,
     mean_loss,
     noise_rows,
+    sample_chunks,
     split_time_grid,
 )
 from ncgn_jax.tasks.point_cloud_config import (
@@ -53,6 +53,7 @@ from ncgn_jax.tasks.point_cloud_config import (
     validate,
 )
 from ncgn_jax.tasks.primitive_truth import TRUTH_COLUMNS, add_truth
+from ncgn_jax.tasks.settings import describe_network, make_network
 
 HALF_WIDTH = 0.25
 
@@ -100,14 +101,7 @@ class PointCloudTask:
         lines = [
             f"data: {data.name} ({len(data.train)} train, {len(data.test)} test, "
             f"{config.data.num_points} points a cloud); {data.source}",
-            f"graphs: {config.dmp.connectivity}, {config.dmp.clustering} clustering, "
-            f"{config.dmp.schedule} schedule; supernodes x neighbours "
-            + ", ".join(
-                f"{b.num_supernodes} x {b.num_neighbors}" for b in self.time.buckets
-            ),
-            f"model: NCGN {config.model.convolution}, width {config.model.width}, "
-            f"{config.model.num_layers} layers, {config.model.norm} norm; "
-            f"{config.process.schedule} process, {config.process.target} target",
+            *describe_network(config, self.time),
         ]
         if data.name.startswith("embedded"):
             lines.insert(
@@ -119,15 +113,7 @@ class PointCloudTask:
 
     def network(self, axis_name: str | None = None) -> NCGN:
         """Returns the network; `axis_name` joins batch norm over devices."""
-        model = self.config.model
-        return NCGN(
-            out_dim=DIM,
-            width=model.width,
-            num_layers=model.num_layers,
-            convolution=model.convolution,
-            norm=model.norm,
-            axis_name=axis_name,
-        )
+        return make_network(self.config, DIM, axis_name)
 
     def init(self, rng: jax.Array) -> tuple[Any, Any]:
         """Returns initial parameters and batch statistics."""
@@ -186,10 +172,7 @@ class PointCloudTask:
             train=True,
             mutable=list(model_state),
         )
-        target = jnp.concatenate([rows.target for rows in parts])
-        weight = jnp.concatenate([rows.weight for rows in parts])
-        per_graph = weighted_mse(output.reshape(target.shape), target, weight)
-        loss, per_bucket = mean_loss(self.layout, parts, per_graph)
+        loss, per_bucket = mean_loss(self.layout, parts, output)
         return loss, (dict(model_state), per_bucket)
 
     def sample(
@@ -214,17 +197,13 @@ class PointCloudTask:
         """
         keys = jax.random.split(jax.random.key(seed), num_samples)
         label = self._labels_to_sample(num_samples, seed)
-        chunk = min(self.config.sample.batch_size, -(-num_samples // num_devices()))
         parts = []
-        for start in range(0, num_samples, chunk * num_devices()):
-            stop = start + chunk * num_devices()
-            # Every chunk has the same shape, so that nothing compiles twice.
-            pad = np.minimum(np.arange(start, stop), num_samples - 1)
-            x = self._prior(keys[pad])
-            rng = jax.random.fold_in(jax.random.key(seed + 1), start)
-            for state in self.walk(params, model_state, x, label[pad], rng, num_steps):
+        for rows in sample_chunks(num_samples, self.config.sample.batch_size):
+            x = self._prior(keys[rows])
+            rng = jax.random.fold_in(jax.random.key(seed + 1), rows[0])
+            for state in self.walk(params, model_state, x, label[rows], rng, num_steps):
                 x = state["points"]
-            parts.append(x[: num_samples - start])
+            parts.append(x[: num_samples - rows[0]])
         points = np.concatenate(parts) * np.float32(self.dataset.scale)
         return {"points": points, "label": label}
 
@@ -396,10 +375,7 @@ class PointCloudTask:
 
     def _prior(self, keys: jax.Array) -> np.ndarray:
         shape = (self.config.data.num_points, DIM)
-        draw = jax.vmap(
-            lambda key: sample_prior(self.time.schedule, key, shape, jnp.float32)
-        )
-        return np.asarray(draw(keys))
+        return draw_prior(self.time.schedule, keys, shape)
 
     def _features(self, clouds: jax.Array, label: jax.Array) -> jax.Array:
         """Returns a point's inputs: its position and the class of its cloud."""

@@ -18,6 +18,7 @@ from ncgn_jax.graphs import (
 from ncgn_jax.graphs import SCHEDULES as DMP_SCHEDULES
 from ncgn_jax.models.graph_convolutions import CONVOLUTIONS
 from ncgn_jax.models.layers import NORMS
+from ncgn_jax.models.ncgn import NCGN
 from ncgn_jax.process import (
     LOSS_WEIGHTS,
     PREDICTION_KINDS,
@@ -138,6 +139,38 @@ def make_time(config: ConfigDict, num_nodes: int, dim: int) -> BucketedTime:
     )
     return BucketedTime(
         make_schedule(config.process.schedule), buckets, config.process.signal
+    )
+
+
+def make_network(config: ConfigDict, out_dim: int, axis_name: str | None) -> NCGN:
+    """Builds the NCGN of a configuration.
+
+    Args:
+      config: Configuration with the section `model`.
+      out_dim: Features predicted for each point.
+      axis_name: Device axis that batch norm joins; None outside pmap.
+    """
+    model = config.model
+    return NCGN(
+        out_dim=out_dim,
+        width=model.width,
+        num_layers=model.num_layers,
+        convolution=model.convolution,
+        norm=model.norm,
+        axis_name=axis_name,
+    )
+
+
+def describe_network(config: ConfigDict, time: BucketedTime) -> tuple[str, str]:
+    """Says in a line each which graphs and which network are used."""
+    dmp, model, process = config.dmp, config.model, config.process
+    shapes = (f"{b.num_supernodes} x {b.num_neighbors}" for b in time.buckets)
+    return (
+        f"graphs: {dmp.connectivity}, {dmp.clustering} clustering, {dmp.schedule} "
+        f"schedule; supernodes x neighbours {', '.join(shapes)}",
+        f"model: NCGN {model.convolution}, width {model.width}, {model.num_layers} "
+        f"layers, {model.norm} norm; {process.schedule} process, {process.target} "
+        "target",
     )
 
 

@@ -35,14 +35,14 @@ from ncgn_jax.process import (
     make_denoiser,
     make_sampler_step,
     make_time_grid,
-    sample_prior,
-    weighted_mse,
 )
 from ncgn_jax.tasks.bucketed import (
     bucket_names,
+    draw_prior,
     make_batch_layout,
     mean_loss,
     noise_rows,
+    sample_chunks,
     split_time_grid,
 )
 from ncgn_jax.tasks.conditioning import given_mask, keep_given, random_masks
@@ -51,7 +51,7 @@ from ncgn_jax.tasks.field_scores import (
     IMPUTATION_TASKS,
     evaluate_fields,
 )
-from ncgn_jax.tasks.settings import make_time
+from ncgn_jax.tasks.settings import describe_network, make_network, make_time
 from ncgn_jax.tasks.transcriptomics_config import default_config, validate
 
 __all__ = ["TranscriptomicsTask", "default_config", "make_task", "validate"]
@@ -119,7 +119,7 @@ class TranscriptomicsTask:
         self._train_graphs = connect_layouts(
             train.layouts, self.time.buckets, train.values.shape[1]
         )
-        self._layout_sizes = np.asarray([len(points) for points in train.layouts])
+        self._real = train.layout_mask
         # Every task must fit the data before anything is trained.
         for task in config.sample.tasks:
             self.given(task)
@@ -127,19 +127,13 @@ class TranscriptomicsTask:
     def describe(self) -> list[str]:
         """Says in a few lines which data, graphs and model are used."""
         data, config = self.dataset, self.config
+        names = ", ".join(data.genes[:6])
+        more = f" and {len(data.genes) - 6} more" if len(data.genes) > 6 else ""
+        graphs, model = describe_network(config, self.time)
         return [
-            f"data: {data.name}; {data.source}; genes {', '.join(data.genes[:6])}"
-            + (f" and {len(data.genes) - 6} more" if len(data.genes) > 6 else ""),
-            f"graphs: {config.dmp.connectivity}, {config.dmp.clustering} clustering, "
-            f"{config.dmp.schedule} schedule, found once for "
-            f"{len(data.train.layouts)} layouts; supernodes x neighbours "
-            + ", ".join(
-                f"{b.num_supernodes} x {b.num_neighbors}" for b in self.time.buckets
-            ),
-            f"model: NCGN {config.model.convolution}, width {config.model.width}, "
-            f"{config.model.num_layers} layers, {config.model.norm} norm; "
-            f"{config.process.schedule} process, {config.process.target} target; "
-            f"conditioning: {config.sample.conditioning}",
+            f"data: {data.name}; {data.source}; genes {names}{more}",
+            f"{graphs}; found once for {len(data.train.layouts)} layouts",
+            f"{model}; conditioning: {config.sample.conditioning}",
         ]
 
     def standardise(self, values: np.ndarray) -> np.ndarray:
@@ -152,15 +146,7 @@ class TranscriptomicsTask:
 
     def network(self, axis_name: str | None = None) -> NCGN:
         """Returns the network; `axis_name` joins batch norm over devices."""
-        model = self.config.model
-        return NCGN(
-            out_dim=self.num_genes,
-            width=model.width,
-            num_layers=model.num_layers,
-            convolution=model.convolution,
-            norm=model.norm,
-            axis_name=axis_name,
-        )
+        return make_network(self.config, self.num_genes, axis_name)
 
     def init(self, rng: jax.Array) -> tuple[Any, Any]:
         """Returns initial parameters and batch statistics."""
@@ -200,22 +186,20 @@ class TranscriptomicsTask:
             batch["data"],
             keys,
         )
-        positions, graphs, inputs, counted = jnp.asarray(self._positions), [], [], []
+        positions, real = jnp.asarray(self._positions), jnp.asarray(self._real)
+        graphs, inputs, counted = [], [], []
         for i, rows in enumerate(parts):
             data, index, own_keys = (
                 self.layout.take(r, i)
                 for r in (batch["data"], batch["layout"], keys_given)
             )
-            connectivity = jax.tree.map(jnp.asarray, self._train_graphs[i])
-            graphs.append(take_graphs(connectivity, index))
+            graphs.append(take_graphs(self._train_graphs[i], index))
             given = jnp.zeros(data.shape, bool)
             if self.config.model.conditional:
                 given = random_masks(own_keys, positions[index], self.num_genes)
             x_t = jnp.where(given, data, rows.x_t)
             inputs.append(self._features(x_t, positions[index], given))
-            real = jnp.asarray(self._layout_sizes)[index][:, None]
-            real = jnp.arange(data.shape[1])[None, :] < real
-            counted.append(real[:, :, None] & ~given)
+            counted.append(real[index][:, :, None] & ~given)
         output, model_state = self.network(AXIS).apply(
             {"params": params, **model_state},
             jnp.concatenate(inputs),
@@ -224,12 +208,9 @@ class TranscriptomicsTask:
             train=True,
             mutable=list(model_state),
         )
-        target = jnp.concatenate([rows.target for rows in parts])
-        weight = jnp.concatenate([rows.weight for rows in parts])
-        per_graph = weighted_mse(
-            output.reshape(target.shape), target, weight, jnp.concatenate(counted)
+        loss, per_bucket = mean_loss(
+            self.layout, parts, output, jnp.concatenate(counted)
         )
-        loss, per_bucket = mean_loss(self.layout, parts, per_graph)
         return loss, (dict(model_state), per_bucket)
 
     def fields_of(self, task: str) -> FieldSet:
@@ -239,6 +220,7 @@ class TranscriptomicsTask:
             raise DataError("sample.tasks: knockout needs fields with a lost gene")
         return fields.first(self.config.sample.num_samples)
 
+    @functools.cache  # noqa: B019 - for the task's life: every draw and table asks
     def given(self, task: str) -> np.ndarray:
         """Returns what a task gives of its test fields, bool [sample, node, gene]."""
         return given_mask(task, self.fields_of(task), self.hidden_genes)
@@ -290,19 +272,15 @@ class TranscriptomicsTask:
         fields = self.fields_of(task).first(num_samples)
         count = len(fields)
         noise = self.prior_fields(count, fields.values.shape[1:], seed)
-        chunk = min(self.config.sample.batch_size, -(-count // num_devices()))
         parts = []
-        for start in range(0, count, chunk * num_devices()):
-            # Every chunk has the same shape, so that nothing compiles twice.
-            rows = np.arange(start, start + chunk * num_devices())
-            rows = np.minimum(rows, count - 1)
-            rng = jax.random.fold_in(jax.random.key(seed + 1), start)
+        for rows in sample_chunks(count, self.config.sample.batch_size):
+            rng = jax.random.fold_in(jax.random.key(seed + 1), rows[0])
             data = self.standardise(known[rows])
             path = self.walk(
                 variables, fields, rows, noise[rows], given[rows], data, rng
             )
             *_, (last, _) = path
-            parts.append(last[: count - start])
+            parts.append(last[: count - rows[0]])
         generated = self.undo(np.concatenate(parts))
         generated = np.where(given, known, generated)
         return np.where(fields.point_mask[:, :, None], generated, 0).astype(np.float32)
@@ -373,10 +351,7 @@ class TranscriptomicsTask:
     def prior_fields(self, count: int, shape: tuple[int, ...], seed: int) -> np.ndarray:
         """Draws the noise at t = 0 of some fields, [field, node, gene]."""
         keys = jax.random.split(jax.random.key(seed), count)
-        draw = jax.vmap(
-            lambda key: sample_prior(self.time.schedule, key, shape, jnp.float32)
-        )
-        return np.asarray(draw(keys))
+        return draw_prior(self.time.schedule, keys, shape)
 
     def evaluate(
         self, samples: dict[str, dict[str, np.ndarray]]

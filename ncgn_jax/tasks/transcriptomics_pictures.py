@@ -16,7 +16,6 @@ from ncgn_jax.pictures import (
     draw_tissue,
     save_figure,
 )
-from ncgn_jax.tasks.conditioning import is_profile
 from ncgn_jax.tasks.field_scores import IMPUTATION_TASKS, baselines
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def draw_all(
         if name not in IMPUTATION_TASKS:
             continue
         figures[f"{name}_scatter"] = lambda name=name: _scatter(task, samples, name)
-        if is_profile(task.dataset.test):
+        if task.dataset.test.is_profile:
             figures[f"{name}_profiles"] = lambda name=name: _profiles(
                 task, samples, name
             )

@@ -31,19 +31,6 @@ BUCKETS = {
 LAYOUTS = np.random.default_rng(0).normal(size=(3, NUM_NODES, 2)).astype("f4")
 
 
-def primitives(jaxpr):
-    """Names every primitive of a jaxpr, those inside calls too."""
-    names = set()
-    for equation in jaxpr.eqns:
-        names.add(equation.primitive.name)
-        for value in equation.params.values():
-            for part in value if isinstance(value, tuple | list) else (value,):
-                inner = getattr(part, "jaxpr", part)
-                if hasattr(inner, "eqns"):
-                    names |= primitives(inner)
-    return names
-
-
 @pytest.mark.parametrize("name", BUCKETS)
 def test_taken_graphs_are_those_built_on_the_spot(name):
     bucket, index = BUCKETS[name], np.array([2, 0, 2])
@@ -55,7 +42,7 @@ def test_taken_graphs_are_those_built_on_the_spot(name):
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_taking_graphs_sorts_and_searches_nothing():
+def test_taking_graphs_sorts_and_searches_nothing(primitives):
     bucket = BUCKETS["equal"]
     (connectivity,) = connect_layouts(list(LAYOUTS), [bucket])
     searching = {"sort", "top_k", "argmin", "argmax"}

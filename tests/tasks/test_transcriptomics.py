@@ -86,18 +86,6 @@ def ragged_dataset(junk=0.0):
 RAGGED = ("sample.tasks=('unconditional','gene_imputation','space_imputation')",)
 
 
-def primitives(jaxpr):
-    names = set()
-    for equation in jaxpr.eqns:
-        names.add(equation.primitive.name)
-        for value in equation.params.values():
-            for part in value if isinstance(value, tuple | list) else (value,):
-                inner = getattr(part, "jaxpr", part)
-                if hasattr(inner, "eqns"):
-                    names |= primitives(inner)
-    return names
-
-
 def graded(task, params, model_state, batch):
     """Loss and gradient, as on one device of a pmap."""
 
@@ -112,7 +100,7 @@ def graded(task, params, model_state, batch):
 
 
 @pytest.mark.parametrize("connectivity", ["dmp", "knn", "fully_connected"])
-def test_the_jitted_steps_contain_no_clustering_and_no_search(connectivity):
+def test_the_jitted_steps_contain_no_clustering_and_no_search(connectivity, primitives):
     config = config_of(f"dmp.connectivity={connectivity}")
     task = TranscriptomicsTask(config, grid_dataset())
     params, model_state = jax.jit(task.init)(jax.random.key(0))
