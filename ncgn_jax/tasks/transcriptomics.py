@@ -29,7 +29,7 @@ from ncgn_jax.data.point_sets import DataError
 from ncgn_jax.graphs import Connectivity, connect_layouts, join_graphs, take_graphs
 from ncgn_jax.metrics.table import Column, Row, format_table
 from ncgn_jax.models.ncgn import NCGN
-from ncgn_jax.parallel import AXIS, map_over_devices, num_devices
+from ncgn_jax.parallel import AXIS, device_index, map_over_devices, num_devices
 from ncgn_jax.process import (
     integrate,
     make_denoiser,
@@ -327,6 +327,7 @@ class TranscriptomicsTask:
             x, noise, given, data, positions, index, graphs, variables, times, rng, at
         ):
             graph = take_graphs(graphs, index)
+            rng = jax.random.fold_in(rng, device_index())
 
             def predict(x_t, t):
                 output = self.network().apply(

@@ -166,6 +166,23 @@ def test_all_tasks_and_chunks_share_one_trace_per_bucket(monkeypatch):
     assert len(traces) == count
 
 
+def test_stochastic_samplers_draw_other_noise_on_every_device(monkeypatch):
+    config = config_of(
+        "process.schedule=ddpm_linear",
+        "process.target=noise",
+        "sample.sampler=ancestral",
+        "sample.tasks=('unconditional',)",
+        "sample.num_samples=8",
+    )
+    task = TranscriptomicsTask(config, grid_dataset())
+    monkeypatch.setattr(
+        task, "prior_fields", lambda count, shape, _: np.ones((count, *shape), "f4")
+    )
+    params, model_state = jax.jit(task.init)(jax.random.key(0))
+    drawn = task.sample(params, model_state, 8, seed=0)["unconditional"]
+    assert parallel.num_devices() == len(drawn) == len(np.unique(drawn, axis=0)) == 8
+
+
 def test_what_stands_in_the_padding_has_no_influence():
     config = config_of(
         *RAGGED,
