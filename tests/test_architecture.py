@@ -166,7 +166,7 @@ def test_nothing_runs_at_import(path):
 WITH_EXAMPLES = [
     name
     for name in NAMES
-    if name.startswith(("graphs/", "tasks/")) or name == "convert.py"
+    if name.startswith(("graphs/", "tasks/", "studies/")) or name == "convert.py"
     if ">>>" in (ROOT / name).read_text()
 ]
 

@@ -34,6 +34,7 @@ __all__ = [
     "PreparedReference",
     "Row",
     "add_floor",
+    "align_table",
     "evaluate_anchors",
     "evaluate_clouds",
     "format_table",
@@ -176,13 +177,23 @@ def format_table(
     shown = [c for c in columns if any(c.key in row for row in rows.values())]
     cells = [["", *(c.title for c in shown)]]
     cells += [[name, *(_cell(row, c) for c in shown)] for name, row in rows.items()]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines = [_line(line, widths) for line in (cells[0], rule, *cells[1:])]
+    lines = align_table(cells)
     legend = [f"- {c.title}: {c.legend}" for c in shown]
     warnings = warn_below_floor(rows) if any(c.key == "w_flat" for c in shown) else []
     parts = [[caption] if caption else [], lines, legend, warnings]
     return "\n\n".join("\n".join(part) for part in parts if part)
+
+
+def align_table(cells: Sequence[Sequence[str]]) -> list[str]:
+    """Lays cells out as lines of a markdown table, numbers to the right.
+
+    Args:
+      cells: Lines of equally many cells; the first is the header, and the first cell
+        of each is a name.
+    """
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return [_line(line, widths) for line in (cells[0], rule, *cells[1:])]
 
 
 def write_table(

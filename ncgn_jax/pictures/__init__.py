@@ -23,15 +23,18 @@ from ncgn_jax.pictures.fields import draw_fields, draw_path
 from ncgn_jax.pictures.imputation import draw_profiles, draw_scatter, draw_tissue
 from ncgn_jax.pictures.interactive import write_interactive_clouds
 from ncgn_jax.pictures.output import save_figure
+from ncgn_jax.pictures.panels import Panel, draw_panels
 
 __all__ = [
     "DenoisingState",
+    "Panel",
     "draw_attention",
     "draw_clouds",
     "draw_comparison",
     "draw_denoising_path",
     "draw_fields",
     "draw_loss",
+    "draw_panels",
     "draw_path",
     "draw_profiles",
     "draw_scatter",
