@@ -136,6 +136,7 @@ def test_one_and_eight_devices_agree(tmp_path):
     np.testing.assert_allclose(one["grads"], eight["grads"], atol=1e-5 * scale)
 
 
+@pytest.mark.slow
 def test_overfits_one_batch():
     config = smoke_config(
         "train.batch_size=32", "data.num_train=1", "train.learning_rate=0.01",
@@ -148,7 +149,7 @@ def test_overfits_one_batch():
     state = parallel.replicate(init_state(task, tx, 0))
     batch = parallel.put_batch(task.batch(0, slice(0, 32)))
     losses = []
-    for _ in range(150):
+    for _ in range(60):
         # The same noise every time: the step count is put back.
         state, metrics = step(state.replace(step=np.int32(0)), batch, jax.random.key(1))
         losses.append(float(metrics["loss"]))
@@ -187,9 +188,10 @@ def test_one_trace_for_training_and_one_per_bucket_for_sampling(task, monkeypatc
     assert set(applied) == set(range(len(task.time.buckets)))
 
 
+@pytest.mark.slow
 def test_killed_runs_end_bit_identical(tmp_path):
     """SIGKILL at random moments, five times, then to the end."""
-    overrides = ["train.num_steps=40", "train.checkpoint_every_steps=3"]
+    overrides = ["train.num_steps=30", "train.checkpoint_every_steps=3"]
     expected = train(smoke_config(*overrides), tmp_path / "whole")
     command = [
         sys.executable, "-m", "ncgn_jax.main", f"--config={SMOKE}", "--mode=train",
@@ -217,7 +219,7 @@ def test_killed_runs_end_bit_identical(tmp_path):
     config = smoke_config(*overrides)
     store = Checkpoints(tmp_path / "killed", config_to_json(config), read_only=True)
     state, step = store.restore(jax.eval_shape(lambda: expected))
-    assert step == 40
+    assert step == 30
     assert_same_bits(expected, state)
 
 

@@ -14,6 +14,7 @@ from ncgn_jax.tasks.settings import (
 )
 
 DIM = 3
+NOISE_CONDITIONINGS = ("time", "none", "inferred")
 
 
 def default_config() -> ConfigDict:
@@ -43,6 +44,10 @@ def default_config() -> ConfigDict:
             "norm": "layer",
             "class_conditional": False,
             "label_dropout": 0.1,
+            # What the network is told of the noise: the level that goes with the
+            # time; nothing; or what it infers from the cloud. The last two choose
+            # the graph by the inferred level as well.
+            "noise_conditioning": "time",
         }
     )
     config.sample.guidance = 0.0
@@ -61,6 +66,7 @@ def validate(config: ConfigDict, faults: Faults) -> None:
     """Checks the task's own fields."""
     faults.choice(config, "data.source", SOURCES)
     faults.choice(config, "data.sampling", ("vertices", "surface"))
+    faults.choice(config, "model.noise_conditioning", NOISE_CONDITIONINGS)
     validate_graphs(config, faults)
     for field in (
         "data.num_train",

@@ -14,10 +14,12 @@ from ncgn_jax.graphs import SCHEDULES, NoiseBucket, RangeResolution
 from ncgn_jax.graphs.range_resolution import num_supernodes_exact
 from ncgn_jax.logs import read_metrics
 from ncgn_jax.pictures import (
+    Panel,
     draw_attention,
     draw_clouds,
     draw_denoising_path,
     draw_loss,
+    draw_panels,
     draw_schedule,
     save_figure,
     write_interactive_clouds,
@@ -26,6 +28,7 @@ from ncgn_jax.tasks.point_cloud_views import (
     NetworkView,
     attention_by_level,
     denoising_states,
+    inferred_levels,
 )
 
 # Every bucket of the default schedule has a level, the long first one has two.
@@ -64,6 +67,8 @@ def draw_all(
         figures["attention"] = _draw_attention(view)
     else:
         _say_left_out("attention", "model.convolution=gcn has no attention")
+    if task.is_blind:
+        figures["noise_level"] = _draw_noise_level(task, params)
     losses = _losses(task, folder.parent)
     if losses is None:
         _say_left_out("loss", f"no losses in {folder.parent / 'metrics.csv'}")
@@ -110,6 +115,30 @@ def _draw_attention(view: NetworkView) -> Figure:
         ATTENTION_LEVELS,
         labels=[_shape(found.bucket) for found in edges],
         num_neighbors=[found.bucket.num_neighbors + 1 for found in edges],
+    )
+
+
+def _draw_noise_level(task: Any, params: Any) -> Figure:
+    """Draws inferred against true level, and how often the bucket is the right one."""
+    found = inferred_levels(task, params)
+    low, middle, high = np.quantile(found.inferred, (0.1, 0.5, 0.9), axis=1)
+    bands = {"90 %": high, "median": middle, "10 %": low, "told": found.level}
+    right = 100 * found.is_bucket_right.mean(axis=1)
+    return draw_panels(
+        [
+            Panel(
+                "Inferred noise level",
+                "signal level",
+                "inferred signal level",
+                {name: (found.level, values) for name, values in bands.items()},
+            ),
+            Panel(
+                "Graph chosen by it",
+                "signal level",
+                "clouds in the right bucket, %",
+                {"test clouds": (found.level, right)},
+            ),
+        ]
     )
 
 

@@ -19,6 +19,7 @@ from ncgn_jax.process import (
 from ncgn_jax.tasks.bucketed import split_time_grid
 
 _NUM_CLOUDS = 2
+_NUM_CLOUDS_TO_INFER = 100
 _MIN_STATES = 4
 _SEED = 0
 
@@ -160,11 +161,7 @@ def attention_by_level(
       One measurement for each level.
     """
     task = view.task
-    test = task.dataset.test[:, : task.config.data.num_points]
-    chosen = np.random.default_rng(_SEED).permutation(len(test))[:_NUM_CLOUDS]
-    chosen = np.resize(chosen, _NUM_CLOUDS)
-    data = jnp.asarray(test[chosen] / np.float32(task.dataset.scale))
-    label = jnp.asarray(task.dataset.test_labels[chosen])
+    data, label = _test_clouds(task, _NUM_CLOUDS)
     noise = jax.random.normal(jax.random.key(_SEED), data.shape)
     measured = []
     for level in levels:
@@ -175,6 +172,57 @@ def attention_by_level(
         bucket = task.time.buckets[index]
         measured.append(_real_edges(bucket, graph, np.asarray(weight)))
     return measured
+
+
+class InferredLevels(NamedTuple):
+    """What a blind model infers of noisy test clouds.
+
+    Attributes:
+      level: True levels, [level].
+      inferred: Inferred levels, [level, cloud].
+      is_bucket_right: Whether the inferred level has the true level's bucket.
+    """
+
+    level: np.ndarray
+    inferred: np.ndarray
+    is_bucket_right: np.ndarray
+
+
+def inferred_levels(task: Any, params: Any) -> InferredLevels:
+    """Infers the level of test clouds at 41 levels from noise to data.
+
+    Args:
+      task: A `PointCloudTask` whose model is blind.
+      params: Its parameters.
+    """
+    data, _ = _test_clouds(task, _NUM_CLOUDS_TO_INFER)
+    noise = jax.random.normal(jax.random.key(_SEED), data.shape)
+    levels = np.linspace(0.0, 1.0, 41)
+
+    @jax.jit
+    def infer(t):
+        x_t = interpolate(task.time.schedule, t, data, noise)
+        return task.infer_level(params, x_t)
+
+    times = [
+        jnp.full(len(data), _time_of_level(task, level), jnp.float32)
+        for level in levels
+    ]
+    inferred = np.stack([np.asarray(infer(t)) for t in times])
+    lows = [bucket.low for bucket in task.time.buckets]
+    buckets, true = (
+        np.searchsorted(lows, values, side="right") for values in (inferred, levels)
+    )
+    return InferredLevels(levels, inferred, buckets == true[:, None])
+
+
+def _test_clouds(task: Any, count: int) -> tuple[jax.Array, jax.Array]:
+    """Some test clouds at unit variance, drawn at random, and their classes."""
+    test = task.dataset.test[:, : task.config.data.num_points]
+    chosen = np.random.default_rng(_SEED).permutation(len(test))[:count]
+    chosen = np.resize(chosen, count)
+    data = jnp.asarray(test[chosen] / np.float32(task.dataset.scale))
+    return data, jnp.asarray(task.dataset.test_labels[chosen])
 
 
 def _time_of_level(task: Any, level: float) -> float:

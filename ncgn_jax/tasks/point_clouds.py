@@ -29,6 +29,7 @@ from ncgn_jax.metrics.table import (
     prepare_reference,
 )
 from ncgn_jax.models.ncgn import NCGN
+from ncgn_jax.models.noise_level import NoiseLevelHead, cloud_statistics
 from ncgn_jax.parallel import AXIS, device_index, map_over_devices, num_devices
 from ncgn_jax.process import (
     Denoiser,
@@ -56,6 +57,8 @@ from ncgn_jax.tasks.primitive_truth import TRUTH_COLUMNS, add_truth
 from ncgn_jax.tasks.settings import describe_network, make_network
 
 HALF_WIDTH = 0.25
+# Where the parameters of the head that infers the noise level stand.
+LEVEL_HEAD = "noise_level"
 
 __all__ = ["PointCloudTask", "default_config", "make_task", "validate"]
 
@@ -93,6 +96,8 @@ class PointCloudTask:
         self.num_classes = (
             len(dataset.class_names) if config.model.class_conditional else 0
         )
+        # Neither network nor graphs of a blind model are told the noise level.
+        self.is_blind = config.model.noise_conditioning != "time"
         self._train_clouds = dataset.train / np.float32(dataset.scale)
 
     def describe(self) -> list[str]:
@@ -125,7 +130,11 @@ class PointCloudTask:
             rng, self._features(clouds, label), jnp.zeros((1,)), graph
         )
         variables = dict(variables)
-        return variables.pop("params"), variables
+        params = variables.pop("params")
+        if self.is_blind:
+            head = NoiseLevelHead().init(rng, cloud_statistics(clouds))
+            params = {**params, LEVEL_HEAD: head["params"]}
+        return params, variables
 
     def batch(self, step: int, rows: slice) -> dict[str, np.ndarray]:
         """Returns `data` [row, point, 3] at unit variance, `label` and `row`."""
@@ -145,7 +154,10 @@ class PointCloudTask:
     def loss(
         self, params: Any, model_state: Any, batch: dict[str, jax.Array], rng: jax.Array
     ) -> tuple[jax.Array, tuple[Any, jax.Array]]:
-        """Returns a device's weighted loss, new statistics, and loss per bucket."""
+        """Returns a device's weighted loss, new statistics, and loss per bucket.
+
+        Of a blind model the loss holds the mean squared error of the inferred level.
+        """
         keys = jax.vmap(lambda row: jax.random.fold_in(rng, row))(batch["row"])
         keys, keys_label = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
         label = self._drop_labels(batch["label"], keys_label)
@@ -164,16 +176,22 @@ class PointCloudTask:
             key = jax.random.fold_in(graph_rng, i)
             graphs.append(build_graphs(rows.x_t, bucket, key))
             inputs.append(self._features(rows.x_t, self.layout.take(label, i)))
+        level = jnp.concatenate([self.time.level(rows.t) for rows in parts])
+        told, level_error = level, 0.0
+        if self.is_blind:
+            x_t = jnp.concatenate([rows.x_t for rows in parts])
+            inferred = self.infer_level(params, x_t)
+            told, level_error = self._told(inferred), jnp.mean((inferred - level) ** 2)
         output, model_state = self.network(AXIS).apply(
             {"params": params, **model_state},
             jnp.concatenate(inputs),
-            jnp.concatenate([self.time.level(rows.t) for rows in parts]),
+            told,
             join_graphs(graphs),
             train=True,
             mutable=list(model_state),
         )
         loss, per_bucket = mean_loss(self.layout, parts, output)
-        return loss, (dict(model_state), per_bucket)
+        return loss + level_error, (dict(model_state), per_bucket)
 
     def sample(
         self,
@@ -227,14 +245,18 @@ class PointCloudTask:
           num_steps: Sampler steps; the configuration's if None.
 
         Yields:
-          Dicts with `bucket`, `t` reached and `points` (unit variance).
+          Dicts with `bucket`, `t` reached and `points` (unit variance). A blind model
+          chooses buckets on its way: one dict, at the end, whose bucket is None.
         """
         sample = self.config.sample
         times = make_time_grid(
             sample.time_grid, num_steps or sample.num_steps, self.time.schedule
         )
         variables = {"params": params, **model_state}
-        for bucket, offset, stretch in split_time_grid(self.time, times):
+        stretches = split_time_grid(self.time, times)
+        if self.is_blind:
+            stretches = [(None, 0, np.asarray(times))]
+        for bucket, offset, stretch in stretches:
             stretch = stretch.astype(np.float32)
             x = self._stretch(bucket)(
                 np.asarray(x), label, variables, stretch, rng, np.int32(offset)
@@ -242,13 +264,15 @@ class PointCloudTask:
             yield {"bucket": bucket, "t": float(stretch[-1]), "points": np.asarray(x)}
 
     @functools.cache  # noqa: B019 - one compiled stretch per bucket, for the task's life
-    def _stretch(self, bucket: int):
+    def _stretch(self, bucket: int | None):
         """Compiles the sampler within one bucket, over all devices."""
         sample = self.config.sample
         step = make_sampler_step(sample.sampler)
 
         def run(x, label, variables, times, rng, offset):
             apply = functools.partial(self.apply, variables, bucket)
+            if bucket is None:
+                apply = functools.partial(self._apply_inferred, variables)
             denoise = self.denoiser(apply, label)
             rng = jax.random.fold_in(rng, device_index())
             return integrate(
@@ -283,14 +307,35 @@ class PointCloudTask:
         moment = (t[0] * 2**20).astype(jnp.int32)
         rng = jax.random.fold_in(jax.random.key(0), moment)
         graph = build_graphs(x_t, self.time.buckets[bucket], rng)
+        told = self.time.level(t)
+        if self.is_blind:
+            told = self._told(self.infer_level(variables["params"], x_t))
         output, collections = self.network().apply(
-            variables,
-            self._features(x_t, label),
-            self.time.level(t),
-            graph,
-            mutable=list(mutable),
+            variables, self._features(x_t, label), told, graph, mutable=list(mutable)
         )
         return output.reshape(x_t.shape), graph, collections
+
+    def infer_level(self, params: Any, x_t: jax.Array) -> jax.Array:
+        """Infers the noise variable of clouds from the clouds, [cloud] in (0, 1)."""
+        statistics = jax.lax.stop_gradient(cloud_statistics(x_t))
+        return NoiseLevelHead().apply({"params": params[LEVEL_HEAD]}, statistics)
+
+    def _told(self, inferred: jax.Array) -> jax.Array:
+        """Returns what the network of a blind model hears of the noise level."""
+        if self.config.model.noise_conditioning == "none":
+            return jnp.zeros_like(inferred)
+        return jax.lax.stop_gradient(inferred)
+
+    def _apply_inferred(self, variables, x_t, t, label) -> tuple[jax.Array]:
+        """As `apply`, with the bucket that a device's clouds show on average."""
+        level = jnp.mean(self.infer_level(variables["params"], x_t))
+        lows = jnp.asarray([bucket.low for bucket in self.time.buckets[1:]])
+        chosen = jnp.searchsorted(lows, level, side="right")
+        branches = [
+            lambda *args, i=i: self.apply(variables, i, *args)[0]
+            for i in range(len(self.time.buckets))
+        ]
+        return (jax.lax.switch(chosen, branches, x_t, t, label),)
 
     def denoiser(
         self,

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -29,11 +30,12 @@ CONDITIONAL = (
     "sample.guidance=1.0",
     "process.loss_weight=min_snr",
 )
+BLIND = ("model.noise_conditioning=inferred", "process.schedule=ddpm_cosine")
 RANDOM_EDGES = ("dmp.connectivity=long_short", "model.convolution=gcn")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("overrides", [PUBLISHED, CONDITIONAL, RANDOM_EDGES])
+@pytest.mark.parametrize("overrides", [PUBLISHED, CONDITIONAL, BLIND, RANDOM_EDGES])
 def test_settings_train_and_sample(overrides):
     config = apply_overrides(load_config(SMOKE), overrides)
     validate(config)
@@ -74,6 +76,29 @@ def test_settings_train_and_sample(overrides):
             )
             ends.append([stop["points"] for stop in walk][-1])
         assert not np.array_equal(*ends)
+
+
+@pytest.mark.parametrize("conditioning", ["none", "inferred"])
+def test_blind_models_hear_nothing_of_the_time(conditioning, monkeypatch):
+    override = f"model.noise_conditioning={conditioning}"
+    task = make_task(apply_overrides(load_config(SMOKE), [override]))
+    params, model_state = jax.jit(task.init)(jax.random.key(0))
+    variables = {"params": params, **model_state}
+    x, label = jnp.asarray(task.prior_clouds(2, 0)), jnp.zeros(2, jnp.int32)
+    predict = jax.jit(lambda t: task.apply(variables, 1, x, t, label)[0])
+    early, late = predict(jnp.full(2, 0.2)), predict(jnp.full(2, 0.9))
+    np.testing.assert_array_equal(early, late)
+    monkeypatch.setattr(task, "infer_level", lambda *_: jnp.full(2, 0.7))
+    misled = task.apply(variables, 1, x, jnp.full(2, 0.2), label)[0]
+    assert np.allclose(misled, early, atol=1e-5) == (conditioning == "none")
+    # The bucket is that of the level that the clouds show on average.
+    for bucket, shape in enumerate(task.time.buckets):
+        shown = jnp.asarray([shape.low, shape.low + 0.02])
+        monkeypatch.setattr(task, "infer_level", lambda *_, shown=shown: shown)
+        t = jnp.full(2, 0.5)
+        expected = task.apply(variables, bucket, x, t, label)[0]
+        found = jax.jit(task._apply_inferred)(variables, x, t, label)[0]
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_sampling_does_not_depend_on_how_many_are_drawn_together():
