@@ -39,7 +39,9 @@ Example: a point mass at 3, whose denoiser is known, sampled in eight steps.
 True
 """
 
+from ncgn_jax.process.dilated_grids import DILATED_GRIDS, make_dilated_grid
 from ncgn_jax.process.ema import ema_decay, update_ema
+from ncgn_jax.process.fitted_grids import fit_time_table
 from ncgn_jax.process.losses import (
     LOSS_WEIGHTS,
     loss_weight,
@@ -81,6 +83,7 @@ from ncgn_jax.process.steps import (
 from ncgn_jax.process.time_grids import TIME_GRIDS, make_time_grid
 
 __all__ = [
+    "DILATED_GRIDS",
     "LOSS_WEIGHTS",
     "PREDICTION_KINDS",
     "SAMPLERS",
@@ -94,11 +97,13 @@ __all__ = [
     "ema_decay",
     "euler_step",
     "expand_like",
+    "fit_time_table",
     "heun_step",
     "integrate",
     "interpolate",
     "loss_weight",
     "make_denoiser",
+    "make_dilated_grid",
     "make_sampler_step",
     "make_schedule",
     "make_target",

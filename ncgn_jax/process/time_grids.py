@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from ncgn_jax.process import naming
+from ncgn_jax.process.dilated_grids import make_dilated_grid
 from ncgn_jax.process.schedules import Schedule
 
 # log-SNR beyond these limits is left to the first and the last step.
@@ -69,18 +70,20 @@ def _edm(num_steps: int, schedule: Schedule) -> np.ndarray:
     return np.append(t, 1.0) if goes_below else t
 
 
-_GRIDS: dict[str, Callable[[int, Schedule], np.ndarray]] = {
+_NAMED: dict[str, Callable[[int, Schedule], np.ndarray]] = {
     "uniform": _uniform,
     "cosine": _cosine,
     "quadratic": _quadratic,
     "log_snr": _log_snr,
     "edm": _edm,
 }
-TIME_GRIDS = tuple(_GRIDS)
+# These need to know more: the dimension of the data, or a table.
+_DILATED = ("dilated_vp", "dilated_ve")
+TIME_GRIDS = (*_NAMED, *_DILATED, "table")
 
 
-def _check_table(table: Sequence[float], num_steps: int | None) -> np.ndarray:
-    times = np.asarray(table, np.float64)
+def _check_times(given: Sequence[float], num_steps: int | None) -> np.ndarray:
+    times = np.asarray(given, np.float64)
     if times.ndim != 1 or len(times) < 2:
         raise ValueError(f"a time grid needs at least 2 times, got {times.shape}")
     if num_steps is not None and num_steps != len(times) - 1:
@@ -94,19 +97,49 @@ def _check_table(table: Sequence[float], num_steps: int | None) -> np.ndarray:
     return times
 
 
+def _from_table(table: Sequence[Sequence[float]], num_steps: int) -> np.ndarray:
+    """Takes equal shares of a table's second column."""
+    columns = np.asarray(table, np.float64)
+    valid = (
+        columns.ndim == 2
+        and columns.shape[0] >= 2
+        and columns.shape[1] == 2
+        and (columns[0] == 0.0).all()
+        and (columns[-1] == 1.0).all()
+        and (np.diff(columns, axis=0) >= 0).all()
+    )
+    if not valid:
+        raise ValueError(
+            "time grid 'table' needs pairs (t, share of the steps) that rise from "
+            f"(0, 0) to (1, 1), got {str(table)[:200]}"
+        )
+    times, shares = columns.T
+    return np.interp(np.linspace(0.0, 1.0, num_steps + 1), shares, times)
+
+
 def make_time_grid(
     name: str | Sequence[float] | np.ndarray,
     num_steps: int | None = None,
     schedule: Schedule | None = None,
+    *,
+    dim: int | None = None,
+    kappa: float = 5.0,
+    table: Sequence[Sequence[float]] = (),
 ) -> np.ndarray:
     """Returns the times that a sampler visits, from noise to data.
 
     Args:
       name: One of `TIME_GRIDS`: `uniform`; `cosine`, denser at both ends;
         `quadratic`, denser towards data; `log_snr`, even in log-SNR; `edm`, even in
-        the 7th root of sigma / alpha. Or the times themselves.
+        the 7th root of sigma / alpha; `dilated_vp` and `dilated_ve`, half of the steps
+        next to noise or to data, see `dilated_grids`; `table`, as the table says.
+        Or the times themselves.
       num_steps: Number of steps, at least 1; may be left out if times are given.
       schedule: The noise schedule; only `log_snr` and `edm` need it.
+      dim: Numbers a sample has; only dilated grids need it.
+      kappa: Width of their dilated part in units of 1 / sqrt(dim).
+      table: For `table`, pairs (t, share of the steps done by then) that rise from
+        (0, 0) to (1, 1), linear between; `fitted_grids.fit_time_table` makes one.
 
     Returns:
       num_steps + 1 strictly rising times, the first 0, the last 1, float64.
@@ -116,14 +149,21 @@ def make_time_grid(
         the times given, a schedule is missing, or times coincide in float32.
     """
     if not isinstance(name, str):
-        times = _check_table(name, num_steps)
+        times = _check_times(name, num_steps)
     else:
         naming.require_choice("time grid", name, TIME_GRIDS)
         if num_steps is None or num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, got {num_steps}")
         if schedule is None and name in ("log_snr", "edm"):
             raise ValueError(f"time grid {name!r} needs a schedule")
-        times = _GRIDS[name](num_steps, schedule)
+        if name in _DILATED:
+            if dim is None:
+                raise ValueError(f"time grid {name!r} needs dim, that of the data")
+            times = make_dilated_grid(name, num_steps, dim, kappa)
+        elif name == "table":
+            times = _from_table(table, num_steps)
+        else:
+            times = _NAMED[name](num_steps, schedule)
         times[0], times[-1] = 0.0, 1.0
     gaps = np.diff(times.astype(np.float32))
     if not (gaps > 0).all():

@@ -11,12 +11,9 @@ import numpy as np
 from ncgn_jax.graphs import MultiscaleGraph, NoiseBucket, bucket_index
 from ncgn_jax.models.graph_convolutions import edge_attention
 from ncgn_jax.pictures import DenoisingState
-from ncgn_jax.process import (
-    interpolate,
-    make_sampler_step,
-    make_time_grid,
-)
+from ncgn_jax.process import interpolate, make_sampler_step
 from ncgn_jax.tasks.bucketed import split_time_grid
+from ncgn_jax.tasks.settings import make_sample_times
 
 _NUM_CLOUDS = 2
 _NUM_CLOUDS_TO_INFER = 100
@@ -98,8 +95,8 @@ def denoising_states(view: NetworkView) -> list[DenoisingState]:
     """
     task, sample = view.task, view.task.config.sample
     step = make_sampler_step(sample.sampler)
-    times = make_time_grid(sample.time_grid, sample.num_steps, task.time.schedule)
     x = jnp.asarray(task.prior_clouds(_NUM_CLOUDS, task.config.seed))
+    times = make_sample_times(task.config, task.time, x[0].size)
     label = jnp.zeros((_NUM_CLOUDS,), jnp.int32)
     stretches = split_time_grid(task.time, np.asarray(times))
     num_kept = max(2, -(-_MIN_STATES // len(stretches)))

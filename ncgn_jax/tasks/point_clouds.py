@@ -36,7 +36,6 @@ from ncgn_jax.process import (
     integrate,
     make_denoiser,
     make_sampler_step,
-    make_time_grid,
 )
 from ncgn_jax.tasks.bucketed import (
     bucket_names,
@@ -54,7 +53,7 @@ from ncgn_jax.tasks.point_cloud_config import (
     validate,
 )
 from ncgn_jax.tasks.primitive_truth import TRUTH_COLUMNS, add_truth
-from ncgn_jax.tasks.settings import describe_network, make_network
+from ncgn_jax.tasks.settings import describe_network, make_network, make_sample_times
 
 HALF_WIDTH = 0.25
 # Where the parameters of the head that infers the noise level stand.
@@ -248,10 +247,8 @@ class PointCloudTask:
           Dicts with `bucket`, `t` reached and `points` (unit variance). A blind model
           chooses buckets on its way: one dict, at the end, whose bucket is None.
         """
-        sample = self.config.sample
-        times = make_time_grid(
-            sample.time_grid, num_steps or sample.num_steps, self.time.schedule
-        )
+        dim = self.config.data.num_points * DIM
+        times = make_sample_times(self.config, self.time, dim, num_steps)
         variables = {"params": params, **model_state}
         stretches = split_time_grid(self.time, times)
         if self.is_blind:

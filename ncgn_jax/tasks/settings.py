@@ -6,6 +6,7 @@ sections. Two levels, no inheritance: configuration files copy what they change
 from the task's `default_config()`.
 """
 
+import numpy as np
 from ml_collections import ConfigDict, config_dict
 
 from ncgn_jax.faults import Faults
@@ -26,6 +27,7 @@ from ncgn_jax.process import (
     SCHEDULES,
     TIME_GRIDS,
     make_schedule,
+    make_time_grid,
 )
 from ncgn_jax.tasks.bucketed import BucketedTime
 
@@ -72,6 +74,10 @@ def base_config() -> ConfigDict:
             "sampler": "heun",
             "num_steps": 50,
             "time_grid": "cosine",
+            # For dilated grids: width of the dilated part in units of 1 / sqrt(dim).
+            "dilation": 5.0,
+            # For `table`: pairs (t, share of the steps).
+            "time_table": (),
             "batch_size": 64,
             "data_limit": config_dict.placeholder(float),
         }
@@ -142,6 +148,28 @@ def make_time(config: ConfigDict, num_nodes: int, dim: int) -> BucketedTime:
     )
 
 
+def make_sample_times(
+    config: ConfigDict, time: BucketedTime, dim: int, num_steps: int | None = None
+) -> np.ndarray:
+    """Returns the times that the sampler visits, float64 [step + 1].
+
+    Args:
+      config: Configuration with the section `sample`.
+      time: Time axis with its schedule.
+      dim: Numbers a sample has.
+      num_steps: Steps; the configuration's if None.
+    """
+    sample = config.sample
+    return make_time_grid(
+        sample.time_grid,
+        num_steps or sample.num_steps,
+        time.schedule,
+        dim=dim,
+        kappa=sample.dilation,
+        table=sample.time_table,
+    )
+
+
 def make_network(config: ConfigDict, out_dim: int, axis_name: str | None) -> NCGN:
     """Builds the NCGN of a configuration.
 
@@ -200,6 +228,12 @@ def validate_base(config: ConfigDict, faults: Faults, num_devices: int) -> None:
     faults.choice(config, "train.decay", DECAYS)
     faults.choice(config, "sample.sampler", SAMPLERS)
     faults.choice(config, "sample.time_grid", TIME_GRIDS)
+    faults.in_range(config, "sample.dilation", 0, without_ends=True)
+    if config.sample.time_grid == "table":
+        try:
+            make_time_grid("table", 1, table=config.sample.time_table)
+        except ValueError as error:
+            faults.lines.append(f"sample.time_table: {error}")
     if config.sample.data_limit is not None:
         faults.in_range(config, "sample.data_limit", 0, without_ends=True)
     if config.train.batch_size > 0:

@@ -34,7 +34,6 @@ from ncgn_jax.process import (
     integrate,
     make_denoiser,
     make_sampler_step,
-    make_time_grid,
 )
 from ncgn_jax.tasks.bucketed import (
     bucket_names,
@@ -51,7 +50,12 @@ from ncgn_jax.tasks.field_scores import (
     IMPUTATION_TASKS,
     evaluate_fields,
 )
-from ncgn_jax.tasks.settings import describe_network, make_network, make_time
+from ncgn_jax.tasks.settings import (
+    describe_network,
+    make_network,
+    make_sample_times,
+    make_time,
+)
 from ncgn_jax.tasks.transcriptomics_config import default_config, validate
 
 __all__ = ["TranscriptomicsTask", "default_config", "make_task", "validate"]
@@ -297,8 +301,7 @@ class TranscriptomicsTask:
           data: Its values in the units of training; anything elsewhere.
           rng: Key of stochastic samplers.
         """
-        sample = self.config.sample
-        times = make_time_grid(sample.time_grid, sample.num_steps, self.time.schedule)
+        times = make_sample_times(self.config, self.time, noise[0].size)
         positions = fields.padded_positions()[fields.layout[rows]]
         index, x = fields.layout[rows], noise
         for bucket, offset, stretch in split_time_grid(self.time, times):

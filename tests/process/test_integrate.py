@@ -121,11 +121,15 @@ def test_prior_has_the_spread_of_x_0(rng):
         assert x.dtype == jnp.float32
 
 
+# What some grids need to know.
+MORE = {"dim": 400, "table": [(0.0, 0.0), (0.2, 0.5), (1.0, 1.0)]}
+
+
 @pytest.mark.parametrize("schedule_name", ["linear", "ddpm_linear", "ve"])
 def test_grids_rise_from_zero_to_one(schedule_name):
     schedule = process.make_schedule(schedule_name)
     for name, num_steps in itertools.product(process.TIME_GRIDS, (1, 1000)):
-        times = process.make_time_grid(name, num_steps, schedule)
+        times = process.make_time_grid(name, num_steps, schedule, **MORE)
         assert times.shape == (num_steps + 1,)
         assert isinstance(times, np.ndarray)
         assert times[0] == 0
@@ -143,6 +147,13 @@ def test_grid_formulas():
     times = grid("log_snr", 5, schedule)[1:-1]
     logits = np.log(times / (1 - times))
     np.testing.assert_allclose(logits, [-3, -1, 1, 3], rtol=1e-4)
+    # Half of the steps in a window of 5 / sqrt(400).
+    dilated = grid("dilated_vp", 4, dim=400)
+    np.testing.assert_allclose(dilated, [0, 0.125, 0.25, 0.625, 1])
+    dilated = grid("dilated_ve", 4, dim=400, kappa=2.0)
+    np.testing.assert_allclose(dilated, [0, 0.45, 0.9, 0.95, 1])
+    tabulated = grid("table", 4, table=MORE["table"])
+    np.testing.assert_allclose(tabulated, [0, 0.1, 0.2, 0.6, 1])
     # EDM's sigmas between 80 and 0.002 with rho = 7, then 0; sigma = (1 - t) / t.
     times = grid("edm", 18, schedule)[1:-1]
     i = np.arange(1, 18)
@@ -183,11 +194,53 @@ def test_grid_given_as_a_table():
         (([0.0],), "at least 2"),
         (([0.0, 0.5, 0.5, 1.0],), "step 1"),
         (([0.0, 0.7, 0.5, 1.0],), "step 1"),
+        (("dilated_vp", 4), "needs dim"),
+        (("table", 4), r"from \(0, 0\) to \(1, 1\)"),
     ],
 )
 def test_impossible_grids(args, message):
     with pytest.raises(ValueError, match=message):
         process.make_time_grid(*args)
+
+
+@pytest.mark.parametrize(
+    "table", [[(0, 0), (1, 0.9)], [(0, 0), (0.5, 0.6), (0.4, 0.7), (1, 1)], [(0, 1)]]
+)
+def test_impossible_tables(table):
+    with pytest.raises(ValueError, match="pairs"):
+        process.make_time_grid("table", 4, table=table)
+
+
+def test_a_fitted_grid_gains_equal_information_in_each_step():
+    """Against the closed form for normal data, log(1 + s^2 snr) / 2 per coordinate."""
+    schedule, std = process.make_schedule("ddpm_cosine"), 0.5
+    t = np.linspace(0, 1, 4001)
+    error = std**2 / (1 + std**2 * np.exp(np.asarray(schedule.log_snr(t))))
+    table = process.fit_time_table(schedule, t, error)
+    times = process.make_time_grid("table", 6, table=table)
+    at_most = np.exp(10.0)
+    snr = np.minimum(np.exp(np.asarray(schedule.log_snr(times))), at_most)
+    gained = np.diff(0.5 * np.log1p(std**2 * snr))
+    np.testing.assert_allclose(gained, gained.mean(), rtol=2e-3)
+    again = process.fit_time_table(schedule, t, 4 * error)
+    np.testing.assert_allclose(again, table, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("times", "errors", "message"),
+    [
+        ([0.5], [1.0], "two or more"),
+        ([0.0, 0.5], [1.0], "two or more"),
+        ([0.5, 0.4], [1.0, 1.0], "must rise"),
+        ([0.5, 1.4], [1.0, 1.0], "must rise"),
+        ([0.0, 1.0], [0.0, 0.0], "not all 0"),
+        ([0.0, 1.0], [np.nan, 1.0], "finite"),
+        ([0.0, 1.0], [-1.0, 1.0], "not negative"),
+    ],
+)
+def test_errors_no_grid_can_be_fitted_to(times, errors, message):
+    with pytest.raises(ValueError, match=message):
+        process.fit_time_table(process.make_schedule("linear"), times, errors)
 
 
 def test_impossible_walks(rng):
