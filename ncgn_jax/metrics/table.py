@@ -143,6 +143,8 @@ def warn_below_floor(rows: Mapping[str, Row], floor: str = _FLOOR_ROW) -> list[s
     A model's W under 0.985 of the floor is a warning, not a success. W falls as sets
     grow, so rows of other sizes than the floor's are pointed out too.
     """
+    if not any("w_flat" in row for row in rows.values()):
+        return []
     base = rows.get(floor)
     if base is None or "w_flat" not in base:
         return [f"no {floor!r} row: W cannot be read without its floor"]
@@ -179,7 +181,7 @@ def format_table(
     cells += [[name, *(_cell(row, c) for c in shown)] for name, row in rows.items()]
     lines = align_table(cells)
     legend = [f"- {c.title}: {c.legend}" for c in shown]
-    warnings = warn_below_floor(rows) if any(c.key == "w_flat" for c in shown) else []
+    warnings = warn_below_floor(rows)
     parts = [[caption] if caption else [], lines, legend, warnings]
     return "\n\n".join("\n".join(part) for part in parts if part)
 

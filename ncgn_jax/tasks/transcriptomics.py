@@ -110,6 +110,13 @@ class TranscriptomicsTask:
         self.num_genes = len(dataset.genes)
         train = dataset.train
         dim = train.layouts[0].shape[1]
+        scale = tuple(config.dmp.axis_scale) or (1.0,) * dim
+        if len(scale) != dim:
+            raise DataError(
+                f"dmp.axis_scale: found {len(scale)} factors; the positions of this "
+                f"data have {dim} axes"
+            )
+        self._axis_scale = np.asarray(scale, np.float32)
         self.time = make_time(config, train.values.shape[1], dim)
         self.layout = make_batch_layout(
             self.time, config.train.batch_size, num_devices()
@@ -121,7 +128,7 @@ class TranscriptomicsTask:
         self._train_values = self.standardise(train.values)
         self._positions = train.padded_positions()
         self._train_graphs = connect_layouts(
-            train.layouts, self.time.buckets, train.values.shape[1]
+            self._scaled(train), self.time.buckets, train.values.shape[1]
         )
         self._real = train.layout_mask
         # Every task must fit the data before anything is trained.
@@ -392,8 +399,12 @@ class TranscriptomicsTask:
     def test_graphs(self) -> tuple[Connectivity, ...]:
         """Graphs of every test layout in each noise bucket."""
         keep_size = self.config.sample.resolution == "absolute"
-        layouts = self.dataset.test.layouts
+        layouts = self._scaled(self.dataset.test)
         return connect_layouts(layouts, self.time.buckets, keep_size=keep_size)
+
+    def _scaled(self, fields: FieldSet) -> list[np.ndarray]:
+        """Returns the positions in which clusters and neighbours are found."""
+        return [points * self._axis_scale for points in fields.layouts]
 
     def _features(
         self, x_t: jax.Array, positions: jax.Array, given: jax.Array

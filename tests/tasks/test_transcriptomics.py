@@ -208,6 +208,21 @@ def test_what_stands_in_the_padding_has_no_influence():
         assert np.isfinite(values).all()
 
 
+def test_scaled_axes_choose_the_neighbours():
+    """With time brought near, a node is joined to its own place at other times."""
+    dataset = grid_dataset(train_size=(5, 6), test_size=(5, 6))
+    near = {}
+    for scale in ((), (1.0, 0.01)):
+        config = config_of(f"dmp.axis_scale={scale}", "dmp.num_neighbors=4")
+        graph = TranscriptomicsTask(config, dataset).test_graphs[-1]
+        senders = np.asarray(graph.senders)[0].reshape(30, 4)
+        near[scale] = np.mean(senders % 6 == np.arange(30)[:, None] % 6)
+    assert near[()] < 0.6
+    assert near[1.0, 0.01] == 1.0
+    with pytest.raises(DataError, match=r"dmp.axis_scale: found 3 factors; .* 2 axes"):
+        TranscriptomicsTask(config_of("dmp.axis_scale=(1.0,1.0,1.0)"), dataset)
+
+
 def test_denser_layouts_are_sampled_with_the_same_weights():
     dataset = grid_dataset(test_size=(10, 15))
     sizes = {}
