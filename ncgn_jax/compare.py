@@ -8,8 +8,9 @@
 Several --vary and --variant are crossed. The budget is train.num_steps for all, or
 with --seconds equal time: each variant's seconds per training step are measured once,
 and it gets as many steps as fit. Every run is what ncgn_jax.main would have done with
-that configuration, in <workdir>/<variant>/seed<k>; run again, and finished runs are
-skipped. Table, data and figure are <workdir>/comparison.{md,json,csv,png}.
+that configuration, in <workdir>/<variant>/seed<k>; variants that only sample otherwise
+share their training. Run again, and finished runs are skipped. Table, data and figure
+are <workdir>/comparison.{md,json,csv,png}.
 """
 
 import argparse
@@ -76,11 +77,14 @@ def compare(
     runs = plan_runs(variants, workdir, speeds, num_seeds, seconds)
     failed: dict[str, str] = {}
     pending: list[tuple[Run, Samples, int]] = []
+    trained: dict[str, Path] = {}
     for number, run in enumerate(runs, start=1):
+        source = trained.setdefault(run.training_stamp, run.folder)
         if run.read_result() is not None:
             continue
         steps = run.config.train.num_steps
         print(f"[{number}/{len(runs)}] {run.name}: {steps} steps", flush=True)
+        run.adopt_training(source)
         try:
             pending.append((run, *train_and_sample(run, tasks)))
         except TrainingError as error:
@@ -112,8 +116,12 @@ def measure_speeds(
             continue
         task = tasks.make(config)
         if speed.get("trained") != trained:
-            steps = time_training_steps(config, task)
-            speed |= {"seconds_per_step": float(np.median(steps)), "trained": trained}
+            # Variants that are trained alike must get equal numbers of steps.
+            alike = [s for s in speeds.values() if s.get("trained") == trained]
+            seconds = [s["seconds_per_step"] for s in alike]
+            if not seconds:
+                seconds = time_training_steps(config, task)
+            speed |= {"seconds_per_step": float(np.median(seconds)), "trained": trained}
         speed |= {"sampling_seconds": time_sampling(config, task), "sampled": sampled}
         print(
             f"{variant.name}: {format_seconds(speed['seconds_per_step'])} a training "

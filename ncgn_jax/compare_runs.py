@@ -9,6 +9,7 @@
 import dataclasses
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,28 @@ class Run:
             for field in sorted((old.keys() | new.keys()) - set(besides))
             if old.get(field) != new.get(field)
         ]
+
+    @property
+    def training_stamp(self) -> str:
+        """Identifies what is trained: runs that share it learn the same."""
+        return make_stamp(training_fields(self.config))
+
+    def adopt_training(self, source: Path) -> None:
+        """Copies checkpoints and losses of a run that was trained alike.
+
+        Does nothing if this run has checkpoints of its own.
+
+        Args:
+          source: Folder of that run.
+        """
+        target = self.folder / "checkpoints"
+        if target.exists() or not (source / "checkpoints").is_dir():
+            return
+        partial = self.folder / "checkpoints.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(source / "checkpoints", partial)
+        shutil.copy(source / "metrics.csv", self.folder / "metrics.csv")
+        partial.replace(target)
 
     def read_result(self) -> dict[str, Any] | None:
         """Reads the rows if the run is finished with just this configuration."""

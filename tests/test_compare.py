@@ -133,6 +133,32 @@ def test_refused_comparisons_leave_the_measured_budget(tmp_path, monkeypatch):
     assert "num_steps" not in str(error.value)
 
 
+def test_variants_that_sample_otherwise_share_their_training(tmp_path):
+    vary = ["sample.num_steps=2,4", "train.learning_rate=0.1,0.2"]
+    runs = plan_runs(make_variants(SMOKE, TINY, vary), tmp_path, None, 2, None)
+    stamps = [run.training_stamp for run in runs]
+    # Two rates and two seeds.
+    assert len(set(stamps)) == 4
+    assert stamps[0] == stamps[2] != stamps[1] == stamps[3] != stamps[4]
+    first, second = runs[0], runs[2]
+    second.adopt_training(first.folder)
+    assert not second.folder.exists()
+    (first.folder / "checkpoints" / "3").mkdir(parents=True)
+    (first.folder / "checkpoints" / "3" / "state").write_text("trained")
+    (first.folder / "metrics.csv").write_text("step,name,value\n")
+    second.folder.mkdir(parents=True)
+    # What a copy that was broken off has left.
+    (second.folder / "checkpoints.partial" / "2").mkdir(parents=True)
+    second.adopt_training(first.folder)
+    copied = sorted(path.name for path in second.folder.rglob("*"))
+    assert copied == ["3", "checkpoints", "metrics.csv", "state"]
+    # Its own stay.
+    (first.folder / "checkpoints" / "3" / "state").write_text("other")
+    second.adopt_training(first.folder)
+    state = second.folder / "checkpoints" / "3" / "state"
+    assert state.read_text() == "trained"
+
+
 def test_summary_has_mean_and_sample_deviation():
     summary = summarise({"a": [{"x": 1.0}, {"x": 2.0}, {"x": 6.0, "y": np.nan}]})
     assert summary["a"]["x"].mean == 3.0
