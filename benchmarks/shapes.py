@@ -25,14 +25,10 @@ from ml_collections import ConfigDict
 
 from ncgn_jax import parallel
 from ncgn_jax.checkpoint import CheckpointError
-from ncgn_jax.config import (
-    apply_overrides,
-    config_from_json,
-    split_config_arguments,
-)
+from ncgn_jax.config import apply_overrides, split_config_arguments
 from ncgn_jax.data.point_sets import DataError
 from ncgn_jax.faults import ConfigError
-from ncgn_jax.generate import restore_state
+from ncgn_jax.generate import read_run_config, restore_state
 from ncgn_jax.metrics.table import (
     POINT_CLOUD_COLUMNS,
     Column,
@@ -152,11 +148,8 @@ def read_config(
     Raises:
       ConfigError: If the folder holds no run, or a field is faulty.
     """
-    path = workdir / "config.json"
-    if not path.is_file():
-        raise ConfigError(f"{workdir} holds no run: there is no {path.name}")
     quick = ["evaluate.max_matched_clouds=0", "evaluate.max_emd_clouds=0"]
-    config = apply_overrides(config_from_json(path.read_text()), [*quick, *overrides])
+    config = apply_overrides(read_run_config(workdir), [*quick, *overrides])
     for sampler in samplers:
         for number in steps:
             fields = [f"sample.sampler={sampler}", f"sample.num_steps={number}"]

@@ -17,6 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ncgn_jax.config import config_to_json
+from ncgn_jax.generate import read_run_config
 from ncgn_jax.tasks import Task, make_task
 from ncgn_jax.variants import training_fields
 
@@ -50,10 +51,10 @@ class Run:
         Args:
           besides: Fields that may differ.
         """
-        path = self.folder / "config.json"
-        if not path.is_file():
+        if not (self.folder / "config.json").is_file():
             return []
-        old, new = training_fields(path.read_text()), training_fields(self.config)
+        stored = read_run_config(self.folder)
+        old, new = training_fields(stored), training_fields(self.config)
         return [
             f"{self.folder}: {field} was {old.get(field)!r}, now {new.get(field)!r}"
             for field in sorted((old.keys() | new.keys()) - set(besides))

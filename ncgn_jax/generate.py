@@ -15,13 +15,26 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ncgn_jax.checkpoint import CheckpointError, Checkpoints
-from ncgn_jax.config import config_to_json
+from ncgn_jax.config import config_from_json, config_to_json
+from ncgn_jax.faults import ConfigError
 from ncgn_jax.logs import format_seconds
 from ncgn_jax.state import TrainState
-from ncgn_jax.tasks import Task
+from ncgn_jax.tasks import Task, complete_config
 from ncgn_jax.train import init_state, make_optimizer
 
 Samples = dict[str, dict[str, np.ndarray]]
+
+
+def read_run_config(workdir: str | Path) -> ConfigDict:
+    """Reads the configuration that a run was made with.
+
+    Raises:
+      ConfigError: If the folder holds no run, or one of no task that there is.
+    """
+    path = Path(workdir) / "config.json"
+    if not path.is_file():
+        raise ConfigError(f"{workdir} holds no run: there is no {path.name}")
+    return complete_config(config_from_json(path.read_text()))
 
 
 def restore_state(config: ConfigDict, workdir: str | Path, task: Task) -> TrainState:

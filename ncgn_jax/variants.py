@@ -143,15 +143,10 @@ def parse_variants(
     ]
 
 
-def training_fields(config: ConfigDict | str) -> dict[str, Any]:
-    """Lists the fields that decide what is learnt, by dotted name.
-
-    Args:
-      config: A configuration, or one as JSON.
-    """
-    text = config if isinstance(config, str) else config_to_json(config)
+def training_fields(config: ConfigDict) -> dict[str, Any]:
+    """Lists the fields that decide what is learnt, by dotted name, as in JSON."""
     flat = {}
-    for name, value in json.loads(text).items():
+    for name, value in json.loads(config_to_json(config)).items():
         if name in _FREE_SECTIONS:
             continue
         section = value if isinstance(value, dict) else {"": value}

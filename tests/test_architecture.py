@@ -32,6 +32,7 @@ ALLOWED = {
     "train": RUN_LEVEL,
     "generate": RUN_LEVEL | {"train"},
     "evaluate": RUN_LEVEL | {"train", "generate"},
+    "levels": RUN_LEVEL | {"train", "generate"},
     "speed": RUN_LEVEL | {"train"},
     "variants": RUN_LEVEL | {"train"},
     "compare_runs": COMPARE_LEVEL | {"variants"},

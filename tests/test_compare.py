@@ -121,6 +121,20 @@ def test_runs_of_other_configurations_are_refused(tmp_path):
         plan_runs(variants, tmp_path, {"base": SPEED}, 1, None)
 
 
+def test_runs_of_an_older_version_are_gone_on_with(tmp_path):
+    """A field that did not exist yet had its default's effect."""
+    (variant,) = make_variants(SMOKE, TINY)
+    stored = variant.config.to_dict()
+    del stored["model"]["noise_conditioning"], stored["sample"]["dilation"]
+    (tmp_path / "base" / "seed0").mkdir(parents=True)
+    (tmp_path / "base" / "seed0" / "config.json").write_text(json.dumps(stored))
+    (run,) = plan_runs([variant], tmp_path, {"base": SPEED}, 1, None)
+    assert run.differences() == []
+    (blind,) = make_variants(SMOKE, [*TINY, "model.noise_conditioning=none"])
+    with pytest.raises(ConfigError, match="conditioning was 'time', now 'none'"):
+        plan_runs([blind], tmp_path, {"base": SPEED}, 1, None)
+
+
 def test_refused_comparisons_leave_the_measured_budget(tmp_path, monkeypatch):
     (tmp_path / "base" / "seed0").mkdir(parents=True)
     (old,) = make_variants(SMOKE, [*TINY, "model.num_layers=2"])

@@ -11,6 +11,7 @@ import pytest
 from ncgn_jax.checkpoint import CheckpointError
 from ncgn_jax.config import ConfigError
 from ncgn_jax.data.point_sets import DataError
+from ncgn_jax.levels import measure_levels
 from ncgn_jax.main import run
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -48,6 +49,21 @@ def test_running_again_changes_nothing_and_reuses_samples(finished):
     run(SMOKE, [], str(finished), "evaluate")
     assert (finished / "samples" / "ema.npz").stat().st_mtime_ns == before
     assert json.loads((finished / "table.json").read_text()) == json.loads(table)
+
+
+@pytest.mark.slow
+def test_a_time_grid_is_fitted_to_a_run(finished):
+    found = measure_levels(finished, num_levels=6, num_clouds=3)
+    stored = json.loads((finished / "levels.json").read_text())
+    assert stored["data_error"] == found["data_error"]
+    # Nearly clean clouds are nearly right, whatever the network says.
+    assert found["data_error"][-1] < 0.1 < found["data_error"][0]
+    assert (finished / "levels.png").stat().st_size > 10_000
+    overrides = ["sample.time_grid=table", "sample.num_steps=3"]
+    overrides += [f"sample.time_table={tuple(map(tuple, stored['time_table']))}"]
+    run(SMOKE, [*overrides, "evaluate.weights=ema"], str(finished), "sample")
+    with pytest.raises(ConfigError, match="holds no run"):
+        measure_levels(finished / "nothing", 6, 3)
 
 
 @pytest.mark.slow

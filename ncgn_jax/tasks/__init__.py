@@ -83,6 +83,34 @@ def default_config(task: str) -> ConfigDict:
     return _module(task).default_config()
 
 
+def complete_config(config: ConfigDict) -> ConfigDict:
+    """Adds the fields that a stored configuration is too old to have.
+
+    Their defaults stand for what was done before there was a choice.
+
+    Args:
+      config: A configuration as it was stored with a run.
+
+    Returns:
+      A locked copy.
+
+    Raises:
+      ConfigError: If it is of no task that there is.
+    """
+    faults = Faults()
+    faults.choice(config, "task", TASKS)
+    faults.raise_if_any()
+    whole = default_config(config.task)
+    with whole.unlocked():
+        for name, section in config.items():
+            if not isinstance(section, ConfigDict) or name not in whole:
+                whole[name] = section
+                continue
+            for field, value in section.items():
+                whole[name][field] = value
+    return whole.lock()
+
+
 def _module(task: str):
     from ncgn_jax.tasks import point_clouds, transcriptomics
 

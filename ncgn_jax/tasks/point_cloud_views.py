@@ -11,7 +11,12 @@ import numpy as np
 from ncgn_jax.graphs import MultiscaleGraph, NoiseBucket, bucket_index
 from ncgn_jax.models.graph_convolutions import edge_attention
 from ncgn_jax.pictures import DenoisingState
-from ncgn_jax.process import interpolate, make_sampler_step
+from ncgn_jax.process import (
+    interpolate,
+    make_sampler_step,
+    make_target,
+    to_data_and_noise,
+)
 from ncgn_jax.tasks.bucketed import split_time_grid
 from ncgn_jax.tasks.settings import make_sample_times
 
@@ -169,6 +174,38 @@ def attention_by_level(
         bucket = task.time.buckets[index]
         measured.append(_real_edges(bucket, graph, np.asarray(weight)))
     return measured
+
+
+def errors_by_time(
+    view: NetworkView, times: Sequence[float], num_clouds: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Measures what the network gets wrong on noisy test clouds at some times.
+
+    Args:
+      view: The network.
+      times: In (0, 1), [time].
+      num_clouds: Test clouds at each time.
+
+    Returns:
+      Mean squared error per coordinate of data_hat, and of the network's own target,
+      each [time].
+    """
+    task, target = view.task, view.task.config.process.target
+    data, label = _test_clouds(task, num_clouds)
+    noise = jax.random.normal(jax.random.key(_SEED), data.shape)
+    schedule = task.time.schedule
+
+    def errors(bucket, t):
+        t = jnp.full(len(data), t, jnp.float32)
+        x_t = interpolate(schedule, t, data, noise)
+        prediction = view(bucket, x_t, t, label)[0]
+        truth = make_target(target, schedule, t, data, noise)
+        data_hat, _ = to_data_and_noise(target, prediction, x_t, schedule, t)
+        return [jnp.mean((data_hat - data) ** 2), jnp.mean((prediction - truth) ** 2)]
+
+    buckets = task.time.bucket_of_times(np.asarray(times))
+    found = [errors(int(b), t) for b, t in zip(buckets, times, strict=True)]
+    return tuple(np.asarray(found, np.float64).T)
 
 
 class InferredLevels(NamedTuple):

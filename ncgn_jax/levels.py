@@ -1,0 +1,147 @@
+"""What a trained run gets wrong at each noise level, and the time grid that follows.
+
+    python -m ncgn_jax.levels --workdir=runs/modelnet [--num_levels=40] [--clouds=64]
+
+Measures the error on test clouds at levels from noise to data, fits a time grid to it
+(`process.fit_time_table`: equal information in each step), and prints the fields that
+sample with it. Writes `levels.json` and `levels.png` into the run's folder.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from ncgn_jax import parallel
+from ncgn_jax.checkpoint import CheckpointError
+from ncgn_jax.data.point_sets import DataError
+from ncgn_jax.faults import ConfigError
+from ncgn_jax.generate import read_run_config, restore_state
+from ncgn_jax.metrics.table import align_table
+from ncgn_jax.pictures import Panel, draw_panels, save_figure
+from ncgn_jax.process import fit_time_table, make_time_grid
+from ncgn_jax.tasks import make_task
+from ncgn_jax.tasks.point_cloud_views import NetworkView, errors_by_time
+from ncgn_jax.train import validate
+
+# Enough for a curve without corners; short enough for a command line.
+_TABLE_ROWS = 24
+
+
+def measure_levels(
+    workdir: Path, num_levels: int, num_clouds: int
+) -> dict[str, list[float]]:
+    """Measures, prints, draws and writes the errors of a run, EMA weights.
+
+    Args:
+      workdir: Folder of a trained run of the point-cloud task.
+      num_levels: Levels, evenly spaced within (0, 1), at least 2.
+      num_clouds: Test clouds at each.
+
+    Returns:
+      `level`, `t`, `data_error` and `target_error` [level], and the fitted
+      `time_table`, pairs (t, share of the steps).
+
+    Raises:
+      ConfigError: If the folder holds no run of that task.
+    """
+    config = read_run_config(workdir)
+    validate(config)
+    if config.task != "point_clouds":
+        raise ConfigError(
+            f"{workdir}: found task {config.task!r}; allowed: point_clouds"
+        )
+    task = make_task(config)
+    state = restore_state(config, workdir, task)
+    schedule = task.time.schedule
+    levels = (np.arange(num_levels) + 0.5) / num_levels
+    times = np.asarray(schedule.time_of_signal_level(levels), np.float64)
+    view = NetworkView(task, state.ema, state.model_state)
+    data_error, target_error = errors_by_time(view, times, num_clouds)
+    table = _thin(fit_time_table(schedule, times, data_error))
+    found = {
+        "level": levels.tolist(),
+        "t": times.tolist(),
+        "data_error": data_error.tolist(),
+        "target_error": target_error.tolist(),
+        "time_table": table,
+    }
+    target = config.process.target
+    cells = [["level", "t", "error of data_hat", f"error of {target}"]]
+    rows = zip(levels, times, data_error, target_error, strict=True)
+    cells += [[f"{value:.4g}" for value in row] for row in rows]
+    print("\n".join(align_table(cells)))
+    pairs = ",".join(f"({t:.5g},{share:.5g})" for t, share in table)
+    print(
+        "\nequal information in each step:\n  --config.sample.time_grid=table "
+        f"'--config.sample.time_table=({pairs})'"
+    )
+    (workdir / "levels.json").write_text(json.dumps(found, indent=2) + "\n")
+    save_figure(_draw(found, target, config.sample.num_steps), workdir / "levels.png")
+    return found
+
+
+def _thin(table: tuple[tuple[float, float], ...]) -> list[tuple[float, float]]:
+    """Keeps rows at even shares of the steps."""
+    times, shares = np.asarray(table).T
+    even = np.linspace(0.0, 1.0, _TABLE_ROWS)
+    kept = np.round(np.interp(even, shares, times), 6)
+    kept[0], kept[-1] = 0.0, 1.0
+    return list(zip(kept.tolist(), np.round(even, 6).tolist(), strict=True))
+
+
+def _draw(found: dict[str, list[float]], target: str, num_steps: int):
+    level = found["level"]
+    errors = {
+        "data_hat": (level, found["data_error"]),
+        f"{target} (target)": (level, found["target_error"]),
+    }
+    steps = np.arange(num_steps + 1)
+    grids = {
+        "fitted": make_time_grid("table", num_steps, table=found["time_table"]),
+        "uniform": make_time_grid("uniform", num_steps),
+        "cosine": make_time_grid("cosine", num_steps),
+    }
+    return draw_panels(
+        [
+            Panel(
+                "Error on test clouds",
+                "signal level",
+                "mean squared error per coordinate",
+                errors,
+                log_y=True,
+            ),
+            Panel(
+                "Time grids",
+                "steps done",
+                "t (0 noise, 1 data)",
+                {name: (steps, times) for name, times in grids.items()},
+            ),
+        ]
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the command line; expected errors become one message."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ncgn_jax.levels",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--num_levels", type=int, default=40)
+    parser.add_argument("--clouds", type=int, default=64)
+    options = parser.parse_args((argv or sys.argv)[1:])
+    if options.num_levels < 2 or options.clouds < 1:
+        parser.error("--num_levels must be at least 2 and --clouds at least 1")
+    parallel.start()
+    try:
+        measure_levels(options.workdir, options.num_levels, options.clouds)
+    except (ConfigError, DataError, CheckpointError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
