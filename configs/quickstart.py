@@ -22,14 +22,14 @@ def get_config() -> ConfigDict:
     config.data.num_test = 128
     config.data.num_points = 256
     config.model.convolution = "geometric"
-    config.train.num_steps = 340
+    config.train.num_steps = 280
     config.train.batch_size = 32
     config.train.optimizer = "muon"
     config.train.learning_rate = 4e-3
     config.train.ema_decay = 0.99
     config.train.checkpoint_every_steps = 100
     config.sample.num_samples = 64
-    config.sample.num_steps = 16
+    config.sample.num_steps = 12
     config.evaluate.weights = ("ema",)
     config.evaluate.max_reference = 64
     config.evaluate.max_matched_clouds = 16

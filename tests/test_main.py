@@ -53,7 +53,7 @@ def test_running_again_changes_nothing_and_reuses_samples(finished):
 
 @pytest.mark.slow
 def test_a_time_grid_is_fitted_to_a_run(finished):
-    found = measure_levels(finished, num_levels=6, num_clouds=3)
+    found = measure_levels(finished, num_levels=4, num_clouds=2)
     stored = json.loads((finished / "levels.json").read_text())
     assert stored["data_error"] == found["data_error"]
     # Nearly clean clouds are nearly right, whatever the network says.
@@ -63,7 +63,7 @@ def test_a_time_grid_is_fitted_to_a_run(finished):
     overrides += [f"sample.time_table={tuple(map(tuple, stored['time_table']))}"]
     run(SMOKE, [*overrides, "evaluate.weights=ema"], str(finished), "sample")
     with pytest.raises(ConfigError, match="holds no run"):
-        measure_levels(finished / "nothing", 6, 3)
+        measure_levels(finished / "nothing", 4, 2)
 
 
 @pytest.mark.slow

@@ -83,10 +83,9 @@ def test_muon_moves_matrices_by_near_orthogonal_steps_and_vectors_as_adam():
 
 @pytest.mark.slow
 def test_resumed_run_equals_uninterrupted_bitwise(tmp_path):
-    whole = train(smoke_config(), tmp_path / "whole")
     stopped = smoke_config("train.num_steps=4", "train.decay=constant")
-    assert int(whole.step) == 8
     whole = train(smoke_config("train.decay=constant"), tmp_path / "constant")
+    assert int(whole.step) == 8
     train(stopped, tmp_path / "parts")
     resumed = train(smoke_config("train.decay=constant"), tmp_path / "parts")
     assert_same_bits(whole, resumed)

@@ -6,7 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from ncgn_jax.models.noise_level import NoiseLevelHead, cloud_statistics
+from ncgn_jax.models import noise_level
+from ncgn_jax.models.noise_level import NoiseLevelHead
+
+cloud_statistics = jax.jit(noise_level.cloud_statistics)
 
 
 def noisy_patches(seed, count, num_points=40):
@@ -39,7 +42,7 @@ def test_degenerate_clouds_have_finite_statistics(points):
 
 
 def test_the_level_can_be_read_off_the_cloud():
-    (clouds, level), (unseen, truth) = noisy_patches(0, 600), noisy_patches(1, 200)
+    (clouds, level), (unseen, truth) = noisy_patches(0, 300), noisy_patches(1, 300)
     statistics, head = cloud_statistics(clouds), NoiseLevelHead()
     params = head.init(jax.random.key(0), statistics)
     tx = optax.adam(3e-3)
