@@ -5,6 +5,7 @@ import doctest
 import importlib
 from pathlib import Path
 
+import jax
 import pytest
 
 PACKAGE = "ncgn_jax"
@@ -176,6 +177,8 @@ WITH_EXAMPLES = [
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_examples_in_docstrings_run(name):
     dotted = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-    result = doctest.testmod(importlib.import_module(f"{PACKAGE}.{dotted}"))
+    # Studies run in float64.
+    with jax.enable_x64(name.startswith("studies/")):
+        result = doctest.testmod(importlib.import_module(f"{PACKAGE}.{dotted}"))
     assert result.attempted > 0
     assert result.failed == 0

@@ -1,0 +1,263 @@
+"""The tables of `range_and_resolution` on schedules: derived, judged, and how to use.
+
+From what graphs of equal cost explain, on fields and on shapes, schedules for
+`dmp.schedule=table` are derived, set beside those of arXiv 2507.09391, section 4.1,
+and written as the arguments by which a run takes them.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ncgn_jax.config import apply_overrides
+from ncgn_jax.graphs import RangeResolution, make_noise_buckets, range_and_resolution
+from ncgn_jax.graphs.range_resolution import num_supernodes_exact
+from ncgn_jax.pictures import Panel, draw_panels
+from ncgn_jax.studies.mutual_information import best_radius, moments
+from ncgn_jax.studies.range_and_resolution_fields import (
+    RADII,
+    RETAINED,
+    coarsest_blocks,
+    retained_by_blocks,
+    verdict_of,
+)
+from ncgn_jax.studies.range_and_resolution_schedule import (
+    command_line_overrides,
+    derive_schedule,
+    distance_in_octaves,
+    relative_gains,
+    share_kept,
+)
+from ncgn_jax.studies.range_and_resolution_shapes import (
+    DIM,
+    NUM_NEIGHBORS,
+    NUM_NODES,
+    SIZES,
+)
+from ncgn_jax.studies.report import Report
+from ncgn_jax.tasks import default_config
+from ncgn_jax.train import validate
+
+NAMED = ("exp", "linear", "log", "relu")
+SOURCES = ("fields", "shapes", "both")
+FIELD_LENGTH = 6.0
+_CLOSE = 0.95
+
+
+class Gains(NamedTuple):
+    """What each of `SIZES` explains beyond the point, by signal level.
+
+    Attributes:
+      levels: Signal levels, [level].
+      weights: u of each size, [size].
+      fields: On Gaussian fields, [level, size].
+      chosen: On half of the held-out clouds, by which sizes are picked.
+      judged: On the other half, by which the choice is judged.
+    """
+
+    levels: tuple[float, ...]
+    weights: tuple[float, ...]
+    fields: np.ndarray
+    chosen: np.ndarray
+    judged: np.ndarray
+
+
+def derive_schedules(gains: Gains) -> dict[str, RangeResolution]:
+    """Derives a schedule from fields, one from shapes, and one from both.
+
+    The last takes, at each level, the size that keeps most of the best on average.
+
+    Args:
+      gains: What each size explains.
+    """
+    mixed = 0.5 * (relative_gains(gains.fields) + relative_gains(gains.chosen))
+    found = (gains.fields, gains.chosen, mixed)
+    tables = [derive_schedule(gains.levels, gains.weights, each) for each in found]
+    return {
+        f"derived, {source}": RangeResolution("table", table=table)
+        for source, table in zip(SOURCES, tables, strict=True)
+    }
+
+
+def report_schedules(
+    report: Report, gains: Gains, derived: Mapping[str, RangeResolution]
+) -> None:
+    """Adds the derived schedules beside the named ones, judged on what they explain.
+
+    Args:
+      report: To be filled.
+      gains: What each size explains.
+      derived: What `derive_schedules` gives.
+    """
+    named = {name: RangeResolution(name) for name in NAMED}
+    schedules = {**derived, **named}
+    levels = (0.0, *gains.levels, 1.0)
+    sizes = {
+        name: [
+            num_supernodes_exact(level, NUM_NODES, NUM_NEIGHBORS, schedule)
+            for level in levels
+        ]
+        for name, schedule in schedules.items()
+    }
+    # Nothing is asked for where there is no noise, or nothing but noise.
+    bounds = [(None, None), *_bounds(gains.levels), (None, None)]
+    report.add_table(
+        "schedule",
+        f"Supernodes of {NUM_NODES} points: most that still reach the best radius, "
+        f"fewest that still retain {RETAINED:.0%} (field, exponential, length "
+        f"{FIELD_LENGTH:g}); derived schedules; those of section 4.1",
+        ["level", "range", "resolution", *schedules],
+        [
+            [level, *bound, *(sizes[name][place] for name in schedules)]
+            for place, (level, bound) in enumerate(zip(levels, bounds, strict=True))
+        ],
+    )
+    panels = [
+        Panel(
+            title,
+            "signal level",
+            f"supernodes of {NUM_NODES} points",
+            {name: (levels, sizes[name]) for name in shown},
+        )
+        for title, shown in (
+            ("Derived schedules, and the paper's best", (*derived, "exp")),
+            ("Derived from shapes, and section 4.1", ("derived, shapes", *NAMED)),
+        )
+    ]
+    report.add_figure("schedule", draw_panels(panels))
+    _judge(report, gains, schedules)
+    _report_direction(report, gains)
+
+
+def _bounds(levels: Sequence[float]) -> list[tuple[float, float]]:
+    """Returns what range and resolution by themselves ask of s at each level."""
+    snrs = [(level / (1.0 - level)) ** 2 for level in levels]
+    retained, _ = retained_by_blocks(snrs, "exponential", FIELD_LENGTH)
+    coarsest = math.sqrt(NUM_NEIGHBORS * NUM_NODES)
+    bounds = []
+    for snr, block in zip(snrs, coarsest_blocks(retained), strict=True):
+        radius = best_radius(snr, RADII, 2, "exponential", FIELD_LENGTH)
+        wanted = moments(radius, 2, "exponential", FIELD_LENGTH).count
+        # k N / s neighbours of N / s points each reach `wanted` points.
+        reaching = NUM_NODES * math.sqrt(NUM_NEIGHBORS / wanted)
+        resolving = max(NUM_NODES / block**2, coarsest)
+        bounds.append((min(max(reaching, coarsest), NUM_NODES), resolving))
+    return bounds
+
+
+def _judge(
+    report: Report, gains: Gains, schedules: Mapping[str, RangeResolution]
+) -> None:
+    fixed = {
+        "all points": RangeResolution("constant"),
+        "coarsest": RangeResolution("table", table=((0.0, 0.0), (1.0, 0.0))),
+    }
+    shape = (NUM_NODES, NUM_NEIGHBORS)
+    rows, kept, apart = [], {}, {}
+    for name, schedule in {**schedules, **fixed}.items():
+        shares = [
+            share_kept(schedule, gains.levels, gains.weights, found, *shape)
+            for found in (gains.fields, gains.judged)
+        ]
+        distances = [
+            distance_in_octaves(
+                schedule, schedules[f"derived, {source}"], gains.levels, *shape
+            )
+            for source in SOURCES
+        ]
+        kept[name], apart[name] = shares[1], distances[SOURCES.index("shapes")]
+        rows.append([name, *shares, *distances])
+    report.add_table(
+        "judged",
+        "Schedules: share of what the best size of each level explains, on fields and "
+        "on the half of the shapes that picked nothing; mean distance in halvings of "
+        "the graph from the derived ones",
+        ["schedule", "kept, fields", "kept, shapes"]
+        + [f"from {source}" for source in SOURCES],
+        rows,
+    )
+    nearest, best = min(NAMED, key=apart.get), max(NAMED, key=kept.get)
+    beats_fixed = kept["exp"] > max(kept[name] for name in fixed)
+    is_close = kept["exp"] >= _CLOSE * kept["derived, shapes"]
+    report.add_finding(
+        "The schedule of the ablation, exp (2507.09391, sections 4.1 and 5.1), is near "
+        "the best at equal cost: better than any fixed graph, nearest of the four to "
+        f"the derived one, within {1 - _CLOSE:.0%} of what that explains",
+        verdict_of(int(beats_fixed) + int(nearest == "exp") + int(is_close), 3),
+        f"on shapes exp keeps {kept['exp']:.1%} of what the best sizes explain, the "
+        f"derived schedule {kept['derived, shapes']:.1%}, {best} most of the four, "
+        f"{kept[best]:.1%}; all points with {NUM_NEIGHBORS} neighbours "
+        f"{kept['all points']:.1%}, the coarsest graph {kept['coarsest']:.1%}; exp is "
+        f"{apart['exp']:.2f} halvings from the derived one, {nearest} nearest with "
+        f"{apart[nearest]:.2f}. Measured for one linear round of messages: a network "
+        "of several rounds that sees inside its clusters can do with coarser graphs",
+    )
+
+
+def _report_direction(report: Report, gains: Gains) -> None:
+    """Adds whether the best size grows with the signal level before any smoothing."""
+    best = np.argmax(relative_gains(gains.chosen), axis=1)
+    growing = int(np.sum(np.diff(best) >= 0)) if best[-1] > best[0] else 0
+    report.add_finding(
+        "At equal cost the best graph turns from few far supernodes to many near ones "
+        "as the noise falls (2507.09391, section 4.1)",
+        verdict_of(growing, len(best) - 1),
+        f"on shapes from {SIZES[best[0]]} supernodes at signal level "
+        f"{gains.levels[0]:g} to {SIZES[best[-1]]} at {gains.levels[-1]:g}, in "
+        f"{growing} of {len(best) - 1} steps without turning back, before smoothing",
+    )
+
+
+def report_overrides(report: Report, derived: Mapping[str, RangeResolution]) -> None:
+    """Adds the arguments that give a run a derived schedule, and its noise buckets.
+
+    The arguments are applied to the point-cloud task and validated as a run does it.
+
+    Args:
+      report: To be filled.
+      derived: What `derive_schedules` gives.
+    """
+    rows = []
+    for name, schedule in derived.items():
+        overrides = command_line_overrides(schedule.table)
+        validate(apply_overrides(default_config("point_clouds"), overrides))
+        switch, table = overrides
+        rows.append([name, f"--config.{switch} '--config.{table}'"])
+    report.add_table(
+        "overrides",
+        "Arguments for python -m ncgn_jax.main --config=configs/modelnet.py",
+        ["schedule", "arguments"],
+        rows,
+    )
+    shapes = []
+    for name, schedule in {**derived, "exp": RangeResolution("exp")}.items():
+        buckets = make_noise_buckets(NUM_NODES, NUM_NEIGHBORS, DIM, schedule=schedule)
+        parts = (f"{b.num_supernodes} x {b.num_neighbors}" for b in buckets)
+        bounds = (f"{bucket.low:.3f}" for bucket in buckets)
+        shapes.append([name, ", ".join(parts), ", ".join(bounds)])
+    report.add_table(
+        "buckets",
+        f"Noise buckets of {NUM_NODES} points, k = {NUM_NEIGHBORS}",
+        ["schedule", "supernodes x neighbours", "from signal level"],
+        shapes,
+    )
+
+
+def report_published(report: Report) -> None:
+    """Adds the schedules of section 4.1 in the paper's own numbers."""
+    levels = (0.0, 0.25, 0.5, 0.75, 1.0)
+    rows = []
+    for name in NAMED:
+        pairs = [
+            range_and_resolution(level, 1000, 20, RangeResolution(name))
+            for level in levels
+        ]
+        rows.append([name, *(f"{s} x {n}" for s, n in pairs)])
+    report.add_table(
+        "published",
+        "Schedules of section 4.1: supernodes x neighbours, N = 1000, k = 20",
+        ["schedule", *(f"t = {level:g}" for level in levels)],
+        rows,
+    )

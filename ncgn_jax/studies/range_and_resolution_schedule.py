@@ -1,0 +1,234 @@
+"""A range/resolution schedule derived from what graphs of equal cost tell.
+
+Section 4.1 of arXiv 2507.09391 fixes only the ends and the direction of the number
+of supernodes s as a function of the noise. Here it is chosen: at each signal level,
+the s whose graph, with k N / s neighbours, leaves least of the data's variance
+unexplained; then the nearest choice that never falls as the signal level rises.
+
+Example: coarse at much noise, fine at little, in the form `RangeResolution` takes.
+
+>>> gains = np.array([[0.3, 0.2, 0.1], [0.2, 0.3, 0.1], [0.1, 0.2, 0.3]])
+>>> derive_schedule((0.25, 0.5, 0.75), (0.0, 0.25, 1.0), gains)
+((0.0, 0.0), (0.25, 0.0), (0.5, 0.25), (0.75, 1.0), (1.0, 1.0))
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.optimize import isotonic_regression
+
+from ncgn_jax.graphs import RangeResolution, nearest_neighbors
+from ncgn_jax.graphs.range_resolution import num_supernodes_exact
+from ncgn_jax.studies.mutual_information import block_means, grid_points
+
+Table = tuple[tuple[float, float], ...]
+
+# Where no choice explains a thousandth more than the point alone, none is better.
+_LEAST_GAIN = 1e-3
+_DIGITS = 4
+
+
+def field_gains(
+    snrs: Sequence[float],
+    covariance: np.ndarray,
+    side: int,
+    blocks: Sequence[tuple[int, int]],
+    num_neighbors: int,
+) -> np.ndarray:
+    """Returns what graphs of equal cost tell of a Gaussian field beyond the node.
+
+    A node knows its own y_i, the mean of its block, and the mean over the
+    ceil(k N / s) blocks that are nearest to its own:
+
+      1 - Var(x_i | y_i, block mean, neighbours' mean) / Var(x_i | y_i),
+
+    variances averaged over the nodes of a square grid. It joins range (Lemma 3.1) and
+    resolution at one price.
+
+    Args:
+      snrs: alpha^2 / sigma^2, > 0, [level].
+      covariance: Correlations of the field, [node, node].
+      side: Nodes along each side of the grid.
+      blocks: Shapes of the blocks, [size].
+      num_neighbors: Neighbours on the full graph, k.
+
+    Returns:
+      Share of the variance explained beyond the node, in [0, 1], [level, size].
+    """
+    gains = np.empty((len(snrs), len(blocks)))
+    for place, shape in enumerate(blocks):
+        features = _equal_cost_features(side, shape, num_neighbors)
+        filtered = [matrix @ covariance for matrix in features]
+        to_node = np.stack([np.diagonal(matrix) for matrix in filtered], axis=-1)
+        signal = np.stack(
+            [[(a * b).sum(-1) for b in features] for a in filtered], axis=0
+        ).transpose(2, 0, 1)  # [node, feature, feature]
+        noise = np.stack(
+            [[(a * b).sum(-1) for b in features] for a in features], axis=0
+        ).transpose(2, 0, 1)
+        for row, snr in enumerate(snrs):
+            weights = np.linalg.solve(signal + noise / snr, to_node[..., None])
+            explained = np.einsum("nf,nf->n", to_node, weights[..., 0])
+            gains[row, place] = 1.0 - (1.0 - explained).mean() * (1.0 + snr)
+    return gains
+
+
+def _equal_cost_features(
+    side: int, shape: tuple[int, int], num_neighbors: int
+) -> list[np.ndarray]:
+    """Returns the matrices [node, node] that turn y into what each node knows."""
+    means = block_means(side, shape)  # [block, node]
+    num_blocks, num_nodes = means.shape
+    member = (means > 0).T.astype(float)  # [node, block]
+    degree = min(num_blocks - 1, math.ceil(num_neighbors * num_nodes / num_blocks))
+    senders, _ = nearest_neighbors(means @ grid_points(side), degree)
+    around = means[np.asarray(senders)].mean(axis=1)  # [block, node]
+    own = [] if num_blocks == num_nodes else [member @ means]
+    return [np.eye(num_nodes), *own, member @ around]
+
+
+def finest_weight(supernodes: float, num_nodes: int, num_neighbors: int) -> float:
+    """Returns u of a number of supernodes, s = s0 + (N - s0) u, kept within [0, 1]."""
+    coarsest = min(math.sqrt(num_neighbors * num_nodes), num_nodes)
+    return min(max((supernodes - coarsest) / (num_nodes - coarsest), 0.0), 1.0)
+
+
+def relative_gains(gains: np.ndarray) -> np.ndarray:
+    """Returns gains over the best of their level, zero where that is next to nothing.
+
+    Args:
+      gains: Share explained beyond the point, [level, size].
+    """
+    best = gains.max(axis=1, keepdims=True)
+    relative = np.maximum(gains, 0.0) / np.maximum(best, _LEAST_GAIN)
+    return np.where(best > _LEAST_GAIN, relative, 0.0)
+
+
+def derive_schedule(
+    levels: Sequence[float], weights: Sequence[float], gains: np.ndarray
+) -> Table:
+    """Chooses a range/resolution schedule from what each size explains.
+
+    The best size of each level, made non-decreasing by isotonic regression. A level
+    counts by how much the choice matters there: best less worst relative gain.
+
+    Args:
+      levels: Signal levels, rising within (0, 1), [level].
+      weights: u of each size, rising, [size].
+      gains: What each size explains at each level, [level, size].
+
+    Returns:
+      Pairs (signal level, u) for `RangeResolution(name="table")`, constant beyond the
+      outermost levels.
+
+    Raises:
+      ValueError: If the shapes do not fit, or levels or weights do not rise.
+    """
+    levels, weights = np.asarray(levels, float), np.asarray(weights, float)
+    gains = np.asarray(gains, float)
+    if gains.shape != (len(levels), len(weights)):
+        raise ValueError(
+            f"gains must be [{len(levels)}, {len(weights)}], found {gains.shape}"
+        )
+    rising = np.all(np.diff(levels) > 0) and np.all(np.diff(weights) > 0)
+    if not rising or levels[0] <= 0 or levels[-1] >= 1:
+        raise ValueError(
+            f"levels must rise within (0, 1) and weights rise, found {levels} and "
+            f"{weights}"
+        )
+    relative = relative_gains(gains)
+    # Ties, and levels where nothing is explained, go to the coarsest.
+    chosen = weights[np.argmax(relative, axis=1)]
+    stake = np.ptp(relative, axis=1)
+    fitted = isotonic_regression(chosen, weights=np.maximum(stake, 1e-9)).x
+    inner = [
+        (round(float(level), _DIGITS), round(float(u), _DIGITS))
+        for level, u in zip(levels, fitted, strict=True)
+    ]
+    return ((0.0, inner[0][1]), *inner, (1.0, inner[-1][1]))
+
+
+def resample_gains(
+    weights: Sequence[float],
+    gains: np.ndarray,
+    at: Sequence[float],
+    num_nodes: int,
+    num_neighbors: int,
+) -> np.ndarray:
+    """Reads gains off at other u, between the sizes linear in log s.
+
+    Args:
+      weights: u of each column of `gains`, rising, [size].
+      gains: [level, size].
+      at: Where to read, [level, other] or [other].
+      num_nodes: N, of the graphs whose s is meant.
+      num_neighbors: k of those.
+
+    Returns:
+      [level, other].
+    """
+
+    def log_size(u):
+        coarsest = math.sqrt(num_neighbors * num_nodes)
+        return np.log(coarsest + (num_nodes - coarsest) * np.asarray(u, float))
+
+    places = np.broadcast_to(log_size(at), (len(gains), np.shape(at)[-1]))
+    known = log_size(weights)
+    rows = zip(places, gains, strict=True)
+    return np.stack([np.interp(place, known, row) for place, row in rows])
+
+
+def share_kept(
+    schedule: RangeResolution,
+    levels: Sequence[float],
+    weights: Sequence[float],
+    gains: np.ndarray,
+    num_nodes: int,
+    num_neighbors: int,
+) -> float:
+    """Returns what a schedule's sizes explain, over what the best of each level do.
+
+    Args:
+      schedule: To be judged.
+      levels: Signal levels, [level].
+      weights: u of each size, [size].
+      gains: [level, size].
+      num_nodes: N.
+      num_neighbors: k.
+    """
+    at = np.array([[schedule.weight(level)] for level in levels])
+    found = resample_gains(weights, gains, at, num_nodes, num_neighbors)
+    return float(found.sum() / gains.max(axis=1).sum())
+
+
+def distance_in_octaves(
+    schedule: RangeResolution,
+    other: RangeResolution,
+    levels: Sequence[float],
+    num_nodes: int,
+    num_neighbors: int,
+) -> float:
+    """Returns the mean over levels of |log2 s - log2 s'|, halvings of the graph.
+
+    Args:
+      schedule: One schedule.
+      other: Another.
+      levels: Signal levels, [level].
+      num_nodes: N.
+      num_neighbors: k.
+    """
+    sizes = [
+        [num_supernodes_exact(level, num_nodes, num_neighbors, s) for level in levels]
+        for s in (schedule, other)
+    ]
+    return float(np.abs(np.diff(np.log2(sizes), axis=0)).mean())
+
+
+def command_line_overrides(table: Table) -> tuple[str, str]:
+    """Returns the two overrides that give a run a table, without their dashes.
+
+    `--config.` and the first, `--config.` and the second (quoted, for the shell) are
+    arguments of `python -m ncgn_jax.main`.
+    """
+    return "dmp.schedule=table", f"dmp.table={table}"
