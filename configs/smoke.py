@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.data.num_test = 16
     config.data.num_points = 32
     config.data.cache_dir = ""
-    config.dmp.num_neighbors = 3
+    config.dmp.num_neighbors = 4
     config.model.width = 8
     config.model.num_layers = 1
     config.train.num_steps = 8

@@ -1,10 +1,12 @@
-"""What a trained run gets wrong at each noise level, and the time grid that follows.
+"""What a trained run gets wrong at each noise level, and the grids that follow.
 
     python -m ncgn_jax.levels --workdir=runs/modelnet [--num_levels=40] [--clouds=64]
 
 Measures the error on test clouds at levels from noise to data, fits a time grid to it
 (`process.fit_time_table`: equal information in each step), and prints the fields that
-sample with it. Writes `levels.json` and `levels.png` into the run's folder.
+sample with it. Of a run with `dmp.random_buckets`, which knows every graph shape at
+every level, it also finds the range/resolution schedule with the least loss. Writes
+`levels.json` and `levels.png` into the run's folder.
 """
 
 import argparse
@@ -19,6 +21,7 @@ from ncgn_jax.checkpoint import CheckpointError
 from ncgn_jax.data.point_sets import DataError
 from ncgn_jax.faults import ConfigError
 from ncgn_jax.generate import read_run_config, restore_state
+from ncgn_jax.graphs.fitted_schedules import least_loss_schedule, table_overrides
 from ncgn_jax.metrics.table import align_table
 from ncgn_jax.pictures import Panel, draw_panels, save_figure
 from ncgn_jax.process import fit_time_table, make_time_grid
@@ -30,9 +33,7 @@ from ncgn_jax.train import validate
 _TABLE_ROWS = 24
 
 
-def measure_levels(
-    workdir: Path, num_levels: int, num_clouds: int
-) -> dict[str, list[float]]:
+def measure_levels(workdir: Path, num_levels: int, num_clouds: int) -> dict[str, list]:
     """Measures, prints, draws and writes the errors of a run, EMA weights.
 
     Args:
@@ -42,7 +43,9 @@ def measure_levels(
 
     Returns:
       `level`, `t`, `data_error` and `target_error` [level], and the fitted
-      `time_table`, pairs (t, share of the steps).
+      `time_table`, pairs (t, share of the steps). With `dmp.random_buckets` also
+      `bucket_errors`, those of the target in each bucket [level, bucket], and
+      `dmp_table`, the schedule learned from them.
 
     Raises:
       ConfigError: If the folder holds no run of that task.
@@ -78,9 +81,46 @@ def measure_levels(
         "\nequal information in each step:\n  --config.sample.time_grid=table "
         f"'--config.sample.time_table=({pairs})'"
     )
+    if config.dmp.random_buckets:
+        found |= _learn_schedule(view, levels, times, num_clouds)
     (workdir / "levels.json").write_text(json.dumps(found, indent=2) + "\n")
     save_figure(_draw(found, target, config.sample.num_steps), workdir / "levels.png")
     return found
+
+
+def _learn_schedule(
+    view: NetworkView, levels: np.ndarray, times: np.ndarray, num_clouds: int
+) -> dict[str, list]:
+    """Measures every graph shape at every level, prints, and chooses."""
+    buckets, dmp = view.task.time.buckets, view.task.config.dmp
+    columns = [
+        errors_by_time(view, times, num_clouds, i)[1] for i in range(len(buckets))
+    ]
+    # Coarsest first, whatever the order of the schedule of training.
+    order = np.argsort([bucket.num_supernodes for bucket in buckets])
+    errors = np.stack(columns, axis=1)[:, order]
+    sizes = [buckets[i].num_supernodes for i in order]
+    # What a level counts for in training: the time that it stands for.
+    spans = np.gradient(times) if len(times) > 1 else np.ones(1)
+    num_nodes = buckets[0].num_nodes
+    table = least_loss_schedule(
+        levels, sizes, errors * spans[:, None], num_nodes, dmp.num_neighbors
+    )
+    cells = [["level", *(f"{size} supernodes" for size in sizes)]]
+    for level, row in zip(levels, errors, strict=True):
+        cells.append([f"{value:.4g}" for value in (level, *row)])
+    print("\nerror of the target, by graph:")
+    print("\n".join(align_table(cells)))
+    schedule, pairs = table_overrides(table)
+    print(
+        "\nrange/resolution schedule of least loss:\n"
+        f"  --config.{schedule} '--config.{pairs.replace(' ', '')}'"
+    )
+    return {
+        "num_supernodes": sizes,
+        "bucket_errors": errors.tolist(),
+        "dmp_table": [list(pair) for pair in table],
+    }
 
 
 def _thin(table: tuple[tuple[float, float], ...]) -> list[tuple[float, float]]:
@@ -92,7 +132,7 @@ def _thin(table: tuple[tuple[float, float], ...]) -> list[tuple[float, float]]:
     return list(zip(kept.tolist(), np.round(even, 6).tolist(), strict=True))
 
 
-def _draw(found: dict[str, list[float]], target: str, num_steps: int):
+def _draw(found: dict[str, list], target: str, num_steps: int):
     level = found["level"]
     errors = {
         "data_hat": (level, found["data_error"]),
@@ -104,6 +144,22 @@ def _draw(found: dict[str, list[float]], target: str, num_steps: int):
         "uniform": make_time_grid("uniform", num_steps),
         "cosine": make_time_grid("cosine", num_steps),
     }
+    panels = []
+    if "bucket_errors" in found:
+        columns = np.asarray(found["bucket_errors"])
+        over_best = (columns / columns.min(axis=1, keepdims=True)).T
+        sizes = found["num_supernodes"]
+        panels = [
+            Panel(
+                "Every graph at every level",
+                "signal level",
+                f"error of {target} over that of the best graph",
+                {
+                    f"{size} supernodes": (level, column)
+                    for size, column in zip(sizes, over_best, strict=True)
+                },
+            )
+        ]
     return draw_panels(
         [
             Panel(
@@ -119,6 +175,7 @@ def _draw(found: dict[str, list[float]], target: str, num_steps: int):
                 "t (0 noise, 1 data)",
                 {name: (steps, times) for name, times in grids.items()},
             ),
+            *panels,
         ]
     )
 

@@ -121,6 +121,21 @@ def num_supernodes_exact(
     return coarsest + (num_nodes - coarsest) * schedule.weight(signal_level)
 
 
+def weight_of_supernodes(
+    num_supernodes: float, num_nodes: int, num_neighbors: int
+) -> float:
+    """Returns the u at which n(u) is a number of supernodes, kept within [0, 1].
+
+    Args:
+      num_supernodes: n.
+      num_nodes: Points of the graph, N, more than k.
+      num_neighbors: Neighbours of the full graph, k.
+    """
+    coarsest = min(math.sqrt(num_neighbors * num_nodes), num_nodes)
+    weight = (num_supernodes - coarsest) / (num_nodes - coarsest)
+    return min(max(weight, 0.0), 1.0)
+
+
 def range_and_resolution(
     signal_level: float,
     num_nodes: int,

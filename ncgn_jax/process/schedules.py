@@ -221,11 +221,16 @@ def _ddpm_linear(
 
 
 def _ddpm_cosine(
-    num_steps: int = 1000, offset: float = 0.008, max_beta: float = 0.999
+    num_steps: int = 1000,
+    offset: float = 0.008,
+    max_beta: float = 0.999,
+    power: float = 2.0,
 ) -> Schedule:
-    """Improved DDPM's cosine table (Nichol & Dhariwal 2021)."""
+    """Improved DDPM's cosine table (Nichol & Dhariwal 2021), with any power."""
     _require_steps(num_steps)
-    betas = tabulated.cosine_betas(num_steps, offset, max_beta)
+    if not power > 0.0:
+        raise ValueError(f"power must be positive, got {power}")
+    betas = tabulated.cosine_betas(num_steps, offset, max_beta, power)
     return schedule_from_betas(betas, "ddpm_cosine")
 
 
@@ -287,8 +292,8 @@ def make_schedule(name: str, **options: Any) -> Schedule:
     Args:
       name: One of `SCHEDULES`; see the table at the top of this file.
       **options: linear: sigma_min. ddpm_linear: num_steps, beta_start, beta_end,
-        rescale_betas (by 1000 / num_steps). ddpm_cosine: num_steps, offset, max_beta.
-        vp: beta_min, beta_max, time_floor. ve: sigma_min, sigma_max.
+        rescale_betas (by 1000 / num_steps). ddpm_cosine: num_steps, offset, max_beta,
+        power. vp: beta_min, beta_max, time_floor. ve: sigma_min, sigma_max.
 
     Returns:
       The schedule; finite with finite derivatives on all of [0, 1].

@@ -26,7 +26,7 @@ Denoiser = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 SamplerStep = Callable[
     [Denoiser, Schedule, jax.Array, jax.Array, jax.Array, jax.Array], jax.Array
 ]
-VARIANCES = ("posterior", "forward")
+VARIANCES = ("posterior", "forward", "none")
 
 
 def _velocity(denoise: Denoiser, schedule: Schedule, x_t: jax.Array, t: jax.Array):
@@ -119,12 +119,14 @@ def _jump(denoise, schedule, x_t, t, t_next, rng, removed, added) -> jax.Array:
     """Returns alpha' data_hat + sqrt(sigma'^2 - removed) noise_hat + sqrt(added) z.
 
     `removed` is the part of the variance sigma'^2 not carried over from noise_hat,
-    `added` the variance of the fresh noise; equal, unless by choice.
+    `added` the variance of the fresh noise, None for none; equal, unless by choice.
     """
     data_hat, noise_hat = denoise(x_t, t)
     kept = jnp.sqrt(jnp.maximum(schedule.sigma(t_next) ** 2 - removed, 0.0))
     mean = expand_like(schedule.alpha(t_next), x_t) * data_hat
     mean = mean + expand_like(kept, x_t) * noise_hat
+    if added is None:
+        return mean
     z = jax.random.normal(rng, x_t.shape, x_t.dtype)
     return mean + expand_like(jnp.sqrt(added), x_t) * z
 
@@ -185,9 +187,10 @@ def ancestral_step(
       x_t: Samples at t, [batch, ...].
       t: Current times, [batch].
       t_next: Times to move to, [batch].
-      rng: Random key.
-      variance: "posterior" (beta-tilde; right for known data) or "forward" (beta;
-        right for standard normal data). No noise is added where sigma(t') = 0.
+      rng: Random key; not used if variance is "none".
+      variance: "posterior" (beta-tilde; right for known data), "forward" (beta;
+        right for standard normal data) or "none" (the mean of x_t' alone, which
+        shrinks what it samples). No noise is added where sigma(t') = 0.
 
     Returns:
       Samples at t_next, shape of `x_t`.
@@ -195,7 +198,11 @@ def ancestral_step(
     naming.require_choice("variance", variance, VARIANCES)
     posterior, forward = posterior_variances(schedule, t, t_next)
     is_last = schedule.sigma(t_next) <= MIN_DENOMINATOR
-    added = posterior if variance == "posterior" else jnp.where(is_last, 0.0, forward)
+    added = {
+        "posterior": posterior,
+        "forward": jnp.where(is_last, 0.0, forward),
+        "none": None,
+    }[variance]
     return _jump(denoise, schedule, x_t, t, t_next, rng, posterior, added)
 
 

@@ -37,21 +37,24 @@ def linear_betas(
     return np.minimum(betas * (1000.0 / num_steps), 0.999) if rescale else betas
 
 
-def cosine_betas(num_steps: int, offset: float, max_beta: float) -> np.ndarray:
+def cosine_betas(
+    num_steps: int, offset: float, max_beta: float, power: float = 2.0
+) -> np.ndarray:
     """Returns the cosine schedule's betas (Nichol & Dhariwal 2021, eq. 17).
 
-    f(n) = cos^2( (n/T + s)/(1 + s) pi/2 ),  beta[n] = min(1 - f(n)/f(n-1), max_beta)
+    f(n) = cos^p( (n/T + s)/(1 + s) pi/2 ),  beta[n] = min(1 - f(n)/f(n-1), max_beta)
 
     Args:
       num_steps: Number T of steps, at least 1.
       offset: The small shift s that keeps the first betas away from 0.
       max_beta: Upper limit of beta, below 1.
+      power: The p, positive; the larger, the sooner the signal is gone.
 
     Returns:
       Betas of the steps 1..T, [num_steps], float64.
     """
     phase = (np.arange(num_steps + 1) / num_steps + offset) / (1.0 + offset)
-    f = np.cos(phase * np.pi / 2) ** 2
+    f = np.cos(phase * np.pi / 2) ** power
     return np.minimum(1.0 - f[1:] / f[:-1], max_beta)
 
 

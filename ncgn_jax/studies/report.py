@@ -23,7 +23,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -140,6 +140,14 @@ class Report:
                 self.workdir / name, lambda file, content=content: file.write(content)
             )
         return path
+
+
+def verdict_of(checks: Iterable[bool]) -> str:
+    """Returns the verdict on a claim that was checked in several cases or parts."""
+    checks = list(checks)
+    if all(checks):
+        return "holds"
+    return "holds in part" if any(checks) else "does not hold"
 
 
 def format_study_table(table: Table) -> str:

@@ -2,9 +2,10 @@
 
 Training: a batch is *stratified*. A fixed number of its graphs belongs to each
 bucket, with t uniform in the bucket's interval, and losses are weighted so that the
-expected gradient is that of t ~ U[0, 1] for every graph. Rows are laid out in groups
-of the same composition, so that 1 device and 8 devices see the same graphs at the
-same noise.
+expected gradient is that of t ~ U[0, 1] for every graph. (With `random_buckets` t is
+uniform in [0, 1] in every bucket: the network learns each graph shape at each level.)
+Rows are laid out in groups of the same composition, so that 1 device and 8 devices
+see the same graphs at the same noise.
 
 Sampling: the time grid is cut where the bucket changes, and each stretch is one
 `lax.scan` with that bucket's static shapes.
@@ -42,11 +43,13 @@ class BucketedTime:
       schedule: The process.
       buckets: Buckets in order of rising signal level.
       signal: `mixing` for the schedule's signal level, `time` for t itself.
+      random_buckets: Whether a graph is trained in a bucket of any level.
     """
 
     schedule: Schedule
     buckets: tuple[NoiseBucket, ...]
     signal: str = "mixing"
+    random_buckets: bool = False
 
     def level(self, t: jax.Array) -> jax.Array:
         """Returns the noise variable that graphs and network see at t."""
@@ -55,6 +58,12 @@ class BucketedTime:
     def intervals(self) -> np.ndarray:
         """Returns the time interval of each bucket, [bucket, 2]; they tile [0, 1]."""
         return _intervals(self)
+
+    def training_intervals(self) -> np.ndarray:
+        """Returns from where in time each bucket's graphs are drawn, [bucket, 2]."""
+        if self.random_buckets:
+            return np.tile([0.0, 1.0], (len(self.buckets), 1))
+        return self.intervals()
 
     def bucket_of_times(self, times: np.ndarray) -> np.ndarray:
         """Returns the bucket of each time, int [time]."""
@@ -134,8 +143,9 @@ def make_batch_layout(
             f"least one graph for each of the {num_buckets} noise buckets; use a "
             f"multiple of {num_devices} of at least {num_devices * num_buckets}"
         )
-    intervals = time.intervals()
+    intervals = time.training_intervals()
     shares = intervals[:, 1] - intervals[:, 0]
+    shares = shares / shares.sum()
     group_size = batch_size // num_groups
     counts = allocate_batch(shares, group_size)
     weights = shares * group_size / np.asarray(counts)
@@ -156,7 +166,7 @@ def draw_bucket_times(
     Returns:
       Times, [row], each uniform in its own equal part of the bucket's interval.
     """
-    low, high = time.intervals()[bucket]
+    low, high = time.training_intervals()[bucket]
     count = layout.counts[bucket]
     draws = jax.vmap(lambda key: jax.random.uniform(key))(keys)
     rank = jnp.tile(jnp.arange(count, dtype=draws.dtype), draws.shape[0] // count)

@@ -177,7 +177,10 @@ def attention_by_level(
 
 
 def errors_by_time(
-    view: NetworkView, times: Sequence[float], num_clouds: int
+    view: NetworkView,
+    times: Sequence[float],
+    num_clouds: int,
+    bucket: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Measures what the network gets wrong on noisy test clouds at some times.
 
@@ -185,6 +188,7 @@ def errors_by_time(
       view: The network.
       times: In (0, 1), [time].
       num_clouds: Test clouds at each time.
+      bucket: Whose graphs; those of each time's own bucket if None.
 
     Returns:
       Mean squared error per coordinate of data_hat, and of the network's own target,
@@ -204,6 +208,8 @@ def errors_by_time(
         return [jnp.mean((data_hat - data) ** 2), jnp.mean((prediction - truth) ** 2)]
 
     buckets = task.time.bucket_of_times(np.asarray(times))
+    if bucket is not None:
+        buckets = np.full_like(buckets, bucket)
     found = [errors(int(b), t) for b, t in zip(buckets, times, strict=True)]
     return tuple(np.asarray(found, np.float64).T)
 

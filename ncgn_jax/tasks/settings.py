@@ -103,6 +103,8 @@ def graph_config(num_neighbors: int) -> ConfigDict:
             "num_neighbors": num_neighbors,
             "reverse_schedule": False,
             "short_fraction": 0.5,
+            # Train every graph shape at every noise level, to find the best schedule.
+            "random_buckets": False,
         }
     )
 
@@ -144,7 +146,10 @@ def make_time(config: ConfigDict, num_nodes: int, dim: int) -> BucketedTime:
         short_fraction=dmp.short_fraction,
     )
     return BucketedTime(
-        make_schedule(config.process.schedule), buckets, config.process.signal
+        make_schedule(config.process.schedule),
+        buckets,
+        config.process.signal,
+        dmp.random_buckets,
     )
 
 

@@ -409,7 +409,7 @@ def energy_test(first, second, num_permutations=300):
 @pytest.mark.parametrize("held", range(3), ids=GENES)
 def test_knockouts_are_distributed_as_the_published(held, published):
     others = [gene for gene in range(3) if gene != held]
-    ours = simulate(64, TEST_TIMES, TEST_PLACES, 7, knocked_out=held)
+    ours = simulate(32, TEST_TIMES, TEST_PLACES, 7, knocked_out=held)
     assert (ours[..., held] == 0).all()
     ours = ours[..., others].astype(np.float64)
     theirs = published["x"][published["knocked_out_gene"] == held]
@@ -438,7 +438,7 @@ def test_extremes_are_the_published(published):
     """The published lower bounds: smallest value of 500 simulations, all places."""
     times = published["normalization_times"]
     assert tuple(times) == TRAIN_TIMES
-    fields = simulate(64, times, np.arange(300) * 0.2, 5)
+    fields = simulate(32, times, np.arange(300) * 0.2, 5)
     # The system is odd: -x is as likely as x.
     largest = np.abs(fields).max(axis=(0, 2, 3))
     low = -published["normalization_min_max"][:, 0]

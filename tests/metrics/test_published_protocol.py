@@ -54,19 +54,19 @@ def test_anchors_land_where_measured(shapes):
 
 @pytest.mark.slow
 def test_chamfer_scores_tell_real_shapes_from_shrunk_ones(shapes):
-    """120 against 120 drawn at random, unit variance: what W cannot see.
+    """60 against 60 drawn at random, unit variance: what W cannot see.
 
-    Over 10 such draws the accuracy of real shapes was 0.546 +- 0.046, their MMD
-    0.168 +- 0.007 (200 against 200: 0.523 +- 0.027, 0.150 +- 0.005). The files are
+    Over 10 such draws the accuracy of real shapes was 0.570 +- 0.070, their MMD
+    0.195 +- 0.015 (200 against 200: 0.523 +- 0.027, 0.150 +- 0.005). The files are
     sorted by class: the first test shapes hold few of the ten classes.
     """
     scale = shapes[1].std()
     draw = np.random.default_rng(0)
-    train, test = (x[draw.permutation(len(x))[:120]] / scale for x in shapes)
+    train, test = (x[draw.permutation(len(x))[:60]] / scale for x in shapes)
     d_gg, d_rr = chamfer_matrix(train), chamfer_matrix(test)
     d_gr = chamfer_matrix(train, test)
-    assert 0.41 < nearest_neighbor_accuracy(d_gg, d_gr, d_rr) < 0.68
-    assert minimum_matching_distance(d_gr) == pytest.approx(0.168, abs=0.025)
+    assert 0.36 < nearest_neighbor_accuracy(d_gg, d_gr, d_rr) < 0.78
+    assert minimum_matching_distance(d_gr) == pytest.approx(0.195, abs=0.045)
     # Chamfer grows with the square of the scale.
     shrunk = nearest_neighbor_accuracy(d_gg / 4, chamfer_matrix(train / 2, test), d_rr)
     assert shrunk > 0.95

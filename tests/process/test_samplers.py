@@ -150,7 +150,7 @@ def test_known_spread_on_the_chain_itself(name, num_steps, sampler, expected, rn
     assert std == pytest.approx(expected, abs=tolerance)
 
 
-@pytest.mark.parametrize("variance", ["posterior", "forward"])
+@pytest.mark.parametrize("variance", ["posterior", "forward", "none"])
 @pytest.mark.parametrize("index", [1, 50])
 def test_ancestral_step_is_the_textbook_posterior(variance, index, rng):
     # Ho et al. 2020, eq. 6-7, from betas, in numpy.
@@ -162,6 +162,7 @@ def test_ancestral_step_is_the_textbook_posterior(variance, index, rng):
     mean += np.sqrt(1 - beta) * (1 - before) / (1 - now) * x_t
     tilde = (1 - before) / (1 - now) * beta
     expected = tilde if variance == "posterior" or index == 1 else beta
+    expected = 0.0 if variance == "none" else expected
 
     schedule = process.schedule_from_betas(betas, "mine")
     denoise = process.make_denoiser(lambda x, t: 0 * x + data, "data", schedule)

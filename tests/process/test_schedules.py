@@ -156,6 +156,7 @@ def test_table_is_cumulative_product_of_betas(name, num_steps):
         ("ddpm_cosine", {}, 1000, 2.428767e-09),
         ("ddpm_linear", {"num_steps": 100, "rescale_betas": True}, 50, 7.4197e-02),
         ("ddpm_linear", {"num_steps": 100, "rescale_betas": True}, 100, 2.039009e-05),
+        ("ddpm_cosine", {"num_steps": 40, "power": 4.0}, 10, 7.174296e-01),
         ("ddpm_linear", {"num_steps": 50}, 50, 0.603),
     ],
 )
@@ -214,6 +215,7 @@ def test_step_index_counts_from_data_to_noise():
         (lambda: process.make_schedule("vp", beta_min=3, beta_max=2), "beta_min"),
         (lambda: process.make_schedule("ve", sigma_max=0.001), "sigma_max"),
         (lambda: process.make_schedule("ddpm_cosine", num_steps=0), "num_steps"),
+        (lambda: process.make_schedule("ddpm_cosine", power=0.0), "power"),
         (lambda: process.make_schedule("ddpm_linear", beta_end=1.5), "betas"),
         (lambda: process.schedule_from_betas([], "none"), "non-empty"),
         (lambda: process.make_schedule("linear").step_index(0.5), "continuous"),

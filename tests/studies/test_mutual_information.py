@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from ncgn_jax.studies import mutual_information as information
-from ncgn_jax.studies import range_and_resolution_fields as fields
+from ncgn_jax.studies.range_and_resolution import fields
+from ncgn_jax.studies.range_and_resolution import mutual_information as information
 
 EXP3 = (2, "exponential", 3.0)
 

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from ncgn_jax.pictures import Panel, draw_panels
-from ncgn_jax.studies.report import Report, run_study
+from ncgn_jax.studies.report import VERDICTS, Report, run_study, verdict_of
+
+
+def test_verdicts_follow_the_checks():
+    cases = [True, np.True_], [True, False], [False], np.array([False, True])
+    found = [verdict_of(checks) for checks in cases]
+    assert found == [VERDICTS[i] for i in (0, 1, 2, 1)]
 
 
 def test_results_hold_every_digit_and_no_nan(tmp_path, capsys):

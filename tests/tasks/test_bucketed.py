@@ -1,5 +1,6 @@
 """Stratified batches and bucketed time grids."""
 
+import dataclasses
 import functools
 
 import jax
@@ -61,6 +62,23 @@ def test_layout_covers_the_batch_and_weights_make_it_uniform(dmp, log_devices, r
         np.asarray(layout.take(jnp.arange(size), b)) for b in range(len(time.buckets))
     ]
     assert sorted(np.concatenate(taken)) == list(range(size))
+
+
+def test_random_buckets_are_trained_at_every_level(rng):
+    time = dataclasses.replace(make_time(), random_buckets=True)
+    layout = make_batch_layout(time, 64, 1)
+    assert len(set(layout.counts)) == 1
+    np.testing.assert_allclose(layout.weights, 1.0)
+    own, everywhere = make_time().intervals(), []
+    for i in range(len(time.buckets)):
+        keys = jax.random.split(jax.random.fold_in(rng, i), layout.counts[i] * 8)
+        t = np.asarray(draw_bucket_times(time, layout, i, keys))
+        everywhere.append((t < own[i, 0]).any() or (t > own[i, 1]).any())
+        assert t.min() < 0.3
+        assert t.max() > 0.7
+    assert all(everywhere)
+    # Samplers go by the schedule all the same.
+    np.testing.assert_array_equal(time.intervals(), own)
 
 
 def test_layout_is_the_same_on_one_to_eight_devices():

@@ -13,30 +13,32 @@ import numpy as np
 
 from ncgn_jax.config import apply_overrides
 from ncgn_jax.graphs import RangeResolution, make_noise_buckets, range_and_resolution
+from ncgn_jax.graphs.fitted_schedules import table_overrides
 from ncgn_jax.graphs.range_resolution import num_supernodes_exact
 from ncgn_jax.pictures import Panel, draw_panels
-from ncgn_jax.studies.mutual_information import best_radius, moments
-from ncgn_jax.studies.range_and_resolution_fields import (
+from ncgn_jax.studies.range_and_resolution.fields import (
     RADII,
     RETAINED,
     coarsest_blocks,
     retained_by_blocks,
-    verdict_of,
 )
-from ncgn_jax.studies.range_and_resolution_schedule import (
-    command_line_overrides,
+from ncgn_jax.studies.range_and_resolution.mutual_information import (
+    best_radius,
+    moments,
+)
+from ncgn_jax.studies.range_and_resolution.schedule import (
     derive_schedule,
     distance_in_octaves,
     relative_gains,
     share_kept,
 )
-from ncgn_jax.studies.range_and_resolution_shapes import (
+from ncgn_jax.studies.range_and_resolution.shapes import (
     DIM,
     NUM_NEIGHBORS,
     NUM_NODES,
     SIZES,
 )
-from ncgn_jax.studies.report import Report
+from ncgn_jax.studies.report import Report, verdict_of
 from ncgn_jax.tasks import default_config
 from ncgn_jax.train import validate
 
@@ -185,7 +187,7 @@ def _judge(
         "The schedule of the ablation, exp (2507.09391, sections 4.1 and 5.1), is near "
         "the best at equal cost: better than any fixed graph, nearest of the four to "
         f"the derived one, within {1 - _CLOSE:.0%} of what that explains",
-        verdict_of(int(beats_fixed) + int(nearest == "exp") + int(is_close), 3),
+        verdict_of([beats_fixed, nearest == "exp", is_close]),
         f"on shapes exp keeps {kept['exp']:.1%} of what the best sizes explain, the "
         f"derived schedule {kept['derived, shapes']:.1%}, {best} most of the four, "
         f"{kept[best]:.1%}; all points with {NUM_NEIGHBORS} neighbours "
@@ -199,14 +201,15 @@ def _judge(
 def _report_direction(report: Report, gains: Gains) -> None:
     """Adds whether the best size grows with the signal level before any smoothing."""
     best = np.argmax(relative_gains(gains.chosen), axis=1)
-    growing = int(np.sum(np.diff(best) >= 0)) if best[-1] > best[0] else 0
+    growing = (np.diff(best) >= 0) & (best[-1] > best[0])
     report.add_finding(
         "At equal cost the best graph turns from few far supernodes to many near ones "
         "as the noise falls (2507.09391, section 4.1)",
-        verdict_of(growing, len(best) - 1),
+        verdict_of(growing),
         f"on shapes from {SIZES[best[0]]} supernodes at signal level "
         f"{gains.levels[0]:g} to {SIZES[best[-1]]} at {gains.levels[-1]:g}, in "
-        f"{growing} of {len(best) - 1} steps without turning back, before smoothing",
+        f"{sum(growing)} of {len(growing)} steps without turning back, before "
+        "smoothing",
     )
 
 
@@ -221,7 +224,7 @@ def report_overrides(report: Report, derived: Mapping[str, RangeResolution]) -> 
     """
     rows = []
     for name, schedule in derived.items():
-        overrides = command_line_overrides(schedule.table)
+        overrides = table_overrides(schedule.table)
         validate(apply_overrides(default_config("point_clouds"), overrides))
         switch, table = overrides
         rows.append([name, f"--config.{switch} '--config.{table}'"])

@@ -19,14 +19,15 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from ncgn_jax.graphs import RangeResolution, nearest_neighbors
+from ncgn_jax.graphs.fitted_schedules import Table, table_of_weights
 from ncgn_jax.graphs.range_resolution import num_supernodes_exact
-from ncgn_jax.studies.mutual_information import block_means, grid_points
-
-Table = tuple[tuple[float, float], ...]
+from ncgn_jax.studies.range_and_resolution.mutual_information import (
+    block_means,
+    grid_points,
+)
 
 # Where no choice explains a thousandth more than the point alone, none is better.
 _LEAST_GAIN = 1e-3
-_DIGITS = 4
 
 
 def field_gains(
@@ -88,12 +89,6 @@ def _equal_cost_features(
     return [np.eye(num_nodes), *own, member @ around]
 
 
-def finest_weight(supernodes: float, num_nodes: int, num_neighbors: int) -> float:
-    """Returns u of a number of supernodes, s = s0 + (N - s0) u, kept within [0, 1]."""
-    coarsest = min(math.sqrt(num_neighbors * num_nodes), num_nodes)
-    return min(max((supernodes - coarsest) / (num_nodes - coarsest), 0.0), 1.0)
-
-
 def relative_gains(gains: np.ndarray) -> np.ndarray:
     """Returns gains over the best of their level, zero where that is next to nothing.
 
@@ -142,11 +137,7 @@ def derive_schedule(
     chosen = weights[np.argmax(relative, axis=1)]
     stake = np.ptp(relative, axis=1)
     fitted = isotonic_regression(chosen, weights=np.maximum(stake, 1e-9)).x
-    inner = [
-        (round(float(level), _DIGITS), round(float(u), _DIGITS))
-        for level, u in zip(levels, fitted, strict=True)
-    ]
-    return ((0.0, inner[0][1]), *inner, (1.0, inner[-1][1]))
+    return table_of_weights(levels, fitted)
 
 
 def resample_gains(
@@ -223,12 +214,3 @@ def distance_in_octaves(
         for s in (schedule, other)
     ]
     return float(np.abs(np.diff(np.log2(sizes), axis=0)).mean())
-
-
-def command_line_overrides(table: Table) -> tuple[str, str]:
-    """Returns the two overrides that give a run a table, without their dashes.
-
-    `--config.` and the first, `--config.` and the second (quoted, for the shell) are
-    arguments of `python -m ncgn_jax.main`.
-    """
-    return "dmp.schedule=table", f"dmp.table={table}"

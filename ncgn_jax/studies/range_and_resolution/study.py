@@ -16,29 +16,31 @@ import jax
 import numpy as np
 
 from ncgn_jax.graphs import RangeResolution, range_and_resolution
+from ncgn_jax.graphs.range_resolution import weight_of_supernodes
 from ncgn_jax.pictures import Panel, draw_panels
 from ncgn_jax.process import make_schedule
-from ncgn_jax.studies.mutual_information import grid_points, pair_correlation
-from ncgn_jax.studies.range_and_resolution_derived import (
+from ncgn_jax.studies.range_and_resolution.derived import (
     Gains,
     derive_schedules,
     report_overrides,
     report_published,
     report_schedules,
 )
-from ncgn_jax.studies.range_and_resolution_fields import (
+from ncgn_jax.studies.range_and_resolution.fields import (
     MOST_ERRORS,
     SIDE,
     report_range,
     report_resolution,
-    verdict_of,
 )
-from ncgn_jax.studies.range_and_resolution_schedule import (
+from ncgn_jax.studies.range_and_resolution.mutual_information import (
+    grid_points,
+    pair_correlation,
+)
+from ncgn_jax.studies.range_and_resolution.schedule import (
     field_gains,
-    finest_weight,
     resample_gains,
 )
-from ncgn_jax.studies.range_and_resolution_shapes import (
+from ncgn_jax.studies.range_and_resolution.shapes import (
     DIM,
     NUM_NEIGHBORS,
     NUM_NODES,
@@ -52,7 +54,7 @@ from ncgn_jax.studies.range_and_resolution_shapes import (
     rank_that_finds,
     sampled_squared_gap,
 )
-from ncgn_jax.studies.report import Report, run_study
+from ncgn_jax.studies.report import Report, run_study, verdict_of
 
 # On 24 x 24 nodes with k = 7, sqrt(k N) is 63.5 and 3 x 3 makes 64 supernodes.
 FIELD_BLOCKS = ((3, 3), (2, 3), (2, 2), (1, 2), (1, 1))
@@ -122,7 +124,7 @@ def report_positions(report: Report, num_draws: int) -> None:
     report.add_finding(
         "Proposition 3.3 of 2507.09391: noise drives neighbours apart, relative to the "
         "scale of the cloud",
-        verdict_of(int(falling) + int(worst < MOST_ERRORS), 2),
+        verdict_of([falling, worst < MOST_ERRORS]),
         f"formula within {worst:.2f} standard errors; over t^2 d^2 it is "
         f"{rows[1][-1]:.0f} at t = {rows[1][0]:g} and 1 at t = 1. Unscaled, noise "
         "first draws points together and drives them apart below t = 2m / (d^2 + 2m): "
@@ -155,12 +157,12 @@ def _report_neighbors(
     )
     columns = dict(zip(header, np.array(rows, float).T[1:], strict=True))
     ranks = columns[header[len(REACHES)]]
-    falling = int(np.sum(np.diff(ranks) <= 0))
+    falling = np.diff(ranks) <= 0
     middle = len(levels) // 2
     report.add_finding(
         "Proposition 3.3 on shapes: the noisier the points, the further down the list "
         "of noisy neighbours are the true ones",
-        verdict_of(falling, len(ranks) - 1),
+        verdict_of(falling),
         f"to find {FOUND:.0%} of {NUM_NEIGHBORS} takes {ranks[-1]:.0f} noisy "
         f"neighbours at signal level {levels[-1]:g}, {ranks[middle]:.0f} at "
         f"{levels[middle]:g} and {ranks[0]:.0f} of {NUM_NODES - 1} at {levels[0]:g}",
@@ -193,7 +195,7 @@ def _points_in_reach(schedule: RangeResolution, level: float) -> int:
 def _report_gains(
     report: Report, name: str, measured: Measured, levels: tuple[float, ...]
 ) -> Gains:
-    weights = tuple(finest_weight(s, NUM_NODES, NUM_NEIGHBORS) for s in SIZES)
+    weights = tuple(weight_of_supernodes(s, NUM_NODES, NUM_NEIGHBORS) for s in SIZES)
     fields = _report_field_gains(report, levels, weights)
     pointwise = measured.pointwise[:, None]
     gains = explained_beyond(measured.moments, pointwise)
@@ -240,7 +242,7 @@ def _report_field_gains(
     """Adds what graphs tell of fields; returns it at `weights`, [level, size]."""
     snrs = np.exp(np.asarray(make_schedule("linear").log_snr(np.asarray(levels))))
     sizes = [SIDE**2 // (a * b) for a, b in FIELD_BLOCKS]
-    known = [finest_weight(size, SIDE**2, NUM_NEIGHBORS) for size in sizes]
+    known = [weight_of_supernodes(size, SIDE**2, NUM_NEIGHBORS) for size in sizes]
     total = np.zeros((len(levels), len(weights)))
     for length in FIELD_LENGTHS:
         covariance = pair_correlation(grid_points(SIDE), "exponential", length)
@@ -268,7 +270,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
         study,
         arguments,
     )
-
-
-if __name__ == "__main__":
-    main()

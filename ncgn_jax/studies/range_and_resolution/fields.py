@@ -13,7 +13,7 @@ import numpy as np
 
 from ncgn_jax.pictures import Panel, draw_panels
 from ncgn_jax.process import interpolate, make_schedule
-from ncgn_jax.studies.mutual_information import (
+from ncgn_jax.studies.range_and_resolution.mutual_information import (
     KERNELS,
     Moments,
     best_radius,
@@ -30,7 +30,7 @@ from ncgn_jax.studies.mutual_information import (
     pair_correlation,
     weighted_information,
 )
-from ncgn_jax.studies.report import Report
+from ncgn_jax.studies.report import Report, verdict_of
 
 SNRS = (1000.0, 100.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.001)
 RADII = (
@@ -209,13 +209,6 @@ def _grows(values: Sequence[float]) -> bool:
     return bool(np.all(np.diff(values) >= 0) and values[-1] > values[0])
 
 
-def verdict_of(num_good: int, num_all: int) -> str:
-    """Returns the verdict on a claim that holds in some of all cases."""
-    if num_good == num_all:
-        return "holds"
-    return "holds in part" if num_good else "does not hold"
-
-
 def _report_limits(report: Report) -> None:
     rows = []
     for near, far in zip(RADII[:-1], RADII[1:], strict=True):
@@ -248,20 +241,19 @@ def _kept(around: Moments) -> float:
 
 def _report_best_radius(report: Report) -> None:
     cases = [(dim, *field) for dim in (1, 2) for field in _all_fields()]
-    rows, rising, served, tried, ends = [], 0, 0, 0, []
+    rows, rising, served, ends = [], [], [], []
     for dim, kernel, length in cases:
         # In one dimension only whole radii differ.
         radii = [r for r in RADII if dim > 1 or r == int(r)]
         best = [best_radius(snr, radii, dim, kernel, length) for snr in SNRS]
-        rising += _grows(best)
+        rising.append(_grows(best))
         around = [moments(r, dim, kernel, length) for r in radii]
         outdone = [
             any(crossover_snr(near, far) is not None for far in around[i + 1 :])
             for i, near in enumerate(around)
         ]
-        served += sum(outdone)
+        served += outdone[:-1]  # the last has none to be beaten by
         limit = continuum_radius(kernel, dim)
-        tried += len(radii) - 1  # the last has none to be beaten by
         first_not = radii[outdone.index(False)]
         ends.append(first_not / (limit * length))
         rows.append([kernel, dim, length, *best, first_not, limit * length])
@@ -287,16 +279,16 @@ def _report_best_radius(report: Report) -> None:
     )
     report.add_finding(
         "Theorem 3.2 of 2507.09391: the best range grows as the SNR falls",
-        verdict_of(rising, len(cases)),
-        f"the best radius grows and never shrinks in {rising} of {len(cases)} fields, "
-        f"SNR {SNRS[0]:g} to {SNRS[-1]:g}",
+        verdict_of(rising),
+        f"the best radius grows and never shrinks in {sum(rising)} of {len(cases)} "
+        f"fields, SNR {SNRS[0]:g} to {SNRS[-1]:g}",
     )
     report.add_finding(
         "Theorem 3.2 read for every radius: at some lower SNR a larger one tells more",
-        verdict_of(served, tried),
-        f"for {served} of {tried} radii; it needs n2 C2^2 > n1 C1^2, which ends near "
-        f"u* correlation lengths (at {min(ends):.2f} to {max(ends):.2f} of them on "
-        "grids): noise without end asks for a finite range",
+        verdict_of(served),
+        f"for {sum(served)} of {len(served)} radii; it needs n2 C2^2 > n1 C1^2, which "
+        f"ends near u* correlation lengths (at {min(ends):.2f} to {max(ends):.2f} of "
+        "them on grids): noise without end asks for a finite range",
     )
 
 
@@ -307,14 +299,13 @@ def _all_fields() -> list[tuple[str, float]]:
 def report_resolution(report: Report) -> None:
     """Adds what is said of resolution: information that block means retain."""
     snrs = [snr for snr in SNRS if snr in (100.0, 10.0, 1.0, 0.1, 0.01, 0.001)]
-    rows, coarsest_rows, panels, rising, tried, slack = [], [], [], 0, 0, []
+    rows, coarsest_rows, panels, rising, slack = [], [], [], [], []
     for kernel, length in FIELDS:
         retained, limits = retained_by_blocks(snrs, kernel, length)
         for place, block in enumerate(BLOCKS[1:], start=1):
             rows.append([kernel, length, block, *retained[:, place], limits[place]])
-            rising += _grows(retained[:, place])
+            rising.append(_grows(retained[:, place]))
             slack.append(limits[place] - retained[-1, place])
-            tried += 1
         coarsest_rows.append([kernel, length, *coarsest_blocks(retained)])
         curves = {
             f"{b} x {b}": (snrs, retained[:, BLOCKS.index(b)]) for b in (2, 3, 4, 6)
@@ -345,16 +336,17 @@ def report_resolution(report: Report) -> None:
         [*header, *columns],
         coarsest_rows,
     )
-    growing = sum(_grows(row[2:]) for row in coarsest_rows)
+    growing = [_grows(row[2:]) for row in coarsest_rows]
     spans = "; ".join(
         f"{row[0]}: from {row[2]} to {row[-1]} nodes a side" for row in coarsest_rows
     )
     report.add_finding(
         "Resolution (2507.09391, section 3): the noisier, the coarser one may look",
-        verdict_of(rising + growing, tried + len(coarsest_rows)),
-        f"the share retained grows as the SNR falls for {rising} of {tried} blocks; "
-        f"the coarsest that retains {RETAINED:.0%} grows, {spans}; but the share tends "
-        f"to S from below (by {min(slack):.1e} at least at SNR {snrs[-1]:g}), so that "
+        verdict_of(rising + growing),
+        f"the share retained grows as the SNR falls for {sum(rising)} of "
+        f"{len(rising)} blocks; the coarsest that retains {RETAINED:.0%} grows, "
+        f"{spans}; but the share tends to S from below (by "
+        f"{min(slack):.1e} at least at SNR {snrs[-1]:g}), so that "
         "a block as wide as the correlations loses at all noise",
     )
     report.add_figure("resolution", draw_panels(panels))

@@ -1,0 +1,1 @@
+"""What models that are not told the noise level can do (2602.18428)."""

@@ -1,0 +1,1 @@
+"""How many sampling steps a high dimension costs (2501.00988)."""
