@@ -7,7 +7,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
 "$PYTHON" -m ruff check --quiet .
 "$PYTHON" -m ruff format --check --quiet .
 # Most of a test's time is compiling programs that run once: compile them quickly.
-export XLA_FLAGS="${XLA_FLAGS:-} --xla_backend_optimization_level=0"
+export XLA_FLAGS="${XLA_FLAGS:-} --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 # Kills and restarts compile the same programs again.
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.1
 exec "$PYTHON" -m pytest -n "${NUM_WORKERS:-2}" --dist worksteal "$@"
