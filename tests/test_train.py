@@ -193,7 +193,7 @@ def test_killed_runs_end_bit_identical(tmp_path):
     # One bucket is quick to compile; the run has to outlast the kills.
     overrides = [
         "dmp.connectivity=knn", "data.num_points=16", "train.batch_size=8",
-        "train.num_steps=300", "train.checkpoint_every_steps=10",
+        "train.num_steps=200", "train.checkpoint_every_steps=10",
         "train.log_every_steps=50",
     ]  # fmt: skip
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"}
@@ -217,7 +217,7 @@ def test_killed_runs_end_bit_identical(tmp_path):
         # Not before it got anywhere, or nothing would be tested.
         while process.poll() is None and _steps(folder) == before:
             time.sleep(0.005)
-        time.sleep(moments.uniform(0, 0.2))
+        time.sleep(moments.uniform(0, 0.1))
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, "the run ended before it was killed"
     assert start("killed").wait() == 0
@@ -229,7 +229,7 @@ def test_killed_runs_end_bit_identical(tmp_path):
     for name in ("whole", "killed"):
         store = Checkpoints(tmp_path / name, config_to_json(config), read_only=True)
         state, step = store.restore(shape)
-        assert step == 300
+        assert step == 200
         states.append(state)
     assert_same_bits(*states)
 

@@ -105,7 +105,7 @@ def test_ddim_is_euler_on_a_straight_line(rng):
 )
 def test_mean_and_covariance_of_samples(name, sampler, options, grid, num_steps, rng):
     schedule = process.make_schedule(name)
-    num = 8_000
+    num = 5_000
     x_0 = process.sample_prior(schedule, rng, (num, 2))
     times = process.make_time_grid(grid, num_steps, schedule)
     x_1 = np.asarray(run(schedule, sampler, times, x_0, rng, **options))

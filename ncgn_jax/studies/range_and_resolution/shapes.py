@@ -94,10 +94,9 @@ def true_neighbor_ranks(
 
     def rank(clean, noisy):
         senders, _ = nearest_neighbors(clean, num_neighbors)
-        distances = squared_distances(noisy)
-        found = jnp.take_along_axis(distances, senders, axis=1)  # [node, neighbor]
-        # The point itself, at distance 0, is nearer: it makes ranks start at 1.
-        return jnp.sum(distances[:, None, :] < found[:, :, None], axis=-1)
+        # The point itself, at distance 0, comes first: it makes ranks start at 1.
+        order = jnp.argsort(squared_distances(noisy), axis=1)
+        return jnp.take_along_axis(jnp.argsort(order, axis=1), senders, axis=1)
 
     return jax.lax.map(lambda pair: rank(*pair), (clean, noisy))
 
