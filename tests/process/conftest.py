@@ -33,24 +33,16 @@ ENDS = {
 }
 
 
-def _enable_x64(value):
-    if hasattr(jax, "enable_x64"):
-        return jax.enable_x64(value)
-    from jax.experimental import enable_x64
-
-    return enable_x64(value)
-
-
 @pytest.fixture(scope="module")
 def x64():
-    with _enable_x64(True):
+    with jax.enable_x64(True):
         yield
 
 
 @pytest.fixture
 def float32():
     """For the tests within an x64 module that are about single precision."""
-    with _enable_x64(False):
+    with jax.enable_x64(False):
         yield
 
 

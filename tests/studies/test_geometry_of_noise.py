@@ -29,12 +29,6 @@ marginal_energy = jax.jit(blind_fields.marginal_energy, static_argnums=2)
 walk = jax.jit(sampling.walk, static_argnums=(0, 3, 5))
 
 
-@pytest.fixture(autouse=True)
-def _x64():
-    with jax.enable_x64(True):
-        yield
-
-
 def uniform(**limits):
     return blind_fields.uniform_noise_prior(48, **limits)
 

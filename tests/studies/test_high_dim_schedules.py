@@ -45,12 +45,6 @@ VP, VE, VP_DILATED, VE_DILATED = four_ways(5.0)
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
-@pytest.fixture(autouse=True)
-def _x64():
-    with jax.enable_x64(True):
-        yield
-
-
 def denoiser_of(mixture, schedule):
     r = np.ones(mixture.dim)
     weights = [mixture.share, 1 - mixture.share]

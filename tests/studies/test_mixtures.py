@@ -12,12 +12,6 @@ MEANS = np.array([[1.5, 1.0], [-1.5, -1.0], [0.3, 2.0]])
 WEIGHTS = np.array([0.5, 0.3, 0.2])
 
 
-@pytest.fixture(autouse=True)
-def _x64():
-    with jax.enable_x64(True):
-        yield
-
-
 @pytest.mark.parametrize("schedule", ["linear", "ddpm_cosine", "ve"])
 @pytest.mark.parametrize("std", [0.0, 0.3])
 def test_noise_hat_is_the_gradient_of_the_log_density(schedule, std, rng):

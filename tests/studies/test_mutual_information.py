@@ -12,12 +12,6 @@ from ncgn_jax.studies.range_and_resolution import mutual_information as informat
 EXP3 = (2, "exponential", 3.0)
 
 
-@pytest.fixture(autouse=True)
-def _x64():
-    with jax.enable_x64(True):
-        yield
-
-
 def log_det(matrix):
     return np.linalg.slogdet(matrix)[1]
 

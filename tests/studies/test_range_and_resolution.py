@@ -25,12 +25,6 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
-@pytest.fixture(autouse=True)
-def _x64():
-    with jax.enable_x64(True):
-        yield
-
-
 # --- Graphs of equal cost -----------------------------------------------------------
 
 

@@ -44,12 +44,6 @@ UNEVEN = exact.Mixture(
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
-@pytest.fixture(autouse=True)
-def _x64():
-    with jax.enable_x64(True):
-        yield
-
-
 def alpha_bar(name, num_steps):
     schedule = samples.make_toy_schedule(name, num_steps)
     return exact.chain_coefficients(schedule)[0] ** 2
