@@ -21,6 +21,8 @@ from ncgn_jax.pictures.style import (
 
 _PANEL_WIDTH, _PANEL_HEIGHT = 3.5, 2.7  # inches
 _MOST_MARKERS = 12
+_MOST_NAMES = 4  # in a legend that stands among the curves
+_LEGEND = {"fontsize": TICK_SIZE - 0.5, "frameon": False, "labelcolor": INK}
 
 
 class Panel(NamedTuple):
@@ -50,7 +52,8 @@ class Panel(NamedTuple):
 def draw_panels(panels: Sequence[Panel], columns: int = 2) -> Figure:
     """Draws panels of curves, told apart by lightness, dashes and markers.
 
-    A curve of the same name looks the same in every panel.
+    A curve of the same name looks the same in every panel. Panels of the same many
+    curves share one legend, beneath them.
 
     Args:
       panels: At least one.
@@ -68,8 +71,16 @@ def draw_panels(panels: Sequence[Panel], columns: int = 2) -> Figure:
     )
     grid = np.atleast_1d(figure.subplots(rows, columns)).ravel()
     names = list(dict.fromkeys(name for panel in panels for name in panel.curves))
+    shares_legend = len(names) > _MOST_NAMES and all(
+        list(panel.curves) == names for panel in panels
+    )
     for axes, panel in zip(grid, panels, strict=False):
         _draw(axes, panel, names)
+        if panel.curves and not shares_legend:
+            axes.legend(**_LEGEND)
+    if shares_legend:
+        handles = grid[0].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside lower center", ncols=3, **_LEGEND)
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     return figure
@@ -99,5 +110,3 @@ def _draw(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
             markevery=max(1, math.ceil(len(x) / _MOST_MARKERS)),
             linewidth=1.3,
         )
-    if panel.curves:
-        axes.legend(fontsize=TICK_SIZE - 0.5, frameon=False, labelcolor=INK)

@@ -54,3 +54,17 @@ def test_bad_panels_are_refused():
         draw_panels([])
     with pytest.raises(ValueError, match="curve 'c'"):
         draw_panels([Panel("A", "x", "y", {"c": ([1, 2], [3])})])
+
+
+def test_many_curves_that_panels_share_have_one_legend():
+    def draw(num_curves, other=()):
+        curves = {f"c{i}": ([0, 1], [i, i]) for i in range(num_curves)}
+        panels = [Panel("A", "x", "y", curves), Panel("B", "x", "y", {**curves})]
+        for name in other:
+            panels[1].curves[name] = ([0, 1], [0, 0])
+        figure = draw_panels(panels)
+        return len(figure.legends), sum(bool(a.get_legend()) for a in figure.axes)
+
+    assert draw(5) == (1, 0)
+    assert draw(4) == (0, 2)
+    assert draw(5, other=["more"]) == (0, 2)
