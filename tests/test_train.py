@@ -29,6 +29,8 @@ from ncgn_jax.train import (
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SMOKE = REPOSITORY / "configs" / "smoke.py"
+# Quick to compile.
+ONE_BUCKET = ["dmp.connectivity=knn", "data.num_points=16", "train.batch_size=8"]
 
 
 def smoke_config(*overrides):
@@ -190,10 +192,9 @@ def test_one_trace_for_training_and_one_per_bucket_for_sampling(task, monkeypatc
 @pytest.mark.slow
 def test_killed_runs_end_bit_identical(tmp_path):
     """SIGKILL at random moments, three times, then to the end."""
-    # One bucket is quick to compile; the run has to outlast the kills.
+    # The run has to outlast the kills.
     overrides = [
-        "dmp.connectivity=knn", "data.num_points=16", "train.batch_size=8",
-        "train.num_steps=200", "train.checkpoint_every_steps=10",
+        *ONE_BUCKET, "train.num_steps=200", "train.checkpoint_every_steps=10",
         "train.log_every_steps=50",
     ]  # fmt: skip
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"}
@@ -258,13 +259,14 @@ def test_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path):
 
 
 def test_checkpoint_of_another_architecture_is_refused(tmp_path):
-    train(smoke_config("train.num_steps=2"), tmp_path)
+    train(smoke_config(*ONE_BUCKET, "train.num_steps=2"), tmp_path)
+    wider = smoke_config(*ONE_BUCKET, "train.num_steps=4", "model.width=16")
     with pytest.raises(CheckpointError, match="model.width"):
-        train(smoke_config("train.num_steps=4", "model.width=16"), tmp_path)
+        train(wider, tmp_path)
 
 
 def test_truncated_latest_checkpoint_falls_back(tmp_path, caplog):
-    overrides = ["train.num_steps=4", "train.checkpoint_every_steps=2"]
+    overrides = [*ONE_BUCKET, "train.num_steps=4", "train.checkpoint_every_steps=2"]
     train(smoke_config(*overrides), tmp_path)
     for file in (tmp_path / "checkpoints" / "4").rglob("*"):
         if file.is_file() and file.stat().st_size > 2000:
