@@ -194,7 +194,7 @@ def test_killed_runs_end_bit_identical(tmp_path):
     """SIGKILL at random moments, three times, then to the end."""
     # The run has to outlast the kills.
     overrides = [
-        *ONE_BUCKET, "train.num_steps=200", "train.checkpoint_every_steps=10",
+        *ONE_BUCKET, "train.num_steps=300", "train.checkpoint_every_steps=20",
         "train.log_every_steps=50",
     ]  # fmt: skip
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"}
@@ -218,7 +218,7 @@ def test_killed_runs_end_bit_identical(tmp_path):
         # Not before it got anywhere, or nothing would be tested.
         while process.poll() is None and _steps(folder) == before:
             time.sleep(0.005)
-        time.sleep(moments.uniform(0, 0.1))
+        time.sleep(moments.uniform(0, 0.05))
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, "the run ended before it was killed"
     assert start("killed").wait() == 0
@@ -230,7 +230,7 @@ def test_killed_runs_end_bit_identical(tmp_path):
     for name in ("whole", "killed"):
         store = Checkpoints(tmp_path / name, config_to_json(config), read_only=True)
         state, step = store.restore(shape)
-        assert step == 200
+        assert step == 300
         states.append(state)
     assert_same_bits(*states)
 
