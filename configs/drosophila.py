@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
     config.train.ema_decay = 0.99
     config.sample.num_samples = 36
     config.sample.num_steps = 20
+    config.sample.time_grid = "cosine"
     config.sample.num_draws = 16
     config.sample.conditioning = "trained"
     config.sample.tasks = ("unconditional", "gene_imputation", "space_imputation")

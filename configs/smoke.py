@@ -29,6 +29,8 @@ def get_config() -> ConfigDict:
     config.train.checkpoint_every_steps = 4
     config.sample.num_samples = 8
     config.sample.num_steps = 6
+    # Few steps, and yet one in every noise bucket.
+    config.sample.time_grid = "cosine"
     config.sample.batch_size = 8
     config.evaluate.max_reference = 8
     config.evaluate.max_matched_clouds = 4

@@ -35,6 +35,7 @@ def get_config() -> ConfigDict:
     config.train.ema_decay = 0.99
     config.sample.num_samples = 64
     config.sample.num_steps = 15
+    config.sample.time_grid = "cosine"
     config.sample.num_draws = 8
     config.sample.conditioning = "trained"
     config.sample.tasks = ("unconditional", "gene_imputation", "space_imputation")

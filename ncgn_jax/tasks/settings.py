@@ -73,7 +73,7 @@ def base_config() -> ConfigDict:
             "num_samples": 442,
             "sampler": "heun",
             "num_steps": 50,
-            "time_grid": "cosine",
+            "time_grid": "uniform",
             # For dilated grids: width of the dilated part in units of 1 / sqrt(dim).
             "dilation": 5.0,
             # For `table`: pairs (t, share of the steps).
