@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from ncgn_jax.config import apply_overrides, config_to_json, field_types, load_config
 from ncgn_jax.faults import ConfigError
+from ncgn_jax.metrics.anchors import ANCHOR_NAMES
 from ncgn_jax.tasks import TASKS, default_config
 from ncgn_jax.train import validate
 
@@ -94,6 +95,11 @@ def make_variants(
             variants.append(Variant(name, _folder(name), config))
         except ConfigError as error:
             faults.append(f"variant {name!r}: {error}")
+        if name in ANCHOR_NAMES:
+            faults.append(
+                f"variant {name!r}: every table has a row of that name (of "
+                f"{', '.join(ANCHOR_NAMES)}); choose another"
+            )
     folders = [_folder(name) for name, _ in parsed]
     for folder in sorted({folder for folder in folders if folders.count(folder) > 1}):
         faults.append(f"{folders.count(folder)} variants would share folder {folder!r}")
@@ -132,7 +138,9 @@ def parse_variants(
         values = [value.strip() for value in values if value.strip()]
         if not equals or not values:
             faults.append(f"--vary={text!r}: write FIELD=VALUE,VALUE")
-        label = "" if (types or {}).get(field) is str else field.split(".")[-1] + "="
+        # Values that are words name themselves, but not as a row without a model does.
+        is_clear = (types or {}).get(field) is str and not set(values) & {*ANCHOR_NAMES}
+        label = "" if is_clear else field.split(".")[-1] + "="
         factors.append([(label + value, [f"{field}={value}"]) for value in values])
     if faults:
         raise ValueError("\n".join(faults))

@@ -51,6 +51,15 @@ def test_everything_given_is_crossed():
     assert parse_variants([], []) == [("base", [])]
 
 
+def test_no_variant_is_called_like_a_row_without_a_model():
+    parsed = parse_variants(
+        ["process.target=velocity,noise"], [], {"process.target": str}
+    )
+    assert [name for name, _ in parsed] == ["target=velocity", "target=noise"]
+    with pytest.raises(ConfigError, match="variant 'train': every table has a row"):
+        make_variants(SMOKE, TINY, [], ["train: model.num_layers=2"])
+
+
 def test_tuples_are_separated_by_semicolons():
     parsed = parse_variants(["dmp.table=1,2;3,4"], [])
     assert [fields for _, fields in parsed] == [["dmp.table=1,2"], ["dmp.table=3,4"]]
