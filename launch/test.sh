@@ -10,4 +10,5 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
 export XLA_FLAGS="${XLA_FLAGS:-} --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 # Kills and restarts compile the same programs again.
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.1
-exec "$PYTHON" -m pytest -n "${NUM_WORKERS:-2}" --dist worksteal "$@"
+# One more worker than cores: tests that start processes wait for them.
+exec "$PYTHON" -m pytest -n "${NUM_WORKERS:-3}" --dist worksteal "$@"
