@@ -21,7 +21,7 @@ from ncgn_jax.checkpoint import CheckpointError
 from ncgn_jax.data.point_sets import DataError
 from ncgn_jax.faults import ConfigError
 from ncgn_jax.generate import read_run_config, restore_state
-from ncgn_jax.graphs.fitted_schedules import least_loss_schedule, table_overrides
+from ncgn_jax.graphs.fitted_schedules import least_loss_schedule, table_arguments
 from ncgn_jax.metrics.table import align_table
 from ncgn_jax.pictures import Panel, draw_panels, save_figure
 from ncgn_jax.process import fit_time_table, make_time_grid
@@ -111,11 +111,7 @@ def _learn_schedule(
         cells.append([f"{value:.4g}" for value in (level, *row)])
     print("\nerror of the target, by graph:")
     print("\n".join(align_table(cells)))
-    schedule, pairs = table_overrides(table)
-    print(
-        "\nrange/resolution schedule of least loss:\n"
-        f"  --config.{schedule} '--config.{pairs.replace(' ', '')}'"
-    )
+    print(f"\nrange/resolution schedule of least loss:\n  {table_arguments(table)}")
     return {
         "num_supernodes": sizes,
         "bucket_errors": errors.tolist(),

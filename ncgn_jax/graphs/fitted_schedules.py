@@ -49,10 +49,34 @@ def table_of_weights(levels: Sequence[float], weights: Sequence[float]) -> Table
 def table_overrides(table: Table) -> tuple[str, str]:
     """Returns the two overrides that give a run a table, without their dashes.
 
-    `--config.` and the first, `--config.` and the second (quoted, for the shell) are
-    arguments of `python -m ncgn_jax.main`.
+    See `table_arguments` for the command line.
     """
     return "dmp.schedule=table", f"dmp.table={table}"
+
+
+def table_arguments(table: Table) -> str:
+    """Returns the arguments of `python -m ncgn_jax.main` that give a run a table."""
+    schedule, pairs = table_overrides(table)
+    return f"--config.{schedule} '--config.{pairs}'"
+
+
+def check_rising(levels: Sequence[float], name: str, choices: Sequence[float]) -> None:
+    """Refuses what no schedule can be chosen from.
+
+    Args:
+      levels: Signal levels.
+      name: What is chosen from, for the message.
+      choices: Numbers of supernodes, or weights.
+
+    Raises:
+      ValueError: If levels do not rise within (0, 1), or choices do not rise.
+    """
+    rising = np.all(np.diff(levels) > 0) and np.all(np.diff(choices) > 0)
+    if not rising or levels[0] <= 0 or levels[-1] >= 1:
+        raise ValueError(
+            f"levels must rise within (0, 1) and {name} rise, found {levels} and "
+            f"{choices}"
+        )
 
 
 def least_loss_schedule(
@@ -88,11 +112,7 @@ def least_loss_schedule(
         raise ValueError(
             f"losses must be finite, [{len(levels)}, {len(sizes)}], found {losses}"
         )
-    rising = np.all(np.diff(levels) > 0) and np.all(np.diff(sizes) > 0)
-    if not rising or levels[0] <= 0 or levels[-1] >= 1:
-        raise ValueError(
-            f"levels must rise within (0, 1) and sizes rise, found {levels} and {sizes}"
-        )
+    check_rising(levels, "sizes", sizes)
     least = np.zeros_like(losses)  # of all choices up to a level that end in a size
     least[0] = losses[0]
     for i in range(1, len(levels)):

@@ -116,9 +116,23 @@ def num_supernodes_exact(
     num_neighbors: int,
     schedule: RangeResolution,
 ) -> float:
-    """Returns n(u) = s0 + (N - s0) u before rounding, s0 = min(sqrt(k N), N)."""
-    coarsest = min(math.sqrt(num_neighbors * num_nodes), num_nodes)
-    return coarsest + (num_nodes - coarsest) * schedule.weight(signal_level)
+    """Returns n(u) of a schedule at a signal level, before rounding."""
+    weight = schedule.weight(signal_level)
+    return supernodes_of_weight(weight, num_nodes, num_neighbors)
+
+
+def supernodes_of_weight(
+    weight: float | np.ndarray, num_nodes: int, num_neighbors: int
+) -> float | np.ndarray:
+    """Returns n(u) = s0 + (N - s0) u before rounding, s0 = min(sqrt(k N), N).
+
+    Args:
+      weight: u, in [0, 1], any shape.
+      num_nodes: Points of the graph, N.
+      num_neighbors: Neighbours of the full graph, k.
+    """
+    coarsest = _coarsest(num_nodes, num_neighbors)
+    return coarsest + (num_nodes - coarsest) * weight
 
 
 def weight_of_supernodes(
@@ -131,9 +145,13 @@ def weight_of_supernodes(
       num_nodes: Points of the graph, N, more than k.
       num_neighbors: Neighbours of the full graph, k.
     """
-    coarsest = min(math.sqrt(num_neighbors * num_nodes), num_nodes)
+    coarsest = _coarsest(num_nodes, num_neighbors)
     weight = (num_supernodes - coarsest) / (num_nodes - coarsest)
     return min(max(weight, 0.0), 1.0)
+
+
+def _coarsest(num_nodes: int, num_neighbors: int) -> float:
+    return min(math.sqrt(num_neighbors * num_nodes), num_nodes)
 
 
 def range_and_resolution(

@@ -7,7 +7,7 @@ the decomposition of blind fields, the gain of samplers, and sampling of two cir
 2 to 128 dimensions by models that are, or are not, told the noise level.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ from ncgn_jax.studies.geometry_of_noise.sampling import (
     summarise,
     walk,
 )
-from ncgn_jax.studies.report import Report, run_study, verdict_of
+from ncgn_jax.studies.report import Report, verdict_of
 
 VP_TIME_FLOOR = 1e-9  # the process itself, down to sigma = 1e-5
 NUM_STEPS = 100
@@ -369,13 +369,3 @@ def draw_energy(report: Report, schedules: Mapping[str, Schedule]) -> None:
         axis, np.asarray(height), "marginal energy (nats)", np.asarray(points), "data"
     )
     report.add_figure("marginal_energy", draw_landscape(ground, paths))
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the study from its command line."""
-    run_study(
-        "geometry_of_noise",
-        "Do models need to be told the noise level? (arXiv 2602.18428)",
-        study,
-        arguments,
-    )

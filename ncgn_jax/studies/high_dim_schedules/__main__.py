@@ -1,6 +1,11 @@
 """Runs the study: `python -m ncgn_jax.studies.high_dim_schedules`."""
 
-from ncgn_jax.studies.high_dim_schedules.study import main
+from ncgn_jax.studies.high_dim_schedules.study import study
+from ncgn_jax.studies.report import run_study
 
 if __name__ == "__main__":
-    main()
+    run_study(
+        "high_dim_schedules",
+        "How many sampling steps does a high dimension cost?",
+        study,
+    )

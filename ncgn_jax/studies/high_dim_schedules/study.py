@@ -37,7 +37,7 @@ from ncgn_jax.studies.high_dim_schedules.ways import (
     recovered,
 )
 from ncgn_jax.studies.mixtures import mixture_denoiser
-from ncgn_jax.studies.report import Report, run_study, verdict_of
+from ncgn_jax.studies.report import Report, verdict_of
 
 MOST_STEPS = 8192
 # Exponents are fitted from here on: below, kappa / sqrt(d) is not small.
@@ -294,9 +294,3 @@ def study(report: Report) -> None:
     add_steps(report, dims[:-2] if report.quick else dims)
     add_limits(report)
     add_curie_weiss(report)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the study from the command line."""
-    description = "How many sampling steps does a high dimension cost?"
-    run_study("high_dim_schedules", description, study, arguments)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ncgn_jax.config import apply_overrides
 from ncgn_jax.graphs import RangeResolution, make_noise_buckets, range_and_resolution
-from ncgn_jax.graphs.fitted_schedules import table_overrides
+from ncgn_jax.graphs.fitted_schedules import table_arguments, table_overrides
 from ncgn_jax.graphs.range_resolution import num_supernodes_exact
 from ncgn_jax.pictures import Panel, draw_panels
 from ncgn_jax.studies.range_and_resolution.fields import (
@@ -226,8 +226,7 @@ def report_overrides(report: Report, derived: Mapping[str, RangeResolution]) -> 
     for name, schedule in derived.items():
         overrides = table_overrides(schedule.table)
         validate(apply_overrides(default_config("point_clouds"), overrides))
-        switch, table = overrides
-        rows.append([name, f"--config.{switch} '--config.{table}'"])
+        rows.append([name, table_arguments(schedule.table)])
     report.add_table(
         "overrides",
         "Arguments for python -m ncgn_jax.main --config=configs/modelnet.py",

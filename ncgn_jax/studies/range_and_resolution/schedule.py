@@ -19,8 +19,11 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from ncgn_jax.graphs import RangeResolution, nearest_neighbors
-from ncgn_jax.graphs.fitted_schedules import Table, table_of_weights
-from ncgn_jax.graphs.range_resolution import num_supernodes_exact
+from ncgn_jax.graphs.fitted_schedules import Table, check_rising, table_of_weights
+from ncgn_jax.graphs.range_resolution import (
+    num_supernodes_exact,
+    supernodes_of_weight,
+)
 from ncgn_jax.studies.range_and_resolution.mutual_information import (
     block_means,
     grid_points,
@@ -126,12 +129,7 @@ def derive_schedule(
         raise ValueError(
             f"gains must be [{len(levels)}, {len(weights)}], found {gains.shape}"
         )
-    rising = np.all(np.diff(levels) > 0) and np.all(np.diff(weights) > 0)
-    if not rising or levels[0] <= 0 or levels[-1] >= 1:
-        raise ValueError(
-            f"levels must rise within (0, 1) and weights rise, found {levels} and "
-            f"{weights}"
-        )
+    check_rising(levels, "weights", weights)
     relative = relative_gains(gains)
     # Ties, and levels where nothing is explained, go to the coarsest.
     chosen = weights[np.argmax(relative, axis=1)]
@@ -161,8 +159,8 @@ def resample_gains(
     """
 
     def log_size(u):
-        coarsest = math.sqrt(num_neighbors * num_nodes)
-        return np.log(coarsest + (num_nodes - coarsest) * np.asarray(u, float))
+        u = np.asarray(u, float)
+        return np.log(supernodes_of_weight(u, num_nodes, num_neighbors))
 
     places = np.broadcast_to(log_size(at), (len(gains), np.shape(at)[-1]))
     known = log_size(weights)

@@ -54,7 +54,7 @@ from ncgn_jax.studies.range_and_resolution.shapes import (
     rank_that_finds,
     sampled_squared_gap,
 )
-from ncgn_jax.studies.report import Report, run_study, verdict_of
+from ncgn_jax.studies.report import Report, verdict_of
 
 # On 24 x 24 nodes with k = 7, sqrt(k N) is 63.5 and 3 x 3 makes 64 supernodes.
 FIELD_BLOCKS = ((3, 3), (2, 3), (2, 2), (1, 2), (1, 1))
@@ -260,13 +260,3 @@ def _report_field_gains(
             ],
         )
     return total / len(FIELD_LENGTHS)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the study from its command line."""
-    run_study(
-        "range_and_resolution",
-        "How far and how coarsely to look at each noise level.",
-        study,
-        arguments,
-    )

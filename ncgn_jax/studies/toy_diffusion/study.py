@@ -17,7 +17,6 @@ T = 100 for networks.
 | `pairing`      | noise by chance, frozen, or by an invertible map                |
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -32,7 +31,7 @@ from ncgn_jax.pictures.vector_fields import (
 )
 from ncgn_jax.process import Schedule
 from ncgn_jax.studies.mixtures import mixture_denoiser, mixture_log_density
-from ncgn_jax.studies.report import Report, run_study, verdict_of
+from ncgn_jax.studies.report import Report, verdict_of
 from ncgn_jax.studies.toy_diffusion.exact import (
     bayes_losses,
     chain_coefficients,
@@ -203,8 +202,3 @@ def field_panels(schedule: Schedule, place: float) -> tuple[FieldPanel, FieldPan
         FieldPanel(title, coarse, np.asarray(field).reshape(shape), *beneath)
         for field in (data_hat - x, score)
     )
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the study from the command line."""
-    run_study("toy_diffusion", "Diffusion of two Gaussians.", study, arguments)
