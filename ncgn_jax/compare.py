@@ -9,8 +9,9 @@ Several --vary and --variant are crossed. The budget is train.num_steps for all,
 with --seconds equal time: each variant's seconds per training step are measured once,
 and it gets as many steps as fit. Every run is what ncgn_jax.main would have done with
 that configuration, in <workdir>/<variant>/seed<k>; variants that only sample otherwise
-share their training. Run again, and finished runs are skipped. Table, data and figure
-are <workdir>/comparison.{md,json,csv,png}.
+share their training, and those with the same first stage share that. Run again, and
+finished runs are skipped. Table, data and figure are
+<workdir>/comparison.{md,json,csv,png}.
 """
 
 import argparse
@@ -78,13 +79,18 @@ def compare(
     failed: dict[str, str] = {}
     pending: list[tuple[Run, Samples, int]] = []
     trained: dict[str, Path] = {}
+    first_stages: dict[str | None, Path] = {}
     for number, run in enumerate(runs, start=1):
         source = trained.setdefault(run.training_stamp, run.folder)
+        stage = tasks.make(run.config).first_stage()
+        stage_stamp = stage and make_stamp(config_to_json(stage[0]))
+        stage_source = first_stages.setdefault(stage_stamp, run.folder)
         if run.read_result() is not None:
             continue
         steps = run.config.train.num_steps
         print(f"[{number}/{len(runs)}] {run.name}: {steps} steps", flush=True)
         run.adopt_training(source)
+        run.adopt_first_stage(stage_source)
         try:
             pending.append((run, *train_and_sample(run, tasks)))
         except TrainingError as error:

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from ncgn_jax.config import config_to_json
 from ncgn_jax.generate import read_run_config
 from ncgn_jax.tasks import Task, make_task
+from ncgn_jax.train import FIRST_STAGE
 from ncgn_jax.variants import training_fields
 
 
@@ -74,14 +75,16 @@ class Run:
         Args:
           source: Folder of that run.
         """
-        target = self.folder / "checkpoints"
-        if target.exists() or not (source / "checkpoints").is_dir():
-            return
-        partial = self.folder / "checkpoints.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(source / "checkpoints", partial)
-        shutil.copy(source / "metrics.csv", self.folder / "metrics.csv")
-        partial.replace(target)
+        if _copy_folder("checkpoints", source, self.folder):
+            shutil.copy(source / "metrics.csv", self.folder / "metrics.csv")
+
+    def adopt_first_stage(self, source: Path) -> None:
+        """Copies the first stage of a run whose first stage was the same.
+
+        Args:
+          source: Folder of that run.
+        """
+        _copy_folder(FIRST_STAGE, source, self.folder)
 
     def read_result(self) -> dict[str, Any] | None:
         """Reads the rows if the run is finished with just this configuration."""
@@ -99,6 +102,17 @@ class Run:
         stamp = make_stamp(config_to_json(self.config))
         content = {"stamp": stamp, "num_params": num_params, "rows": rows}
         write_json(self.folder / "result.json", content)
+
+
+def _copy_folder(name: str, source: Path, target: Path) -> bool:
+    """Copies a folder whole or not at all; tells whether there was need to."""
+    if (target / name).exists() or not (source / name).is_dir():
+        return False
+    partial = target / f"{name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(source / name, partial)
+    partial.replace(target / name)
+    return True
 
 
 class TaskMaker:

@@ -1,6 +1,6 @@
 """The training loop: validate, build the task, restore, step, log, save.
 
-    validate -> task -> state -> restore -> loop
+    validate -> task -> (first stage) -> state -> restore -> loop
 
 `make_train_step` is pure and per device: (state, batch, rng) -> (state, metrics). All
 randomness is fold_in(seed, step) and batches are functions of (seed, step), so a run
@@ -30,6 +30,7 @@ from ncgn_jax.tasks import TASKS, Task, default_config, make_task, validate_task
 from ncgn_jax.tasks.settings import validate_base
 
 Metrics = dict[str, Any]
+FIRST_STAGE = "first_stage"  # folder within that of the run
 
 
 class TrainingError(RuntimeError):
@@ -128,12 +129,21 @@ def init_state(task: Task, tx: optax.GradientTransformation, seed: int) -> Train
 
 
 def restore_or_init(
-    task: Task, tx: optax.GradientTransformation, seed: int, store: Checkpoints
+    task: Task,
+    tx: optax.GradientTransformation,
+    seed: int,
+    store: Checkpoints,
+    workdir: str | Path,
 ) -> TrainState:
-    """Restores the newest readable checkpoint of a run, or starts it."""
+    """Restores the newest readable checkpoint of a run, or starts it.
+
+    A run that starts trains its first stage before, if its task has one, in a folder
+    within its own; that too resumes.
+    """
     abstract = jax.eval_shape(lambda: init_state(task, tx, seed))
     restored = store.restore(abstract)
     if restored is None:
+        _train_first_stage(task, workdir)
         return init_state(task, tx, seed)
     state, step = restored
     if parallel.is_main_process():
@@ -163,7 +173,7 @@ def train(
     tx = make_optimizer(config)
     store = Checkpoints(workdir, config_to_json(config), config.train.max_to_keep)
     try:
-        state = restore_or_init(task, tx, config.seed, store)
+        state = restore_or_init(task, tx, config.seed, store, workdir)
         start = int(state.step)
         if start >= config.train.num_steps:
             return state
@@ -177,6 +187,18 @@ def train(
             return _loop(config, task, tx, state, store, writer)
     finally:
         store.close()
+
+
+def _train_first_stage(task: Task, workdir: str | Path) -> None:
+    """Trains what a task stands on, if anything, and hands it over."""
+    stage = task.first_stage()
+    if stage is None:
+        return
+    config, first = stage
+    if parallel.is_main_process():
+        print(f"first stage: {config.task}", flush=True)
+    state = train(config, Path(workdir) / FIRST_STAGE, first)
+    task.adopt(jax.device_get(state.ema), jax.device_get(state.model_state))
 
 
 def _loop(

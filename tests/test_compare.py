@@ -180,6 +180,12 @@ def test_variants_that_sample_otherwise_share_their_training(tmp_path):
     second.adopt_training(first.folder)
     state = second.folder / "checkpoints" / "3" / "state"
     assert state.read_text() == "trained"
+    # Likewise a first stage, of which there need not be one.
+    second.adopt_first_stage(first.folder)
+    (first.folder / "first_stage").mkdir()
+    (first.folder / "first_stage" / "config.json").write_text("{}")
+    second.adopt_first_stage(first.folder)
+    assert (second.folder / "first_stage" / "config.json").read_text() == "{}"
 
 
 def test_summary_has_mean_and_sample_deviation():

@@ -15,7 +15,7 @@ from ncgn_jax.faults import Faults
 from ncgn_jax.metrics.table import Column
 
 Tree = Any
-TASKS = ("point_clouds", "transcriptomics")
+TASKS = ("point_clouds", "transcriptomics", "molecules", "molecule_autoencoder")
 
 
 class Task(Protocol):
@@ -33,6 +33,13 @@ class Task(Protocol):
 
     def describe(self) -> list[str]:
         """Says in a few lines which data, graphs and model are used."""
+
+    def first_stage(self) -> "tuple[ConfigDict, Task] | None":
+        """Returns the run that must be trained before this one, if there is one.
+
+        What it trained is handed to `adopt(params, model_state)`, which only such
+        tasks have.
+        """
 
     def init(self, rng: jax.Array) -> tuple[Tree, Tree]:
         """Returns initial parameters and model state."""
@@ -112,6 +119,16 @@ def complete_config(config: ConfigDict) -> ConfigDict:
 
 
 def _module(task: str):
-    from ncgn_jax.tasks import point_clouds, transcriptomics
+    from ncgn_jax.tasks import (
+        molecule_autoencoder,
+        molecules,
+        point_clouds,
+        transcriptomics,
+    )
 
-    return {"point_clouds": point_clouds, "transcriptomics": transcriptomics}[task]
+    return {
+        "point_clouds": point_clouds,
+        "transcriptomics": transcriptomics,
+        "molecules": molecules,
+        "molecule_autoencoder": molecule_autoencoder,
+    }[task]

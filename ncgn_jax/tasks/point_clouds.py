@@ -119,6 +119,10 @@ class PointCloudTask:
         """Returns the network; `axis_name` joins batch norm over devices."""
         return make_network(self.config, DIM, axis_name)
 
+    def first_stage(self) -> None:
+        """Returns what must be trained before: nothing."""
+        return
+
     def init(self, rng: jax.Array) -> tuple[Any, Any]:
         """Returns initial parameters and batch statistics."""
         num_points = self.config.data.num_points

@@ -159,6 +159,10 @@ class TranscriptomicsTask:
         """Returns the network; `axis_name` joins batch norm over devices."""
         return make_network(self.config, self.num_genes, axis_name)
 
+    def first_stage(self) -> None:
+        """Returns what must be trained before: nothing."""
+        return
+
     def init(self, rng: jax.Array) -> tuple[Any, Any]:
         """Returns initial parameters and batch statistics."""
         index = np.zeros(1, np.int32)

@@ -1,0 +1,17 @@
+"""The first stage of configs/molecules.py alone: how much latents keep of a molecule.
+
+Paper:    arXiv 2501.03696, section 3
+Command:  python -m ncgn_jax.main --config=configs/molecule_autoencoder.py
+          --config.data.path=qm9pack-1.0.3-py3-none-any.whl
+Hardware: 2 CPU cores, 1 device
+Expect:   see README.md, "Results"
+"""
+
+from ml_collections import ConfigDict
+
+from ncgn_jax.tasks.molecule_autoencoder import default_config
+
+
+def get_config() -> ConfigDict:
+    """Returns the experiment."""
+    return default_config().lock()

@@ -1,0 +1,29 @@
+"""Molecules: diffusion in the latents of an autoencoder (arXiv 2501.03696).
+
+Paper:    section 4, QM9; mended as README.md, "Molecules", says
+Command:  python -m ncgn_jax.main --config=configs/molecules.py
+          --config.data.path=qm9pack-1.0.3-py3-none-any.whl
+Hardware: 2 CPU cores, 1 device
+Expect:   see README.md, "Results"
+
+Without data.path (or NCGN_DATA, or an installed qm9pack) it trains on the 600
+molecules that come with the package and says so. A file of one's own (.smi, .csv,
+.sdf) does as well.
+"""
+
+from ml_collections import ConfigDict
+
+from ncgn_jax.tasks.molecules import default_config
+
+
+def get_config() -> ConfigDict:
+    """Returns the experiment."""
+    config = default_config()
+    config.process.schedule = "linear"
+    config.process.target = "data"
+    config.train.num_steps = 12_000
+    config.train.batch_size = 128
+    config.train.learning_rate = 1e-3
+    config.sample.num_samples = 10_000
+    config.sample.num_steps = 50
+    return config.lock()

@@ -1,0 +1,382 @@
+"""Molecules to a few numbers an atom, and back (arXiv 2501.03696, mended).
+
+The encoder gives every atom a latent of `latent_dim` numbers (where it is in the
+molecule) and `type_dim` more (what it is); the decoder reads atom classes and bond
+orders off all latents of a molecule. Latents have mean 0 and variance 1 over the
+training atoms, by running statistics, so that noise levels mean the same for each.
+
+An encoder that treats equal atoms equally cannot place them apart, and no decoder can
+then tell which of them are bonded: `symmetry` says what tells equal atoms apart.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from ncgn_jax.models.layers import batch_norm
+from ncgn_jax.models.pair_attention import PairTransformer, radial_features
+from ncgn_jax.models.pna import PNA
+
+ENCODERS = ("pna", "depiction", "residual")
+SYMMETRIES = ("none", "random", "depiction")
+DECODERS = ("attention", "pna")
+BOND_HEADS = ("joint", "separate")
+NUM_ORDERS = 4  # none, single, double, triple
+
+_RANDOM_FEATURES = 4
+_BOND_LENGTH = 1.5  # of RDKit's depictions
+
+
+@flax.struct.dataclass
+class MoleculeBatch:
+    """A batch of padded molecules.
+
+    Attributes:
+      atoms: Class of each atom, int [molecule, atom]; anything in padding.
+      bonds: Order of each bond, int [molecule, atom, atom], symmetric, 0 for none.
+      depictions: Coordinates of a drawing, [molecule, atom, 2], 0 in padding.
+      mask: True for real atoms, [molecule, atom].
+    """
+
+    atoms: jax.Array
+    bonds: jax.Array
+    depictions: jax.Array
+    mask: jax.Array
+
+    @property
+    def pair_mask(self) -> jax.Array:
+        """True for pairs of two different real atoms, [molecule, atom, atom]."""
+        return pair_mask(self.mask)
+
+
+def pair_mask(mask: jax.Array) -> jax.Array:
+    """Tells the pairs of two different real atoms, bool [molecule, atom, atom].
+
+    Args:
+      mask: True for real atoms, [molecule, atom].
+    """
+    different = ~jnp.eye(mask.shape[1], dtype=bool)[None]
+    return mask[:, :, None] & mask[:, None, :] & different
+
+
+class UnitVariance(nn.Module):
+    """Standardises features over real rows, with running statistics and no scale.
+
+    Attributes:
+      axis_name: Device axis over which statistics are averaged, if any.
+    """
+
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, values: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
+        """Normalises [row, feature]; `mask` [row] keeps rows out of statistics."""
+        width = values.shape[-1]
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (width,))
+        var = self.variable("batch_stats", "var", jnp.ones, (width,))
+        if not train:
+            return (values - mean.value[None]) * jax.lax.rsqrt(var.value + 1e-5)[None]
+        ones, zeros = jnp.ones(width, values.dtype), jnp.zeros(width, values.dtype)
+        axis_name = None if self.is_initializing() else self.axis_name
+        out, new_mean, new_var = batch_norm(values, ones, zeros, mask, axis_name)
+        if not self.is_initializing():
+            mean.value = 0.95 * mean.value + 0.05 * new_mean
+            var.value = 0.95 * var.value + 0.05 * new_var
+        return out
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentSizes:
+    """Widths of an autoencoder.
+
+    Attributes:
+      latent_dim: Numbers that place an atom.
+      type_dim: Numbers that say what it is; 0 leaves that to the others.
+      width: Hidden features of encoder and decoder.
+      pair_width: Features of pairs in the decoder.
+      num_layers: Layers of each.
+    """
+
+    latent_dim: int
+    type_dim: int
+    width: int
+    pair_width: int
+    num_layers: int
+
+    @property
+    def total(self) -> int:
+        """Numbers an atom."""
+        return self.latent_dim + self.type_dim
+
+
+class Encoder(nn.Module):
+    """Maps molecules to the mean and deviation of each atom's latent.
+
+    `pna` is message passing along the bonds. `depiction` takes the coordinates of a
+    drawing for the latent, turned and mirrored at random; `residual` adds to them what
+    message passing learns to add. Types have a learned code each.
+
+    Attributes:
+      num_classes: Atom classes.
+      sizes: Widths.
+      kind: One of `ENCODERS`.
+      symmetry: One of `SYMMETRIES`; `none` for the published one.
+      noise_floor: Least deviation, in units of the latents' own.
+      variational: Learns the deviation.
+      centered: Moves the mean of a molecule's first `latent_dim` numbers to 0.
+      mean_log_degree: See `pna.aggregate`.
+      axis_name: Device axis over which statistics are averaged, if any.
+    """
+
+    num_classes: int
+    sizes: LatentSizes
+    kind: str = "pna"
+    symmetry: str = "random"
+    noise_floor: float = 0.1
+    variational: bool = False
+    centered: bool = False
+    mean_log_degree: float = 1.0
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(
+        self, molecules: MoleculeBatch, keys: jax.Array, train: bool = False
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns mean and deviation, [molecule, atom, total]; 0 and 1 in padding.
+
+        Args:
+          molecules: A batch.
+          keys: One key a molecule, for what tells equal atoms apart, [molecule].
+          train: Whether statistics are those of the batch, and kept.
+        """
+        turned = turn_at_random(keys, molecules.depictions) / _BOND_LENGTH
+        place, log_std = self._place(molecules, turned, keys)
+        parts = [place]
+        if self.sizes.type_dim:
+            code = nn.Embed(self.num_classes, self.sizes.type_dim, name="types")
+            parts.append(code(jnp.maximum(molecules.atoms, 0)))
+        raw = jnp.concatenate(parts, axis=-1)
+        flat = raw.reshape(-1, raw.shape[-1])
+        norm = UnitVariance(self.axis_name, name="standardise")
+        mean = norm(flat, molecules.mask.reshape(-1), train).reshape(raw.shape)
+        if self.centered:
+            mean = center(mean, molecules.mask, self.sizes.latent_dim)
+        std = jnp.full(mean.shape, self.noise_floor, mean.dtype)
+        if log_std is not None:
+            learned = std[..., : self.sizes.latent_dim] + jax.nn.softplus(log_std)
+            std = std.at[..., : self.sizes.latent_dim].set(learned)
+        real = molecules.mask[:, :, None]
+        return jnp.where(real, mean, 0.0), jnp.where(real, std, 1.0)
+
+    def _place(self, molecules, turned, keys):
+        sizes = self.sizes
+        if self.kind == "depiction":
+            return turned, None
+        symmetry = "depiction" if self.kind == "residual" else self.symmetry
+        nodes = [jax.nn.one_hot(molecules.atoms, self.num_classes)]
+        if symmetry == "random":
+            shape = (turned.shape[1], _RANDOM_FEATURES)
+            draw = jax.vmap(lambda key: jax.random.normal(key, shape))
+            nodes.append(draw(keys))
+        elif symmetry == "depiction":
+            nodes.append(turned)
+        nodes = jnp.where(molecules.mask[:, :, None], jnp.concatenate(nodes, -1), 0.0)
+        pairs = jax.nn.one_hot(molecules.bonds, NUM_ORDERS)[..., 1:]
+        network = PNA(
+            sizes.width,
+            sizes.latent_dim * (1 + self.variational),
+            sizes.num_layers,
+            self.mean_log_degree,
+            residual=True,
+            name="pna",
+        )
+        out = network(nodes, pairs, (molecules.bonds > 0) & molecules.pair_mask)
+        place, log_std = out[..., : sizes.latent_dim], None
+        if self.variational:
+            # Deviations start small: at first the decoder must find anything at all.
+            log_std = out[..., sizes.latent_dim :] - 4.0
+        if self.kind == "residual":
+            place = turned + 0.4 * jnp.tanh(place)
+        return place, log_std
+
+
+class Decoder(nn.Module):
+    """Maps latents to logits of atom classes and bond orders.
+
+    `attention` sees all pairs of atoms with their offsets; `pna` is message passing on
+    the complete graph, as published. Bonds are read off pairs at once (`joint`), or
+    as published (`separate`): whether there is one from the latents, and its order by
+    a graph convolution over the molecule that results.
+
+    Attributes:
+      num_classes: Atom classes.
+      sizes: Widths.
+      kind: One of `DECODERS`.
+      bonds: One of `BOND_HEADS`.
+    """
+
+    num_classes: int
+    sizes: LatentSizes
+    kind: str = "attention"
+    bonds: str = "joint"
+
+    @nn.compact
+    def __call__(
+        self,
+        latents: jax.Array,
+        mask: jax.Array,
+        molecules: MoleculeBatch | None = None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Decodes a batch.
+
+        Args:
+          latents: [molecule, atom, total].
+          mask: True for real atoms, [molecule, atom].
+          molecules: In training, the truth, on which `separate` learns bond orders;
+            None to use what has been decoded.
+
+        Returns:
+          Atom logits [molecule, atom, class] and bond logits [molecule, atom, atom,
+          order], symmetric.
+        """
+        num_heads = NUM_ORDERS if self.bonds == "joint" else 1
+        atoms, bonds = self._read(latents, mask, num_heads)
+        if self.bonds == "joint":
+            return atoms, bonds
+        there = bonds[..., 0]
+        classes, adjacency = jnp.argmax(atoms, -1), (there > 0) & pair_mask(mask)
+        if molecules is not None:
+            classes, adjacency = molecules.atoms, molecules.bonds > 0
+        nodes = jax.nn.one_hot(classes, self.num_classes)
+        orders = BondOrders(name="orders")(nodes, adjacency)
+        orders = jax.nn.log_softmax(orders, axis=-1)
+        logits = jnp.concatenate(
+            [
+                jax.nn.log_sigmoid(-there)[..., None],
+                jax.nn.log_sigmoid(there)[..., None] + orders,
+            ],
+            axis=-1,
+        )
+        return atoms, logits
+
+    def _read(self, latents, mask, num_heads):
+        sizes = self.sizes
+        if self.kind == "attention":
+            offsets = latents[:, :, None] - latents[:, None]
+            place = radial_features(offsets[..., : sizes.latent_dim])
+            pairs = jnp.concatenate([place, offsets[..., sizes.latent_dim :]], axis=-1)
+            network = PairTransformer(
+                self.num_classes,
+                num_heads,
+                sizes.width,
+                sizes.pair_width,
+                sizes.num_layers,
+                name="transformer",
+            )
+            return network(latents, pairs, mask)
+        all_pairs = mask[:, :, None] & mask[:, None]
+        no_features = jnp.zeros((*all_pairs.shape, 0), latents.dtype)
+        # On a complete graph degrees say only how many atoms there are.
+        network = PNA(sizes.width, sizes.width, sizes.num_layers, 2.0, name="pna")
+        h = network(latents, no_features, all_pairs)
+        atoms = nn.Dense(self.num_classes, name="atoms")(h)
+        apart = jnp.abs(h[:, :, None] - h[:, None])
+        together = h[:, :, None] + h[:, None]
+        hidden = nn.Dense(sizes.width, name="pairs_hidden")(
+            jnp.concatenate([apart, together], axis=-1)
+        )
+        return atoms, nn.Dense(num_heads, name="pairs")(jax.nn.relu(hidden))
+
+
+class BondOrders(nn.Module):
+    """Tells bond orders from atoms and which of them are bonded (arXiv 2501.03696).
+
+    Two graph convolutions (Kipf & Welling 2017) with self loops, then a perceptron on
+    the sum and the distance of both ends.
+
+    Attributes:
+      width: Hidden features.
+    """
+
+    width: int = 32
+
+    @nn.compact
+    def __call__(self, nodes: jax.Array, adjacency: jax.Array) -> jax.Array:
+        """Returns logits of single, double, triple, [molecule, atom, atom, 3].
+
+        Args:
+          nodes: Classes, one-hot, [molecule, atom, class].
+          adjacency: Who is bonded, bool [molecule, atom, atom].
+        """
+        loops = jnp.eye(nodes.shape[1], dtype=nodes.dtype)[None]
+        weights = adjacency.astype(nodes.dtype) + loops
+        inverse = jax.lax.rsqrt(jnp.sum(weights, axis=2))
+        weights = weights * inverse[:, :, None] * inverse[:, None]
+        h = nodes
+        for i in range(2):
+            h = jax.nn.relu(weights @ nn.Dense(self.width, name=f"convolution_{i}")(h))
+        ends = (h[:, :, None] + h[:, None], jnp.abs(h[:, :, None] - h[:, None]))
+        hidden = nn.Dense(self.width, name="hidden")(jnp.concatenate(ends, axis=-1))
+        return nn.Dense(NUM_ORDERS - 1, name="orders")(jax.nn.relu(hidden))
+
+
+def turn_at_random(keys: jax.Array, coordinates: jax.Array) -> jax.Array:
+    """Turns each molecule by a random angle, and mirrors half of them.
+
+    Args:
+      keys: One key a molecule, [molecule].
+      coordinates: [molecule, atom, 2].
+    """
+    drawn = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys)
+    angle, mirror = 2 * jnp.pi * drawn[:, 0], jnp.where(drawn[:, 1] < 0.5, 1.0, -1.0)
+    sine, cosine = jnp.sin(angle), jnp.cos(angle)
+    turn = jnp.stack([cosine, -sine, mirror * sine, mirror * cosine], axis=1)
+    return jnp.einsum("bij,bnj->bni", turn.reshape(-1, 2, 2), coordinates)
+
+
+def center(values: jax.Array, mask: jax.Array, num: int) -> jax.Array:
+    """Moves the mean over real atoms of the first `num` features to 0.
+
+    Args:
+      values: [molecule, atom, feature].
+      mask: True for real atoms, [molecule, atom].
+      num: How many features.
+
+    Returns:
+      The moved values, 0 in padding.
+    """
+    real = mask[:, :, None]
+    values = jnp.where(real, values, 0.0)
+    count = jnp.maximum(jnp.sum(real, axis=1, keepdims=True), 1)
+    mean = jnp.sum(values, axis=1, keepdims=True) / count
+    moved = jnp.arange(values.shape[-1])[None, None] < num
+    return jnp.where(real & moved, values - mean, values)
+
+
+def reconstruction_loss(
+    molecules: MoleculeBatch, atom_logits: jax.Array, bond_logits: jax.Array
+) -> jax.Array:
+    """Returns the negative log-likelihood of each molecule, [molecule].
+
+    Sums of cross-entropies over atoms and over pairs of atoms, each pair once.
+    """
+    atoms = _cross_entropy(atom_logits, molecules.atoms)
+    bonds = _cross_entropy(bond_logits, molecules.bonds)
+    atoms = jnp.sum(jnp.where(molecules.mask, atoms, 0.0), axis=1)
+    bonds = jnp.sum(jnp.where(molecules.pair_mask, bonds, 0.0), axis=(1, 2))
+    return atoms + 0.5 * bonds
+
+
+def _cross_entropy(logits, labels):
+    logs = jax.nn.log_softmax(logits, axis=-1)
+    labels = jnp.maximum(labels, 0).astype(jnp.int32)
+    return -jnp.take_along_axis(logs, labels[..., None], axis=-1)[..., 0]
+
+
+def divergence(mean: jax.Array, std: jax.Array, mask: jax.Array) -> jax.Array:
+    """Returns KL(N(mean, std^2) || N(0, 1)) summed over real atoms, [molecule]."""
+    terms = 0.5 * (mean**2 + std**2 - 2.0 * jnp.log(std) - 1.0)
+    return jnp.sum(jnp.where(mask[:, :, None], terms, 0.0), axis=(1, 2))

@@ -1,0 +1,155 @@
+"""Attention over nodes with a feature for every pair of them.
+
+For graphs so small (molecules) that a dense [node, node] array costs little: pairs
+bias the attention, are updated from their nodes, and reason over triangles,
+p_ij += W sum_k a(p_ik) b(p_kj), as in the structure modules of protein folding
+(Jumper et al. 2021, algorithm 11; here without gates). Conditioning, such as time,
+enters by adaptive layer norms with gates that start closed (Peebles & Xie 2023).
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ncgn_jax.models.layers import Norm, layer_norm
+
+_HIDDEN = -1e9  # a logit that no softmax lets through
+
+
+def embed_time(t: jax.Array, width: int) -> jax.Array:
+    """Returns sines and cosines of t at frequencies from 1 to 1000, [batch, width].
+
+    Args:
+      t: Times in [0, 1], [batch].
+      width: Even number of features.
+    """
+    frequencies = jnp.geomspace(1.0, 1000.0, width // 2, dtype=t.dtype)
+    angles = t[:, None] * frequencies[None]
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
+
+
+def radial_features(offsets: jax.Array, num: int = 12, reach: float = 4.0) -> jax.Array:
+    """Describes offsets by themselves and Gaussian bumps of their length.
+
+    Args:
+      offsets: [..., dim].
+      num: Number of bumps, centred evenly on [0, reach].
+      reach: Largest length told apart.
+
+    Returns:
+      [..., dim + num].
+    """
+    squares = jnp.sum(offsets**2, axis=-1, keepdims=True)
+    lengths = jnp.sqrt(squares + 1e-6)
+    centers = jnp.linspace(0.0, reach, num, dtype=offsets.dtype)
+    shape = (1,) * (offsets.ndim - 1) + (num,)
+    bumps = jnp.exp(-(((lengths - centers.reshape(shape)) * (num / reach)) ** 2))
+    return jnp.concatenate([offsets, bumps], axis=-1)
+
+
+class PairTransformer(nn.Module):
+    """Layers of pair-biased attention.
+
+    Attributes:
+      node_dim: Numbers predicted for each node.
+      pair_dim: Numbers predicted for each pair, symmetric in it; 0 for none.
+      width: Features of nodes.
+      pair_width: Features of pairs; memory and time are mostly theirs.
+      num_layers: Layers.
+      num_heads: Heads; divides `width`.
+    """
+
+    node_dim: int
+    pair_dim: int = 0
+    width: int = 96
+    pair_width: int = 16
+    num_layers: int = 5
+    num_heads: int = 8
+
+    @nn.compact
+    def __call__(
+        self,
+        nodes: jax.Array,
+        pairs: jax.Array,
+        mask: jax.Array,
+        condition: jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Maps a batch of graphs of padded nodes.
+
+        Args:
+          nodes: [graph, node, feature].
+          pairs: [graph, node, node, feature].
+          mask: True for real nodes, [graph, node].
+          condition: [graph, feature], or None.
+
+        Returns:
+          Nodes [graph, node, node_dim] and pairs [graph, node, node, pair_dim] (None
+          if that is 0); what stands in padding has no meaning.
+        """
+        h = nn.Dense(self.width, name="embed_nodes")(nodes)
+        p = nn.Dense(self.pair_width, name="embed_pairs")(pairs)
+        if condition is not None:
+            condition = nn.silu(nn.Dense(self.width, name="condition")(condition))
+        for i in range(self.num_layers):
+            h = self._attend(i, h, p, mask, condition)
+            h = self._transform(i, h, condition)
+            p = self._update_pairs(i, h, p, mask)
+        h = Norm("layer", name="norm_nodes")(h, train=False)
+        out = nn.Dense(self.node_dim, kernel_init=nn.initializers.zeros, name="nodes")
+        if not self.pair_dim:
+            return out(h), None
+        p = Norm("layer", name="norm_pairs")(p + p.swapaxes(1, 2), train=False)
+        p = nn.gelu(nn.Dense(2 * self.pair_width, name="pairs_hidden")(p))
+        return out(h), nn.Dense(self.pair_dim, name="pairs")(p)
+
+    def _modulate(self, name, h, condition):
+        """Returns the normalised nodes and the gate of what is made of them."""
+        width = h.shape[-1]
+        if condition is None:
+            return Norm("layer", name=f"{name}_norm")(h, train=False), 1.0
+        dense = nn.Dense(
+            3 * width, kernel_init=nn.initializers.zeros, name=f"{name}_modulation"
+        )
+        shift, scale, gate = jnp.split(dense(condition)[:, None], 3, axis=-1)
+        ones, zeros = jnp.ones(width, h.dtype), jnp.zeros(width, h.dtype)
+        return layer_norm(h, ones, zeros) * (1.0 + scale) + shift, gate
+
+    def _attend(self, i, h, p, mask, condition):
+        heads = self.num_heads
+        normed, gate = self._modulate(f"attention_{i}", h, condition)
+        qkv = nn.Dense(3 * self.width, use_bias=False, name=f"qkv_{i}")(normed)
+        qkv = qkv.reshape(*h.shape[:2], 3, heads, self.width // heads)
+        q, k, v = (qkv[:, :, j] for j in range(3))
+        logits = jnp.einsum("bihc,bjhc->bijh", q, k) / math.sqrt(q.shape[-1])
+        logits = logits + nn.Dense(heads, use_bias=False, name=f"bias_{i}")(p)
+        logits = jnp.where(mask[:, None, :, None], logits, _HIDDEN)
+        share = jax.nn.softmax(logits, axis=2)
+        heard = jnp.einsum("bijh,bjhc->bihc", share, v).reshape(h.shape)
+        # What the attended pairs say, which node values cannot carry.
+        told = jnp.einsum("bijh,bijc->bihc", share, p)
+        heard = jnp.concatenate([heard, told.reshape(*h.shape[:2], -1)], axis=-1)
+        return h + gate * nn.Dense(self.width, name=f"heard_{i}")(heard)
+
+    def _transform(self, i, h, condition):
+        normed, gate = self._modulate(f"mlp_{i}", h, condition)
+        hidden = nn.gelu(nn.Dense(2 * self.width, name=f"mlp_{i}_hidden")(normed))
+        return h + gate * nn.Dense(self.width, name=f"mlp_{i}_out")(hidden)
+
+    def _update_pairs(self, i, h, p, mask):
+        width = self.pair_width
+        normed = Norm("layer", name=f"pairs_{i}_norm")(p, train=False)
+        ends = nn.Dense(2 * width, name=f"ends_{i}")(h)
+        one, other = jnp.split(ends, 2, axis=-1)
+        # Triangles through a third node: every pair of paths i-k, k-j.
+        legs = nn.Dense(2 * width, name=f"legs_{i}")(normed)
+        legs = jnp.where(mask[:, None, :, None], legs, 0.0)
+        first, second = jnp.split(legs, 2, axis=-1)
+        triangles = jnp.einsum("bikc,bjkc->bijc", first, second) / h.shape[1]
+        inputs = jnp.concatenate([normed, triangles], axis=-1)
+        hidden = nn.Dense(2 * width, name=f"pairs_{i}_hidden")(inputs)
+        hidden += nn.Dense(2 * width, use_bias=False, name=f"pairs_{i}_ends")(
+            one[:, :, None] + other[:, None]
+        )
+        return p + nn.Dense(width, name=f"pairs_{i}_out")(nn.gelu(hidden))

@@ -1,0 +1,155 @@
+"""Principal neighbourhood aggregation on complete graphs of few nodes.
+
+(Corso et al. 2020, arXiv 2004.05718.) A node hears its neighbours through four
+aggregators (mean, minimum, maximum, standard deviation), each scaled in three ways by
+the node's degree d against the mean of log(d + 1) over the training graphs:
+
+  identity 1,  amplification log(d + 1) / delta,  attenuation delta / log(d + 1).
+
+Molecules have so few atoms that a batch is held as complete graphs, `connect_all`,
+whose edges are switched off by a mask: static shapes, and receivers in order, so that
+aggregation is a reshape.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+
+_STD_EPSILON = 1e-5
+
+
+def connect_all(nodes: jax.Array, pairs: jax.Array) -> jraph.GraphsTuple:
+    """Returns graphs in which every node hears every node, itself included.
+
+    Args:
+      nodes: Features, [graph, node, feature].
+      pairs: Features of edges, [graph, receiver, sender, feature].
+
+    Returns:
+      A batch whose edges are sorted by receiver, `node` of them each.
+    """
+    num_graphs, n = nodes.shape[:2]
+    first = n * np.arange(num_graphs, dtype=np.int32)[:, None, None]
+    place = np.arange(n, dtype=np.int32)
+    shape = (num_graphs, n, n)
+    return jraph.GraphsTuple(
+        nodes=nodes.reshape(num_graphs * n, -1),
+        edges=pairs.reshape(num_graphs * n * n, -1),
+        senders=np.broadcast_to(first + place[None, None], shape).reshape(-1),
+        receivers=np.broadcast_to(first + place[None, :, None], shape).reshape(-1),
+        n_node=np.full(num_graphs, n, np.int32),
+        n_edge=np.full(num_graphs, n * n, np.int32),
+        globals=None,
+    )
+
+
+def aggregate(
+    messages: jax.Array, mask: jax.Array, mean_log_degree: float
+) -> jax.Array:
+    """Joins the messages to each node by 4 aggregators times 3 scalers.
+
+    Args:
+      messages: [receiver, sender, feature].
+      mask: Which edges there are, bool [receiver, sender].
+      mean_log_degree: delta, the mean of log(degree + 1) in training.
+
+    Returns:
+      [receiver, 12 * feature]: scalers outside, aggregators inside. A node without
+      neighbours gets 0 (its standard deviation is the square root of 1e-5).
+    """
+    there = mask[:, :, None]
+    degree = jnp.sum(mask, axis=1, dtype=messages.dtype)[:, None]
+    count = jnp.maximum(degree, 1.0)
+    mean = jnp.sum(jnp.where(there, messages, 0.0), axis=1) / count
+    square = jnp.sum(jnp.where(there, messages**2, 0.0), axis=1) / count
+    std = jnp.sqrt(jax.nn.relu(square - mean**2) + _STD_EPSILON)
+    low = jnp.min(jnp.where(there, messages, jnp.inf), axis=1)
+    high = jnp.max(jnp.where(there, messages, -jnp.inf), axis=1)
+    low, high = (jnp.where(degree > 0, ends, 0.0) for ends in (low, high))
+    joined = jnp.concatenate([mean, low, high, std], axis=1)
+    # A lonely node is scaled as one of degree 1; log(1) would divide by 0.
+    relative = jnp.log(count + 1.0) / mean_log_degree
+    return jnp.concatenate([joined, joined * relative, joined / relative], axis=1)
+
+
+class PNALayer(nn.Module):
+    """One step of message passing: linear messages, 12 aggregates, linear update.
+
+    Attributes:
+      features: Width of messages and output.
+      mean_log_degree: See `aggregate`.
+    """
+
+    features: int
+    mean_log_degree: float
+
+    @nn.compact
+    def __call__(
+        self, graph: jraph.GraphsTuple, edge_mask: jax.Array
+    ) -> jraph.GraphsTuple:
+        """Updates the nodes; `edge_mask` [edge] tells which edges there are."""
+        num_nodes = graph.nodes.shape[0]
+        mask = edge_mask.reshape(num_nodes, -1)
+
+        def update_edge(edges, sent, received, _):
+            inputs = jnp.concatenate([received, sent, edges], axis=1)
+            return nn.Dense(self.features, name="message")(inputs)
+
+        def update_node(nodes, _, received, __):
+            inputs = jnp.concatenate([nodes, received], axis=1)
+            hidden = nn.Dense(self.features, name="update")(inputs)
+            return nn.Dense(self.features, name="mix")(hidden)
+
+        def join(messages, _, __):
+            messages = messages.reshape(*mask.shape, -1)
+            return aggregate(messages, mask, self.mean_log_degree)
+
+        network = jraph.GraphNetwork(
+            update_edge, update_node, aggregate_edges_for_nodes_fn=join
+        )
+        return network(graph)._replace(edges=graph.edges)
+
+
+class PNA(nn.Module):
+    """Layers of PNA with ReLU between them.
+
+    Attributes:
+      width: Features of the inner layers.
+      out_dim: Features of the last.
+      num_layers: Layers, at least 1.
+      mean_log_degree: See `aggregate`.
+      residual: Adds each inner layer's input to its output where widths agree.
+    """
+
+    width: int
+    out_dim: int
+    num_layers: int
+    mean_log_degree: float
+    residual: bool = False
+
+    @nn.compact
+    def __call__(
+        self, nodes: jax.Array, pairs: jax.Array, pair_mask: jax.Array
+    ) -> jax.Array:
+        """Maps [graph, node, feature] to [graph, node, out_dim].
+
+        Args:
+          nodes: Features of nodes.
+          pairs: Features of edges, [graph, receiver, sender, feature].
+          pair_mask: Which edges there are, bool [graph, receiver, sender].
+        """
+        graph, edge_mask = connect_all(nodes, pairs), pair_mask.reshape(-1)
+        for i in range(self.num_layers):
+            is_last = i == self.num_layers - 1
+            width = self.out_dim if is_last else self.width
+            layer = PNALayer(width, self.mean_log_degree, name=f"layer_{i}")
+            new = layer(graph, edge_mask)
+            if not is_last:
+                hidden = jax.nn.relu(new.nodes)
+                if self.residual and hidden.shape == graph.nodes.shape:
+                    hidden = hidden + graph.nodes
+                new = new._replace(nodes=hidden)
+            graph = new
+        return graph.nodes.reshape(*nodes.shape[:2], self.out_dim)

@@ -1,0 +1,166 @@
+"""Noise on the latents of padded molecules, with or without heat.
+
+One interpolant for all: with heat it acts on the coefficients of modes, and a mode
+has an alpha of its own (`process.blurring`); the network sees atoms in either case.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from ncgn_jax.process import (
+    Denoiser,
+    Schedule,
+    interpolate,
+    make_denoiser,
+    make_schedule,
+    make_target,
+)
+from ncgn_jax.process.blurring import (
+    from_modes,
+    make_blur,
+    make_heat_modes,
+    still_schedule,
+    to_modes,
+    with_heat,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentProcess:
+    """The process of a configuration.
+
+    Attributes:
+      base: Noise alone; its weights are those of the loss.
+      max_atoms: Atoms that molecules are padded to.
+      heat: `none`, or one of `blurring.HEAT_KINDS`.
+      blur: How far heat has spread at t; None without heat.
+    """
+
+    base: Schedule
+    max_atoms: int
+    heat: str = "none"
+    blur: Callable[[jax.Array], jax.Array] | None = None
+
+    def schedule(self, mask: jax.Array) -> Schedule:
+        """Returns the schedule of a batch of molecules.
+
+        Args:
+          mask: True for real atoms, [molecule, atom].
+        """
+        if self.blur is None:
+            return self.base
+        rates = make_heat_modes(self.heat, self.max_atoms).rates
+        return with_heat(self.base, jnp.asarray(rates)[jnp.sum(mask, 1)], self.blur)
+
+    def to_state(self, values: jax.Array, mask: jax.Array) -> jax.Array:
+        """Takes latents [molecule, atom, number] to what is noised."""
+        return values if self.blur is None else to_modes(self._basis(mask), values)
+
+    def to_latents(self, state: jax.Array, mask: jax.Array) -> jax.Array:
+        """Undoes `to_state`."""
+        return state if self.blur is None else from_modes(self._basis(mask), state)
+
+    def _basis(self, mask):
+        basis = make_heat_modes(self.heat, self.max_atoms).basis
+        return jnp.asarray(basis)[jnp.sum(mask, axis=1)]
+
+    def noise(
+        self,
+        latents: jax.Array,
+        noise: jax.Array,
+        t: jax.Array,
+        mask: jax.Array,
+        target: str,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Mixes latents and noise.
+
+        Args:
+          latents: Clean ones, [molecule, atom, number], 0 in padding.
+          noise: Standard normal, 0 in padding.
+          t: Times, [molecule].
+          mask: True for real atoms, [molecule, atom].
+          target: What is to be predicted, one of `process.PREDICTION_KINDS`.
+
+        Returns:
+          Noisy latents and the target, as the network sees them.
+        """
+        schedule = self.schedule(mask)
+        data, noise = (self.to_state(part, mask) for part in (latents, noise))
+        x_t = interpolate(schedule, t, data, noise)
+        wanted = make_target(target, schedule, t, data, noise)
+        return self.to_latents(x_t, mask), self.to_latents(wanted, mask)
+
+    def denoiser(
+        self,
+        network: Callable[[jax.Array, jax.Array], jax.Array],
+        target: str,
+        mask: jax.Array,
+        data_limit: float | None = None,
+    ) -> Denoiser:
+        """Turns a network on latents into what sampler steps work with."""
+
+        def predict(state, t):
+            return self.to_state(network(self.to_latents(state, mask), t), mask)
+
+        return make_denoiser(predict, target, self.schedule(mask), data_limit)
+
+
+def make_process(config: ConfigDict, max_atoms: int) -> LatentProcess:
+    """Builds the process of a configuration."""
+    own = config.process
+    if own.still_noise is not None:
+        base = still_schedule(own.still_noise)
+    else:
+        options = {}
+        if own.chain_steps:
+            options["num_steps"] = own.chain_steps
+        if own.rescale_betas:
+            options["rescale_betas"] = True
+        base = make_schedule(own.schedule, **options)
+    if own.heat == "none":
+        return LatentProcess(base, max_atoms)
+    blur = make_blur(own.blur, own.max_blur, own.min_blur)
+    return LatentProcess(base, max_atoms, own.heat, blur)
+
+
+def row_keys(rng: jax.Array, rows: jax.Array, num: int) -> jax.Array:
+    """Returns `num` keys for each row that depend on its number alone, [row, num].
+
+    Args:
+      rng: Key of the step.
+      rows: Number of each row in the whole batch, [row].
+      num: Keys a row.
+    """
+    return jax.vmap(lambda row: jax.random.split(jax.random.fold_in(rng, row), num))(
+        rows
+    )
+
+
+def masked_noise(keys: jax.Array, mask: jax.Array, dim: int) -> jax.Array:
+    """Draws standard normal latents from one key a molecule, 0 in padding.
+
+    Args:
+      keys: [molecule].
+      mask: True for real atoms, [molecule, atom].
+      dim: Numbers an atom.
+    """
+    shape = (mask.shape[1], dim)
+    noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+    return jnp.where(mask[:, :, None], noise, 0.0)
+
+
+def draw_sizes(counts: np.ndarray, num: int, seed: int) -> np.ndarray:
+    """Draws numbers of atoms as often as they occur, int [num].
+
+    Args:
+      counts: Numbers of atoms of the training molecules.
+      num: How many to draw.
+      seed: Seed of the draw.
+    """
+    rng = np.random.default_rng([seed, 0])
+    return rng.choice(np.asarray(counts), size=num)

@@ -1,0 +1,302 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ncgn_jax import process
+from ncgn_jax.config import with_fields
+from ncgn_jax.data.point_sets import DataError
+from ncgn_jax.evaluate import evaluate
+from ncgn_jax.faults import ConfigError
+from ncgn_jax.generate import draw, generate, restore_state
+from ncgn_jax.tasks import make_task
+from ncgn_jax.tasks.molecule_autoencoder import reconstruction_scores
+from ncgn_jax.tasks.molecule_codec import mean_log_degree
+from ncgn_jax.tasks.molecule_process import (
+    draw_sizes,
+    make_process,
+    masked_noise,
+    row_keys,
+)
+from ncgn_jax.tasks.molecules import default_config
+from ncgn_jax.train import train, validate
+
+pytest.importorskip("rdkit")
+
+TINY = {
+    "data.source": "sample",
+    "autoencoder.num_steps": 2,
+    "autoencoder.batch_size": 32,
+    "autoencoder.width": 8,
+    "autoencoder.pair_width": 8,
+    "autoencoder.num_layers": 1,
+    "model.width": 8,
+    "model.pair_width": 8,
+    "model.num_layers": 1,
+    "train.num_steps": 4,
+    "train.batch_size": 32,
+    "train.checkpoint_every_steps": 2,
+    "sample.num_samples": 12,
+    "sample.batch_size": 12,
+    "sample.num_steps": 2,
+    "sample.num_published": 8,
+    "sample.num_reconstructed": 8,
+    "evaluate.max_reference": 20,
+}
+MASK = np.arange(4)[None] < np.array([[4], [2], [3]])
+
+
+def tiny(**fields):
+    config = default_config().lock()
+    return with_fields(
+        config, TINY | {k.replace("__", "."): v for k, v in fields.items()}
+    )
+
+
+@functools.cache
+def dataset():
+    return make_task(tiny()).dataset
+
+
+def task_of(**fields):
+    config = tiny(**fields)
+    validate(config)
+    return type(make_task(config))(config, dataset())
+
+
+def latents(rng):
+    return masked_noise(jax.random.split(rng, 3), jnp.asarray(MASK), 2)
+
+
+@pytest.mark.parametrize("target", process.PREDICTION_KINDS)
+@pytest.mark.parametrize("heat", ["none", "dct", "complete"])
+def test_a_perfect_network_gives_back_the_latents(heat, target, rng):
+    # Little blur: where alpha is all but 0, noise does not tell the data in float32.
+    config = tiny(
+        process__heat=heat, process__schedule="trigonometric", process__max_blur=0.7
+    )
+    own = make_process(config, 4)
+    data, noise = latents(rng), latents(jax.random.fold_in(rng, 1))
+    t = jnp.array([0.3, 0.5, 0.8])
+    x_t, wanted = own.noise(data, noise, t, MASK, target)
+    assert not np.asarray(x_t)[~MASK].any()
+    denoise = own.denoiser(lambda x, t: wanted, target, jnp.asarray(MASK))
+    data_hat, noise_hat = denoise(own.to_state(x_t, MASK), t)
+    np.testing.assert_allclose(own.to_latents(data_hat, MASK), data, atol=2e-3)
+    np.testing.assert_allclose(own.to_latents(noise_hat, MASK), noise, atol=2e-3)
+
+
+def test_heat_on_the_complete_graph_draws_atoms_to_their_mean(rng):
+    config = tiny(process__heat="complete", process__max_blur=2.0)
+    own = make_process(config, 4)
+    data = latents(rng)
+    t = jnp.full(3, 0.5)
+    x_t, _ = own.noise(data, jnp.zeros_like(data), t, MASK, "data")
+    shrink = np.exp(-0.5 * (2.0 * np.sin(np.pi / 4) ** 2) ** 2)
+    for row, n in enumerate(MASK.sum(1)):
+        mean = np.asarray(data[row, :n]).mean(0)
+        expected = 0.5 * (mean + shrink * (np.asarray(data[row, :n]) - mean))
+        np.testing.assert_allclose(x_t[row, :n], expected, atol=1e-5)
+
+
+def test_published_chain_does_not_end_in_noise_and_the_rescaled_does():
+    """prod(1 - beta) over 50 steps is 0.603: the first defect of the notes."""
+    published = make_process(
+        tiny(process__schedule="ddpm_linear", process__chain_steps=50), 4
+    )
+    assert float(published.base.alpha(jnp.asarray(0.0))) ** 2 == pytest.approx(
+        0.603, abs=1e-3
+    )
+    matched = make_process(
+        tiny(
+            process__schedule="ddpm_linear",
+            process__chain_steps=50,
+            process__rescale_betas=True,
+        ),
+        4,
+    )
+    assert float(matched.base.alpha(jnp.asarray(0.0))) ** 2 < 1e-4
+
+
+def test_keys_belong_to_rows(rng):
+    together = row_keys(rng, jnp.arange(6), 2)
+    apart = row_keys(rng, jnp.arange(3, 6), 2)
+    assert (jax.random.key_data(together[3:]) == jax.random.key_data(apart)).all()
+
+
+@pytest.mark.parametrize("network", ["gnn", "egnn", "attention"])
+def test_loss_of_a_batch_is_the_mean_over_its_parts(network, rng):
+    """So it is the same on any number of devices."""
+    task = task_of(model__network=network)
+    params, state = jax.jit(task.init)(rng)
+    batch = task.batch(0, slice(0, 32))
+    loss = jax.jit(task.loss)
+    whole, (_, per_bin) = loss(params, state, batch, rng)
+    halves = [
+        loss(params, state, {k: v[part] for k, v in batch.items()}, rng)
+        for part in (slice(0, 16), slice(16, 32))
+    ]
+    np.testing.assert_allclose(whole, np.mean([h[0] for h in halves]), rtol=1e-5)
+    np.testing.assert_allclose(
+        per_bin, np.mean([h[1][1] for h in halves], 0), rtol=1e-4
+    )
+    np.testing.assert_allclose(per_bin.mean(), whole, rtol=1e-5)
+
+
+def test_sizes_are_drawn_as_often_as_they_occur():
+    drawn = draw_sizes(np.array([3, 5, 5, 5]), 4000, seed=0)
+    assert set(drawn) == {3, 5}
+    assert (drawn == 5).mean() == pytest.approx(0.75, abs=0.03)
+
+
+def test_mean_log_degree_is_that_of_the_bonds():
+    train_set = dataset().train
+    logs = [
+        np.log1p((own > 0).sum(1)[:n])
+        for own, n in zip(train_set.bonds, train_set.num_atoms, strict=True)
+    ]
+    expected = np.concatenate(logs).mean()
+    assert mean_log_degree(train_set) == pytest.approx(expected, rel=1e-6)
+
+
+def test_reconstruction_counts_whole_molecules():
+    test = dataset().test.take(slice(4))
+    arrays = {"atoms": test.atoms.copy(), "bonds": test.bonds.copy()}
+    assert reconstruction_scores(arrays, dataset().test)["molecule"] == 1.0
+    arrays["atoms"][0, 0] = (arrays["atoms"][0, 0] + 1) % 4
+    i, j = np.argwhere(test.bonds[1])[0]
+    arrays["bonds"][1, i, j] = arrays["bonds"][1, j, i] = 0
+    found = reconstruction_scores(arrays, dataset().test)
+    assert (found["molecule"], found["adjacency"]) == (0.5, 0.75)
+
+
+@pytest.mark.slow
+def test_whole_run_and_resumed_run_agree(tmp_path):
+    config = tiny(train__decay="constant")
+    task = task_of(train__decay="constant")
+    whole = train(config, tmp_path / "whole", task)
+    train(
+        tiny(train__decay="constant", train__num_steps=2),
+        tmp_path / "parts",
+        task_of(train__decay="constant", train__num_steps=2),
+    )
+    # A fresh task has adopted no autoencoder: it comes with the checkpoint.
+    resumed = train(config, tmp_path / "parts", task_of(train__decay="constant"))
+    jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+    assert (tmp_path / "whole" / "first_stage" / "checkpoints").is_dir()
+
+    fresh = task_of(train__decay="constant")
+    state = restore_state(config, tmp_path / "whole", fresh)
+    samples = generate(config, tmp_path / "whole", fresh, state)
+    pictures = draw(tmp_path / "whole", fresh, state, samples)
+    assert all(path.stat().st_size > 1000 for path in pictures)
+    evaluate(config, tmp_path / "whole", fresh, samples, int(state.step))
+    arrays = samples["ema"]
+    assert arrays["atoms"].shape == (12, 9)
+    assert (arrays["atoms"][:, 0] >= 0).all()
+    sizes = (arrays["atoms"] >= 0).sum(1)
+    assert set(sizes) <= set(dataset().train.num_atoms)
+    published = (arrays["published_atoms"] >= 0).sum(1)
+    assert (published >= 2).all()
+    assert (published <= 8).all()
+    assert "V %" in (tmp_path / "whole" / "table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"process__heat": "complete"},
+        {
+            "process__heat": "dct",
+            "process__still_noise": 0.05,
+            "process__blur": "levels",
+            "sample__prior": "train",
+            "sample__sampler": "renoise",
+            "process__target": "data",
+        },
+        {"process__schedule": "ddpm_linear", "process__chain_steps": 50,
+         "process__target": "noise", "sample__sampler": "ancestral"},
+        {"model__network": "egnn"},
+        {"autoencoder__centered": False, "model__network": "gnn"},
+    ],
+)  # fmt: skip
+def test_every_process_samples_without_touching_padding(fields, rng):
+    task = task_of(**fields)
+    params, state = jax.jit(task.init)(rng)
+    sizes = np.array([2, 5, 9, 9])
+    made = task.generate_latents(params, state["codec"], sizes, seed=0)
+    assert np.isfinite(made).all()
+    real = np.arange(9)[None] < sizes[:, None]
+    assert not made[~real].any()
+    assert made[real].any(axis=-1).all()
+    again = task.generate_latents(params, state["codec"], sizes, seed=0)
+    np.testing.assert_array_equal(made, again)
+    if task.config.autoencoder.centered:
+        np.testing.assert_allclose(made[..., :2].sum(1), 0, atol=1e-4)
+
+
+def test_properties_condition_and_can_be_left_out(rng):
+    task = task_of(model__conditions=("gap",), sample__condition_values=(0.3,))
+    batch = task.batch(0, slice(0, 32))
+    assert batch["condition"].shape == (32, 2)
+    np.testing.assert_allclose(task._conditions[:, 0].std(), 1, rtol=1e-3)
+    params, state = jax.jit(task.init)(rng)
+    # Gates start closed; open them, so that the condition has an effect.
+    params = jax.tree.map(lambda leaf: leaf + 0.1, params)
+    sizes = np.array([5, 9])
+    low = task.generate_latents(params, state["codec"], sizes, 0)
+    high = task_of(model__conditions=("gap",), sample__condition_values=(0.1,))
+    assert (
+        np.abs(high.generate_latents(params, state["codec"], sizes, 0) - low).max() > 0
+    )
+    guided = task_of(
+        model__conditions=("gap",),
+        sample__condition_values=(0.3,),
+        sample__guidance=2.0,
+    )
+    moved = guided.generate_latents(params, state["codec"], sizes, 0)
+    assert np.abs(moved - low).max() > 0
+
+
+def test_unknown_property_is_named_with_those_there_are():
+    with pytest.raises(DataError, match=r"no property 'colour'.*dipole, gap"):
+        task_of(model__conditions=("colour",))
+
+
+def test_molecules_of_ones_own(tmp_path):
+    path = tmp_path / "mine.csv"
+    lines = ["smiles,gap", *(f"{'C' * n}O,{n}" for n in range(2, 22)), "nonsense,1"]
+    path.write_text("\n".join(lines) + "\n")
+    config = tiny(data__source="auto", data__path=str(path), data__max_atoms=24)
+    task = make_task(config)
+    assert len(task.dataset.train) == 16
+    assert task.dataset.train.atoms.shape[1] == 24
+    assert "1" in task.dataset.source
+    with pytest.raises(DataError, match="line 22"):
+        make_task(with_fields(config, {"data.invalid": "stop"}))
+    with pytest.raises(DataError, match="data.path"):
+        make_task(tiny(data__source="file"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"autoencoder__encoder": "gcn"}, "autoencoder.encoder"),
+        ({"autoencoder__latent_dim": 3}, "autoencoder.latent_dim"),
+        ({"autoencoder__encoder": "depiction", "autoencoder__variational": True},
+         "autoencoder.variational"),
+        ({"process__still_noise": 0.1}, "process.still_noise"),
+        ({"process__still_noise": 0.1, "process__heat": "dct"}, "sample.prior"),
+        ({"process__chain_steps": 50}, "process.chain_steps"),
+        ({"process__rescale_betas": True}, "process.rescale_betas"),
+        ({"sample__condition_values": (1.0,)}, "sample.condition_values"),
+        ({"train__batch_size": 30}, "train.batch_size"),
+        ({"data__invalid": "maybe"}, "data.invalid"),
+        ({"autoencoder__noise_floor": 0.0}, "autoencoder.noise_floor"),
+    ],
+)  # fmt: skip
+def test_faulty_fields_are_named(fields, said):
+    with pytest.raises(ConfigError, match=said):
+        validate(tiny(**fields))
