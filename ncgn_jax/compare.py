@@ -42,6 +42,7 @@ from ncgn_jax.generate import Samples, generate
 from ncgn_jax.logs import format_seconds
 from ncgn_jax.speed import time_sampling, time_training_steps
 from ncgn_jax.state import num_params
+from ncgn_jax.tasks.settings import sampling_notes
 from ncgn_jax.train import TrainingError, train
 from ncgn_jax.variants import Variant, make_variants, training_fields
 
@@ -74,6 +75,9 @@ def compare(
     # Before anything is measured, since a budget once measured must stay.
     plan_runs(variants, workdir, None, num_seeds, seconds)
     print("\n".join(tasks.make(variants[0].config).describe()), flush=True)
+    for variant in variants:
+        for note in sampling_notes(variant.config):
+            print(f"{variant.name}: {note}", flush=True)
     speeds = measure_speeds(variants, workdir, tasks)
     runs = plan_runs(variants, workdir, speeds, num_seeds, seconds)
     failed: dict[str, str] = {}

@@ -35,6 +35,7 @@ DECAYS = ("constant", "cosine")
 OPTIMIZERS = ("adam", "muon")
 SIGNALS = ("mixing", "time")
 WEIGHTS = ("ema", "raw")
+_SMALL_ALPHA = 1e-3
 
 
 def base_config() -> ConfigDict:
@@ -205,6 +206,25 @@ def describe_network(config: ConfigDict, time: BucketedTime) -> tuple[str, str]:
         f"layers, {model.norm} norm; {process.schedule} process, {process.target} "
         "target",
     )
+
+
+def sampling_notes(config: ConfigDict) -> list[str]:
+    """Warns of settings that are allowed but seldom meant, a line each.
+
+    data_hat = (x_t - sigma noise_hat) / alpha: where alpha starts at 0, the least error
+    of a noise or score prediction throws the first steps of a sampler far off.
+    """
+    process = config.process
+    if process.target not in ("noise", "score") or config.sample.data_limit is not None:
+        return []
+    alpha = float(make_schedule(process.schedule).coefficients(0.0)[0])
+    if alpha > _SMALL_ALPHA:
+        return []
+    return [
+        f"NOTE: process.target={process.target!r} divides by alpha, which is "
+        f"{alpha:.1g} at t = 0 of the {process.schedule} schedule; samples may leave "
+        "all bounds unless sample.data_limit (say 4) is set"
+    ]
 
 
 def validate_base(config: ConfigDict, faults: Faults, num_devices: int) -> None:
