@@ -6,7 +6,7 @@ Command:  python -m ncgn_jax.main --config=configs/molecules.py
 Hardware: 2 CPU cores, 1 device
 Expect:   see README.md, "Results"
 
-Without data.path (or NCGN_DATA, or an installed qm9pack) it trains on the 600
+Without data.path (or NCGN_MOLECULES, or an installed qm9pack) it trains on the 600
 molecules that come with the package and says so. A file of one's own (.smi, .csv,
 .sdf) does as well.
 """

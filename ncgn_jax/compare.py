@@ -87,7 +87,7 @@ def compare(
     for number, run in enumerate(runs, start=1):
         source = trained.setdefault(run.training_stamp, run.folder)
         stage = tasks.make(run.config).first_stage()
-        stage_stamp = stage and make_stamp(config_to_json(stage[0]))
+        stage_stamp = stage and make_stamp(training_fields(stage[0]))
         stage_source = first_stages.setdefault(stage_stamp, run.folder)
         if run.read_result() is not None:
             continue

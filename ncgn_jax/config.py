@@ -310,7 +310,10 @@ def _parse(text: str, kind: type, old: Any) -> Any:
 
 
 def _parse_tuple(text: str, old: tuple) -> tuple:
-    """Reads `1,2,3` or `(1, 2, 3)`, each item by the type of the old ones."""
+    """Reads `1,2,3` or `(1, 2, 3)`, each item by the type of the old ones.
+
+    Where there are none to tell the type, one number or bare words will do too.
+    """
     kinds = {type(item) for item in old}
     if len(kinds) == 1 and kinds <= set(_PLAIN):
         inner = text.strip().removeprefix("(").removesuffix(")")
@@ -319,7 +322,12 @@ def _parse_tuple(text: str, old: tuple) -> tuple:
     try:
         value = _to_tuple(ast.literal_eval(text))
     except (SyntaxError, ValueError) as error:
+        words = [word.strip() for word in text.split(",")]
+        if all(word.isidentifier() for word in words):
+            return tuple(words)
         raise ValueError(text) from error
+    if isinstance(value, int | float | str) and not old:
+        value = (value,)
     if not isinstance(value, tuple) or not _is_plain(value):
         raise ValueError(text)
     return value

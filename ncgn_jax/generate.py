@@ -23,6 +23,8 @@ from ncgn_jax.tasks import Task, complete_config
 from ncgn_jax.train import init_state, make_optimizer
 
 Samples = dict[str, dict[str, np.ndarray]]
+# Sections that samples do not depend on, once it is known how far training went.
+_NOT_SAMPLED = ("train", "evaluate", "data")
 
 
 def read_run_config(workdir: str | Path) -> ConfigDict:
@@ -107,13 +109,8 @@ def draw(
 
 def _stamp(config: ConfigDict, step: int) -> str:
     """Identifies what samples depend on: the checkpoint and how it is sampled."""
-    fields = {
-        "step": step,
-        "seed": config.seed,
-        "sample": config.sample.to_dict(),
-        "model": config.model.to_dict(),
-        "process": config.process.to_dict(),
-    }
+    fields = {name: part for name, part in config.items() if name not in _NOT_SAMPLED}
+    fields = {"step": step, **ConfigDict(fields).to_dict()}
     text = json.dumps(fields, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

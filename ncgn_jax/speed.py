@@ -13,6 +13,8 @@ from ncgn_jax.tasks import Task
 from ncgn_jax.tasks.bucketed import rows_per_call
 from ncgn_jax.train import init_state, make_optimizer, make_train_step
 
+_BESIDES = ("num_published", "num_reconstructed")
+
 
 def time_training_steps(
     config: ConfigDict, task: Task, num_steps: int = 10, num_warm_up: int = 3
@@ -68,9 +70,11 @@ def time_sampling(
     sample = config.sample
     chunk = rows_per_call(sample.num_samples, sample.batch_size)
     num_steps = min(sample.num_steps, max(20, sample.num_steps // 10))
-    if num_steps < sample.num_steps:
-        few = with_fields(config, {"sample.num_steps": num_steps})
-        task = type(task)(few, task.dataset)
+    fewer = {"sample.num_steps": num_steps}
+    # What is made once beside the samples does not grow with their number.
+    fewer |= {f"sample.{name}": 0 for name in _BESIDES if name in sample}
+    if any(sample[field.removeprefix("sample.")] != n for field, n in fewer.items()):
+        task = type(task)(with_fields(config, fewer), task.dataset)
     task.sample(state.params, state.model_state, chunk, config.seed)
     began = time.perf_counter()
     task.sample(state.params, state.model_state, chunk, config.seed)

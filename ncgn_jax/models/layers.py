@@ -90,7 +90,7 @@ def batch_norm(
       scale: [feature].
       bias: [feature].
       mask: Rows that count, bool [row]; None if all do. Others are normalised too.
-      axis_name: Device axis over which mean and mean square are averaged, if any.
+      axis_name: Device axis whose rows are counted together, if any.
 
     Returns:
       Normalised values, and the mean and (biased) variance of each column.
@@ -101,10 +101,11 @@ def batch_norm(
 def _batch_norm_forward(values, scale, bias, mask, axis_name):
     kept = values if mask is None else values * mask[:, None]
     count = values.shape[0] if mask is None else jnp.sum(mask)
-    moments = jnp.sum(kept, axis=0) / count, jnp.sum(kept * values, axis=0) / count
+    sums = jnp.sum(kept, axis=0), jnp.sum(kept * values, axis=0)
     if axis_name is not None:
-        moments = jax.lax.pmean(moments, axis_name)
-    mean, square = moments
+        # Devices may hold unequal numbers of rows that count.
+        sums, count = jax.lax.psum((sums, count), axis_name)
+    mean, square = (total / count for total in sums)
     var = jnp.maximum(square - mean**2, 0.0)
     inverse = jax.lax.rsqrt(var + _BATCH_EPSILON)
     out = _affine(values, inverse * scale, bias - mean * inverse * scale)
@@ -116,9 +117,10 @@ def _batch_norm_backward(axis_name, saved, cotangents):
     cotangent, _, _ = cotangents
     total = jnp.sum(cotangent, axis=0)
     along_unit = (jnp.sum(cotangent * values, axis=0) - mean * total) * inverse
-    shares = total / count, along_unit / count
+    shares = total, along_unit
     if axis_name is not None:
-        shares = jax.lax.pmean(shares, axis_name)
+        shares = jax.lax.psum(shares, axis_name)
+    shares = shares[0] / count, shares[1] / count
     # The gradient, factor * (cotangent - shares[0] - unit * shares[1]), multiplied out
     # by columns: one pass over two arrays.
     factor = inverse * scale

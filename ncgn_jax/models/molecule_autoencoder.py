@@ -240,7 +240,9 @@ class Decoder(nn.Module):
 
         Returns:
           Atom logits [molecule, atom, class] and bond logits [molecule, atom, atom,
-          order], symmetric.
+          order], symmetric. The likeliest order of a `separate` decoder is 0 where a
+          bond is less likely than not, as published; its logits are then no
+          log-probabilities, but in training.
         """
         num_heads = NUM_ORDERS if self.bonds == "joint" else 1
         atoms, bonds = self._read(latents, mask, num_heads)
@@ -253,6 +255,9 @@ class Decoder(nn.Module):
         nodes = jax.nn.one_hot(classes, self.num_classes)
         orders = BondOrders(name="orders")(nodes, adjacency)
         orders = jax.nn.log_softmax(orders, axis=-1)
+        if molecules is None:
+            # Whether there is a bond is settled first, then its order.
+            orders = orders - jnp.max(orders, axis=-1, keepdims=True)
         logits = jnp.concatenate(
             [
                 jax.nn.log_sigmoid(-there)[..., None],

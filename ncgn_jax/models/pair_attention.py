@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from ncgn_jax.models.layers import Norm, layer_norm
 
+NUM_HEADS = 8
 _HIDDEN = -1e9  # a logit that no softmax lets through
 
 
@@ -66,7 +67,7 @@ class PairTransformer(nn.Module):
     width: int = 96
     pair_width: int = 16
     num_layers: int = 5
-    num_heads: int = 8
+    num_heads: int = NUM_HEADS
 
     @nn.compact
     def __call__(

@@ -93,12 +93,19 @@ class PNALayer(nn.Module):
         num_nodes = graph.nodes.shape[0]
         mask = edge_mask.reshape(num_nodes, -1)
 
+        # The linear map of [receiver, sender, edge], taken apart: what depends on one
+        # node is computed once a node, not once an edge.
+        send = nn.Dense(self.features, use_bias=False, name="send")(graph.nodes)
+        receive = nn.Dense(self.features, name="receive")(graph.nodes)
+
         def update_edge(edges, sent, received, _):
-            inputs = jnp.concatenate([received, sent, edges], axis=1)
-            return nn.Dense(self.features, name="message")(inputs)
+            messages = received["receive"] + sent["send"]
+            if edges.shape[1]:
+                messages += nn.Dense(self.features, use_bias=False, name="edge")(edges)
+            return messages
 
         def update_node(nodes, _, received, __):
-            inputs = jnp.concatenate([nodes, received], axis=1)
+            inputs = jnp.concatenate([nodes["state"], received], axis=1)
             hidden = nn.Dense(self.features, name="update")(inputs)
             return nn.Dense(self.features, name="mix")(hidden)
 
@@ -109,7 +116,8 @@ class PNALayer(nn.Module):
         network = jraph.GraphNetwork(
             update_edge, update_node, aggregate_edges_for_nodes_fn=join
         )
-        return network(graph)._replace(edges=graph.edges)
+        nodes = {"state": graph.nodes, "send": send, "receive": receive}
+        return network(graph._replace(nodes=nodes))._replace(edges=graph.edges)
 
 
 class PNA(nn.Module):

@@ -42,6 +42,7 @@ from ncgn_jax.process.schedules import Schedule
 
 HEAT_KINDS = ("dct", "complete")
 BLURS = ("sine", "levels")
+STILL = "still"  # name of the schedule without change
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +157,7 @@ def still_schedule(sigma: float) -> Schedule:
     """
     if not sigma >= 0:
         raise ValueError(f"sigma must be at least 0, got {sigma}")
-    return Schedule("still", jnp.ones_like, lambda t: jnp.full_like(t, sigma))
+    return Schedule(STILL, jnp.ones_like, lambda t: jnp.full_like(t, sigma))
 
 
 def with_heat(

@@ -103,7 +103,8 @@ def to_data_and_noise(
 ) -> tuple[jax.Array, jax.Array]:
     """Turns a prediction of any kind into the pair (data_hat, noise_hat).
 
-    From velocity u, with w = alpha d_sigma - sigma d_alpha (never 0):
+    From velocity u, with w = alpha d_sigma - sigma d_alpha (0 only for modes that heat
+    has wiped out):
       data_hat = (d_sigma x_t - sigma u) / w,  noise_hat = (alpha u - d_alpha x_t) / w.
 
     Args:
@@ -128,8 +129,8 @@ def to_data_and_noise(
         return prediction, _divide(x_t - alpha * prediction, sigma)
     if kind == "velocity":
         wronskian = alpha * d_sigma - sigma * d_alpha
-        data_hat = (d_sigma * x_t - sigma * prediction) / wronskian
-        return data_hat, (alpha * prediction - d_alpha * x_t) / wronskian
+        data_hat = _divide(d_sigma * x_t - sigma * prediction, wronskian)
+        return data_hat, _divide(alpha * prediction - d_alpha * x_t, wronskian)
     noise_hat = prediction if kind == "noise" else -sigma * prediction
     return _divide(x_t - sigma * noise_hat, alpha), noise_hat
 

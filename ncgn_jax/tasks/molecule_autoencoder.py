@@ -20,8 +20,7 @@ from ncgn_jax.data.molecules import MoleculeDataset, MoleculeSet, max_valences
 from ncgn_jax.faults import Faults
 from ncgn_jax.metrics.table import Column, Row, format_table
 from ncgn_jax.models.molecule_autoencoder import divergence, reconstruction_loss
-from ncgn_jax.parallel import AXIS, map_over_devices
-from ncgn_jax.tasks.bucketed import sample_chunks
+from ncgn_jax.parallel import AXIS
 from ncgn_jax.tasks.molecule_codec import (
     MoleculeCodec,
     Variables,
@@ -33,15 +32,13 @@ from ncgn_jax.tasks.molecule_config import (
     validate_autoencoder,
 )
 from ncgn_jax.tasks.molecule_data import load_dataset
-from ncgn_jax.tasks.molecule_process import masked_noise, row_keys
+from ncgn_jax.tasks.molecule_process import row_keys
 
 COLUMNS = (
-    Column("atoms", "atoms %", "share of atoms decoded to their class", 100, 2),
-    Column("bonds", "bonds %", "share of pairs of atoms with the right order", 100, 3),
-    Column("adjacency", "graph %", "molecules whose bonds are all in place", 100, 1),
-    Column(
-        "molecule", "molecule %", "molecules decoded in every atom and order", 100, 1
-    ),
+    Column("atoms", "atoms %", 100, 2, "atoms decoded to their class"),
+    Column("bonds", "bonds %", 100, 3, "pairs of atoms with the right order"),
+    Column("adjacency", "graph %", 100, 1, "molecules with every bond in place"),
+    Column("molecule", "molecule %", 100, 1, "molecules right in atoms and orders"),
 )
 
 
@@ -104,7 +101,7 @@ class AutoencoderTask:
             train=True,
             mutable=["batch_stats"],
         )
-        latents = mean + std * masked_noise(keys[:, 1], molecules.mask, mean.shape[-1])
+        latents = self.codec.add_noise(mean, std, molecules.mask, keys[:, 1])
         logits = self.codec.decoder().apply(
             {"params": params["decoder"]}, latents, molecules.mask, molecules
         )
@@ -167,41 +164,6 @@ def describe_autoencoder(config: ConfigDict) -> str:
     )
 
 
-def encode_all(
-    codec: MoleculeCodec,
-    variables: Variables,
-    molecules: MoleculeSet,
-    num: int,
-    seed: int,
-    noise: float = 1.0,
-) -> np.ndarray:
-    """Draws the latents of the first molecules of a set.
-
-    Args:
-      codec: The autoencoder.
-      variables: Its variables.
-      molecules: With depictions.
-      num: How many, if there are as many.
-      seed: Seed of all draws.
-      noise: Share of the deviation that is added.
-
-    Returns:
-      float32 [molecule, atom, number], 0 in padding.
-    """
-
-    def run(batch, row, variables):
-        keys, drawn = row_keys(jax.random.key(seed), row, 2), as_molecules(batch)
-        mean, std = codec.encode(variables, drawn, keys[:, 0])
-        return mean + noise * std * masked_noise(keys[:, 1], drawn.mask, mean.shape[-1])
-
-    encode = map_over_devices(run, batch_argnums=(0, 1))
-    count, parts = min(num, len(molecules)), []
-    for rows in sample_chunks(count, 500):
-        latents = encode(make_batch(molecules, rows), rows, variables)
-        parts.append(np.asarray(latents)[: count - rows[0]])
-    return np.concatenate(parts)
-
-
 def reconstruct(
     codec: MoleculeCodec,
     variables: Variables,
@@ -210,7 +172,7 @@ def reconstruct(
     seed: int,
 ) -> dict[str, np.ndarray]:
     """Encodes the first molecules of a set and decodes them again."""
-    latents = encode_all(codec, variables, molecules, num, seed)
+    latents = codec.encode_all(variables, molecules, num, seed)
     mask = molecules.node_mask[: len(latents)]
     valences = max_valences(molecules.classes)
     return codec.decode_all(variables, latents, mask, valences)

@@ -1,5 +1,6 @@
 """The autoencoder of molecules as both tasks use it: build, encode, decode."""
 
+import functools
 from typing import Any
 
 import jax
@@ -14,9 +15,11 @@ from ncgn_jax.models.molecule_autoencoder import (
     Encoder,
     LatentSizes,
     MoleculeBatch,
+    center,
 )
 from ncgn_jax.parallel import map_over_devices
 from ncgn_jax.tasks.bucketed import sample_chunks
+from ncgn_jax.tasks.molecule_process import masked_noise, row_keys
 
 Variables = dict[str, Any]
 
@@ -82,6 +85,40 @@ class MoleculeCodec:
         }
         return self.encoder().apply(own, molecules, keys)
 
+    def draw_latents(
+        self,
+        variables: Variables,
+        molecules: MoleculeBatch,
+        keys: jax.Array,
+        share: float = 1.0,
+    ) -> jax.Array:
+        """Draws the latents of molecules as both stages take them.
+
+        Args:
+          variables: Of the autoencoder.
+          molecules: A batch.
+          keys: Two keys a molecule, [molecule, 2].
+          share: How much of the deviation is added.
+
+        Returns:
+          [molecule, atom, number], 0 in padding.
+        """
+        mean, std = self.encode(variables, molecules, keys[:, 0])
+        return self.add_noise(mean, share * std, molecules.mask, keys[:, 1])
+
+    def add_noise(
+        self, mean: jax.Array, std: jax.Array, mask: jax.Array, keys: jax.Array
+    ) -> jax.Array:
+        """Returns mean + std * noise, centred, from one key a molecule."""
+        noise = masked_noise(keys, mask, mean.shape[-1])
+        return self.center(mean + std * noise, mask)
+
+    def center(self, values: jax.Array, mask: jax.Array) -> jax.Array:
+        """Moves the mean of the placing numbers to 0, if the autoencoder is centred."""
+        if not self._fields.centered:
+            return values
+        return center(values, mask, self.sizes.latent_dim)
+
     def decode(
         self, variables: Variables, latents: jax.Array, mask: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
@@ -109,14 +146,11 @@ class MoleculeCodec:
           atom], the most likely orders as they are; `bonds_valency`, the most likely
           within valences that leave the molecule in one piece.
         """
-        decode = map_over_devices(
-            lambda z, m, v: self.decode(v, z, m), batch_argnums=(0, 1)
-        )
         found: dict[str, list[np.ndarray]] = {}
         count = len(latents)
         for rows in sample_chunks(count, self._batch_size):
             keep = count - rows[0]
-            logits = decode(latents[rows], mask[rows], variables)
+            logits = self._decode_rows(latents[rows], mask[rows], variables)
             atom_logits, bond_logits = (np.asarray(part)[:keep] for part in logits)
             own = mask[rows][:keep]
             atoms = np.where(own, atom_logits.argmax(-1), -1).astype(np.int8)
@@ -130,6 +164,52 @@ class MoleculeCodec:
             for name, part in parts.items():
                 found.setdefault(name, []).append(part.astype(np.int8))
         return {name: np.concatenate(parts) for name, parts in found.items()}
+
+    def encode_all(
+        self,
+        variables: Variables,
+        molecules: MoleculeSet,
+        num: int,
+        seed: int,
+        share: float = 1.0,
+    ) -> np.ndarray:
+        """Draws the latents of the first molecules of a set.
+
+        Args:
+          variables: Of the autoencoder.
+          molecules: With depictions.
+          num: How many, if there are as many.
+          seed: Seed of all draws.
+          share: How much of the deviation is added.
+
+        Returns:
+          float32 [molecule, atom, number], 0 in padding.
+        """
+        count, parts = min(num, len(molecules)), []
+        rng = jax.random.key(seed)
+        for rows in sample_chunks(count, self._batch_size):
+            keys = row_keys(rng, rows, 2)
+            batch = make_batch(molecules, rows)
+            latents = self._encode_rows(batch, keys, variables, np.float32(share))
+            parts.append(np.asarray(latents)[: count - rows[0]])
+        return np.concatenate(parts)
+
+    @functools.cached_property
+    def _decode_rows(self):
+        """Compiles the decoder over all devices."""
+        return map_over_devices(
+            lambda latents, mask, variables: self.decode(variables, latents, mask),
+            batch_argnums=(0, 1),
+        )
+
+    @functools.cached_property
+    def _encode_rows(self):
+        """Compiles the encoder over all devices."""
+
+        def run(batch, keys, variables, share):
+            return self.draw_latents(variables, as_molecules(batch), keys, share)
+
+        return map_over_devices(run, batch_argnums=(0, 1))
 
 
 def make_batch(molecules: MoleculeSet, index: np.ndarray) -> dict[str, np.ndarray]:

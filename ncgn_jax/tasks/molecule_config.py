@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict, config_dict
 
-from ncgn_jax.faults import Faults
+from ncgn_jax.faults import Faults, is_type
 from ncgn_jax.models.molecule_autoencoder import (
     BOND_HEADS,
     DECODERS,
@@ -10,6 +10,7 @@ from ncgn_jax.models.molecule_autoencoder import (
     SYMMETRIES,
 )
 from ncgn_jax.models.molecule_denoiser import NETWORKS
+from ncgn_jax.models.pair_attention import NUM_HEADS
 from ncgn_jax.parallel import num_devices
 from ncgn_jax.process.blurring import BLURS, HEAT_KINDS
 from ncgn_jax.tasks.settings import WEIGHTS, base_config
@@ -17,6 +18,10 @@ from ncgn_jax.tasks.settings import WEIGHTS, base_config
 SOURCES = ("auto", "qm9", "sample", "file")
 INVALID = ("skip", "stop")
 PRIORS = ("noise", "train")
+# Fields of the autoencoder that are those of `train` when it is a task by itself.
+_TRAIN_FIELDS = ("num_steps", "batch_size", "learning_rate")
+# Grids that need noise to change.
+_NOISE_GRIDS = ("log_snr", "edm", "dilated_vp", "dilated_ve")
 # Times of a batch are spread over this many equal parts of [0, 1].
 NUM_TIME_BINS = 4
 
@@ -106,12 +111,11 @@ def first_stage_config(config: ConfigDict) -> ConfigDict:
     stage.data = _data_config()
     given = {name: value for name, value in config.data.items() if value is not None}
     stage.data.update(given)
-    stage.autoencoder = ConfigDict(config.autoencoder.to_dict())
-    own = config.autoencoder
-    for field in ("num_steps", "batch_size", "learning_rate"):
-        stage.train[field] = own[field]
-    stage.train.update({"decay": "cosine", "ema_decay": 0.999})
-    stage.sample.num_samples = config.sample.num_reconstructed
+    own = config.autoencoder.to_dict()
+    for field in _TRAIN_FIELDS:
+        stage.train[field] = own.pop(field)
+    stage.autoencoder = ConfigDict(own)
+    stage.sample.num_samples = max(1, config.sample.num_reconstructed)
     stage.sample.batch_size = config.sample.batch_size
     stage.evaluate = ConfigDict({"weights": ("ema",)})
     return stage
@@ -129,20 +133,13 @@ def validate_autoencoder(config: ConfigDict, faults: Faults) -> None:
     faults.choice(config, own + "symmetry", SYMMETRIES)
     faults.choice(config, own + "decoder", DECODERS)
     faults.choice(config, own + "bonds", BOND_HEADS)
-    for field in (
-        "latent_dim",
-        "width",
-        "pair_width",
-        "num_layers",
-        "num_steps",
-        "batch_size",
-    ):
+    for field in ("latent_dim", "width", "pair_width", "num_layers"):
         faults.positive_int(config, own + field)
     faults.in_range(config, own + "type_dim", 0)
     faults.in_range(config, own + "noise_floor", 0, without_ends=True)
     faults.in_range(config, own + "divergence_weight", 0)
-    faults.in_range(config, own + "learning_rate", 0, without_ends=True)
     own = config.autoencoder
+    _check_heads(faults, "autoencoder.width", own.width, own.decoder)
     faults.check(
         own.encoder == "pna" or own.latent_dim == 2,
         "autoencoder.latent_dim",
@@ -155,12 +152,6 @@ def validate_autoencoder(config: ConfigDict, faults: Faults) -> None:
         own.variational,
         "False with encoder 'depiction', which has nothing to learn",
     )
-    faults.check(
-        own.batch_size > 0 and own.batch_size % num_devices() == 0,
-        "autoencoder.batch_size",
-        own.batch_size,
-        f"a multiple of the {num_devices()} devices",
-    )
     for name in config.evaluate.weights:
         faults.check(name in WEIGHTS, "evaluate.weights", name, WEIGHTS)
 
@@ -168,7 +159,17 @@ def validate_autoencoder(config: ConfigDict, faults: Faults) -> None:
 def validate(config: ConfigDict, faults: Faults) -> None:
     """Checks the task's own fields."""
     validate_autoencoder(config, faults)
+    faults.positive_int(config, "autoencoder.num_steps")
+    faults.in_range(config, "autoencoder.learning_rate", 0, without_ends=True)
+    size = config.autoencoder.batch_size
+    faults.check(
+        size > 0 and size % num_devices() == 0,
+        "autoencoder.batch_size",
+        size,
+        f"a multiple of the {num_devices()} devices",
+    )
     faults.choice(config, "model.network", NETWORKS)
+    _check_heads(faults, "model.width", config.model.width, config.model.network)
     for field in ("model.width", "model.pair_width", "model.num_layers"):
         faults.positive_int(config, field)
     faults.in_range(config, "model.condition_dropout", 0, 1)
@@ -181,21 +182,9 @@ def validate(config: ConfigDict, faults: Faults) -> None:
     faults.choice(config, "sample.prior", PRIORS)
     for field in ("num_published", "num_reconstructed", "guidance"):
         faults.in_range(config, f"sample.{field}", 0)
-    process, model = config.process, config.model
-    if process.still_noise is not None:
-        faults.in_range(config, "process.still_noise", 0, without_ends=True)
-        faults.check(
-            process.heat != "none",
-            "process.still_noise",
-            process.still_noise,
-            "unset (None) without process.heat, which it is the noise of",
-        )
-        faults.check(
-            config.sample.prior == "train",
-            "sample.prior",
-            config.sample.prior,
-            "'train' with process.still_noise: heat alone does not end in noise",
-        )
+    _validate_heat(config, faults)
+    _validate_conditions(config, faults)
+    process = config.process
     faults.check(
         not process.chain_steps or process.schedule.startswith("ddpm"),
         "process.chain_steps",
@@ -208,13 +197,6 @@ def validate(config: ConfigDict, faults: Faults) -> None:
         process.rescale_betas,
         "False, but with process.schedule 'ddpm_linear'",
     )
-    values = config.sample.condition_values
-    faults.check(
-        len(values) in (0, len(model.conditions)),
-        "sample.condition_values",
-        tuple(values),
-        f"one number for each of model.conditions {tuple(model.conditions)}, or none",
-    )
     size = NUM_TIME_BINS * num_devices()
     faults.check(
         config.train.batch_size % size == 0,
@@ -224,16 +206,84 @@ def validate(config: ConfigDict, faults: Faults) -> None:
     )
 
 
+def _check_heads(faults: Faults, field: str, width: int, kind: str) -> None:
+    faults.check(
+        kind != "attention" or width % NUM_HEADS == 0,
+        field,
+        width,
+        f"a multiple of {NUM_HEADS}, the heads of attention",
+    )
+
+
+def _validate_heat(config: ConfigDict, faults: Faults) -> None:
+    process, sample = config.process, config.sample
+    faults.check(
+        process.blur != "levels" or process.min_blur <= process.max_blur,
+        "process.min_blur",
+        process.min_blur,
+        f"at most process.max_blur, {process.max_blur}",
+    )
+    if process.still_noise is None:
+        return
+    faults.in_range(config, "process.still_noise", 0, without_ends=True)
+    faults.check(
+        process.heat != "none",
+        "process.still_noise",
+        process.still_noise,
+        "unset (None) without process.heat, which it is the noise of",
+    )
+    faults.check(
+        process.target == "data",
+        "process.target",
+        process.target,
+        "'data' with process.still_noise: other targets say nothing of the mean",
+    )
+    faults.check(
+        sample.prior == "train",
+        "sample.prior",
+        sample.prior,
+        "'train' with process.still_noise: heat alone does not end in noise",
+    )
+    faults.check(
+        sample.time_grid not in _NOISE_GRIDS,
+        "sample.time_grid",
+        sample.time_grid,
+        "one that does not go by the noise, with process.still_noise: uniform, "
+        "cosine, quadratic, table",
+    )
+
+
+def _validate_conditions(config: ConfigDict, faults: Faults) -> None:
+    names, values = config.model.conditions, config.sample.condition_values
+    faults.check(
+        len(values) in (0, len(names))
+        and all(is_type(value, float) for value in values),
+        "sample.condition_values",
+        tuple(values),
+        f"one number for each of model.conditions {tuple(names)}, or none",
+    )
+    without = names and (config.sample.guidance or not values)
+    faults.check(
+        not without or config.model.condition_dropout > 0,
+        "model.condition_dropout",
+        config.model.condition_dropout,
+        "above 0 where conditions are left out: with sample.guidance, or without "
+        "sample.condition_values",
+    )
+
+
 def _data_config() -> ConfigDict:
     return ConfigDict(
         {
             "source": "auto",
             "path": config_dict.placeholder(str),
+            # Of a file of one's own, like the three fields below; QM9 has 9.
             "max_atoms": 9,
-            "num_train": 100_000,
-            "num_validation": 20_000,
             "invalid": "skip",
             "smiles_column": config_dict.placeholder(str),
+            "properties": (),
+            "num_train": 100_000,
+            "num_validation": 20_000,
             "cache_dir": ".cache/data",
         }
     )

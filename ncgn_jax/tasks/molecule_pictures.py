@@ -14,7 +14,6 @@ from ncgn_jax.pictures.molecules import (
     draw_molecule_sheet,
     draw_nearest,
 )
-from ncgn_jax.tasks.molecule_autoencoder import encode_all
 from ncgn_jax.tasks.molecule_codec import MoleculeCodec, Variables
 
 _NUM_SHEET = 36
@@ -73,7 +72,7 @@ def draw_latent_space(
 ) -> Path:
     """Draws the latents of test molecules by class, and of pairs by bond order."""
     test = dataset.test.take(slice(_NUM_LATENTS))
-    latents = encode_all(codec, variables, test, len(test), seed=0)
+    latents = codec.encode_all(variables, test, len(test), seed=0)
     mask = test.node_mask
     number = np.cumsum(mask.ravel()).reshape(mask.shape) - 1  # of the real atoms
     molecule, one, other = np.nonzero(np.triu(mask[:, :, None] & mask[:, None], k=1))
@@ -92,8 +91,11 @@ def smiles_to_molecules(smiles: list[str]) -> list[Any]:
     from rdkit import Chem
     from rdkit.Chem import rdDepictor
 
-    molecules = [Chem.MolFromSmiles(text) for text in smiles]
-    for text, molecule in zip(smiles, molecules, strict=True):
+    read = {text: Chem.MolFromSmiles(text) for text in smiles}
+    # What RDKit wrote itself it reads but for rare faults of its own.
+    molecules = [read[text] for text in smiles if read[text] is not None]
+    for molecule in molecules:
+        text = Chem.MolToSmiles(molecule)
         rdDepictor.Compute2DCoords(molecule)
         molecule.SetProp("_Name", text)
     return molecules

@@ -21,6 +21,7 @@ from ncgn_jax.process import (
     make_target,
 )
 from ncgn_jax.process.blurring import (
+    STILL,
     from_modes,
     make_blur,
     make_heat_modes,
@@ -45,6 +46,18 @@ class LatentProcess:
     max_atoms: int
     heat: str = "none"
     blur: Callable[[jax.Array], jax.Array] | None = None
+
+    def level(self, t: jax.Array, signal: str) -> jax.Array:
+        """Returns what a network is told of the noise at t.
+
+        Args:
+          t: Times, [molecule].
+          signal: `mixing` for the schedule's signal level, `time` for t itself, which
+            is told in any case where noise is constant and heat alone changes.
+        """
+        if signal == "time" or self.base.name == STILL:
+            return t
+        return self.base.signal_level(t)
 
     def schedule(self, mask: jax.Array) -> Schedule:
         """Returns the schedule of a batch of molecules.

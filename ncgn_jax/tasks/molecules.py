@@ -20,7 +20,7 @@ from ncgn_jax.data.batches import batch_indices
 from ncgn_jax.data.molecules import MoleculeDataset, max_valences
 from ncgn_jax.data.point_sets import DataError
 from ncgn_jax.metrics.table import Column, Row, format_table
-from ncgn_jax.models.molecule_autoencoder import MoleculeBatch, center
+from ncgn_jax.models.molecule_autoencoder import MoleculeBatch
 from ncgn_jax.models.molecule_denoiser import MoleculeDenoiser
 from ncgn_jax.parallel import device_index, map_over_devices
 from ncgn_jax.process import (
@@ -35,7 +35,6 @@ from ncgn_jax.tasks.bucketed import sample_chunks
 from ncgn_jax.tasks.molecule_autoencoder import (
     AutoencoderTask,
     describe_autoencoder,
-    encode_all,
     reconstruct,
 )
 from ncgn_jax.tasks.molecule_codec import (
@@ -156,7 +155,7 @@ class MoleculeTask:
         bins = row % NUM_TIME_BINS
         t = (bins + jax.vmap(jax.random.uniform)(keys[:, 2])) / NUM_TIME_BINS
         noise = masked_noise(keys[:, 3], molecules.mask, latents.shape[-1])
-        noise = self._center(noise, molecules.mask)
+        noise = self.codec.center(noise, molecules.mask)
         target = self.config.process.target
         x_t, wanted = self.process.noise(latents, noise, t, molecules.mask, target)
         condition = self._hide_some(batch.get("condition"), keys[:, 4])
@@ -186,14 +185,15 @@ class MoleculeTask:
         sizes = draw_sizes(train, num_samples, seed)
         latents = self.generate_latents(params, codec, sizes, seed)
         arrays = {"latents": latents, **self._decode(codec, latents, sizes)}
-        largest = min(max(PUBLISHED_SIZES), self.codec.max_atoms)
-        if sample.num_published:
-            allowed = np.arange(min(PUBLISHED_SIZES), largest + 1)
+        low, high = PUBLISHED_SIZES
+        allowed = np.unique(train[(train >= low) & (train <= high)])
+        if sample.num_published and len(allowed):
             sizes = draw_sizes(allowed, sample.num_published, seed + 1)
             latents = self.generate_latents(params, codec, sizes, seed + 1)
             parts = self._decode(codec, latents, sizes)
             arrays |= {f"published_{name}": part for name, part in parts.items()}
-        sizes = draw_sizes(train, min(num_samples, 2000), seed + 2)
+        num_control = min(num_samples, self.config.evaluate.max_reference)
+        sizes = draw_sizes(train, num_control, seed + 2)
         keys = jax.random.split(jax.random.key(seed + 2), len(sizes))
         noise = masked_noise(keys, self._mask(sizes), self.codec.sizes.total)
         parts = self._decode(codec, np.asarray(noise), sizes)
@@ -280,24 +280,14 @@ class MoleculeTask:
         self, codec: Variables, molecules: MoleculeBatch, keys: jax.Array
     ) -> jax.Array:
         """Draws the latents that a batch is to be taken for, 0 in padding."""
-        mean, std = self.codec.encode(codec, molecules, keys[:, 0])
         share = self.config.process.latent_noise
-        noise = masked_noise(keys[:, 1], molecules.mask, mean.shape[-1])
-        latents = mean + share * std * noise
-        return jax.lax.stop_gradient(self._center(latents, molecules.mask))
-
-    def _center(self, values, mask):
-        """Keeps the mean of the placing numbers at 0, if the autoencoder does."""
-        if not self.config.autoencoder.centered:
-            return values
-        return center(values, mask, self.codec.sizes.latent_dim)
+        drawn = self.codec.draw_latents(codec, molecules, keys, share)
+        return jax.lax.stop_gradient(drawn)
 
     def _predict(self, params, x_t, t, mask, condition):
-        level = t
-        if self.config.process.signal == "mixing":
-            level = self.process.base.signal_level(t)
+        level = self.process.level(t, self.config.process.signal)
         output = self.network().apply({"params": params}, x_t, level, mask, condition)
-        return self._center(output, mask)
+        return self.codec.center(output, mask)
 
     def _decode(self, codec, latents, sizes) -> dict[str, np.ndarray]:
         valences = max_valences(self.dataset.train.classes)
@@ -320,7 +310,7 @@ class MoleculeTask:
 
     def _prior(self, codec, keys, mask, seed):
         """Draws states at t = 0: noise, or blurred and noised training latents."""
-        noise = self._center(
+        noise = self.codec.center(
             masked_noise(keys, mask, self.codec.sizes.total), jnp.asarray(mask)
         )
         state = self.process.to_state(noise, mask)
@@ -332,24 +322,18 @@ class MoleculeTask:
         return interpolate(schedule, jnp.zeros(len(mask)), data, state)
 
     def _start_from(self, codec, mask, seed):
-        """Returns latents of random training molecules of the same sizes."""
+        """Returns latents of random training molecules of the same sizes.
+
+        There are such: sizes are drawn from the training molecules.
+        """
         rng, train = np.random.default_rng([seed, 1]), self.dataset.train
         sizes, counts = mask.sum(axis=1), train.num_atoms
         index = np.zeros(len(mask), int)
         for size in np.unique(sizes):
             own = np.flatnonzero(counts == size)
-            if not len(own):
-                own = np.flatnonzero(counts >= size)
             index[sizes == size] = rng.choice(own, size=(sizes == size).sum())
-        latents = encode_all(
-            self.codec,
-            codec,
-            train.take(index),
-            len(index),
-            seed,
-            self.config.process.latent_noise,
-        )
-        return self._center(np.where(mask[:, :, None], latents, 0.0), mask)
+        share = self.config.process.latent_noise
+        return self.codec.encode_all(codec, train.take(index), len(index), seed, share)
 
     @functools.cached_property
     def _sampler(self):
@@ -390,7 +374,7 @@ class MoleculeTask:
             x_next = step(denoise, schedule, x_t, t, t_next, rng)
             latents = self.process.to_latents(x_next, mask)
             latents = jnp.where(mask[:, :, None], latents, 0.0)
-            return self.process.to_state(self._center(latents, mask), mask)
+            return self.process.to_state(self.codec.center(latents, mask), mask)
 
         return padded
 
@@ -406,6 +390,8 @@ class MoleculeTask:
                     f"model.conditions: the data has no property {name!r}; it has "
                     f"{known}"
                 )
+            if not np.isfinite(train.properties[name]).any():
+                raise DataError(f"model.conditions: {name!r} is known of no molecule")
         values = np.stack([train.properties[name] for name in names], axis=1)
         self._moments = np.nanmean(values, axis=0), np.nanstd(values, axis=0) + 1e-8
         values = (values - self._moments[0]) / self._moments[1]

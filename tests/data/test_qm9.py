@@ -1,7 +1,7 @@
 """QM9 from a wheel, a folder or an installed package, all written by the tests.
 
 The counts of the whole set were taken from its tables without this reader. They are
-checked where qm9pack is installed or NCGN_QM9 names its wheel or folder.
+checked where qm9pack is installed or NCGN_MOLECULES names its wheel or folder.
 """
 
 import csv
@@ -210,9 +210,9 @@ def test_examples_in_the_docstring():
 
 @pytest.fixture(scope="module")
 def whole_set():
-    path = os.environ.get("NCGN_QM9") or find_qm9()
+    path = os.environ.get("NCGN_MOLECULES") or find_qm9()
     if path is None:
-        pytest.skip("qm9pack is not installed and NCGN_QM9 names no copy")
+        pytest.skip("qm9pack is not installed and NCGN_MOLECULES names no copy")
     start = time.perf_counter()
     data = load_qm9(path)
     print(f"\nQM9 read in {time.perf_counter() - start:.0f} s")

@@ -210,3 +210,26 @@ def test_gelu_is_the_exact_one():
     # The tanh approximation is off by up to 5e-4.
     rough = np.asarray(jax.nn.gelu(values, approximate=True))
     assert np.abs(rough - expected).max() > 1e-4
+
+
+def test_masked_statistics_count_the_rows_of_all_devices():
+    """Devices with unequal numbers of real rows: as if one held them all."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(3, 2, (8, 6, 4)).astype(np.float32)
+    mask = np.arange(6)[None] < np.array([6, 1, 2, 6, 3, 1, 1, 5])[:, None]
+    cotangent = rng.normal(size=values.shape).astype(np.float32)
+    scale, bias = jnp.full(4, 1.5), jnp.full(4, 0.3)
+
+    def run(values, mask, cotangent, axis_name):
+        out, vjp = jax.vjp(
+            lambda v: batch_norm(v, scale, bias, mask, axis_name)[0], values
+        )
+        return out, vjp(cotangent)[0]
+
+    flat = (a.reshape(-1, *a.shape[2:]) for a in (values, mask, cotangent))
+    expected = run(*flat, None)
+    lifted = jax.vmap(lambda *args: run(*args, "device"), axis_name="device")
+    for found, whole in zip(lifted(values, mask, cotangent), expected, strict=True):
+        np.testing.assert_allclose(
+            np.asarray(found).reshape(-1, 4), whole, rtol=1e-4, atol=1e-5
+        )

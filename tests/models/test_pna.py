@@ -56,7 +56,9 @@ def test_layer_is_that_of_a_loop(rng):
         messages = np.zeros((6, 6, 4))
         for i in range(6):
             for j in range(6):
-                messages[i, j] = dense("message", np.concatenate([h[i], h[j], e[i, j]]))
+                messages[i, j] = dense("receive", h[i])
+                messages[i, j] += h[j] @ weights["send"]["kernel"]
+                messages[i, j] += e[i, j] @ weights["edge"]["kernel"]
         heard = aggregate_by_loop(messages, np.asarray(mask[g]), 0.9)
         updated = dense("update", np.concatenate([h, heard], axis=1))
         np.testing.assert_allclose(

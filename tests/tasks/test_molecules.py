@@ -14,6 +14,7 @@ from ncgn_jax.generate import draw, generate, restore_state
 from ncgn_jax.tasks import make_task
 from ncgn_jax.tasks.molecule_autoencoder import reconstruction_scores
 from ncgn_jax.tasks.molecule_codec import mean_log_degree
+from ncgn_jax.tasks.molecule_config import default_autoencoder_config
 from ncgn_jax.tasks.molecule_process import (
     draw_sizes,
     make_process,
@@ -120,6 +121,25 @@ def test_published_chain_does_not_end_in_noise_and_the_rescaled_does():
     assert float(matched.base.alpha(jnp.asarray(0.0))) ** 2 < 1e-4
 
 
+@pytest.mark.parametrize("heat", ["none", "dct"])
+def test_network_is_told_the_time_in_every_process(heat):
+    fields = {"process__heat": heat}
+    if heat != "none":
+        fields |= {"process__still_noise": 0.1}
+    t = jnp.linspace(0, 1, 20)
+    level = make_process(tiny(**fields), 4).level(t, "mixing")
+    assert (np.diff(level) > 0).all()
+
+
+@pytest.mark.parametrize("target", process.PREDICTION_KINDS)
+def test_modes_wiped_out_by_heat_do_not_become_nan(target, rng):
+    own = make_process(tiny(process__heat="dct", process__max_blur=30.0), 4)
+    data, t = latents(rng), jnp.zeros(3)
+    denoise = own.denoiser(lambda x, t: x + 1.0, target, jnp.asarray(MASK))
+    for part in denoise(own.to_state(data, MASK), t):
+        assert np.isfinite(part).all()
+
+
 def test_keys_belong_to_rows(rng):
     together = row_keys(rng, jnp.arange(6), 2)
     apart = row_keys(rng, jnp.arange(3, 6), 2)
@@ -204,6 +224,24 @@ def test_whole_run_and_resumed_run_agree(tmp_path):
     assert "V %" in (tmp_path / "whole" / "table.md").read_text()
 
 
+def test_first_stage_is_a_task_by_itself(tmp_path):
+    config = with_fields(
+        default_autoencoder_config().lock(),
+        {"data.source": "sample", "sample.num_samples": 8, "sample.batch_size": 8}
+        | {"autoencoder.width": 8, "autoencoder.pair_width": 8, "train.num_steps": 2}
+        | {"autoencoder.num_layers": 1, "train.batch_size": 16}
+        | {"autoencoder.encoder": "pna", "autoencoder.variational": True}
+        | {"autoencoder.decoder": "pna", "autoencoder.bonds": "separate"},
+    )
+    validate(config)
+    task = make_task(config)
+    state = train(config, tmp_path, task)
+    samples = generate(config, tmp_path, task, state)
+    evaluate(config, tmp_path, task, samples, int(state.step))
+    assert "molecule %" in (tmp_path / "table.md").read_text()
+    assert draw(tmp_path, task, state, samples)[0].is_file()
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -267,13 +305,22 @@ def test_unknown_property_is_named_with_those_there_are():
 
 def test_molecules_of_ones_own(tmp_path):
     path = tmp_path / "mine.csv"
-    lines = ["smiles,gap", *(f"{'C' * n}O,{n}" for n in range(2, 22)), "nonsense,1"]
+    chains = [f"{'C' * n}O,{n}" for n in range(2, 22)]
+    # Two stand there again, one of them read from the other end.
+    lines = ["smiles,gap", *chains, "nonsense,1", "CCO,2", "OCCC,3"]
     path.write_text("\n".join(lines) + "\n")
-    config = tiny(data__source="auto", data__path=str(path), data__max_atoms=24)
+    config = tiny(
+        data__source="auto",
+        data__path=str(path),
+        data__max_atoms=24,
+        data__properties=("gap",),
+    )
     task = make_task(config)
     assert len(task.dataset.train) == 16
     assert task.dataset.train.atoms.shape[1] == 24
-    assert "1" in task.dataset.source
+    assert "2 more were repetitions" in task.dataset.source
+    assert sorted(task.dataset.train.properties) == ["gap"]
+    assert len(task.dataset.all_smiles()) == 20
     with pytest.raises(DataError, match="line 22"):
         make_task(with_fields(config, {"data.invalid": "stop"}))
     with pytest.raises(DataError, match="data.path"):
@@ -295,6 +342,16 @@ def test_molecules_of_ones_own(tmp_path):
         ({"train__batch_size": 30}, "train.batch_size"),
         ({"data__invalid": "maybe"}, "data.invalid"),
         ({"autoencoder__noise_floor": 0.0}, "autoencoder.noise_floor"),
+        ({"model__width": 100}, "model.width"),
+        ({"autoencoder__width": 20}, "autoencoder.width"),
+        ({"process__blur": "levels", "process__min_blur": 9.0}, "process.min_blur"),
+        ({"model__conditions": ("gap",), "sample__condition_values": ("a",)},
+         "sample.condition_values"),
+        ({"model__conditions": ("gap",), "model__condition_dropout": 0.0},
+         "model.condition_dropout"),
+        ({"process__still_noise": 0.1, "process__heat": "dct"}, "process.target"),
+        ({"process__still_noise": 0.1, "process__heat": "dct",
+          "sample__time_grid": "edm"}, "sample.time_grid"),
     ],
 )  # fmt: skip
 def test_faulty_fields_are_named(fields, said):
