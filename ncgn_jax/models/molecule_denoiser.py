@@ -30,6 +30,8 @@ class MoleculeDenoiser(nn.Module):
       width: Hidden features.
       pair_width: Features of pairs (`attention`).
       num_layers: Layers.
+      self_conditioning: Whether it also reads an earlier guess of the clean latents
+        (Chen et al. 2023, arXiv 2208.04202).
     """
 
     kind: str
@@ -38,6 +40,7 @@ class MoleculeDenoiser(nn.Module):
     width: int = 96
     pair_width: int = 16
     num_layers: int = 5
+    self_conditioning: bool = False
 
     @nn.compact
     def __call__(
@@ -46,6 +49,7 @@ class MoleculeDenoiser(nn.Module):
         t: jax.Array,
         mask: jax.Array,
         condition: jax.Array | None = None,
+        guess: jax.Array | None = None,
     ) -> jax.Array:
         """Predicts from noisy latents.
 
@@ -54,6 +58,8 @@ class MoleculeDenoiser(nn.Module):
           t: Times, [molecule].
           mask: True for real atoms, [molecule, atom].
           condition: What else is known, [molecule, feature], or None.
+          guess: Clean latents as guessed before, shape of x_t, 0 for none; not read
+            without `self_conditioning`.
 
         Returns:
           [molecule, atom, out_dim], 0 in padding.
@@ -61,17 +67,22 @@ class MoleculeDenoiser(nn.Module):
         known = embed_time(t, _TIME_FEATURES)
         if condition is not None:
             known = jnp.concatenate([known, condition], axis=1)
+        values = [x_t]
+        if self.self_conditioning:
+            values.append(jnp.zeros_like(x_t) if guess is None else guess)
         if self.kind == "attention":
-            out = self._attend(x_t, mask, known)
+            out = self._attend(values, mask, known)
         else:
-            out = self._pass_messages(x_t, mask, known)
+            out = self._pass_messages(values, mask, known)
         return jnp.where(mask[:, :, None], out, 0.0)
 
-    def _attend(self, x_t, mask, known):
-        size = jnp.mean(mask, axis=1, keepdims=True, dtype=x_t.dtype)
-        offsets = x_t[:, :, None] - x_t[:, None]
-        place = radial_features(offsets[..., : self.latent_dim])
-        pairs = jnp.concatenate([place, offsets[..., self.latent_dim :]], axis=-1)
+    def _attend(self, values, mask, known):
+        size = jnp.mean(mask, axis=1, keepdims=True, dtype=known.dtype)
+        pairs = []
+        for latents in values:
+            offsets = latents[:, :, None] - latents[:, None]
+            pairs.append(radial_features(offsets[..., : self.latent_dim]))
+            pairs.append(offsets[..., self.latent_dim :])
         network = PairTransformer(
             self.out_dim,
             width=self.width,
@@ -79,18 +90,22 @@ class MoleculeDenoiser(nn.Module):
             num_layers=self.num_layers,
             name="transformer",
         )
-        return network(x_t, pairs, mask, jnp.concatenate([known, size], axis=1))[0]
+        nodes, pairs = (jnp.concatenate(parts, axis=-1) for parts in (values, pairs))
+        return network(nodes, pairs, mask, jnp.concatenate([known, size], axis=1))[0]
 
-    def _pass_messages(self, x_t, mask, known):
+    def _pass_messages(self, values, mask, known):
         known = jnp.broadcast_to(known[:, None], (*mask.shape, known.shape[1]))
+        x_t, *guesses = values
         if self.kind == "gnn":
             network = EGNN(self.out_dim, self.width, self.num_layers, name="gnn")
-            features = jnp.concatenate([x_t, known], axis=-1)
-            return network(None, features, mask)[1]
-        coordinates = x_t[..., : self.latent_dim]
-        features = jnp.concatenate([x_t[..., self.latent_dim :], known], axis=-1)
+            return network(None, jnp.concatenate([*values, known], axis=-1), mask)[1]
+        # Only what does not turn with the coordinates: of a guess, its last numbers.
+        parts = [latents[..., self.latent_dim :] for latents in (x_t, *guesses)]
         network = EGNN(
             self.out_dim - self.latent_dim, self.width, self.num_layers, name="egnn"
         )
-        moved, features = network(coordinates, features, mask)
+        coordinates = x_t[..., : self.latent_dim]
+        moved, features = network(
+            coordinates, jnp.concatenate([*parts, known], axis=-1), mask
+        )
         return jnp.concatenate([moved, features], axis=-1)

@@ -60,6 +60,8 @@ def default_config() -> ConfigDict:
             "width": 96,
             "pair_width": 16,
             "num_layers": 5,
+            # Reads its guess of the step before; half of the training goes without.
+            "self_conditioning": False,
             # Properties of the data that generation is conditioned on.
             "conditions": (),
             "condition_dropout": 0.1,

@@ -13,12 +13,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ncgn_jax.process import (
-    Denoiser,
+    SamplerStep,
     Schedule,
     interpolate,
     make_denoiser,
     make_schedule,
     make_target,
+    to_data_and_noise,
 )
 from ncgn_jax.process.blurring import (
     STILL,
@@ -108,19 +109,56 @@ class LatentProcess:
         wanted = make_target(target, schedule, t, data, noise)
         return self.to_latents(x_t, mask), self.to_latents(wanted, mask)
 
+    def data_hat(
+        self,
+        output: jax.Array,
+        x_t: jax.Array,
+        t: jax.Array,
+        mask: jax.Array,
+        kind: str,
+    ) -> jax.Array:
+        """Returns the clean latents that a network's output stands for.
+
+        Args:
+          output: Prediction at x_t, [molecule, atom, number].
+          x_t: Noisy latents, same shape.
+          t: Times, [molecule].
+          mask: True for real atoms, [molecule, atom].
+          kind: What is predicted, one of `process.PREDICTION_KINDS`.
+        """
+        output, state = (self.to_state(part, mask) for part in (output, x_t))
+        found, _ = to_data_and_noise(kind, output, state, self.schedule(mask), t)
+        return self.to_latents(found, mask)
+
     def denoiser(
         self,
-        network: Callable[[jax.Array, jax.Array], jax.Array],
+        network: Callable[..., jax.Array],
         target: str,
         mask: jax.Array,
         data_limit: float | None = None,
-    ) -> Denoiser:
-        """Turns a network on latents into what sampler steps work with."""
+    ) -> Callable[..., tuple[jax.Array, jax.Array]]:
+        """Turns a network on latents into what sampler steps work with.
 
-        def predict(state, t):
-            return self.to_state(network(self.to_latents(state, mask), t), mask)
+        Args:
+          network: (x_t, t) or (x_t, t, guess) -> prediction, all latents.
+          target: What it predicts, one of `process.PREDICTION_KINDS`.
+          mask: True for real atoms, [molecule, atom].
+          data_limit: See `process.make_denoiser`.
 
-        return make_denoiser(predict, target, self.schedule(mask), data_limit)
+        Returns:
+          denoise(state, t) or denoise(state, t, guess) -> (data_hat, noise_hat).
+        """
+        schedule = self.schedule(mask)
+
+        def denoise(state, t, *guess):
+            seen = [self.to_latents(part, mask) for part in guess]
+
+            def predict(x, t):
+                return self.to_state(network(self.to_latents(x, mask), t, *seen), mask)
+
+            return make_denoiser(predict, target, schedule, data_limit)(state, t)
+
+        return denoise
 
 
 def make_process(config: ConfigDict, max_atoms: int) -> LatentProcess:
@@ -139,6 +177,32 @@ def make_process(config: ConfigDict, max_atoms: int) -> LatentProcess:
         return LatentProcess(base, max_atoms)
     blur = make_blur(own.blur, own.max_blur, own.min_blur)
     return LatentProcess(base, max_atoms, own.heat, blur)
+
+
+def carry_guess(step: SamplerStep) -> SamplerStep:
+    """Lets a step pass each guess of the data on to the next call of the network.
+
+    Args:
+      step: A sampler step.
+
+    Returns:
+      A step on [state, guess] side by side, [molecule, mode, 2 * number], whose
+      denoiser is called as denoise(state, t, guess).
+    """
+
+    def carried(denoise, schedule, both, t, t_next, rng):
+        state, guess = jnp.split(both, 2, axis=-1)
+        guesses = [guess]
+
+        def denoise_with_guess(x, t):
+            pair = denoise(x, t, guesses[-1])
+            guesses.append(pair[0])
+            return pair
+
+        state = step(denoise_with_guess, schedule, state, t, t_next, rng)
+        return jnp.concatenate([state, guesses[-1]], axis=-1)
+
+    return carried
 
 
 def row_keys(rng: jax.Array, rows: jax.Array, num: int) -> jax.Array:

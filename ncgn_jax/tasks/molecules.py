@@ -52,6 +52,7 @@ from ncgn_jax.tasks.molecule_config import (
 )
 from ncgn_jax.tasks.molecule_data import load_dataset
 from ncgn_jax.tasks.molecule_process import (
+    carry_guess,
     draw_sizes,
     make_process,
     masked_noise,
@@ -122,6 +123,7 @@ class MoleculeTask:
             model.width,
             model.pair_width,
             model.num_layers,
+            model.self_conditioning,
         )
 
     def init(self, rng: jax.Array) -> tuple[Any, Any]:
@@ -159,7 +161,16 @@ class MoleculeTask:
         target = self.config.process.target
         x_t, wanted = self.process.noise(latents, noise, t, molecules.mask, target)
         condition = self._hide_some(batch.get("condition"), keys[:, 4])
-        output = self._predict(params, x_t, t, molecules.mask, condition)
+        known = (t, molecules.mask, condition)
+        guess = None
+        if self.config.model.self_conditioning:
+            first = self._predict(params, x_t, *known)
+            found = self.process.data_hat(first, x_t, t, molecules.mask, target)
+            # Every other row of each part of time; the rest start without a guess.
+            informed = (row // NUM_TIME_BINS) % 2 == 0
+            guess = jnp.where(informed[:, None, None], found, 0.0)
+            guess = jax.lax.stop_gradient(guess)
+        output = self._predict(params, x_t, *known, guess)
         weight = loss_weight(
             self.config.process.loss_weight, target, self.process.base, t
         )
@@ -284,9 +295,10 @@ class MoleculeTask:
         drawn = self.codec.draw_latents(codec, molecules, keys, share)
         return jax.lax.stop_gradient(drawn)
 
-    def _predict(self, params, x_t, t, mask, condition):
+    def _predict(self, params, x_t, t, mask, condition, guess=None):
         level = self.process.level(t, self.config.process.signal)
-        output = self.network().apply({"params": params}, x_t, level, mask, condition)
+        network = functools.partial(self.network().apply, {"params": params})
+        output = network(x_t, level, mask, condition, guess)
         return self.codec.center(output, mask)
 
     def _decode(self, codec, latents, sizes) -> dict[str, np.ndarray]:
@@ -339,31 +351,28 @@ class MoleculeTask:
     def _sampler(self):
         """Compiles the sampler over all devices."""
         sample, target = self.config.sample, self.config.process.target
-        step = make_sampler_step(sample.sampler)
+        remember = self.config.model.self_conditioning
 
         def run(state, mask, params, times, rng):
             rng = jax.random.fold_in(rng, device_index())
             condition = self._wanted_condition(len(mask))
+            nothing = self._no_condition(len(mask))
 
-            def network(x_t, t):
-                told = self._predict(params, x_t, t, mask, condition)
+            def network(x_t, t, guess=None):
+                told = self._predict(params, x_t, t, mask, condition, guess)
                 if not sample.guidance or condition is None:
                     return told
-                free = self._predict(
-                    params, x_t, t, mask, self._no_condition(len(mask))
-                )
+                free = self._predict(params, x_t, t, mask, nothing, guess)
                 return told + sample.guidance * (told - free)
 
             denoise = self.process.denoiser(network, target, mask, sample.data_limit)
-            state = integrate(
-                self._keep_padding(step, mask),
-                denoise,
-                self.process.schedule(mask),
-                state,
-                times,
-                rng,
-            )
-            return self.process.to_latents(state, mask)
+            step = self._keep_padding(make_sampler_step(sample.sampler), mask)
+            schedule = self.process.schedule(mask)
+            if remember:
+                step = carry_guess(step)
+                state = jnp.concatenate([state, jnp.zeros_like(state)], axis=-1)
+            state = integrate(step, denoise, schedule, state, times, rng)
+            return self.process.to_latents(state[..., : self.codec.sizes.total], mask)
 
         return map_over_devices(run, batch_argnums=(0, 1))
 

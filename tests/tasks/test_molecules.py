@@ -16,6 +16,7 @@ from ncgn_jax.tasks.molecule_autoencoder import reconstruction_scores
 from ncgn_jax.tasks.molecule_codec import mean_log_degree
 from ncgn_jax.tasks.molecule_config import default_autoencoder_config
 from ncgn_jax.tasks.molecule_process import (
+    carry_guess,
     draw_sizes,
     make_process,
     masked_noise,
@@ -146,10 +147,42 @@ def test_keys_belong_to_rows(rng):
     assert (jax.random.key_data(together[3:]) == jax.random.key_data(apart)).all()
 
 
-@pytest.mark.parametrize("network", ["gnn", "egnn", "attention"])
-def test_loss_of_a_batch_is_the_mean_over_its_parts(network, rng):
+def test_each_call_is_handed_the_guess_of_the_one_before():
+    """Heun calls twice a step: guesses 1, 2, 3, ... come back one call later."""
+    calls = []
+
+    def denoise(x, t, guess):
+        calls.append(float(guess[0, 0, 0]))
+        return jnp.full_like(x, len(calls)), jnp.zeros_like(x)
+
+    schedule = process.make_schedule("linear")
+    step = carry_guess(process.make_sampler_step("heun"))
+    both = jnp.zeros((1, 2, 4))
+    for t in (0.0, 0.25, 0.5):
+        times = jnp.array([t]), jnp.array([t + 0.25])
+        both = step(denoise, schedule, both, *times, jax.random.key(0))
+    assert calls == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    np.testing.assert_allclose(both[..., 2:], 6.0)
+    # x moves by the mean of both velocities, guess 1 and 2 in the first step, ...
+    np.testing.assert_allclose(both[0, 0, 0], 0.25 * (1.5 + 3.5 + 5.5))
+
+
+@pytest.mark.parametrize("target", process.PREDICTION_KINDS)
+def test_latents_are_read_off_any_prediction(target, rng):
+    own = make_process(tiny(process__heat="complete", process__max_blur=1.0), 4)
+    data, noise = latents(rng), latents(jax.random.fold_in(rng, 1))
+    t = jnp.array([0.3, 0.5, 0.8])
+    x_t, wanted = own.noise(data, noise, t, MASK, target)
+    found = own.data_hat(wanted, x_t, t, jnp.asarray(MASK), target)
+    np.testing.assert_allclose(found, data, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("network", "remembers"), [("gnn", True), ("egnn", False), ("attention", True)]
+)
+def test_loss_of_a_batch_is_the_mean_over_its_parts(network, remembers, rng):
     """So it is the same on any number of devices."""
-    task = task_of(model__network=network)
+    task = task_of(model__network=network, model__self_conditioning=remembers)
     params, state = jax.jit(task.init)(rng)
     batch = task.batch(0, slice(0, 32))
     loss = jax.jit(task.loss)
@@ -194,20 +227,22 @@ def test_reconstruction_counts_whole_molecules():
 
 @pytest.mark.slow
 def test_whole_run_and_resumed_run_agree(tmp_path):
-    config = tiny(train__decay="constant")
-    task = task_of(train__decay="constant")
+    # Networks that are quick to compile.
+    fields = {
+        "train__decay": "constant",
+        "model__network": "gnn",
+        "autoencoder__decoder": "pna",
+    }
+    config, task = tiny(**fields), task_of(**fields)
     whole = train(config, tmp_path / "whole", task)
-    train(
-        tiny(train__decay="constant", train__num_steps=2),
-        tmp_path / "parts",
-        task_of(train__decay="constant", train__num_steps=2),
-    )
+    half = fields | {"train__num_steps": 2}
+    train(tiny(**half), tmp_path / "parts", task_of(**half))
     # A fresh task has adopted no autoencoder: it comes with the checkpoint.
-    resumed = train(config, tmp_path / "parts", task_of(train__decay="constant"))
+    resumed = train(config, tmp_path / "parts", task_of(**fields))
     jax.tree.map(np.testing.assert_array_equal, whole, resumed)
     assert (tmp_path / "whole" / "first_stage" / "checkpoints").is_dir()
 
-    fresh = task_of(train__decay="constant")
+    fresh = task_of(**fields)
     state = restore_state(config, tmp_path / "whole", fresh)
     samples = generate(config, tmp_path / "whole", fresh, state)
     pictures = draw(tmp_path / "whole", fresh, state, samples)
@@ -256,7 +291,8 @@ def test_first_stage_is_a_task_by_itself(tmp_path):
         },
         {"process__schedule": "ddpm_linear", "process__chain_steps": 50,
          "process__target": "noise", "sample__sampler": "ancestral"},
-        {"model__network": "egnn"},
+        {"model__network": "egnn", "model__self_conditioning": True},
+        {"process__heat": "dct", "model__self_conditioning": True},
         {"autoencoder__centered": False, "model__network": "gnn"},
     ],
 )  # fmt: skip
