@@ -12,7 +12,6 @@ from ncgn_jax.metrics.molecules import (
     check_molecules,
     chemnet_statistics,
     frechet_chemnet_distance,
-    known_smiles,
     molecule_histograms,
     molecule_scores,
     published_scores,
@@ -104,9 +103,9 @@ class _Scores:
         self._dataset = dataset
         self._classes = dataset.train.classes
         self._valences = max_valences(self._classes)
-        self._train = known_smiles(dataset.train.smiles.tolist())
-        held_out = [*dataset.validation.smiles, *dataset.test.smiles]
-        self._held_out = known_smiles(held_out) - self._train
+        # Canonical by the same code as those of generated molecules.
+        self._train = frozenset(dataset.train.smiles.tolist())
+        self._held_out = dataset.all_smiles() - self._train
         self._max_reference = max_reference
         test = dataset.test.take(slice(max_reference))
         self._histograms = molecule_histograms(test.atoms, test.bonds)

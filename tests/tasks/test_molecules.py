@@ -22,6 +22,7 @@ from ncgn_jax.tasks.molecule_process import (
     masked_noise,
     row_keys,
 )
+from ncgn_jax.tasks.molecule_scores import evaluate_molecules
 from ncgn_jax.tasks.molecules import default_config
 from ncgn_jax.train import train, validate
 
@@ -223,6 +224,22 @@ def test_reconstruction_counts_whole_molecules():
     arrays["bonds"][1, i, j] = arrays["bonds"][1, j, i] = 0
     found = reconstruction_scores(arrays, dataset().test)
     assert (found["molecule"], found["adjacency"]) == (0.5, 0.75)
+
+
+def test_real_molecules_score_as_real():
+    test = dataset().test
+    drawn = {"atoms": test.atoms, "bonds": test.bonds, "bonds_valency": test.bonds}
+    arrays = drawn | {f"control_{k}": v for k, v in drawn.items()}
+    arrays |= {f"decoded_{k}": v for k, v in drawn.items()}
+    arrays |= {f"published_{k}": v for k, v in drawn.items()}
+    rows = evaluate_molecules(dataset(), {"test": arrays}, max_reference=1)
+    own = rows["test"]
+    for key in ("valid", "valid_connected", "novel", "held_out", "in_known"):
+        assert own[key] == 1.0, key
+    assert own["repaired_valid_connected"] == own["decoded_molecule"] == 1.0
+    assert own["published_novel"] == 0.0  # of the whole data set
+    assert (rows["train"]["novel"], rows["train"]["in_known"]) == (0.0, 1.0)
+    assert rows["held_out"]["held_out"] == 1.0
 
 
 @pytest.mark.slow
