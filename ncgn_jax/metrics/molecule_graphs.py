@@ -9,7 +9,7 @@ Example:
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -40,23 +40,6 @@ def to_molecule(atoms: ArrayLike, bonds: ArrayLike, classes: Sequence[str]) -> "
     """
     atoms, bonds = check_batch(np.asarray(atoms)[None], np.asarray(bonds)[None])
     return build_molecule(import_chem(), atoms[0], bonds[0], parse_classes(classes))
-
-
-def known_smiles(smiles: Collection[str]) -> set[str]:
-    """Writes SMILES of data canonically, so that generated ones can be looked up.
-
-    Args:
-      smiles: SMILES in any writing.
-
-    Returns:
-      The distinct `MolToSmiles(MolFromSmiles(s))`; what RDKit refuses is left out.
-    """
-    chem = import_chem()
-    from rdkit import rdBase
-
-    with rdBase.BlockLogs():
-        read = (chem.MolFromSmiles(s) for s in smiles)
-        return {chem.MolToSmiles(molecule) for molecule in read if molecule} - {""}
 
 
 def molecule_histograms(atoms: ArrayLike, bonds: ArrayLike) -> Histograms:
