@@ -86,9 +86,7 @@ def compare(
     first_stages: dict[str | None, Path] = {}
     for number, run in enumerate(runs, start=1):
         source = trained.setdefault(run.training_stamp, run.folder)
-        stage = tasks.make(run.config).first_stage()
-        stage_stamp = stage and make_stamp(training_fields(stage[0]))
-        stage_source = first_stages.setdefault(stage_stamp, run.folder)
+        stage_source = first_stages.setdefault(run.first_stage_stamp, run.folder)
         if run.read_result() is not None:
             continue
         steps = run.config.train.num_steps

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from ncgn_jax.config import config_to_json
 from ncgn_jax.generate import read_run_config
-from ncgn_jax.tasks import Task, make_task
+from ncgn_jax.tasks import Task, first_stage_config, make_task
 from ncgn_jax.train import FIRST_STAGE
 from ncgn_jax.variants import training_fields
 
@@ -66,6 +66,12 @@ class Run:
     def training_stamp(self) -> str:
         """Identifies what is trained: runs that share it learn the same."""
         return make_stamp(training_fields(self.config))
+
+    @property
+    def first_stage_stamp(self) -> str | None:
+        """Identifies what is trained before, None for nothing."""
+        stage = first_stage_config(self.config)
+        return stage and make_stamp(training_fields(stage))
 
     def adopt_training(self, source: Path) -> None:
         """Copies checkpoints and losses of a run that was trained alike.

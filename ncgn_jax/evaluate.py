@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from ncgn_jax import parallel
 from ncgn_jax.generate import Samples
-from ncgn_jax.metrics.table import write_table
+from ncgn_jax.metrics.table import format_table, write_table
 from ncgn_jax.tasks import Task
 
 Rows = dict[str, dict[str, float]]
@@ -36,7 +36,7 @@ def evaluate(
         "device": f"{parallel.num_devices()} x {parallel.device_kind()}",
     }
     caption = "; ".join(f"{name}: {value}" for name, value in meta.items())
-    text = task.format_table(rows, caption)
+    text = format_table(rows, task.columns, caption)
     print(text, flush=True)
     write_table(rows, Path(workdir) / "table", meta)
     (Path(workdir) / "table.md").write_text(text + "\n")

@@ -115,10 +115,11 @@ def to_data_and_noise(
       t: Times, [batch] or scalar.
 
     Returns:
-      data_hat and noise_hat with x_t = alpha data_hat + sigma noise_hat. Two cases
+      data_hat and noise_hat with x_t = alpha data_hat + sigma noise_hat. Three cases
       have no answer, and the mean of standardised data or noise, 0, stands in:
-      data_hat from noise or score where alpha = 0 (t = 0 of some schedules), and
-      noise_hat from data where sigma = 0 (t = 1). No result is inf or nan.
+      data_hat from noise or score where alpha = 0 (t = 0 of some schedules),
+      noise_hat from data where sigma = 0 (t = 1), and both from velocity where
+      w = 0. No result is inf or nan.
 
     Raises:
       ValueError: if `kind` does not exist.

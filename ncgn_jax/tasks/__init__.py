@@ -65,9 +65,6 @@ class Task(Protocol):
     ) -> tuple[dict[str, dict[str, float]], dict[str, object]]:
         """Measures named sample sets; returns table rows with anchors, and metadata."""
 
-    def format_table(self, rows: dict[str, dict[str, float]], caption: str) -> str:
-        """Lays out rows for the terminal."""
-
     def draw(
         self, params: Tree, model_state: Tree, samples: dict[str, np.ndarray], folder
     ) -> list:
@@ -88,6 +85,15 @@ def make_task(config: ConfigDict) -> Task:
 def default_config(task: str) -> ConfigDict:
     """Returns every field a task knows, with its default."""
     return _module(task).default_config()
+
+
+def first_stage_config(config: ConfigDict) -> ConfigDict | None:
+    """Returns what must be trained before a configuration, None for nothing.
+
+    As `Task.first_stage`, but without building the task.
+    """
+    make = getattr(_module(config.task), "first_stage_config", None)
+    return make and make(config)
 
 
 def complete_config(config: ConfigDict) -> ConfigDict:

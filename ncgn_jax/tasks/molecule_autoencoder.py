@@ -16,9 +16,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ncgn_jax.data.batches import batch_indices
-from ncgn_jax.data.molecules import MoleculeDataset, MoleculeSet, max_valences
+from ncgn_jax.data.molecules import MoleculeDataset, MoleculeSet
 from ncgn_jax.faults import Faults
-from ncgn_jax.metrics.table import Column, Row, format_table
+from ncgn_jax.metrics.table import Column, Row
 from ncgn_jax.models.molecule_autoencoder import divergence, reconstruction_loss
 from ncgn_jax.parallel import AXIS
 from ncgn_jax.tasks.molecule_codec import (
@@ -140,10 +140,6 @@ class AutoencoderTask:
         }
         return rows, meta
 
-    def format_table(self, rows: Mapping[str, Row], caption: str) -> str:
-        """Lays out rows for the terminal."""
-        return format_table(rows, self.columns, caption)
-
     def draw(
         self, params: Any, model_state: Any, samples: Any, folder: str | Path
     ) -> list[Path]:
@@ -174,8 +170,7 @@ def reconstruct(
     """Encodes the first molecules of a set and decodes them again."""
     latents = codec.encode_all(variables, molecules, num, seed)
     mask = molecules.node_mask[: len(latents)]
-    valences = max_valences(molecules.classes)
-    return codec.decode_all(variables, latents, mask, valences)
+    return codec.decode_all(variables, latents, mask)
 
 
 def reconstruction_scores(

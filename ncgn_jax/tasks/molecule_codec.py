@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ncgn_jax.data.molecules import MoleculeSet
+from ncgn_jax.data.molecules import MoleculeSet, max_valences
 from ncgn_jax.graphs.bond_decoding import argmax_bonds, valency_aware_bonds
 from ncgn_jax.models.molecule_autoencoder import (
     Decoder,
@@ -42,6 +42,7 @@ class MoleculeCodec:
         self.num_classes = len(molecules.classes)
         self.max_atoms = molecules.atoms.shape[1]
         self._mean_log_degree = mean_log_degree(molecules)
+        self._max_valences = max_valences(molecules.classes)
         self._batch_size = config.sample.batch_size
 
     def encoder(self, axis_name: str | None = None) -> Encoder:
@@ -119,6 +120,14 @@ class MoleculeCodec:
             return values
         return center(values, mask, self.sizes.latent_dim)
 
+    def mask_of(self, sizes: np.ndarray) -> np.ndarray:
+        """Returns which atoms are real in molecules of given sizes, [molecule, atom].
+
+        Args:
+          sizes: Atoms of each molecule, [molecule].
+        """
+        return np.arange(self.max_atoms)[None] < np.asarray(sizes)[:, None]
+
     def decode(
         self, variables: Variables, latents: jax.Array, mask: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
@@ -131,7 +140,6 @@ class MoleculeCodec:
         variables: Variables,
         latents: np.ndarray,
         mask: np.ndarray,
-        max_valences: np.ndarray,
     ) -> dict[str, np.ndarray]:
         """Decodes any number of molecules in both ways.
 
@@ -139,7 +147,6 @@ class MoleculeCodec:
           variables: Of the autoencoder.
           latents: [molecule, atom, number].
           mask: True for real atoms, [molecule, atom].
-          max_valences: Most bonds of each class, counted by order, [class].
 
         Returns:
           `atoms` int8 [molecule, atom], -1 in padding; `bonds` int8 [molecule, atom,
@@ -158,7 +165,7 @@ class MoleculeCodec:
                 "atoms": atoms,
                 "bonds": argmax_bonds(bond_logits, own),
                 "bonds_valency": valency_aware_bonds(
-                    bond_logits, atoms, max_valences, own
+                    bond_logits, atoms, self._max_valences, own
                 ),
             }
             for name, part in parts.items():

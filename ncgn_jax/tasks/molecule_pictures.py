@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ncgn_jax.data.molecule_files import write_sdf, write_smiles
-from ncgn_jax.data.molecules import MoleculeDataset, max_valences
+from ncgn_jax.data.molecules import MoleculeDataset
 from ncgn_jax.metrics.molecules import check_molecules, to_molecule
 from ncgn_jax.pictures.molecules import (
     draw_latents,
@@ -105,11 +105,10 @@ def _draw_paths(task, params, codec, folder: Path) -> Path:
     """Draws molecules decoded on the way from noise to data, a row each."""
     sizes = Counter(task.dataset.train.num_atoms.tolist()).most_common(1)[0][0]
     counts = np.full(_NUM_PATHS, sizes)
-    mask = np.arange(task.codec.max_atoms)[None] < counts[:, None]
-    valences = max_valences(task.dataset.train.classes)
+    mask = task.codec.mask_of(counts)
     columns, captions = [], []
     for latents, t in task.walk(params, codec, counts, task.config.seed):
-        parts = task.codec.decode_all(codec, np.asarray(latents), mask, valences)
+        parts = task.codec.decode_all(codec, latents, mask)
         columns.append(
             [
                 to_molecule(atoms, bonds, task.dataset.train.classes)

@@ -7,7 +7,6 @@ model state, so that a checkpoint is all that sampling needs.
 """
 
 import functools
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ncgn_jax.data.batches import batch_indices
-from ncgn_jax.data.molecules import MoleculeDataset, max_valences
+from ncgn_jax.data.molecules import MoleculeDataset
 from ncgn_jax.data.point_sets import DataError
-from ncgn_jax.metrics.table import Column, Row, format_table
-from ncgn_jax.models.molecule_autoencoder import MoleculeBatch
+from ncgn_jax.metrics.table import Column, Row
 from ncgn_jax.models.molecule_denoiser import MoleculeDenoiser
 from ncgn_jax.parallel import device_index, map_over_devices
 from ncgn_jax.process import (
@@ -28,7 +26,6 @@ from ncgn_jax.process import (
     interpolate,
     loss_weight,
     make_sampler_step,
-    make_time_grid,
     weighted_mse,
 )
 from ncgn_jax.tasks.bucketed import sample_chunks
@@ -63,8 +60,15 @@ from ncgn_jax.tasks.molecule_scores import (
     PUBLISHED_SIZES,
     evaluate_molecules,
 )
+from ncgn_jax.tasks.settings import make_sample_times
 
-__all__ = ["MoleculeTask", "default_config", "make_task", "validate"]
+__all__ = [
+    "MoleculeTask",
+    "default_config",
+    "first_stage_config",
+    "make_task",
+    "validate",
+]
 
 
 def make_task(config: ConfigDict) -> "MoleculeTask":
@@ -153,7 +157,8 @@ class MoleculeTask:
         """Returns a device's mean loss, the model state, and the loss by time."""
         molecules, row = as_molecules(batch), batch["row"]
         keys = row_keys(rng, row, 5)
-        latents = self._latents(model_state["codec"], molecules, keys[:, :2])
+        share, codec = self.config.process.latent_noise, model_state["codec"]
+        latents = self.codec.draw_latents(codec, molecules, keys[:, :2], share)
         bins = row % NUM_TIME_BINS
         t = (bins + jax.vmap(jax.random.uniform)(keys[:, 2])) / NUM_TIME_BINS
         noise = masked_noise(keys[:, 3], molecules.mask, latents.shape[-1])
@@ -206,7 +211,7 @@ class MoleculeTask:
         num_control = min(num_samples, self.config.evaluate.max_reference)
         sizes = draw_sizes(train, num_control, seed + 2)
         keys = jax.random.split(jax.random.key(seed + 2), len(sizes))
-        noise = masked_noise(keys, self._mask(sizes), self.codec.sizes.total)
+        noise = masked_noise(keys, self.codec.mask_of(sizes), self.codec.sizes.total)
         parts = self._decode(codec, np.asarray(noise), sizes)
         arrays |= {f"control_{name}": part for name, part in parts.items()}
         if sample.num_reconstructed:
@@ -230,7 +235,7 @@ class MoleculeTask:
         Returns:
           float32 [molecule, atom, number], 0 in padding.
         """
-        mask = self._mask(sizes)
+        mask = self.codec.mask_of(sizes)
         keys = jax.random.split(jax.random.key(seed), len(sizes))
         start = np.asarray(self._prior(codec, keys, mask, seed))
         rng, parts = jax.random.key(seed + 1), []
@@ -242,7 +247,7 @@ class MoleculeTask:
 
     def walk(self, params: Any, codec: Variables, sizes: np.ndarray, seed: int):
         """Yields latents [molecule, atom, number] and t along the path of a sample."""
-        mask = self._mask(sizes)
+        mask = self.codec.mask_of(sizes)
         keys = jax.random.split(jax.random.key(seed), len(sizes))
         state = np.asarray(self._prior(codec, keys, mask, seed))
         times = self._times()
@@ -271,10 +276,6 @@ class MoleculeTask:
         }
         return rows, meta
 
-    def format_table(self, rows: Mapping[str, Row], caption: str) -> str:
-        """Lays out rows for the terminal."""
-        return format_table(rows, self.columns, caption)
-
     def draw(
         self,
         params: Any,
@@ -287,14 +288,6 @@ class MoleculeTask:
 
         return draw_all(self, params, model_state, samples, Path(folder))
 
-    def _latents(
-        self, codec: Variables, molecules: MoleculeBatch, keys: jax.Array
-    ) -> jax.Array:
-        """Draws the latents that a batch is to be taken for, 0 in padding."""
-        share = self.config.process.latent_noise
-        drawn = self.codec.draw_latents(codec, molecules, keys, share)
-        return jax.lax.stop_gradient(drawn)
-
     def _predict(self, params, x_t, t, mask, condition, guess=None):
         level = self.process.level(t, self.config.process.signal)
         network = functools.partial(self.network().apply, {"params": params})
@@ -302,23 +295,12 @@ class MoleculeTask:
         return self.codec.center(output, mask)
 
     def _decode(self, codec, latents, sizes) -> dict[str, np.ndarray]:
-        valences = max_valences(self.dataset.train.classes)
-        return self.codec.decode_all(codec, latents, self._mask(sizes), valences)
-
-    def _mask(self, sizes: np.ndarray) -> np.ndarray:
-        return np.arange(self.codec.max_atoms)[None] < np.asarray(sizes)[:, None]
+        return self.codec.decode_all(codec, latents, self.codec.mask_of(sizes))
 
     def _times(self) -> np.ndarray:
-        sample = self.config.sample
-        times = make_time_grid(
-            sample.time_grid,
-            sample.num_steps,
-            self.process.base,
-            dim=self.codec.max_atoms * self.codec.sizes.total,
-            kappa=sample.dilation,
-            table=sample.time_table,
-        )
-        return np.asarray(times, np.float32)
+        dim = self.codec.max_atoms * self.codec.sizes.total
+        times = make_sample_times(self.config, self.process.base, dim)
+        return times.astype(np.float32)
 
     def _prior(self, codec, keys, mask, seed):
         """Draws states at t = 0: noise, or blurred and noised training latents."""

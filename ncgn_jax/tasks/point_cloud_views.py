@@ -101,7 +101,7 @@ def denoising_states(view: NetworkView) -> list[DenoisingState]:
     task, sample = view.task, view.task.config.sample
     step = make_sampler_step(sample.sampler)
     x = jnp.asarray(task.prior_clouds(_NUM_CLOUDS, task.config.seed))
-    times = make_sample_times(task.config, task.time, x[0].size)
+    times = make_sample_times(task.config, task.time.schedule, x[0].size)
     label = jnp.zeros((_NUM_CLOUDS,), jnp.int32)
     stretches = split_time_grid(task.time, np.asarray(times))
     num_kept = max(2, -(-_MIN_STATES // len(stretches)))

@@ -25,7 +25,6 @@ from ncgn_jax.metrics.table import (
     EvaluationSettings,
     evaluate_anchors,
     evaluate_clouds,
-    format_table,
     prepare_reference,
 )
 from ncgn_jax.models.ncgn import NCGN
@@ -252,7 +251,7 @@ class PointCloudTask:
           chooses buckets on its way: one dict, at the end, whose bucket is None.
         """
         dim = self.config.data.num_points * DIM
-        times = make_sample_times(self.config, self.time, dim, num_steps)
+        times = make_sample_times(self.config, self.time.schedule, dim, num_steps)
         variables = {"params": params, **model_state}
         stretches = split_time_grid(self.time, times)
         if self.is_blind:
@@ -398,10 +397,6 @@ class PointCloudTask:
             f"{self.config.data.num_points} points",
         }
         return rows, meta
-
-    def format_table(self, rows: dict[str, dict[str, float]], caption: str) -> str:
-        """Lays out rows for the terminal."""
-        return format_table(rows, self.columns, caption)
 
     def draw(
         self,

@@ -26,6 +26,7 @@ from ncgn_jax.process import (
     SAMPLERS,
     SCHEDULES,
     TIME_GRIDS,
+    Schedule,
     make_schedule,
     make_time_grid,
 )
@@ -155,13 +156,13 @@ def make_time(config: ConfigDict, num_nodes: int, dim: int) -> BucketedTime:
 
 
 def make_sample_times(
-    config: ConfigDict, time: BucketedTime, dim: int, num_steps: int | None = None
+    config: ConfigDict, schedule: Schedule, dim: int, num_steps: int | None = None
 ) -> np.ndarray:
     """Returns the times that the sampler visits, float64 [step + 1].
 
     Args:
       config: Configuration with the section `sample`.
-      time: Time axis with its schedule.
+      schedule: The noise.
       dim: Numbers a sample has.
       num_steps: Steps; the configuration's if None.
     """
@@ -169,7 +170,7 @@ def make_sample_times(
     return make_time_grid(
         sample.time_grid,
         num_steps or sample.num_steps,
-        time.schedule,
+        schedule,
         dim=dim,
         kappa=sample.dilation,
         table=sample.time_table,

@@ -27,7 +27,7 @@ from ncgn_jax.data.fields import (
 from ncgn_jax.data.load import DATA_VARIABLE
 from ncgn_jax.data.point_sets import DataError
 from ncgn_jax.graphs import Connectivity, connect_layouts, join_graphs, take_graphs
-from ncgn_jax.metrics.table import Column, Row, format_table
+from ncgn_jax.metrics.table import Column, Row
 from ncgn_jax.models.ncgn import NCGN
 from ncgn_jax.parallel import AXIS, device_index, map_over_devices, num_devices
 from ncgn_jax.process import (
@@ -312,7 +312,7 @@ class TranscriptomicsTask:
           data: Its values in the units of training; anything elsewhere.
           rng: Key of stochastic samplers.
         """
-        times = make_sample_times(self.config, self.time, noise[0].size)
+        times = make_sample_times(self.config, self.time.schedule, noise[0].size)
         positions = fields.padded_positions()[fields.layout[rows]]
         index, x = fields.layout[rows], noise
         for bucket, offset, stretch in split_time_grid(self.time, times):
@@ -382,10 +382,6 @@ class TranscriptomicsTask:
             "sizes": f"{count} fields a task, {len(self.dataset.test)} test fields",
         }
         return rows, meta
-
-    def format_table(self, rows: dict[str, Row], caption: str) -> str:
-        """Lays out rows for the terminal."""
-        return format_table(rows, self.columns, caption)
 
     def draw(
         self,

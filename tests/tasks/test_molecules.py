@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from ncgn_jax import process
+from ncgn_jax.compare_runs import Run
 from ncgn_jax.config import with_fields
 from ncgn_jax.data.point_sets import DataError
 from ncgn_jax.evaluate import evaluate
 from ncgn_jax.faults import ConfigError
 from ncgn_jax.generate import draw, generate, restore_state
-from ncgn_jax.tasks import make_task
+from ncgn_jax.tasks import make_task, point_clouds
 from ncgn_jax.tasks.molecule_autoencoder import reconstruction_scores
 from ncgn_jax.tasks.molecule_codec import mean_log_degree
 from ncgn_jax.tasks.molecule_config import default_autoencoder_config
@@ -274,6 +275,18 @@ def test_whole_run_and_resumed_run_agree(tmp_path):
     assert (published >= 2).all()
     assert (published <= 8).all()
     assert "V %" in (tmp_path / "whole" / "table.md").read_text()
+
+
+def test_first_stages_are_told_apart_by_what_they_learn(tmp_path):
+    def stamp(**fields):
+        return Run("any", tiny(**fields), tmp_path, 0.0, 0.0).first_stage_stamp
+
+    same = {"model__network": "egnn", "process__heat": "dct", "sample__num_steps": 9}
+    assert stamp() == stamp(**same)
+    assert stamp() != stamp(autoencoder__latent_dim=3, autoencoder__encoder="pna")
+    assert stamp() != stamp(seed=1)
+    clouds = point_clouds.default_config().lock()
+    assert Run("any", clouds, tmp_path, 0.0, 0.0).first_stage_stamp is None
 
 
 def test_first_stage_is_a_task_by_itself(tmp_path):

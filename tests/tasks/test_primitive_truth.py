@@ -8,6 +8,7 @@ import pytest
 
 from ncgn_jax.config import apply_overrides, load_config
 from ncgn_jax.data.primitives import BOX, make_primitives
+from ncgn_jax.metrics.table import format_table
 from ncgn_jax.tasks import make_task, primitive_truth
 from ncgn_jax.tasks.primitive_truth import truth_row
 
@@ -72,4 +73,4 @@ def test_task_adds_truth_to_samples_and_anchors():
     assert rows["noise"]["truth_rms"] > 0.5
     assert rows["noise"]["truth_in_prior"] == 0.0
     assert "truth_rms" not in rows["origin"]
-    assert "rms e-2" in task.format_table(rows, "caption")
+    assert "rms e-2" in format_table(rows, task.columns, "caption")

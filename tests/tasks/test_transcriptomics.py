@@ -10,6 +10,7 @@ from ncgn_jax.config import apply_overrides
 from ncgn_jax.data.fields import FieldDataset, FieldSet
 from ncgn_jax.data.point_sets import DataError
 from ncgn_jax.faults import ConfigError
+from ncgn_jax.metrics.table import format_table
 from ncgn_jax.tasks.conditioning import FIELD_TASKS
 from ncgn_jax.tasks.field_scores import evaluate_fields
 from ncgn_jax.tasks.transcriptomics import TranscriptomicsTask, default_config
@@ -148,7 +149,7 @@ def test_settings_train_and_sample(overrides):
     assert {"ema", "noise", "train"} == set(rows)
     assert all(f"w_{name}" in rows["ema"] for name in FIELD_TASKS)
     assert "waves" in meta["data_set"]
-    assert "W knock" in task.format_table(rows, "caption")
+    assert "W knock" in format_table(rows, task.columns, "caption")
 
 
 def test_all_tasks_and_chunks_share_one_trace_per_bucket(monkeypatch):
