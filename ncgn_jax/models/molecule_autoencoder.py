@@ -116,8 +116,8 @@ class Encoder(nn.Module):
     """Maps molecules to the mean and deviation of each atom's latent.
 
     `pna` is message passing along the bonds. `depiction` takes the coordinates of a
-    drawing for the latent, turned and mirrored at random; `residual` adds to them what
-    message passing learns to add. Types have a learned code each.
+    drawing for the latent, `residual` adds to them what message passing learns to add;
+    both are turned and mirrored at random. Types have a learned code each.
 
     Attributes:
       num_classes: Atom classes.
@@ -152,8 +152,7 @@ class Encoder(nn.Module):
           keys: One key a molecule, for what tells equal atoms apart, [molecule].
           train: Whether statistics are those of the batch, and kept.
         """
-        turned = turn_at_random(keys, molecules.depictions) / _BOND_LENGTH
-        place, log_std = self._place(molecules, turned, keys)
+        place, log_std = self._place(molecules, keys)
         parts = [place]
         if self.sizes.type_dim:
             code = nn.Embed(self.num_classes, self.sizes.type_dim, name="types")
@@ -171,18 +170,19 @@ class Encoder(nn.Module):
         real = molecules.mask[:, :, None]
         return jnp.where(real, mean, 0.0), jnp.where(real, std, 1.0)
 
-    def _place(self, molecules, turned, keys):
-        sizes = self.sizes
+    def _place(self, molecules, keys):
+        sizes, drawn = self.sizes, molecules.depictions / _BOND_LENGTH
         if self.kind == "depiction":
-            return turned, None
-        symmetry = "depiction" if self.kind == "residual" else self.symmetry
+            return turn_at_random(keys, drawn), None
         nodes = [jax.nn.one_hot(molecules.atoms, self.num_classes)]
-        if symmetry == "random":
-            shape = (turned.shape[1], _RANDOM_FEATURES)
+        if self.kind == "residual":
+            nodes.append(drawn)
+        elif self.symmetry == "random":
+            shape = (drawn.shape[1], _RANDOM_FEATURES)
             draw = jax.vmap(lambda key: jax.random.normal(key, shape))
             nodes.append(draw(keys))
-        elif symmetry == "depiction":
-            nodes.append(turned)
+        elif self.symmetry == "depiction":
+            nodes.append(turn_at_random(keys, drawn))
         nodes = jnp.where(molecules.mask[:, :, None], jnp.concatenate(nodes, -1), 0.0)
         pairs = jax.nn.one_hot(molecules.bonds, NUM_ORDERS)[..., 1:]
         network = PNA(
@@ -199,7 +199,8 @@ class Encoder(nn.Module):
             # Deviations start small: at first the decoder must find anything at all.
             log_std = out[..., sizes.latent_dim :] - 4.0
         if self.kind == "residual":
-            place = turned + 0.4 * jnp.tanh(place)
+            # Turned last, so that no direction of the plane is preferred.
+            place = turn_at_random(keys, drawn + 0.4 * jnp.tanh(place))
         return place, log_std
 
 

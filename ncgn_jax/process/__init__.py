@@ -44,6 +44,7 @@ from ncgn_jax.process.ema import ema_decay, update_ema
 from ncgn_jax.process.fitted_grids import fit_time_table
 from ncgn_jax.process.losses import (
     LOSS_WEIGHTS,
+    logit_normal_times,
     loss_weight,
     sample_times,
     weighted_mse,
@@ -101,6 +102,7 @@ __all__ = [
     "heun_step",
     "integrate",
     "interpolate",
+    "logit_normal_times",
     "loss_weight",
     "make_denoiser",
     "make_dilated_grid",

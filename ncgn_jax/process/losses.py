@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.special import logit, ndtri
 from jax.typing import ArrayLike
 
 from ncgn_jax.process import naming
@@ -132,6 +133,26 @@ def loss_weight(
     if kind == "score":
         return weight * sigma**2
     return weight * (alpha / (alpha * d_sigma - sigma * d_alpha)) ** 2
+
+
+def logit_normal_times(u: ArrayLike, center: float, spread: float) -> jax.Array:
+    """Moves uniform times to where training pays most.
+
+    t = sigmoid(logit(center) + spread * Phi^-1(u)), logit-normal for uniform u (Esser
+    et al. 2024, arXiv 2403.03206, eq. 19); rising in u, so that parts of [0, 1] go to
+    parts of [0, 1].
+
+    Args:
+      u: Times or quantiles in [0, 1], any shape.
+      center: Median of the new times, in (0, 1).
+      spread: Deviation of their logits, positive.
+
+    Returns:
+      Times in [0, 1], shape of u.
+    """
+    u = jnp.asarray(u)
+    center = jnp.asarray(center, u.dtype)
+    return jax.nn.sigmoid(logit(center) + spread * ndtri(u))
 
 
 def sample_times(

@@ -39,6 +39,8 @@ COLUMNS = (
     Column("bonds", "bonds %", 100, 3, "pairs of atoms with the right order"),
     Column("adjacency", "graph %", 100, 1, "molecules with every bond in place"),
     Column("molecule", "molecule %", 100, 1, "molecules right in atoms and orders"),
+    Column("variance", "variance", 1, 3, "of latents, as the encoder has them"),
+    Column("dimensions", "dimensions", 1, 2, "participation ratio of the latents"),
 )
 
 
@@ -118,20 +120,26 @@ class AutoencoderTask:
         """Decodes the first test molecules from their latents.
 
         Returns:
-          `atoms`, `bonds` and `bonds_valency`, as `MoleculeCodec.decode_all`.
+          As `reconstruct`, and `variance`, that of each number of a latent before it
+          is standardised, [number].
         """
         variables = {"params": params, **model_state}
-        return reconstruct(self.codec, variables, self.dataset.test, num_samples, seed)
+        found = reconstruct(self.codec, variables, self.dataset.test, num_samples, seed)
+        variance = model_state["batch_stats"]["standardise"]["var"]
+        return {**found, "variance": np.asarray(variance)}
 
     def evaluate(
         self, samples: dict[str, dict[str, np.ndarray]]
     ) -> tuple[dict[str, Row], dict[str, object]]:
         """Compares reconstructions with the test molecules."""
         test = self.dataset.test
-        rows = {
-            name: reconstruction_scores(arrays, test)
-            for name, arrays in samples.items()
-        }
+        rows = {}
+        for name, arrays in samples.items():
+            mask = test.node_mask[: len(arrays["latents"])]
+            rows[name] = reconstruction_scores(arrays, test) | {
+                "variance": float(arrays["variance"].mean()),
+                "dimensions": participation_ratio(arrays["latents"][mask]),
+            }
         count = max(len(arrays["atoms"]) for arrays in samples.values())
         meta = {
             "data_set": self.dataset.name,
@@ -167,10 +175,15 @@ def reconstruct(
     num: int,
     seed: int,
 ) -> dict[str, np.ndarray]:
-    """Encodes the first molecules of a set and decodes them again."""
+    """Encodes the first molecules of a set and decodes them again.
+
+    Returns:
+      `atoms`, `bonds` and `bonds_valency`, as `MoleculeCodec.decode_all`, and
+      `latents`, what they were decoded from.
+    """
     latents = codec.encode_all(variables, molecules, num, seed)
     mask = molecules.node_mask[: len(latents)]
-    return codec.decode_all(variables, latents, mask)
+    return {"latents": latents, **codec.decode_all(variables, latents, mask)}
 
 
 def reconstruction_scores(
@@ -201,3 +214,16 @@ def reconstruction_scores(
         "adjacency": float(in_place.all(axis=(1, 2)).mean()),
         "molecule": float(whole.mean()),
     }
+
+
+def participation_ratio(values: np.ndarray) -> float:
+    """Returns how many dimensions values fill, from 1 to all.
+
+    (sum_i l_i)^2 / sum_i l_i^2, where l_i are the eigenvalues of their covariance.
+
+    Args:
+      values: [row, number].
+    """
+    centred = values.astype(np.float64) - values.mean(axis=0)
+    covariance = centred.T @ centred / len(values)
+    return float(np.trace(covariance) ** 2 / np.sum(covariance**2))

@@ -13,16 +13,17 @@ from ncgn_jax.models.molecule_denoiser import NETWORKS
 from ncgn_jax.models.pair_attention import NUM_HEADS
 from ncgn_jax.parallel import num_devices
 from ncgn_jax.process.blurring import BLURS, HEAT_KINDS
-from ncgn_jax.tasks.settings import WEIGHTS, base_config
+from ncgn_jax.tasks.settings import OPTIMIZERS, WEIGHTS, base_config
 
 SOURCES = ("auto", "qm9", "sample", "file")
 INVALID = ("skip", "stop")
 PRIORS = ("noise", "train")
 # Fields of the autoencoder that are those of `train` when it is a task by itself.
-_TRAIN_FIELDS = ("num_steps", "batch_size", "learning_rate")
+_TRAIN_FIELDS = ("num_steps", "batch_size", "optimizer", "learning_rate")
+TIMES = ("uniform", "logit_normal")
 # Grids that need noise to change.
 _NOISE_GRIDS = ("log_snr", "edm", "dilated_vp", "dilated_ve")
-# Times of a batch are spread over this many equal parts of [0, 1].
+# Times of a batch are spread over this many equally likely parts of [0, 1].
 NUM_TIME_BINS = 4
 
 
@@ -51,6 +52,7 @@ def default_config() -> ConfigDict:
             "num_layers": 3,
             "num_steps": 3000,
             "batch_size": 128,
+            "optimizer": "adam",
             "learning_rate": 2e-3,
         }
     )
@@ -81,6 +83,11 @@ def default_config() -> ConfigDict:
             "still_noise": config_dict.placeholder(float),
             # How much of the deviation of a latent is added when it is learned.
             "latent_noise": 1.0,
+            # Where training times lie: `uniform`, or `logit_normal` with a median and
+            # a deviation of their logits.
+            "times": "uniform",
+            "time_center": 0.5,
+            "time_spread": 1.0,
         }
     )
     config.sample.update(
@@ -162,6 +169,7 @@ def validate(config: ConfigDict, faults: Faults) -> None:
     """Checks the task's own fields."""
     validate_autoencoder(config, faults)
     faults.positive_int(config, "autoencoder.num_steps")
+    faults.choice(config, "autoencoder.optimizer", OPTIMIZERS)
     faults.in_range(config, "autoencoder.learning_rate", 0, without_ends=True)
     size = config.autoencoder.batch_size
     faults.check(
@@ -181,6 +189,9 @@ def validate(config: ConfigDict, faults: Faults) -> None:
     faults.in_range(config, "process.max_blur", 0, without_ends=True)
     faults.in_range(config, "process.min_blur", 0, without_ends=True)
     faults.in_range(config, "process.latent_noise", 0, 1)
+    faults.choice(config, "process.times", TIMES)
+    faults.in_range(config, "process.time_center", 0, 1, without_ends=True)
+    faults.in_range(config, "process.time_spread", 0, without_ends=True)
     faults.choice(config, "sample.prior", PRIORS)
     for field in ("num_published", "num_reconstructed", "guidance"):
         faults.in_range(config, f"sample.{field}", 0)

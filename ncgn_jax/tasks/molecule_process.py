@@ -10,12 +10,14 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
 from ncgn_jax.process import (
     SamplerStep,
     Schedule,
     interpolate,
+    logit_normal_times,
     make_denoiser,
     make_schedule,
     make_target,
@@ -177,6 +179,14 @@ def make_process(config: ConfigDict, max_atoms: int) -> LatentProcess:
         return LatentProcess(base, max_atoms)
     blur = make_blur(own.blur, own.max_blur, own.min_blur)
     return LatentProcess(base, max_atoms, own.heat, blur)
+
+
+def make_training_times(config: ConfigDict) -> Callable[[ArrayLike], jax.Array]:
+    """Returns the map from uniform numbers in [0, 1] to training times."""
+    own = config.process
+    if own.times == "uniform":
+        return jnp.asarray
+    return lambda u: logit_normal_times(u, own.time_center, own.time_spread)
 
 
 def carry_guess(step: SamplerStep) -> SamplerStep:

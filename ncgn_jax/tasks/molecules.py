@@ -7,6 +7,7 @@ model state, so that a checkpoint is all that sampling needs.
 """
 
 import functools
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ from ncgn_jax.tasks.molecule_process import (
     carry_guess,
     draw_sizes,
     make_process,
+    make_training_times,
     masked_noise,
     row_keys,
 )
@@ -80,16 +82,18 @@ class MoleculeTask:
     """Latents, their process, network, loss and samples; see `tasks.Task`."""
 
     columns: tuple[Column, ...] = COLUMNS
-    bucket_names = tuple(
-        f"t{100 * i // NUM_TIME_BINS}_{100 * (i + 1) // NUM_TIME_BINS}"
-        for i in range(NUM_TIME_BINS)
-    )
 
     def __init__(self, config: ConfigDict, dataset: MoleculeDataset):
         self.config = config
         self.dataset = dataset
         self.codec = MoleculeCodec(config, dataset.train)
         self.process = make_process(config, self.codec.max_atoms)
+        self._training_times = make_training_times(config)
+        ends = np.linspace(0.0, 1.0, NUM_TIME_BINS + 1, dtype=np.float32)
+        ends = np.rint(100 * np.asarray(self._training_times(ends))).astype(int)
+        self.bucket_names = tuple(
+            f"t{low}_{high}" for low, high in itertools.pairwise(ends)
+        )
         self._adopted: Variables | None = None
         self._conditions = self._standard_conditions()
 
@@ -160,7 +164,8 @@ class MoleculeTask:
         share, codec = self.config.process.latent_noise, model_state["codec"]
         latents = self.codec.draw_latents(codec, molecules, keys[:, :2], share)
         bins = row % NUM_TIME_BINS
-        t = (bins + jax.vmap(jax.random.uniform)(keys[:, 2])) / NUM_TIME_BINS
+        u = (bins + jax.vmap(jax.random.uniform)(keys[:, 2])) / NUM_TIME_BINS
+        t = self._training_times(u)
         noise = masked_noise(keys[:, 3], molecules.mask, latents.shape[-1])
         noise = self.codec.center(noise, molecules.mask)
         target = self.config.process.target

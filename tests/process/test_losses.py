@@ -3,6 +3,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
+import scipy.stats
 
 from ncgn_jax import process
 
@@ -160,3 +162,15 @@ def test_errors_name_the_valid_choices(rng):
         process.weighted_mse(x, x, 1.0, jnp.ones((3,), bool))
     with pytest.raises(ValueError, match="num"):
         process.sample_times(rng, 0)
+
+
+def test_logit_normal_times_have_that_distribution():
+    u = np.linspace(0.001, 0.999, 50)
+    t = process.logit_normal_times(u, 0.75, 1.3)
+    logits = scipy.stats.norm.ppf(u, loc=np.log(3.0), scale=1.3)
+    np.testing.assert_allclose(t, scipy.special.expit(logits), rtol=1e-9)
+    np.testing.assert_allclose(
+        process.logit_normal_times(jnp.array([0.0, 0.5, 1.0]), 0.75, 1.3),
+        [0.0, 0.75, 1.0],
+        atol=1e-12,
+    )

@@ -1,4 +1,5 @@
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,10 @@ from ncgn_jax.evaluate import evaluate
 from ncgn_jax.faults import ConfigError
 from ncgn_jax.generate import draw, generate, restore_state
 from ncgn_jax.tasks import make_task, point_clouds
-from ncgn_jax.tasks.molecule_autoencoder import reconstruction_scores
+from ncgn_jax.tasks.molecule_autoencoder import (
+    participation_ratio,
+    reconstruction_scores,
+)
 from ncgn_jax.tasks.molecule_codec import mean_log_degree
 from ncgn_jax.tasks.molecule_config import default_autoencoder_config
 from ncgn_jax.tasks.molecule_process import (
@@ -141,6 +145,21 @@ def test_modes_wiped_out_by_heat_do_not_become_nan(target, rng):
     denoise = own.denoiser(lambda x, t: x + 1.0, target, jnp.asarray(MASK))
     for part in denoise(own.to_state(data, MASK), t):
         assert np.isfinite(part).all()
+
+
+def test_participation_ratio_counts_directions(rng):
+    values = np.asarray(jax.random.normal(rng, (50_000, 3)))
+    assert participation_ratio(values) == pytest.approx(3.0, rel=1e-3)
+    assert participation_ratio(values * [1, 0, 0] + 5) == pytest.approx(1.0)
+    # Variances 4 and 1: 25 / 17.
+    ratio = participation_ratio(values[:, :2] * [2, 1])
+    assert ratio == pytest.approx(25 / 17, rel=1e-2)
+
+
+def test_parts_of_training_times_are_named_by_their_ends():
+    fields = {"process__times": "logit_normal", "process__time_center": 0.75}
+    assert task_of().bucket_names == ("t0_25", "t25_50", "t50_75", "t75_100")
+    assert task_of(**fields).bucket_names == ("t0_60", "t60_75", "t75_85", "t85_100")
 
 
 def test_keys_belong_to_rows(rng):
@@ -303,7 +322,10 @@ def test_first_stage_is_a_task_by_itself(tmp_path):
     state = train(config, tmp_path, task)
     samples = generate(config, tmp_path, task, state)
     evaluate(config, tmp_path, task, samples, int(state.step))
-    assert "molecule %" in (tmp_path / "table.md").read_text()
+    row = json.loads((tmp_path / "table.json").read_text())["rows"]["ema"]
+    assert 1.0 <= row["dimensions"] <= 4.0
+    assert row["variance"] == pytest.approx(samples["ema"]["variance"].mean())
+    assert (samples["ema"]["variance"] != 1.0).all()
     assert draw(tmp_path, task, state, samples)[0].is_file()
 
 
@@ -407,6 +429,9 @@ def test_molecules_of_ones_own(tmp_path):
         ({"sample__condition_values": (1.0,)}, "sample.condition_values"),
         ({"train__batch_size": 30}, "train.batch_size"),
         ({"data__invalid": "maybe"}, "data.invalid"),
+        ({"process__times": "often"}, "process.times"),
+        ({"process__time_center": 1.0}, "process.time_center"),
+        ({"process__time_spread": 0.0}, "process.time_spread"),
         ({"autoencoder__noise_floor": 0.0}, "autoencoder.noise_floor"),
         ({"model__width": 100}, "model.width"),
         ({"autoencoder__width": 20}, "autoencoder.width"),
