@@ -14,4 +14,8 @@ from ncgn_jax.tasks.molecule_autoencoder import default_config
 
 def get_config() -> ConfigDict:
     """Returns the experiment."""
-    return default_config().lock()
+    config = default_config()
+    config.train.num_steps = 4000
+    config.train.optimizer = "muon"
+    config.train.learning_rate = 4e-3
+    return config.lock()
