@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     config.autoencoder.num_steps = 4000
     config.autoencoder.optimizer = "muon"
     config.autoencoder.learning_rate = 4e-3
-    config.model.self_conditioning = True
+    config.model.self_conditioning = "decoded"
     config.process.schedule = "linear"
     config.process.target = "velocity"
     # Which molecule it becomes is settled between t = 0.6 and 0.9.

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from ncgn_jax.models.egnn import EGNN
+from ncgn_jax.models.molecule_autoencoder import NUM_ORDERS
 from ncgn_jax.models.pair_attention import (
     PairTransformer,
     embed_time,
@@ -32,6 +33,8 @@ class MoleculeDenoiser(nn.Module):
       num_layers: Layers.
       self_conditioning: Whether it also reads an earlier guess of the clean latents
         (Chen et al. 2023, arXiv 2208.04202).
+      num_classes: Atom classes, if it also reads what that guess is decoded to; else 0.
+        Only `attention` has a place for the bonds.
     """
 
     kind: str
@@ -41,6 +44,7 @@ class MoleculeDenoiser(nn.Module):
     pair_width: int = 16
     num_layers: int = 5
     self_conditioning: bool = False
+    num_classes: int = 0
 
     @nn.compact
     def __call__(
@@ -50,6 +54,7 @@ class MoleculeDenoiser(nn.Module):
         mask: jax.Array,
         condition: jax.Array | None = None,
         guess: jax.Array | None = None,
+        decoded: tuple[jax.Array, jax.Array] | None = None,
     ) -> jax.Array:
         """Predicts from noisy latents.
 
@@ -60,6 +65,9 @@ class MoleculeDenoiser(nn.Module):
           condition: What else is known, [molecule, feature], or None.
           guess: Clean latents as guessed before, shape of x_t, 0 for none; not read
             without `self_conditioning`.
+          decoded: Probabilities of the guess's atom classes [molecule, atom, class]
+            and bond orders [molecule, atom, atom, order], 0 for none; not read
+            without `num_classes`.
 
         Returns:
           [molecule, atom, out_dim], 0 in padding.
@@ -70,15 +78,25 @@ class MoleculeDenoiser(nn.Module):
         values = [x_t]
         if self.self_conditioning:
             values.append(jnp.zeros_like(x_t) if guess is None else guess)
+        classes, orders = self._decoded(decoded, mask, x_t.dtype)
         if self.kind == "attention":
-            out = self._attend(values, mask, known)
+            out = self._attend(values, [*values, *classes], orders, mask, known)
         else:
-            out = self._pass_messages(values, mask, known)
+            out = self._pass_messages(values, classes, mask, known)
         return jnp.where(mask[:, :, None], out, 0.0)
 
-    def _attend(self, values, mask, known):
+    def _decoded(self, decoded, mask, dtype):
+        """Returns features of nodes and of pairs, a list of one or of none each."""
+        if not self.num_classes:
+            return [], []
+        if decoded is None:
+            pairs = (*mask.shape, mask.shape[1], NUM_ORDERS)
+            decoded = jnp.zeros((*mask.shape, self.num_classes)), jnp.zeros(pairs)
+        return [decoded[0].astype(dtype)], [decoded[1].astype(dtype)]
+
+    def _attend(self, values, nodes, orders, mask, known):
         size = jnp.mean(mask, axis=1, keepdims=True, dtype=known.dtype)
-        pairs = []
+        pairs = list(orders)
         for latents in values:
             offsets = latents[:, :, None] - latents[:, None]
             pairs.append(radial_features(offsets[..., : self.latent_dim]))
@@ -90,15 +108,16 @@ class MoleculeDenoiser(nn.Module):
             num_layers=self.num_layers,
             name="transformer",
         )
-        nodes, pairs = (jnp.concatenate(parts, axis=-1) for parts in (values, pairs))
+        nodes, pairs = (jnp.concatenate(parts, axis=-1) for parts in (nodes, pairs))
         return network(nodes, pairs, mask, jnp.concatenate([known, size], axis=1))[0]
 
-    def _pass_messages(self, values, mask, known):
+    def _pass_messages(self, values, classes, mask, known):
         known = jnp.broadcast_to(known[:, None], (*mask.shape, known.shape[1]))
         x_t, *guesses = values
         if self.kind == "gnn":
             network = EGNN(self.out_dim, self.width, self.num_layers, name="gnn")
-            return network(None, jnp.concatenate([*values, known], axis=-1), mask)[1]
+            features = jnp.concatenate([*values, *classes, known], axis=-1)
+            return network(None, features, mask)[1]
         # Only what does not turn with the coordinates: of a guess, its last numbers.
         parts = [latents[..., self.latent_dim :] for latents in (x_t, *guesses)]
         network = EGNN(
@@ -106,6 +125,6 @@ class MoleculeDenoiser(nn.Module):
         )
         coordinates = x_t[..., : self.latent_dim]
         moved, features = network(
-            coordinates, jnp.concatenate([*parts, known], axis=-1), mask
+            coordinates, jnp.concatenate([*parts, *classes, known], axis=-1), mask
         )
         return jnp.concatenate([moved, features], axis=-1)

@@ -20,6 +20,7 @@ INVALID = ("skip", "stop")
 PRIORS = ("noise", "train")
 # Fields of the autoencoder that are those of `train` when it is a task by itself.
 _TRAIN_FIELDS = ("num_steps", "batch_size", "optimizer", "learning_rate")
+SELF_CONDITIONINGS = ("none", "latents", "decoded")
 TIMES = ("uniform", "logit_normal")
 # Grids that need noise to change.
 _NOISE_GRIDS = ("log_snr", "edm", "dilated_vp", "dilated_ve")
@@ -62,8 +63,9 @@ def default_config() -> ConfigDict:
             "width": 96,
             "pair_width": 16,
             "num_layers": 5,
-            # Reads its guess of the step before; half of the training goes without.
-            "self_conditioning": False,
+            # What it reads of its guess of the step before: `none`, its `latents`, or
+            # these `decoded` as well; half of the training goes without.
+            "self_conditioning": "none",
             # Properties of the data that generation is conditioned on.
             "conditions": (),
             "condition_dropout": 0.1,
@@ -179,6 +181,7 @@ def validate(config: ConfigDict, faults: Faults) -> None:
         f"a multiple of the {num_devices()} devices",
     )
     faults.choice(config, "model.network", NETWORKS)
+    faults.choice(config, "model.self_conditioning", SELF_CONDITIONINGS)
     _check_heads(faults, "model.width", config.model.width, config.model.network)
     for field in ("model.width", "model.pair_width", "model.num_layers"):
         faults.positive_int(config, field)

@@ -131,7 +131,8 @@ class MoleculeTask:
             model.width,
             model.pair_width,
             model.num_layers,
-            model.self_conditioning,
+            model.self_conditioning != "none",
+            self.codec.num_classes if model.self_conditioning == "decoded" else 0,
         )
 
     def init(self, rng: jax.Array) -> tuple[Any, Any]:
@@ -173,14 +174,14 @@ class MoleculeTask:
         condition = self._hide_some(batch.get("condition"), keys[:, 4])
         known = (t, molecules.mask, condition)
         guess = None
-        if self.config.model.self_conditioning:
-            first = self._predict(params, x_t, *known)
+        if self.config.model.self_conditioning != "none":
+            first = self._predict(params, codec, x_t, *known)
             found = self.process.data_hat(first, x_t, t, molecules.mask, target)
             # Every other row of each part of time; the rest start without a guess.
             informed = (row // NUM_TIME_BINS) % 2 == 0
             guess = jnp.where(informed[:, None, None], found, 0.0)
             guess = jax.lax.stop_gradient(guess)
-        output = self._predict(params, x_t, *known, guess)
+        output = self._predict(params, codec, x_t, *known, guess)
         weight = loss_weight(
             self.config.process.loss_weight, target, self.process.base, t
         )
@@ -246,7 +247,9 @@ class MoleculeTask:
         rng, parts = jax.random.key(seed + 1), []
         for rows in sample_chunks(len(sizes), self.config.sample.batch_size):
             own = jax.random.fold_in(rng, rows[0])
-            last = self._sampler(start[rows], mask[rows], params, self._times(), own)
+            last = self._sampler(
+                start[rows], mask[rows], params, codec, self._times(), own
+            )
             parts.append(np.asarray(last)[: len(sizes) - rows[0]])
         return np.concatenate(parts)
 
@@ -261,7 +264,7 @@ class MoleculeTask:
         for first, last in zip(cuts[:-1], cuts[1:], strict=True):
             rng = jax.random.fold_in(jax.random.key(seed + 1), first)
             leg = times[first : last + 1]
-            latents = self._sampler(state, mask, params, leg, rng)
+            latents = self._sampler(state, mask, params, codec, leg, rng)
             state = np.asarray(self.process.to_state(latents, mask))
             yield np.asarray(latents), float(leg[-1])
 
@@ -293,11 +296,21 @@ class MoleculeTask:
 
         return draw_all(self, params, model_state, samples, Path(folder))
 
-    def _predict(self, params, x_t, t, mask, condition, guess=None):
+    def _predict(self, params, codec, x_t, t, mask, condition, guess=None):
         level = self.process.level(t, self.config.process.signal)
+        decoded = None
+        if guess is not None and self.config.model.self_conditioning == "decoded":
+            decoded = self._decode_guess(codec, guess, mask)
         network = functools.partial(self.network().apply, {"params": params})
-        output = network(x_t, level, mask, condition, guess)
+        output = network(x_t, level, mask, condition, guess, decoded)
         return self.codec.center(output, mask)
+
+    def _decode_guess(self, codec, guess, mask):
+        """Returns probabilities of atoms and bonds, 0 where there is no guess."""
+        atoms, bonds = self.codec.decode(codec, guess, mask)
+        there = jnp.any(guess != 0.0, axis=(1, 2))[:, None, None]
+        atoms = jnp.where(there, jax.nn.softmax(atoms), 0.0)
+        return atoms, jnp.where(there[..., None], jax.nn.softmax(bonds), 0.0)
 
     def _decode(self, codec, latents, sizes) -> dict[str, np.ndarray]:
         return self.codec.decode_all(codec, latents, self.codec.mask_of(sizes))
@@ -338,18 +351,18 @@ class MoleculeTask:
     def _sampler(self):
         """Compiles the sampler over all devices."""
         sample, target = self.config.sample, self.config.process.target
-        remember = self.config.model.self_conditioning
+        remember = self.config.model.self_conditioning != "none"
 
-        def run(state, mask, params, times, rng):
+        def run(state, mask, params, codec, times, rng):
             rng = jax.random.fold_in(rng, device_index())
             condition = self._wanted_condition(len(mask))
             nothing = self._no_condition(len(mask))
 
             def network(x_t, t, guess=None):
-                told = self._predict(params, x_t, t, mask, condition, guess)
+                told = self._predict(params, codec, x_t, t, mask, condition, guess)
                 if not sample.guidance or condition is None:
                     return told
-                free = self._predict(params, x_t, t, mask, nothing, guess)
+                free = self._predict(params, codec, x_t, t, mask, nothing, guess)
                 return told + sample.guidance * (told - free)
 
             denoise = self.process.denoiser(network, target, mask, sample.data_limit)

@@ -135,6 +135,31 @@ def test_denoisers_move_with_the_atoms_and_leave_padding(kind, rng):
     assert np.abs(run(x_t, t, condition + 1.0, MASK) - out).max() > 1e-4
 
 
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_denoisers_read_their_guess_and_what_it_decodes_to(kind, rng):
+    keys = jax.random.split(rng, 5)
+    x_t, guess = jax.random.normal(keys[0], (2, 2, 5, 4)) * MASK[None, :, :, None]
+    t = jnp.array([0.2, 0.7])
+    network = MoleculeDenoiser(
+        kind, 2, 4, width=16, pair_width=8, num_layers=2, self_conditioning=True,
+        num_classes=3,
+    )  # fmt: skip
+    params = perturb(network.init(keys[1], x_t, t, MASK)["params"], rng, 0.1)
+    atoms = jax.random.uniform(keys[2], (2, 5, 3))
+    bonds = jax.random.uniform(keys[3], (2, 5, 5, 4))
+
+    def run(*known):
+        return network.apply({"params": params}, x_t, t, MASK, None, *known)
+
+    nothing = run(jnp.zeros_like(guess), (jnp.zeros_like(atoms), 0 * bonds))
+    np.testing.assert_array_equal(run(None), nothing)
+    assert np.abs(run(guess) - run(None)).max() > 1e-4
+    assert np.abs(run(guess, (atoms, 0 * bonds)) - run(guess)).max() > 1e-4
+    # Only attention has a place for bonds.
+    moved = np.abs(run(guess, (0 * atoms, bonds)) - run(guess)).max()
+    assert (moved > 1e-4) == (kind == "attention")
+
+
 def test_egnn_denoiser_turns_with_the_placing_numbers(rng):
     x_t = jax.random.normal(rng, (2, 5, 4)) * MASK[:, :, None]
     network = MoleculeDenoiser("egnn", 2, 4, width=16, num_layers=2)

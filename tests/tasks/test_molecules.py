@@ -199,7 +199,8 @@ def test_latents_are_read_off_any_prediction(target, rng):
 
 
 @pytest.mark.parametrize(
-    ("network", "remembers"), [("gnn", True), ("egnn", False), ("attention", True)]
+    ("network", "remembers"),
+    [("gnn", "latents"), ("egnn", "none"), ("attention", "decoded")],
 )
 def test_loss_of_a_batch_is_the_mean_over_its_parts(network, remembers, rng):
     """So it is the same on any number of devices."""
@@ -343,8 +344,8 @@ def test_first_stage_is_a_task_by_itself(tmp_path):
         },
         {"process__schedule": "ddpm_linear", "process__chain_steps": 50,
          "process__target": "noise", "sample__sampler": "ancestral"},
-        {"model__network": "egnn", "model__self_conditioning": True},
-        {"process__heat": "dct", "model__self_conditioning": True},
+        {"model__network": "egnn", "model__self_conditioning": "decoded"},
+        {"process__heat": "dct", "model__self_conditioning": "decoded"},
         {"autoencoder__centered": False, "model__network": "gnn"},
     ],
 )  # fmt: skip
@@ -430,6 +431,8 @@ def test_molecules_of_ones_own(tmp_path):
         ({"train__batch_size": 30}, "train.batch_size"),
         ({"data__invalid": "maybe"}, "data.invalid"),
         ({"process__times": "often"}, "process.times"),
+        ({"model__self_conditioning": "all"}, "model.self_conditioning"),
+        ({"autoencoder__optimizer": "sgd"}, "autoencoder.optimizer"),
         ({"process__time_center": 1.0}, "process.time_center"),
         ({"process__time_spread": 0.0}, "process.time_spread"),
         ({"autoencoder__noise_floor": 0.0}, "autoencoder.noise_floor"),
