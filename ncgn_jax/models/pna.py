@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import jraph
 import numpy as np
 
+from ncgn_jax.models.layers import Norm
+
 _STD_EPSILON = 1e-5
 
 
@@ -128,7 +130,9 @@ class PNA(nn.Module):
       out_dim: Features of the last.
       num_layers: Layers, at least 1.
       mean_log_degree: See `aggregate`.
-      residual: Adds each inner layer's input to its output where widths agree.
+      residual: Adds each inner layer's input to its output where widths agree, and
+        normalises the sum over its features: sums over neighbours grow from layer to
+        layer otherwise, until what reads them saturates.
     """
 
     width: int
@@ -158,6 +162,9 @@ class PNA(nn.Module):
                 hidden = jax.nn.relu(new.nodes)
                 if self.residual and hidden.shape == graph.nodes.shape:
                     hidden = hidden + graph.nodes
+                if self.residual:
+                    norm = Norm("layer", name=f"norm_{i}")
+                    hidden = norm(hidden, train=False)
                 new = new._replace(nodes=hidden)
             graph = new
         return graph.nodes.reshape(*nodes.shape[:2], self.out_dim)

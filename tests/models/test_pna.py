@@ -95,3 +95,20 @@ def test_edges_that_are_off_have_no_influence_and_no_gradient(rng):
     assert np.asarray(gradient)[np.asarray(mask)].any()
     changed = jnp.where(mask[..., None], pairs, 1e3)
     assert total(changed) == pytest.approx(float(total(pairs)), rel=1e-5)
+
+
+def test_normalised_layers_do_not_grow(rng):
+    """Sums over neighbours do, and saturate what reads them."""
+    nodes, pairs, _ = draw(rng)
+    everyone = jnp.ones(pairs.shape[:3], bool)
+
+    def growth(residual):
+        spreads = []
+        for num_layers in (3, 8):
+            network = PNA(32, 4, num_layers, 0.9, residual=residual)
+            variables = network.init(rng, nodes, pairs, everyone)
+            out = network.apply(variables, nodes, pairs, everyone)
+            spreads.append(float(jnp.std(out)))
+        return spreads[1] / spreads[0]
+
+    assert growth(residual=True) < 1.5 < growth(residual=False)
