@@ -1,6 +1,7 @@
 """Checkpoints: bitwise, atomic, and clear about what is wrong with a bad one."""
 
 import doctest
+import json
 import logging
 import os
 import resource
@@ -326,21 +327,16 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
         assert not list(store.folder.glob("*tmp*"))
 
 
-def test_saving_is_fast(tmp_path):
-    """100,000 parameters, 404 arrays: well under 100 ms of a training loop's time."""
+def test_any_number_of_arrays_is_one_buffer(tmp_path):
+    """Orbax takes time for each array; 404 of them would hold up the training loop."""
     params = {
         f"layer_{i}": {"w": jnp.ones((10, 99)), "b": jnp.ones(10)} for i in range(100)
     }
-    state = make_train_state(params, {}, optax.adam(1e-3))
     store = Checkpoints(tmp_path, "{}")
-    seconds = []
-    for step in range(5):
-        store.wait()
-        start = time.perf_counter()
-        store.save(step, state)
-        seconds.append(time.perf_counter() - start)
+    store.save(0, make_train_state(params, {}, optax.adam(1e-3)))
     store.close()
-    assert min(seconds) < 0.1
+    (path,) = tmp_path.rglob("_METADATA")
+    assert list(json.loads(path.read_text())["tree_metadata"]) == ["('buffer',)"]
 
 
 @pytest.mark.parametrize("module", [ncgn_jax.checkpoint, ncgn_jax.checkpoint_format])
