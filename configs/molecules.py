@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
     # Which molecule it becomes is settled between t = 0.6 and 0.9.
     config.process.times = "logit_normal"
     config.process.time_center = 0.75
-    config.train.num_steps = 12_000
+    config.train.num_steps = 16_000
     config.train.batch_size = 128
     config.train.optimizer = "muon"
     config.train.learning_rate = 5e-3

@@ -160,11 +160,10 @@ class PNA(nn.Module):
             new = layer(graph, edge_mask)
             if not is_last:
                 hidden = jax.nn.relu(new.nodes)
-                if self.residual and hidden.shape == graph.nodes.shape:
-                    hidden = hidden + graph.nodes
                 if self.residual:
-                    norm = Norm("layer", name=f"norm_{i}")
-                    hidden = norm(hidden, train=False)
+                    if hidden.shape == graph.nodes.shape:
+                        hidden = hidden + graph.nodes
+                    hidden = Norm("layer", name=f"norm_{i}")(hidden, train=False)
                 new = new._replace(nodes=hidden)
             graph = new
         return graph.nodes.reshape(*nodes.shape[:2], self.out_dim)

@@ -175,13 +175,14 @@ class MoleculeTask:
         known = (t, molecules.mask, condition)
         guess = None
         if self.config.model.self_conditioning != "none":
-            first = self._predict(params, codec, x_t, *known)
+            first = self._predict(params, x_t, *known)
             found = self.process.data_hat(first, x_t, t, molecules.mask, target)
             # Every other row of each part of time; the rest start without a guess.
             informed = (row // NUM_TIME_BINS) % 2 == 0
             guess = jnp.where(informed[:, None, None], found, 0.0)
             guess = jax.lax.stop_gradient(guess)
-        output = self._predict(params, codec, x_t, *known, guess)
+        decoded = self._decode_guess(codec, guess, molecules.mask)
+        output = self._predict(params, x_t, *known, guess, decoded)
         weight = loss_weight(
             self.config.process.loss_weight, target, self.process.base, t
         )
@@ -296,17 +297,19 @@ class MoleculeTask:
 
         return draw_all(self, params, model_state, samples, Path(folder))
 
-    def _predict(self, params, codec, x_t, t, mask, condition, guess=None):
+    def _predict(self, params, x_t, t, mask, condition, guess=None, decoded=None):
         level = self.process.level(t, self.config.process.signal)
-        decoded = None
-        if guess is not None and self.config.model.self_conditioning == "decoded":
-            decoded = self._decode_guess(codec, guess, mask)
         network = functools.partial(self.network().apply, {"params": params})
         output = network(x_t, level, mask, condition, guess, decoded)
         return self.codec.center(output, mask)
 
     def _decode_guess(self, codec, guess, mask):
-        """Returns probabilities of atoms and bonds, 0 where there is no guess."""
+        """Returns probabilities of atoms and bonds, 0 where there is no guess.
+
+        None if the network does not read them.
+        """
+        if self.config.model.self_conditioning != "decoded":
+            return None
         atoms, bonds = self.codec.decode(codec, guess, mask)
         there = jnp.any(guess != 0.0, axis=(1, 2))[:, None, None]
         atoms = jnp.where(there, jax.nn.softmax(atoms), 0.0)
@@ -359,10 +362,11 @@ class MoleculeTask:
             nothing = self._no_condition(len(mask))
 
             def network(x_t, t, guess=None):
-                told = self._predict(params, codec, x_t, t, mask, condition, guess)
+                decoded = self._decode_guess(codec, guess, mask)
+                told = self._predict(params, x_t, t, mask, condition, guess, decoded)
                 if not sample.guidance or condition is None:
                     return told
-                free = self._predict(params, codec, x_t, t, mask, nothing, guess)
+                free = self._predict(params, x_t, t, mask, nothing, guess, decoded)
                 return told + sample.guidance * (told - free)
 
             denoise = self.process.denoiser(network, target, mask, sample.data_limit)

@@ -1,15 +1,13 @@
-"""Exact reductions against samplers in full dimension, quadrature and brute force."""
+"""Exact reductions against samplers in full dimension, fine grids and limit laws."""
 
 import functools
-import itertools
-import json
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.special import expit, ndtr
+from scipy.special import ndtr
 
 from ncgn_jax.process import (
     ddim_step,
@@ -18,16 +16,8 @@ from ncgn_jax.process import (
     sample_prior,
     to_velocity,
 )
-from ncgn_jax.studies.high_dim_schedules import curie_weiss_tables as spins_study
 from ncgn_jax.studies.high_dim_schedules import gaussian_mixture_reduction as reduction
-from ncgn_jax.studies.high_dim_schedules import limits
 from ncgn_jax.studies.high_dim_schedules import study as command
-from ncgn_jax.studies.high_dim_schedules.curie_weiss import (
-    CurieWeiss,
-    exact_denoiser,
-    exact_share,
-    two_point_denoiser,
-)
 from ncgn_jax.studies.high_dim_schedules.gaussian_mixture_reduction import Mixture
 from ncgn_jax.studies.high_dim_schedules.ways import (
     VERY_LARGE,
@@ -38,7 +28,6 @@ from ncgn_jax.studies.high_dim_schedules.ways import (
     scaled_schedule,
 )
 from ncgn_jax.studies.mixtures import mixture_denoiser, mixture_log_density
-from ncgn_jax.studies.report import Report
 
 VP, VE, VP_DILATED, VE_DILATED = four_ways(5.0)
 
@@ -384,232 +373,3 @@ def test_curved_noise_and_dilation():
     for way in four_ways(5.0):
         pairs = [recovered(way, 256, 16, rule) for rule in ("euler", "ddim")]
         np.testing.assert_allclose(*pairs, rtol=1e-10)
-
-
-# Curie-Weiss.
-
-
-def brute_force_mean(model, tilt):
-    """E[a | x] over all 2^d states, tilt = alpha x / sigma^2, [dim]."""
-    states = np.array(list(itertools.product([-1.0, 1.0], repeat=model.dim)))
-    total = states.sum(axis=1)
-    log_weight = model.coupling / (2 * model.dim) * total**2 + states @ tilt
-    log_weight = log_weight + model.field / model.dim * total
-    weight = np.exp(log_weight - log_weight.max())
-    return weight @ states / weight.sum(), weight[total > 0].sum() / weight.sum()
-
-
-@pytest.mark.parametrize("coupling", [1.3, 2.0])
-def test_the_quadrature_is_the_sum_over_all_states(coupling, rng):
-    model, schedule = CurieWeiss(8, coupling, 0.9), scaled_schedule(1.7)
-    x = 2.0 * jax.random.normal(rng, (12, 8))
-    t = jnp.linspace(0.0, 0.97, 12)
-    data_hat, noise_hat = jax.jit(exact_denoiser(model, schedule))(x, t)
-    alpha, sigma = np.asarray(t), 1.7 * (1 - np.asarray(t))
-    tilts = (alpha / sigma**2)[:, None] * np.asarray(x)
-    expected = [brute_force_mean(model, tilt)[0] for tilt in tilts]
-    np.testing.assert_allclose(data_hat, expected, atol=1e-10)
-    rebuilt = alpha[:, None] * data_hat + sigma[:, None] * noise_hat
-    np.testing.assert_allclose(rebuilt, x, atol=1e-10)
-
-
-@pytest.mark.parametrize("is_trigonometric", [False, True])
-def test_the_velocity_of_spins_in_closed_form(is_trigonometric, rng):
-    model, schedule = CurieWeiss(8), scaled_schedule(1.4, is_trigonometric)
-    x, t = jax.random.normal(rng, (5, 8)), jnp.linspace(0.1, 0.9, 5)
-    data_hat, _ = jax.jit(exact_denoiser(model, schedule))(x, t)
-    found = to_velocity("data", data_hat, x, schedule, t)
-    t = t[:, None]
-    expected = (data_hat - x) / (1 - t)
-    if is_trigonometric:
-        expected = (data_hat - t * x) / (1 - t**2)
-    np.testing.assert_allclose(found, expected, atol=1e-10)
-
-
-def test_constants_of_the_model():
-    model = CurieWeiss(8)
-    assert abs(model.magnetisation - 0.957504024) < 1e-9
-    assert abs(model.share - 0.790407) < 1e-6
-    shares = {8: 0.777523, 16: 0.785260, 64: 0.789518, 256: 0.790198, 1024: 0.790356}
-    for dim, share in shares.items():
-        assert abs(exact_share(CurieWeiss(dim)) - share) < 1e-6
-    odd = CurieWeiss(9, 1.5, 0.7)
-    np.testing.assert_allclose(
-        exact_share(odd), brute_force_mean(odd, np.zeros(9))[1], rtol=1e-12
-    )
-
-
-def test_two_points_are_the_limit_of_the_quadrature(rng):
-    """The error falls as 1 / d, and the weight of a mode is as it should be."""
-    schedule, errors = scaled_schedule(1.0), []
-    for dim in (64, 256):
-        model = CurieWeiss(dim)
-        t = jnp.full(8, 0.4 / math.sqrt(dim))
-        x = jax.random.normal(rng, (8, dim)) + 0.05
-        pair = [
-            jax.jit(make(model, schedule))(x, t)[0]
-            for make in (two_point_denoiser, exact_denoiser)
-        ]
-        errors.append(float(np.abs(pair[0] - pair[1]).max()))
-    assert errors[1] < 0.01
-    assert 2.5 < errors[0] / errors[1] < 6.0
-
-
-def test_two_points_in_the_other_form(rng):
-    model, schedule = CurieWeiss(30), scaled_schedule(2.0)
-    x, t = jax.random.normal(rng, (6, 30)), jnp.linspace(0.0, 0.8, 6)
-    found, _ = jax.jit(two_point_denoiser(model, schedule))(x, t)
-    m, field, beta = model.magnetisation, model.field, model.coupling
-    t = np.asarray(t)[:, None]
-    tilt = t / (2 * (1 - t)) ** 2 * np.asarray(x)
-    logit = 2 * field * m + np.sum(
-        np.log1p(m * np.tanh(tilt)) - np.log1p(-m * np.tanh(tilt)), axis=1
-    )
-    weight = expit(logit)[:, None]
-    expected = weight * np.tanh(beta * m + tilt)
-    expected += (1 - weight) * np.tanh(tilt - beta * m)
-    np.testing.assert_allclose(found, expected, atol=1e-10)
-
-
-SPINS = {
-    ("VP, equal steps", 256): (0.842, 1.0000, 0.9592),
-    ("VE, equal steps", 256): (0.798, 0.9459, 0.9876),
-    ("VP, dilated 3", 256): (0.808, 1.0000, 0.9642),
-    ("VE, dilated 3", 256): (0.802, 0.9959, 0.9662),
-    ("VE, equal steps", 1024): (0.798, 0.9212, 0.9997),
-}
-
-
-@pytest.mark.parametrize(("name", "dim"), SPINS)
-def test_spins_of_the_four_ways(name, dim, rng):
-    way = {way.name: way for way in four_ways(3.0)}[name]
-    share, square, agreement = spins_study.sample_spins(way, dim, 20, 250, rng)
-    expected = SPINS[name, dim]
-    # A share is known to one sample in 250.
-    assert abs(share - expected[0]) <= 0.0065
-    assert abs(square - expected[1]) < 5e-4
-    # 250 means of dim signs: an error of about 0.29 / sqrt(250 dim).
-    assert abs(agreement - expected[2]) < 4 * 0.29 / math.sqrt(250 * dim) + 1e-4
-
-
-def test_growth_of_steps_from_first_to_last():
-    assert spins_study.growth_exponent([64, 1024], [28, 112]) == pytest.approx(0.5)
-    assert math.isnan(spins_study.growth_exponent([64, 1024], [28, None]))
-
-
-# The report.
-
-
-@pytest.fixture
-def report(tmp_path):
-    return Report("high_dim_schedules", tmp_path, quick=True)
-
-
-def test_the_mixture_part_of_the_report(report):
-    command.add_recovery(report, [64, 4096, 10**6])
-    command.add_sampled(report, {64: 60})
-    assert [f.verdict for f in report.findings] == ["holds", "holds in part", "holds"]
-    report.write(0.0)
-    results = json.loads((report.workdir / "results.json").read_text())
-    assert results["figures"] == {"recovery": "recovery.png"}
-    assert len(results["tables"]["recovery"]["rows"]) == 6
-
-
-@pytest.mark.parametrize(
-    ("changed", "verdict"),
-    [
-        ({}, "holds"),
-        ({"VP": (0.85, 0.95)}, "holds in part"),
-        ({"VP": (1.0, 0.8)}, "holds in part"),
-        ({"VE": (0.83, 0.01)}, "holds in part"),
-        ({"VE": (0.8, 0.6)}, "holds in part"),
-        ({"VP": (0.85, 0.8), "VE": (0.9, 0.9)}, "does not hold"),
-    ],
-)
-def test_each_part_of_the_claim_about_equal_steps_counts(
-    changed, verdict, report, monkeypatch
-):
-    found = {"VP": (1.0, 0.95), "VE": (0.8, 0.01), **changed}
-    monkeypatch.setattr(command, "recovered", lambda way, *_: found[way.name[:2]])
-    command.add_recovery(report, [64, 4096])
-    assert report.findings[0].verdict == verdict
-
-
-def steps_as_claimed(way, dim):
-    count = 3 * math.isqrt(int(dim)) if way.grid == "constant" else 100
-    return reduction.StepsNeeded(8, count, count)
-
-
-def steps_that_all_grow(way, dim):
-    count = int(dim) if dim < 10**5 else None
-    return reduction.StepsNeeded(8, count, count)
-
-
-@pytest.mark.parametrize(
-    ("steps_of", "verdicts", "exponent"),
-    [
-        (steps_as_claimed, ["holds", "holds"], 0.5),
-        (steps_that_all_grow, ["does not hold", "does not hold"], 1.0),
-    ],
-)
-def test_the_steps_part_of_the_report(
-    steps_of, verdicts, exponent, report, monkeypatch
-):
-    monkeypatch.setattr(command, "_steps_of", steps_of)
-    command.add_steps(report, [64, 1024, 4096, 2**20])
-    assert [finding.verdict for finding in report.findings] == verdicts
-    rows = report.tables["exponents"].rows
-    assert rows[0][0] == "VP, equal steps"
-    assert rows[0][1] == pytest.approx(exponent)
-    last = report.tables["steps_both"].rows[3]
-    assert last[1] == (3072 if steps_of is steps_as_claimed else "> 8192")
-
-
-def test_the_limits_part_of_the_report(report):
-    limits.add_windows(report, (3.0, 5.0))
-    limits.add_asymmetry(report, (64, 10**8))
-    limits.add_curved_noise(report, (1024, 4096), num_steps=40)
-    assert [f.verdict for f in report.findings] == ["holds in part"] * 3
-
-
-GOOD, BAD = spins_study.Spins(0.79, 1.0, 0.958), spins_study.Spins(1.0, 0.9, 1.0)
-LIMITS = {"VP": BAD._replace(square=1.0), "VE": BAD._replace(share=0.79)}
-
-
-def sample_as_claimed(way, dim, num_steps, num_samples, rng, is_exact=False):
-    """Equal steps recover one feature unless there are 3 sqrt(d) of them."""
-    if way.grid != "constant" or num_steps >= 3 * math.sqrt(dim):
-        return GOOD
-    return LIMITS[way.name[:2]]
-
-
-def sample_without_gain(way, dim, num_steps, num_samples, rng, is_exact=False):
-    """Dilated steps are no better than equal ones."""
-    way = way._replace(grid="constant")
-    return sample_as_claimed(way, dim, num_steps, num_samples, rng)
-
-
-def sample_badly(*args):
-    return BAD
-
-
-@pytest.mark.parametrize(
-    ("sample", "verdicts"),
-    [
-        (sample_as_claimed, ["holds", "holds"]),
-        (sample_without_gain, ["holds in part", "holds in part"]),
-        (sample_badly, ["holds in part", "does not hold"]),
-    ],
-)
-def test_the_curie_weiss_part_of_the_report(sample, verdicts, report, monkeypatch):
-    monkeypatch.setattr(spins_study, "sample_spins", sample)
-    spins_study.add_spins(report, [(4096, 20), (4096, 200)], 3.0, 40, exact_dim=8)
-    ladder = (24, 48, 96, 192)
-    spins_study.add_spin_steps(report, (64, 256, 1024), 3.0, ladder, 40)
-    assert len(report.tables["curie_weiss"].rows) == 8
-    assert len(report.tables["curie_weiss_exact"].rows) == 8
-    assert [finding.verdict for finding in report.findings] == verdicts
-    if sample is sample_as_claimed:
-        rows = report.tables["curie_weiss_steps"].rows
-        assert rows[0] == [64, 24, 24, 24, 24]
-        assert rows[2] == [1024, 96, 96, 24, 24]
