@@ -34,4 +34,5 @@ def get_config() -> ConfigDict:
     config.train.learning_rate = 5e-3
     config.sample.num_samples = 10_000
     config.sample.num_steps = 25
+    config.sample.guess_guidance = 2.0
     return config.lock()

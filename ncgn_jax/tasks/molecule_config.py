@@ -102,6 +102,9 @@ def default_config() -> ConfigDict:
             "num_reconstructed": 1000,
             "condition_values": (),
             "guidance": 0.0,
+            # How far predictions are moved on from those made without the guess that
+            # `model.self_conditioning` reads, to those made with it and beyond.
+            "guess_guidance": 0.0,
         }
     )
     config.evaluate = ConfigDict({"weights": ("ema",), "max_reference": 5000})
@@ -196,8 +199,14 @@ def validate(config: ConfigDict, faults: Faults) -> None:
     faults.in_range(config, "process.time_center", 0, 1, without_ends=True)
     faults.in_range(config, "process.time_spread", 0, without_ends=True)
     faults.choice(config, "sample.prior", PRIORS)
-    for field in ("num_published", "num_reconstructed", "guidance"):
+    for field in ("num_published", "num_reconstructed", "guidance", "guess_guidance"):
         faults.in_range(config, f"sample.{field}", 0)
+    faults.check(
+        not config.sample.guess_guidance or config.model.self_conditioning != "none",
+        "sample.guess_guidance",
+        config.sample.guess_guidance,
+        "0, unless model.self_conditioning makes guesses",
+    )
     _validate_heat(config, faults)
     _validate_conditions(config, faults)
     process = config.process

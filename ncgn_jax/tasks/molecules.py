@@ -364,10 +364,14 @@ class MoleculeTask:
             def network(x_t, t, guess=None):
                 decoded = self._decode_guess(codec, guess, mask)
                 told = self._predict(params, x_t, t, mask, condition, guess, decoded)
-                if not sample.guidance or condition is None:
-                    return told
-                free = self._predict(params, x_t, t, mask, nothing, guess, decoded)
-                return told + sample.guidance * (told - free)
+                moved = told
+                if sample.guidance and condition is not None:
+                    free = self._predict(params, x_t, t, mask, nothing, guess, decoded)
+                    moved += sample.guidance * (told - free)
+                if sample.guess_guidance:
+                    blank = self._predict(params, x_t, t, mask, condition)
+                    moved += sample.guess_guidance * (told - blank)
+                return moved
 
             denoise = self.process.denoiser(network, target, mask, sample.data_limit)
             step = self._keep_padding(make_sampler_step(sample.sampler), mask)

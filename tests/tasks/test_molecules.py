@@ -2,6 +2,7 @@ import functools
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -263,6 +264,47 @@ def test_properties_condition_and_can_be_left_out(rng):
     assert np.abs(moved - low).max() > 0
 
 
+def test_guidance_by_the_guess_moves_on_from_predictions_without_it():
+    """Velocity 1 with a guess and 0 without: guidance by 2 makes it 3."""
+
+    def predict(params, x_t, t, mask, condition, guess=None, decoded=None):
+        return jnp.full_like(x_t, guess is not None)
+
+    made = []
+    for guidance in (0.0, 2.0):
+        task = task_of(
+            model__self_conditioning="latents",
+            sample__guess_guidance=guidance,
+            sample__sampler="euler",
+        )
+        task._predict = predict
+        made.append(task.generate_latents({}, {}, np.array([5, 9]), 0))
+    # Places are centred, types are not.
+    moved = (made[1] - made[0])[..., 2:]
+    np.testing.assert_allclose(moved[0, :5], 2.0, atol=1e-5)
+    np.testing.assert_allclose(moved[1], 2.0, atol=1e-5)
+    np.testing.assert_array_equal(moved[0, 5:], 0.0)
+
+
+def test_the_first_guess_is_none_at_all(rng):
+    """It is 0, so guidance changes nothing in a single step."""
+    fields = {
+        "model__self_conditioning": "decoded",
+        "sample__num_steps": 1,
+        "sample__sampler": "euler",
+    }
+    task = task_of(**fields)
+    params, state = jax.jit(task.init)(rng)
+    params = jax.tree.map(lambda leaf: leaf + 0.1, params)
+    plain, guided = (
+        task_of(**fields, sample__guess_guidance=g).generate_latents(
+            params, state["codec"], np.array([5, 9]), 0
+        )
+        for g in (0.0, 3.0)
+    )
+    np.testing.assert_allclose(plain, guided, atol=1e-5)
+
+
 def test_unknown_property_is_named_with_those_there_are():
     with pytest.raises(DataError, match=r"no property 'colour'.*dipole, gap"):
         task_of(model__conditions=("colour",))
@@ -307,6 +349,7 @@ def test_molecules_of_ones_own(tmp_path):
         ({"train__batch_size": 30}, "train.batch_size"),
         ({"data__invalid": "maybe"}, "data.invalid"),
         ({"process__times": "often"}, "process.times"),
+        ({"sample__guess_guidance": 1.0}, "sample.guess_guidance"),
         ({"model__self_conditioning": "all"}, "model.self_conditioning"),
         ({"autoencoder__optimizer": "sgd"}, "autoencoder.optimizer"),
         ({"process__time_center": 1.0}, "process.time_center"),
