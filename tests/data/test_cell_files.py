@@ -179,6 +179,19 @@ def test_time_is_in_either_file(tmp_path, example):
     check(table, TIMES)
 
 
+@pytest.mark.parametrize(("delimiter", "odd"), [("\t", ",,,"), (",", "\t\t\t")])
+def test_names_may_hold_more_of_the_other_delimiter(tmp_path, delimiter, odd):
+    genes, cells = (f"a{odd}b", f"c{odd}d"), ("n", f"e{odd}f{odd}g")
+    rows = [["", *genes], [cells[0], "1", "2"], [cells[1], "3", "4"]]
+    file = write(tmp_path / "m.txt", rows, delimiter)
+    rows = [["ID", "x", "y"], [cells[0], "0", "1"], [cells[1], "2", "3"]]
+    places = write(tmp_path / "p.txt", rows, delimiter)
+    table = load_cells(file, coordinates=places)
+    assert table.genes == genes
+    assert table.cells == cells
+    np.testing.assert_array_equal(table.expression, [[1, 2], [3, 4]])
+
+
 name = st.text("abcXYZ_ ,\"'-", min_size=1, max_size=6).map(lambda s: "n" + s.strip())
 
 
