@@ -31,6 +31,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ncgn_jax.data.point_sets import DataError
+from ncgn_jax.data.text_tables import find_irregular, read_lines
 
 TEXT_EXTENSIONS = (".csv", ".tsv", ".txt")
 ANNDATA_EXTENSION = ".h5ad"
@@ -185,45 +186,10 @@ def _check_file(path: Path, allowed: tuple[str, ...]) -> None:
         raise DataError(f"{path}: no such file")
 
 
-def _read_lines(path: Path) -> list[tuple[int, list[str]]]:
-    """Returns the fields of each line that has any, with the line's number.
-
-    It is split at tabs if that gives a table, else at commas: names may hold any number
-    of the other. What is no table either way is split at what is there more often.
-    """
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        start = file.readline() + file.readline()
-
-        def split_at(delimiter):
-            file.seek(0)
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            return [(reader.line_num, line) for line in reader if line]
-
-        for delimiter in "\t,":
-            try:
-                lines = split_at(delimiter) if delimiter in start else []
-            except csv.Error:
-                continue
-            if len(lines) > 1 and _find_irregular(lines) is None:
-                return lines
-        return split_at(max("\t,", key=start.count))
-
-
-def _find_irregular(
-    lines: list[tuple[int, list[str]]],
-) -> tuple[int, list[str]] | None:
-    """Returns the first row with more or fewer fields than a table has, if any is."""
-    few, width = len(lines[0][1]), len(lines[1][1])
-    for number, line in lines[1:]:
-        if len(line) != width or width not in (few, few + 1):
-            return number, line
-    return None
-
-
 def _read_text(path: Path, cell_column: str | None, first_column: bool) -> _Table:
     """Reads a text table and finds out which column, if any, names its rows."""
     try:
-        lines = _read_lines(path)
+        lines = read_lines(path)
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a table in UTF-8 ({error})") from error
     if len(lines) < 2:
@@ -232,7 +198,7 @@ def _read_text(path: Path, cell_column: str | None, first_column: bool) -> _Tabl
         raise DataError(f"{path}: no tab and no comma in the first two lines")
     columns, width = _to_names(lines[0][1]), len(lines[1][1])
     few, many = len(columns), len(columns) + 1
-    wrong = _find_irregular(lines)
+    wrong = find_irregular(lines)
     if wrong is not None:
         number, line = wrong
         raise DataError(
