@@ -31,7 +31,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ncgn_jax.data.point_sets import DataError
-from ncgn_jax.data.text_tables import find_irregular, read_lines
+from ncgn_jax.data.text_tables import read_lines
 
 TEXT_EXTENSIONS = (".csv", ".tsv", ".txt")
 ANNDATA_EXTENSION = ".h5ad"
@@ -189,7 +189,7 @@ def _check_file(path: Path, allowed: tuple[str, ...]) -> None:
 def _read_text(path: Path, cell_column: str | None, first_column: bool) -> _Table:
     """Reads a text table and finds out which column, if any, names its rows."""
     try:
-        lines = read_lines(path)
+        lines, wrong = read_lines(path)
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a table in UTF-8 ({error})") from error
     if len(lines) < 2:
@@ -198,7 +198,6 @@ def _read_text(path: Path, cell_column: str | None, first_column: bool) -> _Tabl
         raise DataError(f"{path}: no tab and no comma in the first two lines")
     columns, width = _to_names(lines[0][1]), len(lines[1][1])
     few, many = len(columns), len(columns) + 1
-    wrong = find_irregular(lines)
     if wrong is not None:
         number, line = wrong
         raise DataError(

@@ -3,15 +3,21 @@
 import csv
 from pathlib import Path
 
+Line = tuple[int, list[str]]  # its number in the file, and its fields
 
-def read_lines(path: Path) -> list[tuple[int, list[str]]]:
-    """Returns the fields of each line that has any, with the line's number.
+
+def read_lines(path: Path) -> tuple[list[Line], Line | None]:
+    """Splits the lines of a table that have any fields.
 
     It is split at tabs if that gives a table, else at commas: names may hold any number
     of the other. What is no table either way is split at what is there more often.
 
     Args:
       path: The file, in UTF-8, with or without a mark of byte order.
+
+    Returns:
+      The lines, and the first row with more or fewer fields than a table has, None if
+      there is none: rows are as long as the header, or all longer by a name.
 
     Raises:
       csv.Error: If quotes do not end, or stand where they must not.
@@ -30,19 +36,15 @@ def read_lines(path: Path) -> list[tuple[int, list[str]]]:
                 lines = split_at(delimiter) if delimiter in start else []
             except csv.Error:
                 continue
-            if len(lines) > 1 and find_irregular(lines) is None:
-                return lines
-        return split_at(max("\t,", key=start.count))
+            if len(lines) > 1 and _find_irregular(lines) is None:
+                return lines, None
+        lines = split_at(max("\t,", key=start.count))
+        return lines, _find_irregular(lines)
 
 
-def find_irregular(
-    lines: list[tuple[int, list[str]]],
-) -> tuple[int, list[str]] | None:
-    """Returns the first row with more or fewer fields than a table has, if any is.
-
-    Args:
-      lines: At least two: a header, and rows as long, or all longer by a name.
-    """
+def _find_irregular(lines: list[Line]) -> Line | None:
+    if len(lines) < 2:
+        return None
     few, width = len(lines[0][1]), len(lines[1][1])
     for number, line in lines[1:]:
         if len(line) != width or width not in (few, few + 1):
