@@ -126,7 +126,8 @@ def integrate(
       schedule: The noise schedule.
       x_t: Samples at times[0], [batch, ...].
       times: Rising times, [num_steps + 1].
-      rng: Random key of the whole walk.
+      rng: Random key of the whole walk, or one for each row, [batch]: rows then do not
+        depend on which others are walked with them.
       step_offset: Number of steps done before.
       keep_every: If given, return the path as well, one state every so many steps.
 
@@ -146,10 +147,14 @@ def integrate(
     num_steps = times.shape[0] - 1
     legs = (times[:-1], times[1:], jnp.arange(num_steps) + step_offset)
 
+    fold = jax.random.fold_in
+    if rng.ndim:
+        fold = jax.vmap(fold, in_axes=(0, None))
+
     def advance(x, leg):
         t, t_next, index = leg
         t, t_next = (jnp.full(x.shape[:1], s) for s in (t, t_next))
-        key = jax.random.fold_in(rng, index)
+        key = fold(rng, index)
         return step(denoise, schedule, x, t, t_next, key).astype(x.dtype), None
 
     def walk(x, legs):

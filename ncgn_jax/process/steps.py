@@ -4,8 +4,8 @@ Each is a plain function
 
   step(denoise, schedule, x_t, t, t_next, rng) -> x_next,
 
-where denoise(x_t, t) -> (data_hat, noise_hat), t and t_next are [batch], and
-t < t_next. Whatever must hold after every step (known values, padding, centring) is
+where denoise(x_t, t) -> (data_hat, noise_hat), t and t_next are [batch],
+t < t_next, and rng is one key or one for each row, [batch]. Whatever must hold after every step (known values, padding, centring) is
 put in by wrapping a step.
 """
 
@@ -27,6 +27,20 @@ SamplerStep = Callable[
     [Denoiser, Schedule, jax.Array, jax.Array, jax.Array, jax.Array], jax.Array
 ]
 VARIANCES = ("posterior", "forward", "none")
+
+
+def draw_normal(rng: jax.Array, like: jax.Array) -> jax.Array:
+    """Draws standard normal noise of the shape and type of `like`.
+
+    Args:
+      rng: One key, or one key for each row of `like`, [batch]: a row's noise then does
+        not depend on how many rows are drawn together, nor on which device.
+      like: Array whose noise is drawn, [batch, ...].
+    """
+    if rng.ndim == 0:
+        return jax.random.normal(rng, like.shape, like.dtype)
+    draw = functools.partial(jax.random.normal, shape=like.shape[1:], dtype=like.dtype)
+    return jax.vmap(draw)(rng)
 
 
 def _velocity(denoise: Denoiser, schedule: Schedule, x_t: jax.Array, t: jax.Array):
@@ -127,8 +141,7 @@ def _jump(denoise, schedule, x_t, t, t_next, rng, removed, added) -> jax.Array:
     mean = mean + expand_like(kept, x_t) * noise_hat
     if added is None:
         return mean
-    z = jax.random.normal(rng, x_t.shape, x_t.dtype)
-    return mean + expand_like(jnp.sqrt(added), x_t) * z
+    return mean + expand_like(jnp.sqrt(added), x_t) * draw_normal(rng, x_t)
 
 
 def ddim_step(

@@ -252,3 +252,21 @@ def test_impossible_walks(rng):
         process.integrate(step, denoise, schedule, x, [0.0, 1.0], rng, keep_every=0)
     with pytest.raises(ValueError, match="data_limit"):
         process.make_denoiser(lambda x, t: x, "data", schedule, 0.0)
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "renoise"])
+def test_rows_with_keys_of_their_own_do_not_depend_on_the_others(sampler):
+    schedule = process.make_schedule("linear")
+    step = process.make_sampler_step(sampler)
+    keys = jax.random.split(jax.random.key(3), 5)
+    x = jax.random.normal(jax.random.key(4), (5, 2, 3))
+    times = np.linspace(0.1, 0.9, 4)
+
+    def denoise(x_t, t):
+        return process.to_data_and_noise("data", 0.5 * x_t, x_t, schedule, t)
+
+    whole = process.integrate(step, denoise, schedule, x, times, keys)
+    for rows in (slice(0, 2), slice(2, 5)):
+        part = process.integrate(step, denoise, schedule, x[rows], times, keys[rows])
+        np.testing.assert_array_equal(part, whole[rows])
+    assert len({float(v) for v in whole[:, 0, 0]}) == 5
