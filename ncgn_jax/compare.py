@@ -42,6 +42,7 @@ from ncgn_jax.generate import Samples, generate
 from ncgn_jax.logs import format_seconds
 from ncgn_jax.speed import time_sampling, time_training_steps
 from ncgn_jax.state import num_params
+from ncgn_jax.tasks import run_costs
 from ncgn_jax.tasks.settings import sampling_notes
 from ncgn_jax.train import TrainingError, train
 from ncgn_jax.variants import Variant, make_variants, training_fields
@@ -228,7 +229,8 @@ def evaluate_runs(
         anchors = {name: row for name, row in rows.items() if name not in named}
         write_json(path, {"meta": meta, "rows": anchors})
         for run, samples, count in items:
-            own = {kind: rows[f"{run.name}, {kind}"] for kind in samples}
+            costs = run_costs(tasks.make(run.config), run.config.train.num_steps)
+            own = {kind: rows[f"{run.name}, {kind}"] | costs for kind in samples}
             run.write_result(own, count)
 
 

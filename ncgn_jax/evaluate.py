@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from ncgn_jax import parallel
 from ncgn_jax.generate import Samples
 from ncgn_jax.metrics.table import format_table, write_table
-from ncgn_jax.tasks import Task
+from ncgn_jax.tasks import Task, run_costs
 
 Rows = dict[str, dict[str, float]]
 
@@ -28,6 +28,8 @@ def evaluate(
       The rows by name: one a kind of weights, then the anchors.
     """
     rows, meta = task.evaluate(samples)
+    costs = run_costs(task, step)
+    rows = {name: row | costs if name in samples else row for name, row in rows.items()}
     meta |= {
         "seed": config.seed,
         "weights": ", ".join(samples),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
@@ -26,7 +27,14 @@ from ncgn_jax.faults import Faults
 from ncgn_jax.logs import MetricsWriter, Progress
 from ncgn_jax.process import ema_decay, update_ema
 from ncgn_jax.state import TrainState, make_train_state, num_params
-from ncgn_jax.tasks import TASKS, Task, default_config, make_task, validate_task
+from ncgn_jax.tasks import (
+    NO_ROWS,
+    TASKS,
+    Task,
+    default_config,
+    make_task,
+    validate_task,
+)
 from ncgn_jax.tasks.settings import validate_base
 
 Metrics = dict[str, Any]
@@ -74,11 +82,46 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     clip = optax.clip_by_global_norm(train.clip_norm or math.inf)
     decay = train.weight_decay
     if train.optimizer == "adam":
-        return optax.chain(clip, optax.adamw(rate, weight_decay=decay))
-    muon = optax.contrib.muon(
-        rate, weight_decay=decay, adam_weight_decay=decay, consistent_rms=0.2
-    )
-    return optax.chain(clip, muon)
+        chain = optax.chain(clip, optax.adamw(rate, weight_decay=decay))
+    else:
+        muon = optax.contrib.muon(
+            rate, weight_decay=decay, adam_weight_decay=decay, consistent_rms=0.2
+        )
+        chain = optax.chain(clip, muon)
+    return spare_unused(chain) if train.spare_unused else chain
+
+
+def spare_unused(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Leaves an array and its moments as they are where its gradient is exactly 0.
+
+    For networks of which a step uses only a part: momentum would go on moving the rest,
+    weight decay shrink it, and second moments forget how large its gradients are.
+
+    Args:
+      tx: The transformation to wrap; its counts of steps go on.
+    """
+
+    def is_hidden(leaf):
+        return isinstance(leaf, optax.MaskedNode)
+
+    def update(grads, state, params=None):
+        used = jax.tree.map(lambda grad: jnp.any(grad != 0), grads)
+        updates, new_state = tx.update(grads, state, params)
+        updates = jax.tree.map(lambda u, on: jnp.where(on, u, 0), updates, used)
+        used_state = optax.tree.map_params(
+            tx,
+            lambda leaf, on: leaf if is_hidden(leaf) else on,
+            state,
+            used,
+            transform_non_params=lambda _: True,
+            is_leaf=is_hidden,
+        )
+        new_state = jax.tree.map(
+            lambda on, new, old: jnp.where(on, new, old), used_state, new_state, state
+        )
+        return updates, new_state
+
+    return optax.GradientTransformation(tx.init, update)
 
 
 def make_train_step(
@@ -255,22 +298,21 @@ class _StepLogger:
         self._names = task.bucket_names
         self._writer = writer
         self._store = store
-        self._sums: dict[str, float] = {}
-        self._count = 0
+        self._values: dict[str, list[float]] = {}
 
     def check(self, step: int, metrics: Metrics, progress: Progress) -> None:
         metrics = jax.device_get(metrics)
         self._refuse_non_finite(step, metrics)
         flat = {k: float(v) for k, v in metrics.items() if k != "bucket_loss"}
         for name, value in zip(self._names, metrics["bucket_loss"], strict=True):
-            flat[f"loss/{name}"] = float(value)
+            if value != NO_ROWS:
+                flat[f"loss/{name}"] = float(value)
         for name, value in flat.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-        self._count += 1
+            self._values.setdefault(name, []).append(value)
         if step % self._every == 0:
-            means = {name: total / self._count for name, total in self._sums.items()}
+            means = {name: np.mean(self._values[name]) for name in self._values}
             self._writer.write(step, means)
-            self._sums, self._count = {}, 0
+            self._values = {}
         progress.update(step, {"loss": flat["loss"]})
 
     def _refuse_non_finite(self, step: int, metrics: Metrics) -> None:
@@ -279,7 +321,7 @@ class _StepLogger:
         bad = [
             name
             for name, value in zip(self._names, metrics["bucket_loss"], strict=True)
-            if not np.isfinite(value)
+            if not np.isfinite(value) and value != NO_ROWS
         ]
         where = f"noise bucket {', '.join(bad)}" if bad else "the gradient"
         self._store.wait()

@@ -294,10 +294,13 @@ def test_every_configuration_validates_and_has_a_shape(path, data_cache):
         "transcriptomics": ["data.source=turing", "sample.hidden_genes=()", *few],
         "molecules": ["data.source=sample"],
         "molecule_autoencoder": ["data.source=sample"],
+        "images": ["data.source=digits", "data.image_size=0", "data.flip=False"],
     }[config.task]
     if config.task.startswith("molecule"):
         pytest.importorskip("rdkit")
-    config = apply_overrides(config, [*small, f"data.cache_dir={data_cache}"])
+    if "cache_dir" in config.data:
+        small.append(f"data.cache_dir={data_cache}")
+    config = apply_overrides(config, small)
     task = make_task(config)
     tx = make_optimizer(config)
     state = jax.eval_shape(lambda: init_state(task, tx, 0))

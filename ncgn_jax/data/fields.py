@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial import cKDTree
 
+from ncgn_jax.data.array_files import read_npz
 from ncgn_jax.data.cache import cached_arrays
 from ncgn_jax.data.cell_files import CellTable, load_cells
 from ncgn_jax.data.point_sets import DataError
@@ -212,7 +213,7 @@ def load_profiles(
       DataError: If an array is absent, shapes do not fit, a gene does not exist or a
         kept value is not a number.
     """
-    arrays = _read_npz(path, ("expression", "genes"))
+    arrays = read_npz(path, ("expression", "genes"))
     times = arrays.get("age_minutes", arrays.get("time"))
     expression, known = arrays["expression"], [str(g) for g in arrays["genes"]]
     if times is None:
@@ -414,17 +415,3 @@ def _refuse_nan(path, values, samples, known, kept) -> None:
             f"found {values[tuple(bad[0])]}; allowed: finite numbers (narrow "
             "data.extent if the ends were not measured)"
         )
-
-
-def _read_npz(path, required: Sequence[str]) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, KeyError) as error:
-        raise DataError(f"{path}: not a readable .npz file: {error}") from error
-    missing = [name for name in required if name not in arrays]
-    if missing:
-        raise DataError(
-            f"{path}: no array {', '.join(missing)}; found {', '.join(arrays)}"
-        )
-    return arrays

@@ -11,13 +11,13 @@ classes, except that folders called `train` and `test` give the split.
 """
 
 import os
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from ncgn_jax.data.array_files import open_npy, read_npz
 from ncgn_jax.data.off_files import read_off, sample_surface
 from ncgn_jax.data.point_sets import (
     DataError,
@@ -139,18 +139,8 @@ def _read_file(
 
 
 def _read_arrays(file: Path, name: str) -> Iterator[_Group]:
-    try:
-        content = np.load(file, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            arrays = {"": content}
-        else:
-            with content:
-                arrays = {key: content[key] for key in content.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"file {file}: not readable without pickle ({error}); pickled files are "
-            "refused"
-        ) from error
+    is_archive = file.suffix.lower() == ".npz"
+    arrays = read_npz(file) if is_archive else {"": open_npy(file)}
     classes = arrays.pop("classes", None)
     clouds = [key for key in arrays if key in CLOUD_KEYS] or list(arrays)
     for key in clouds:

@@ -174,8 +174,16 @@ def _resolution_curve(
     return curve
 
 
-def _crossing(curve: Callable[[float], float], value: float) -> float:
-    """Finds the level at which a monotone curve passes a value, by bisection."""
+def level_of_crossing(curve: Callable[[float], float], value: float) -> float:
+    """Finds the level in [0, 1] at which a monotone curve passes a value, by bisection.
+
+    Args:
+      curve: Function of the signal level, rising or falling.
+      value: What it passes.
+
+    Returns:
+      The level; the end nearest to it if the curve stays on one side.
+    """
     low, high = 0.0, 1.0
     rising = curve(1.0) >= curve(0.0)
     for _ in range(60):
@@ -200,7 +208,7 @@ def _balanced_buckets(
     ]
     sizes = sorted(set(sizes), reverse=ends[0] > ends[1])
     edges = [
-        _crossing(curve, math.sqrt(a * b))
+        level_of_crossing(curve, math.sqrt(a * b))
         for a, b in zip(sizes[:-1], sizes[1:], strict=True)
     ]
     return _tile(num_nodes, num_neighbors, edges, [(size, 0) for size in sizes])
@@ -216,7 +224,7 @@ def _voxel_buckets(
     step = 1 if ends[1] >= ends[0] else -1
     sides = list(range(ends[0], ends[1] + step, step))
     edges = [
-        _crossing(curve, float(max(a, b) ** dim))
+        level_of_crossing(curve, float(max(a, b) ** dim))
         for a, b in zip(sides[:-1], sides[1:], strict=True)
     ]
     shapes = [(min(side**dim, num_nodes), side) for side in sides]

@@ -5,8 +5,8 @@ Each is a plain function
   step(denoise, schedule, x_t, t, t_next, rng) -> x_next,
 
 where denoise(x_t, t) -> (data_hat, noise_hat), t and t_next are [batch],
-t < t_next, and rng is one key or one for each row, [batch]. Whatever must hold after every step (known values, padding, centring) is
-put in by wrapping a step.
+t < t_next, and rng is one key or one for each row, [batch]. Whatever must hold after
+every step (known values, padding, centring) is put in by wrapping a step.
 """
 
 from __future__ import annotations

@@ -15,7 +15,15 @@ from ncgn_jax.faults import Faults
 from ncgn_jax.metrics.table import Column
 
 Tree = Any
-TASKS = ("point_clouds", "transcriptomics", "molecules", "molecule_autoencoder")
+# In `bucket_loss`, of a noise bucket that no row of the step belongs to.
+NO_ROWS = -np.inf
+TASKS = (
+    "point_clouds",
+    "transcriptomics",
+    "molecules",
+    "molecule_autoencoder",
+    "images",
+)
 
 
 class Task(Protocol):
@@ -44,13 +52,19 @@ class Task(Protocol):
     def init(self, rng: jax.Array) -> tuple[Tree, Tree]:
         """Returns initial parameters and model state."""
 
-    def batch(self, step: int, rows: slice) -> dict[str, np.ndarray]:
-        """Returns this host's rows of the global batch of a step."""
+    def batch(self, step: int, rows: slice) -> Tree:
+        """Returns this host's rows of the global batch of a step.
+
+        A batch may be any tree of arrays; where its structure differs from step to
+        step, each structure is compiled once.
+        """
 
     def loss(
         self, params: Tree, model_state: Tree, batch: Tree, rng: jax.Array
     ) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
         """Returns a device's mean loss, new model state, and loss of each bucket.
+
+        The last is NO_ROWS for a bucket without rows in the batch.
 
         Runs per device under `parallel.data_parallel`; `rng` is the step's key.
         """
@@ -85,6 +99,17 @@ def make_task(config: ConfigDict) -> Task:
 def default_config(task: str) -> ConfigDict:
     """Returns every field a task knows, with its default."""
     return _module(task).default_config()
+
+
+def run_costs(task: Task, num_steps: int) -> dict[str, float]:
+    """Returns what a run cost by columns of its table, where the task counts it.
+
+    Args:
+      task: A task; those with a method `costs` count multiply-adds.
+      num_steps: Training steps of the run.
+    """
+    count = getattr(task, "costs", None)
+    return {} if count is None else count(num_steps)
 
 
 def first_stage_config(config: ConfigDict) -> ConfigDict | None:
@@ -126,6 +151,7 @@ def complete_config(config: ConfigDict) -> ConfigDict:
 
 def _module(task: str):
     from ncgn_jax.tasks import (
+        images,
         molecule_autoencoder,
         molecules,
         point_clouds,
@@ -137,4 +163,5 @@ def _module(task: str):
         "transcriptomics": transcriptomics,
         "molecules": molecules,
         "molecule_autoencoder": molecule_autoencoder,
+        "images": images,
     }[task]

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from ncgn_jax.graphs import NoiseBucket, allocate_batch
 from ncgn_jax.parallel import num_devices
@@ -252,6 +253,26 @@ def mean_loss(
     per_bucket = jnp.stack([rows.mean() for rows in jnp.split(per_row, ends)])
     share = np.asarray(layout.weights) * layout.counts / layout.group_size
     return jnp.sum(jnp.asarray(share, jnp.float32) * per_bucket), per_bucket
+
+
+def row_keys(rng: jax.Array, rows: ArrayLike, num: int | None = None) -> jax.Array:
+    """Returns keys for each row that depend on its number alone.
+
+    What is drawn from them is the same whichever rows, and how many devices, are
+    beside it.
+
+    Args:
+      rng: Key of all rows.
+      rows: Number of each row among all, [row].
+      num: Keys a row; None for one.
+
+    Returns:
+      Keys, [row, num], or [row] for None.
+    """
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(rng, jnp.asarray(rows))
+    return (
+        keys if num is None else jax.vmap(lambda key: jax.random.split(key, num))(keys)
+    )
 
 
 def draw_prior(

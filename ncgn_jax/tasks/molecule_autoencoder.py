@@ -21,6 +21,7 @@ from ncgn_jax.faults import Faults
 from ncgn_jax.metrics.table import Column, Row
 from ncgn_jax.models.molecule_autoencoder import divergence, reconstruction_loss
 from ncgn_jax.parallel import AXIS
+from ncgn_jax.tasks.bucketed import row_keys
 from ncgn_jax.tasks.molecule_codec import (
     MoleculeCodec,
     Variables,
@@ -32,7 +33,6 @@ from ncgn_jax.tasks.molecule_config import (
     validate_autoencoder,
 )
 from ncgn_jax.tasks.molecule_data import load_dataset
-from ncgn_jax.tasks.molecule_process import row_keys
 
 COLUMNS = (
     Column("atoms", "atoms %", 100, 2, "atoms decoded to their class"),

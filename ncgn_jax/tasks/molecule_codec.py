@@ -18,8 +18,8 @@ from ncgn_jax.models.molecule_autoencoder import (
     center,
 )
 from ncgn_jax.parallel import map_over_devices
-from ncgn_jax.tasks.bucketed import sample_chunks
-from ncgn_jax.tasks.molecule_process import masked_noise, row_keys
+from ncgn_jax.tasks.bucketed import row_keys, sample_chunks
+from ncgn_jax.tasks.molecule_process import masked_noise
 
 Variables = dict[str, Any]
 

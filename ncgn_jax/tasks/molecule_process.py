@@ -215,19 +215,6 @@ def carry_guess(step: SamplerStep) -> SamplerStep:
     return carried
 
 
-def row_keys(rng: jax.Array, rows: jax.Array, num: int) -> jax.Array:
-    """Returns `num` keys for each row that depend on its number alone, [row, num].
-
-    Args:
-      rng: Key of the step.
-      rows: Number of each row in the whole batch, [row].
-      num: Keys a row.
-    """
-    return jax.vmap(lambda row: jax.random.split(jax.random.fold_in(rng, row), num))(
-        rows
-    )
-
-
 def masked_noise(keys: jax.Array, mask: jax.Array, dim: int) -> jax.Array:
     """Draws standard normal latents from one key a molecule, 0 in padding.
 

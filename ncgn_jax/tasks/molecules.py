@@ -21,7 +21,7 @@ from ncgn_jax.data.molecules import MoleculeDataset
 from ncgn_jax.data.point_sets import DataError
 from ncgn_jax.metrics.table import Column, Row
 from ncgn_jax.models.molecule_denoiser import MoleculeDenoiser
-from ncgn_jax.parallel import device_index, map_over_devices
+from ncgn_jax.parallel import map_over_devices
 from ncgn_jax.process import (
     integrate,
     interpolate,
@@ -29,7 +29,7 @@ from ncgn_jax.process import (
     make_sampler_step,
     weighted_mse,
 )
-from ncgn_jax.tasks.bucketed import sample_chunks
+from ncgn_jax.tasks.bucketed import row_keys, sample_chunks
 from ncgn_jax.tasks.molecule_autoencoder import (
     AutoencoderTask,
     describe_autoencoder,
@@ -55,7 +55,6 @@ from ncgn_jax.tasks.molecule_process import (
     make_process,
     make_training_times,
     masked_noise,
-    row_keys,
 )
 from ncgn_jax.tasks.molecule_scores import (
     COLUMNS,
@@ -245,11 +244,10 @@ class MoleculeTask:
         mask = self.codec.mask_of(sizes)
         keys = jax.random.split(jax.random.key(seed), len(sizes))
         start = np.asarray(self._prior(codec, keys, mask, seed))
-        rng, parts = jax.random.key(seed + 1), []
+        keys, parts = row_keys(jax.random.key(seed + 1), np.arange(len(sizes))), []
         for rows in sample_chunks(len(sizes), self.config.sample.batch_size):
-            own = jax.random.fold_in(rng, rows[0])
             last = self._sampler(
-                start[rows], mask[rows], params, codec, self._times(), own
+                start[rows], mask[rows], keys[rows], params, codec, self._times()
             )
             parts.append(np.asarray(last)[: len(sizes) - rows[0]])
         return np.concatenate(parts)
@@ -264,8 +262,8 @@ class MoleculeTask:
         cuts = np.unique(np.linspace(0, len(times) - 1, 6).astype(int))
         for first, last in zip(cuts[:-1], cuts[1:], strict=True):
             rng = jax.random.fold_in(jax.random.key(seed + 1), first)
-            leg = times[first : last + 1]
-            latents = self._sampler(state, mask, params, codec, leg, rng)
+            leg, own = times[first : last + 1], row_keys(rng, np.arange(len(sizes)))
+            latents = self._sampler(state, mask, own, params, codec, leg)
             state = np.asarray(self.process.to_state(latents, mask))
             yield np.asarray(latents), float(leg[-1])
 
@@ -356,8 +354,7 @@ class MoleculeTask:
         sample, target = self.config.sample, self.config.process.target
         remember = self.config.model.self_conditioning != "none"
 
-        def run(state, mask, params, codec, times, rng):
-            rng = jax.random.fold_in(rng, device_index())
+        def run(state, mask, keys, params, codec, times):
             condition = self._wanted_condition(len(mask))
             nothing = self._no_condition(len(mask))
 
@@ -379,10 +376,10 @@ class MoleculeTask:
             if remember:
                 step = carry_guess(step)
                 state = jnp.concatenate([state, jnp.zeros_like(state)], axis=-1)
-            state = integrate(step, denoise, schedule, state, times, rng)
+            state = integrate(step, denoise, schedule, state, times, keys)
             return self.process.to_latents(state[..., : self.codec.sizes.total], mask)
 
-        return map_over_devices(run, batch_argnums=(0, 1))
+        return map_over_devices(run, batch_argnums=(0, 1, 2))
 
     def _keep_padding(self, step, mask):
         """Wraps a step so that no noise gets into padding, nor into the centre."""

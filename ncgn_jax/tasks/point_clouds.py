@@ -41,6 +41,7 @@ from ncgn_jax.tasks.bucketed import (
     draw_prior,
     mean_loss,
     noise_rows,
+    row_keys,
     sample_chunks,
     split_time_grid,
 )
@@ -160,8 +161,7 @@ class PointCloudTask:
 
         Of a blind model the loss holds the mean squared error of the inferred level.
         """
-        keys = jax.vmap(lambda row: jax.random.fold_in(rng, row))(batch["row"])
-        keys, keys_label = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        keys, keys_label = jnp.moveaxis(row_keys(rng, batch["row"], 2), 1, 0)
         label = self._drop_labels(batch["label"], keys_label)
         process = self.config.process
         parts = noise_rows(
@@ -216,12 +216,13 @@ class PointCloudTask:
           `points` [cloud, point, 3] and `label` [cloud] (zeros without classes).
         """
         keys = jax.random.split(jax.random.key(seed), num_samples)
+        step_keys = row_keys(jax.random.key(seed + 1), np.arange(num_samples))
         label = self._labels_to_sample(num_samples, seed)
         parts = []
         for rows in sample_chunks(num_samples, self.config.sample.batch_size):
             x = self._prior(keys[rows])
-            rng = jax.random.fold_in(jax.random.key(seed + 1), rows[0])
-            for state in self.walk(params, model_state, x, label[rows], rng, num_steps):
+            own = step_keys[rows]
+            for state in self.walk(params, model_state, x, label[rows], own, num_steps):
                 x = state["points"]
             parts.append(x[: num_samples - rows[0]])
         points = np.concatenate(parts) * np.float32(self.dataset.scale)
@@ -233,7 +234,7 @@ class PointCloudTask:
         model_state: Any,
         x: np.ndarray,
         label: np.ndarray,
-        rng: jax.Array,
+        keys: jax.Array,
         num_steps: int | None = None,
     ):
         """Samples stretch by stretch; yields the state at the end of each bucket.
@@ -243,7 +244,7 @@ class PointCloudTask:
           model_state: Batch statistics.
           x: Noise at t = 0, [cloud, point, 3].
           label: Class of each cloud, int32 [cloud].
-          rng: Key of stochastic samplers.
+          keys: Keys of stochastic samplers, [cloud].
           num_steps: Sampler steps; the configuration's if None.
 
         Yields:
@@ -259,7 +260,7 @@ class PointCloudTask:
         for bucket, offset, stretch in stretches:
             stretch = stretch.astype(np.float32)
             x = self._stretch(bucket)(
-                np.asarray(x), label, variables, stretch, rng, np.int32(offset)
+                np.asarray(x), label, keys, variables, stretch, np.int32(offset)
             )
             yield {"bucket": bucket, "t": float(stretch[-1]), "points": np.asarray(x)}
 
@@ -269,17 +270,16 @@ class PointCloudTask:
         sample = self.config.sample
         step = make_sampler_step(sample.sampler)
 
-        def run(x, label, variables, times, rng, offset):
+        def run(x, label, keys, variables, times, offset):
             apply = functools.partial(self.apply, variables, bucket)
             if bucket is None:
                 apply = functools.partial(self._apply_inferred, variables)
             denoise = self.denoiser(apply, label)
-            rng = jax.random.fold_in(rng, device_index())
             return integrate(
-                step, denoise, self.time.schedule, x, times, rng, step_offset=offset
+                step, denoise, self.time.schedule, x, times, keys, step_offset=offset
             )
 
-        return map_over_devices(run, batch_argnums=(0, 1))
+        return map_over_devices(run, batch_argnums=(0, 1, 2))
 
     def apply(
         self,

@@ -63,6 +63,8 @@ def base_config() -> ConfigDict:
             "decay": "cosine",
             "weight_decay": 0.0,
             "clip_norm": 1.0,
+            # Arrays that a step does not use keep their value and their moments.
+            "spare_unused": False,
             "ema_decay": 0.999,
             "ema_warm_up": True,
             "log_every_steps": 50,

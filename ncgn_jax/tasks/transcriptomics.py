@@ -29,7 +29,7 @@ from ncgn_jax.data.point_sets import DataError
 from ncgn_jax.graphs import Connectivity, connect_layouts, join_graphs, take_graphs
 from ncgn_jax.metrics.table import Column, Row
 from ncgn_jax.models.ncgn import NCGN
-from ncgn_jax.parallel import AXIS, device_index, map_over_devices, num_devices
+from ncgn_jax.parallel import AXIS, map_over_devices, num_devices
 from ncgn_jax.process import (
     integrate,
     make_denoiser,
@@ -41,6 +41,7 @@ from ncgn_jax.tasks.bucketed import (
     make_batch_layout,
     mean_loss,
     noise_rows,
+    row_keys,
     sample_chunks,
     split_time_grid,
 )
@@ -190,8 +191,7 @@ class TranscriptomicsTask:
         self, params: Any, model_state: Any, batch: dict[str, jax.Array], rng: jax.Array
     ) -> tuple[jax.Array, tuple[Any, jax.Array]]:
         """Returns a device's weighted loss, new statistics, and loss per bucket."""
-        keys = jax.vmap(lambda row: jax.random.fold_in(rng, row))(batch["row"])
-        keys, keys_given = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        keys, keys_given = jnp.moveaxis(row_keys(rng, batch["row"], 2), 1, 0)
         process = self.config.process
         parts = noise_rows(
             self.time,
@@ -289,10 +289,10 @@ class TranscriptomicsTask:
         noise = self.prior_fields(count, fields.values.shape[1:], seed)
         parts = []
         for rows in sample_chunks(count, self.config.sample.batch_size):
-            rng = jax.random.fold_in(jax.random.key(seed + 1), rows[0])
+            keys = row_keys(jax.random.key(seed + 1), rows)
             data = self.standardise(known[rows])
             path = self.walk(
-                variables, fields, rows, noise[rows], given[rows], data, rng
+                variables, fields, rows, noise[rows], given[rows], data, keys
             )
             *_, (last, _) = path
             parts.append(last[: count - rows[0]])
@@ -300,7 +300,7 @@ class TranscriptomicsTask:
         generated = np.where(given, known, generated)
         return np.where(fields.point_mask[:, :, None], generated, 0).astype(np.float32)
 
-    def walk(self, variables, fields, rows, noise, given, data, rng):
+    def walk(self, variables, fields, rows, noise, given, data, keys):
         """Samples stretch by stretch; yields (x, t) at the end of each bucket.
 
         Args:
@@ -310,7 +310,7 @@ class TranscriptomicsTask:
           noise: State at t = 0, [row, node, gene].
           given: What is given, bool [row, node, gene].
           data: Its values in the units of training; anything elsewhere.
-          rng: Key of stochastic samplers.
+          keys: Keys of stochastic samplers, [row].
         """
         times = make_sample_times(self.config, self.time.schedule, noise[0].size)
         positions = fields.padded_positions()[fields.layout[rows]]
@@ -323,10 +323,10 @@ class TranscriptomicsTask:
                 data,
                 positions,
                 index,
+                keys,
                 self.test_graphs[bucket],
                 variables,
                 stretch.astype(np.float32),
-                rng,
                 np.int32(offset),
             )
             yield np.asarray(x), float(stretch[-1])
@@ -338,10 +338,9 @@ class TranscriptomicsTask:
         step = make_sampler_step(sample.sampler)
 
         def run(
-            x, noise, given, data, positions, index, graphs, variables, times, rng, at
+            x, noise, given, data, positions, index, keys, graphs, variables, times, at
         ):
             graph = take_graphs(graphs, index)
-            rng = jax.random.fold_in(rng, device_index())
 
             def predict(x_t, t):
                 output = self.network().apply(
@@ -358,10 +357,10 @@ class TranscriptomicsTask:
             hold = sample.conditioning != "replace"
             denoise = keep_given(denoise, given, data, noise, hold=hold)
             return integrate(
-                step, denoise, self.time.schedule, x, times, rng, step_offset=at
+                step, denoise, self.time.schedule, x, times, keys, step_offset=at
             )
 
-        return map_over_devices(run, batch_argnums=(0, 1, 2, 3, 4, 5))
+        return map_over_devices(run, batch_argnums=tuple(range(7)))
 
     def prior_fields(self, count: int, shape: tuple[int, ...], seed: int) -> np.ndarray:
         """Draws the noise at t = 0 of some fields, [field, node, gene]."""

@@ -74,8 +74,8 @@ def _path(task: "TranscriptomicsTask", params: Any, model_state: Any) -> Figure:
     noise = task.prior_fields(1, fields.values.shape[1:], task.config.seed)
     nothing = np.zeros(noise.shape, bool)
     variables = {"params": params, **model_state}
-    rows, rng = np.zeros(1, np.int32), jax.random.key(0)
-    path = task.walk(variables, fields, rows, noise, nothing, noise, rng)
+    rows, keys = np.zeros(1, np.int32), jax.random.split(jax.random.key(0), 1)
+    path = task.walk(variables, fields, rows, noise, nothing, noise, keys)
     states, levels = [task.undo(noise)], [0.0]
     for x, t in path:
         states.append(task.undo(x))

@@ -16,6 +16,7 @@ from ncgn_jax.tasks.bucketed import (
     BucketedTime,
     draw_bucket_times,
     make_batch_layout,
+    row_keys,
     split_time_grid,
 )
 
@@ -131,3 +132,9 @@ def test_time_grid_is_cut_without_losing_a_step(grid, num_steps):
         low, high = time.intervals()[bucket]
         assert (stretch[:-1] >= low - 1e-9).all()
         assert (stretch[:-1] <= high + 1e-9).all()
+
+
+def test_keys_belong_to_rows(rng):
+    together = row_keys(rng, jnp.arange(6), 2)
+    apart = row_keys(rng, jnp.arange(3, 6), 2)
+    assert (jax.random.key_data(together[3:]) == jax.random.key_data(apart)).all()

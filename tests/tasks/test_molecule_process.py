@@ -10,7 +10,6 @@ from ncgn_jax.tasks.molecule_process import (
     draw_sizes,
     make_process,
     masked_noise,
-    row_keys,
 )
 from ncgn_jax.tasks.molecules import default_config
 
@@ -93,12 +92,6 @@ def test_modes_wiped_out_by_heat_do_not_become_nan(target, rng):
     denoise = own.denoiser(lambda x, t: x + 1.0, target, jnp.asarray(MASK))
     for part in denoise(own.to_state(data, MASK), t):
         assert np.isfinite(part).all()
-
-
-def test_keys_belong_to_rows(rng):
-    together = row_keys(rng, jnp.arange(6), 2)
-    apart = row_keys(rng, jnp.arange(3, 6), 2)
-    assert (jax.random.key_data(together[3:]) == jax.random.key_data(apart)).all()
 
 
 def test_each_call_is_handed_the_guess_of_the_one_before():

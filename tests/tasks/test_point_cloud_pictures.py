@@ -100,9 +100,8 @@ def test_path_is_the_samplers_and_its_graphs_are_the_buckets(cache):
     assert states[0]["t"] == 0
     assert states[-1]["t"] == 1
     x = task.prior_clouds(1, task.config.seed)
-    walk = task.walk(
-        view._variables["params"], {}, x, np.zeros(1, np.int32), jax.random.key(0)
-    )
+    label, keys = np.zeros(1, np.int32), jax.random.split(jax.random.key(0), 1)
+    walk = task.walk(view._variables["params"], {}, x, label, keys)
     for reached in walk:
         leaves = f"leaves bucket {reached['bucket'] + 1} of {len(task.time.buckets)}"
         (state,) = [state for state in states if state["label"] == leaves]

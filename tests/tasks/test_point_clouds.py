@@ -76,7 +76,7 @@ def test_settings_train_and_sample(overrides):
                 state.model_state,
                 x,
                 np.full(1, label, np.int32),
-                jax.random.key(0),
+                jax.random.split(jax.random.key(0), 1),
             )
             ends.append([stop["points"] for stop in walk][-1])
         assert not np.array_equal(*ends)

@@ -1,0 +1,32 @@
+"""Images in colour: CIFAR-10 in pixels, flow matching with guidance.
+
+Paper:    arXiv 2507.09391, section "Images", on pixels
+Command:  python -m ncgn_jax.main --config=configs/cifar10.py
+          --config.data.path=cifar10.npz
+Hardware: 1 GPU or 1 TPU board (8 devices)
+Expect:   nothing measured yet
+"""
+
+from ml_collections import ConfigDict
+
+from ncgn_jax.tasks.images import default_config
+
+
+def get_config() -> ConfigDict:
+    """Returns the experiment."""
+    config = default_config()
+    config.data.source = "arrays"
+    config.data.flip = True
+    config.dmp.patches = (4, 2, 1)
+    config.model.size = "S"
+    config.model.dtype = "bfloat16"
+    config.train.num_steps = 200_000
+    config.train.batch_size = 256
+    config.train.learning_rate = 3e-4
+    config.train.warmup_steps = 1000
+    config.train.ema_decay = 0.9999
+    config.train.checkpoint_every_steps = 5000
+    config.sample.num_samples = 10_000
+    config.sample.num_steps = 50
+    config.sample.guidance = 1.5
+    return config.lock()

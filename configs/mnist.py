@@ -1,0 +1,37 @@
+"""Images, the benchmark: MNIST at 32 x 32, where tokens are those of the paper.
+
+Paper:    arXiv 2507.09391, section "Images": 64, 256 and 1,024 tokens
+Command:  python -m ncgn_jax.main --config=configs/mnist.py
+          --config.data.path=mnist.npz
+Hardware: 2 CPU cores, 1 device
+Expect:   see README.md, "Results"
+
+`--config.dmp.patches="(4,)" --config.dmp.num_neighbors=0` is DiT/4,
+`--config.dmp.reverse_schedule=True` and `--config.dmp.random_buckets=True` are the
+controls.
+"""
+
+from ml_collections import ConfigDict
+
+from ncgn_jax.tasks.images import default_config
+
+
+def get_config() -> ConfigDict:
+    """Returns the experiment."""
+    config = default_config()
+    config.data.source = "arrays"
+    config.data.image_size = 32
+    config.dmp.patches = (4, 2, 1)
+    config.model.width = 64
+    config.model.num_layers = 4
+    config.train.num_steps = 3000
+    config.train.batch_size = 32
+    config.train.optimizer = "muon"
+    config.train.learning_rate = 5e-3
+    config.train.ema_decay = 0.995
+    config.sample.num_samples = 5000
+    config.sample.num_steps = 15
+    config.sample.batch_size = 250
+    config.evaluate.weights = ("ema",)
+    config.evaluate.max_images = 5000
+    return config.lock()

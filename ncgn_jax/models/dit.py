@@ -1,0 +1,202 @@
+"""Diffusion transformers whose patches and attention window follow the noise.
+
+DiT (Peebles & Xie 2023, arXiv 2212.09748): patches of a noisy image are tokens; blocks
+of attention and MLP are modulated by noise level and class (adaLN-zero). Under Dynamic
+Message Passing (arXiv 2507.09391, section "Images") the same blocks read large patches
+that all see each other where noise is high, and small patches that see their
+neighbourhood where it is low. Shared over patch sizes are the embedding, as one kernel
+resized (`models.patches`), and all blocks; each patch size has a head of its own.
+
+Example:
+  >>> import jax, jax.numpy as jnp
+  >>> net = DiT(patches=(4, 2), out_channels=1, width=32, num_layers=1, num_heads=2)
+  >>> x, level = jnp.zeros((3, 8, 8, 1)), jnp.zeros(3)
+  >>> variables = net.init(jax.random.key(0), x, level, patch=4, window=2)
+  >>> net.apply(variables, x, level, patch=2, window=3).shape
+  (3, 8, 8, 1)
+"""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ncgn_jax.models.layers import layer_norm
+from ncgn_jax.models.neighborhood_attention import neighborhood_attention
+from ncgn_jax.models.patches import PatchEmbedding, patch_positions, unpatchify
+
+# Width, layers and heads of the published models.
+DIT_SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16)}
+DIT_SIZES["XL"] = (1152, 28, 16)
+
+_NUM_FREQUENCIES = 128
+_LEVEL_SCALE = 1000.0
+
+
+class DiT(nn.Module):
+    """A transformer on patches of any of several sizes.
+
+    Attributes:
+      patches: Sides of the patches it may be asked for, in pixels.
+      out_channels: Channels of the prediction.
+      width: Features of a token.
+      num_layers: Blocks.
+      num_heads: Attention heads; divides `width`.
+      num_classes: Classes it may be told; label `num_classes` is "no class". 0: it
+        takes no labels.
+      mlp_ratio: Width of a block's MLP over `width`.
+      base_patch: Side of the kernel that all patch embeddings are resized from.
+      dtype: Of the arithmetic of blocks; parameters and output stay float32.
+    """
+
+    patches: tuple[int, ...]
+    out_channels: int
+    width: int
+    num_layers: int
+    num_heads: int
+    num_classes: int = 0
+    mlp_ratio: int = 4
+    base_patch: int = 8
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        images: jax.Array,
+        level: jax.Array,
+        label: jax.Array | None = None,
+        *,
+        patch: int,
+        window: int,
+    ) -> jax.Array:
+        """Predicts one image for each.
+
+        Args:
+          images: Noisy images, [batch, height, width, channel].
+          level: Signal levels, [batch], in [0, 1].
+          label: Classes, int [batch]; None where there are no classes.
+          patch: Side of the patches, one of `patches`; static.
+          window: Side of the square of patches that each attends to; static.
+
+        Returns:
+          [batch, height, width, out_channels], float32; 0 at initialisation.
+
+        Raises:
+          ValueError: If `patch` is none of `patches`, or does not divide the image.
+        """
+        if patch not in self.patches:
+            raise ValueError(f"patch: found {patch}; allowed: {self.patches}")
+        height, width = images.shape[1:3]
+        grid = height // patch, width // patch
+        tokens = PatchEmbedding(self.width, self.base_patch, name="embedding")(
+            images, patch
+        )
+        tokens = tokens + patch_positions(grid, patch, self.width)[None]
+        condition = self._condition(level, label)
+        tokens = tokens.astype(self.dtype)
+        for i in range(self.num_layers):
+            block = _Block(
+                self.num_heads, self.mlp_ratio, self.dtype, name=f"block_{i}"
+            )
+            tokens = block(tokens, condition, grid, window)
+        outputs = {}
+        # Initialisation makes the heads of all patch sizes.
+        for size in self.patches if self.is_initializing() else (patch,):
+            head = _Head(size**2 * self.out_channels, self.dtype, name=f"head_{size}")
+            outputs[size] = head(tokens, condition)
+        return unpatchify(outputs[patch], grid, patch)
+
+    def _condition(self, level, label):
+        """Returns what blocks are modulated by, [batch, width]."""
+        exponents = jnp.arange(_NUM_FREQUENCIES) / _NUM_FREQUENCIES
+        rates = _LEVEL_SCALE * jnp.exp(-math.log(1e4) * exponents)
+        angles = level[:, None] * rates[None]
+        embedded = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+        init = nn.initializers.normal(0.02)
+        dense_in = nn.Dense(self.width, kernel_init=init, name="level_in")
+        dense_out = nn.Dense(self.width, kernel_init=init, name="level_out")
+        condition = dense_out(nn.silu(dense_in(embedded)))
+        if self.num_classes:
+            table = nn.Embed(
+                self.num_classes + 1, self.width, embedding_init=init, name="label"
+            )
+            condition = condition + table(label)
+        return nn.silu(condition)
+
+
+class _Modulation(nn.Module):
+    """Shifts, scales and gates made from the condition, 0 at initialisation."""
+
+    num_parts: int
+
+    @nn.compact
+    def __call__(self, condition: jax.Array) -> list[jax.Array]:
+        """Maps [batch, width] to `num_parts` arrays [batch, 1, width]."""
+        width = condition.shape[-1]
+        zeros = nn.initializers.zeros_init()
+        out = nn.Dense(self.num_parts * width, kernel_init=zeros, name="dense")(
+            condition
+        )
+        return jnp.split(out[:, None, :], self.num_parts, axis=-1)
+
+
+def _normalise(tokens, shift, scale, dtype):
+    """Layer norm without weights of its own, then the condition's."""
+    width = tokens.shape[-1]
+    values = tokens.astype(jnp.float32)
+    values = layer_norm(values, jnp.ones(width), jnp.zeros(width))
+    return (values * (1.0 + scale) + shift).astype(dtype)
+
+
+class _Block(nn.Module):
+    """Attention within a window, then an MLP, both gated by the condition."""
+
+    num_heads: int
+    mlp_ratio: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: jax.Array,
+        condition: jax.Array,
+        grid: tuple[int, int],
+        window: int,
+    ) -> jax.Array:
+        """Maps tokens [batch, node, width] to the same shape."""
+        width = tokens.shape[-1]
+        xavier = nn.initializers.xavier_uniform()
+
+        def dense(features, name):
+            return nn.Dense(features, dtype=self.dtype, kernel_init=xavier, name=name)
+
+        parts = _Modulation(6, name="modulation")(condition)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = parts
+        values = _normalise(tokens, shift_a, scale_a, self.dtype)
+        heads = dense(3 * width, "qkv")(values)
+        heads = heads.reshape((*heads.shape[:2], 3, self.num_heads, -1))
+        query, key, value = (heads[:, :, i] for i in range(3))
+        seen = neighborhood_attention(query, key, value, grid, (window, window))
+        seen = dense(width, "project")(seen.reshape(tokens.shape))
+        tokens = tokens + (gate_a * seen).astype(tokens.dtype)
+        values = _normalise(tokens, shift_m, scale_m, self.dtype)
+        values = nn.gelu(dense(self.mlp_ratio * width, "mlp_in")(values))
+        values = dense(width, "mlp_out")(values)
+        return tokens + (gate_m * values).astype(tokens.dtype)
+
+
+class _Head(nn.Module):
+    """The last layer of one patch size, 0 at initialisation."""
+
+    features: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array, condition: jax.Array) -> jax.Array:
+        """Maps tokens [batch, node, width] to [batch, node, features], float32."""
+        shift, scale = _Modulation(2, name="modulation")(condition)
+        values = _normalise(tokens, shift, scale, jnp.float32)
+        zeros = nn.initializers.zeros_init()
+        return nn.Dense(self.features, kernel_init=zeros, name="dense")(values)

@@ -1,0 +1,214 @@
+"""Images as tokens of any patch size, with one set of weights for all sizes.
+
+One base kernel is resized to every patch size (FlexiViT; Beyer et al. 2023): of all
+kernels for the smaller patch, the one whose tokens come nearest to those of the base
+kernel on the base patch. Positions are those of the patch centres in pixels, so that a
+place has the same embedding in every grid. Nodes of a grid are numbered row by row,
+and pixels of a patch too, with channels last.
+
+>>> images = jnp.ones((2, 32, 32, 4))
+>>> embed = PatchEmbedding(features=96)
+>>> tokens, _ = embed.init_with_output(jax.random.key(0), images, patch=4)
+>>> (tokens + patch_positions((8, 8), patch=4, features=96)[None]).shape
+(2, 64, 96)
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ncgn_jax.graphs.grids import grid_of
+from ncgn_jax.graphs.windows import Grid
+
+_KEYS_CUBIC = -0.5  # Keys' parameter of the cubic kernel
+_LONGEST = 10_000.0  # period that position features approach, over 2 pi, in pixels
+
+
+@functools.cache
+def resize_matrix(base: int, patch: int) -> np.ndarray:
+    """Returns the matrix that resizes square patches, B with resized = B pixels.
+
+    Bicubic with antialiasing, separable: the Kronecker product of the matrix of one
+    axis with itself. Equal to `jax.image.resize(..., "cubic", antialias=True)`.
+
+    Args:
+      base: Pixels a side before.
+      patch: Pixels a side after.
+
+    Returns:
+      float64 [patch^2, base^2], read-only; pixels row by row.
+
+    Raises:
+      ValueError: If a size is not positive.
+    """
+    axis = _resize_axis(base, patch)
+    return _constant(np.kron(axis, axis))
+
+
+@functools.cache
+def kernel_resize_matrix(base: int, patch: int) -> np.ndarray:
+    """Returns the matrix P that resizes a kernel, w_patch = P w_base.
+
+    P = pinv(B^T), so that w_patch is argmin_v E (<x, w_base> - <B x, v>)^2 over
+    x ~ N(0, I) (Beyer et al. 2023, section 3.4), B being `resize_matrix`.
+
+    Args:
+      base: Pixels a side of the base kernel.
+      patch: Pixels a side of the kernel wanted.
+
+    Returns:
+      float64 [patch^2, base^2], read-only.
+
+    Raises:
+      ValueError: If a size is not positive.
+    """
+    axis = np.linalg.pinv(_resize_axis(base, patch).T)
+    return _constant(np.kron(axis, axis))
+
+
+class PatchEmbedding(nn.Module):
+    """Maps square patches of any size to tokens, by one kernel.
+
+    Attributes:
+      features: Numbers of a token.
+      base_patch: Pixels a side of the kernel that is learned.
+    """
+
+    features: int
+    base_patch: int = 8
+
+    @nn.compact
+    def __call__(self, images: jax.Array, patch: int) -> jax.Array:
+        """Embeds patches; parameters do not depend on their size.
+
+        Args:
+          images: [batch, height, width, channel].
+          patch: Pixels a side of a patch; static.
+
+        Returns:
+          Tokens, [batch, node, features].
+
+        Raises:
+          ValueError: If the patch does not divide the image.
+        """
+        pixels, channels = self.base_patch**2, images.shape[-1]
+        # Xavier over all inputs of a token, then split into pixel and channel.
+        kernel = self.param(
+            "kernel",
+            nn.initializers.xavier_uniform(),
+            (pixels * channels, self.features),
+        )
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        resize = jnp.asarray(kernel_resize_matrix(self.base_patch, patch), kernel.dtype)
+        kernel = resize @ kernel.reshape(pixels, channels * self.features)
+        kernel = kernel.reshape(patch**2 * channels, self.features)
+        tokens = patchify(images, patch) @ kernel.astype(images.dtype)
+        return tokens + bias.astype(images.dtype).reshape(1, 1, -1)
+
+
+def patchify(images: jax.Array, patch: int) -> jax.Array:
+    """Cuts images into square patches, the inverse of `unpatchify`.
+
+    Args:
+      images: [batch, height, width, channel].
+      patch: Pixels a side of a patch; static.
+
+    Returns:
+      [batch, node, patch * patch * channel].
+
+    Raises:
+      ValueError: If the patch does not divide the image.
+    """
+    batch, height, width, channels = images.shape
+    rows, columns = grid_of((height, width), patch)
+    cut = images.reshape(batch, rows, patch, columns, patch, channels)
+    cut = cut.transpose(0, 1, 3, 2, 4, 5)
+    return cut.reshape(batch, rows * columns, patch**2 * channels)
+
+
+def unpatchify(tokens: jax.Array, grid: Grid, patch: int) -> jax.Array:
+    """Puts patches together into images, the inverse of `patchify`.
+
+    Args:
+      tokens: [batch, node, patch * patch * channel].
+      grid: Patches along height and width; static.
+      patch: Pixels a side of a patch; static.
+
+    Returns:
+      [batch, height, width, channel].
+
+    Raises:
+      ValueError: If the tokens do not fill the grid or are no whole patches.
+    """
+    batch, num_nodes, numbers = tokens.shape
+    (rows, columns), channels = grid, numbers // patch**2
+    if num_nodes != rows * columns or numbers % patch**2:
+        raise ValueError(
+            f"tokens: a grid {rows} x {columns} of patches {patch} x {patch} wanted, "
+            f"found {num_nodes} tokens of {numbers} numbers"
+        )
+    tiled = tokens.reshape(batch, rows, columns, patch, patch, channels)
+    tiled = tiled.transpose(0, 1, 3, 2, 4, 5)
+    return tiled.reshape(batch, rows * patch, columns * patch, channels)
+
+
+@functools.cache
+def patch_positions(grid: Grid, patch: int, features: int) -> np.ndarray:
+    """Returns sines and cosines of where the centres of patches lie, in pixels.
+
+    A quarter of the features each: sin(y f_i), cos(y f_i), sin(x f_i), cos(x f_i) with
+    y, x = (index + 1/2) patch and f_i = 10000^(-i / quarter), as in transformers on
+    images (Dosovitskiy et al. 2021; Peebles and Xie 2023), there in units of patches.
+
+    Args:
+      grid: Patches along height and width.
+      patch: Pixels a side of a patch.
+      features: Numbers for each position, a multiple of four.
+
+    Returns:
+      float32 [node, features], read-only.
+
+    Raises:
+      ValueError: If `features` is no positive multiple of four.
+    """
+    if features < 4 or features % 4:
+        raise ValueError(
+            f"features must be a positive multiple of four, found {features}"
+        )
+    quarter = features // 4
+    frequencies = _LONGEST ** (-np.arange(quarter) / quarter)
+    index = np.indices(grid).reshape(2, -1)  # [axis, node]
+    angles = ((index + 0.5) * patch)[..., None] * frequencies
+    parts = [part for axis in angles for part in (np.sin(axis), np.cos(axis))]
+    return _constant(np.concatenate(parts, axis=1).astype(np.float32))
+
+
+def _resize_axis(base: int, patch: int) -> np.ndarray:
+    """Returns the matrix [patch, base] that resizes one axis.
+
+    Sample i lies at (i + 1/2) base / patch - 1/2 and weighs pixels by Keys' cubic
+    kernel, stretched by base / patch where that is more than one; rows sum to one.
+    """
+    if base < 1 or patch < 1:
+        raise ValueError(f"base and patch must be positive, found {base} and {patch}")
+    ratio = base / patch
+    samples = (np.arange(patch) + 0.5) * ratio - 0.5
+    distances = np.abs(samples[:, None] - np.arange(base)) / max(ratio, 1.0)
+    weights = _cubic(distances)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _cubic(distances: np.ndarray) -> np.ndarray:
+    """Keys' kernel (1981) of distances that are not negative."""
+    a, d = _KEYS_CUBIC, distances
+    near = ((a + 2) * d - (a + 3)) * d**2 + 1
+    far = a * (((d - 5) * d + 8) * d - 4)
+    return np.where(d <= 1, near, np.where(d < 2, far, 0.0))
+
+
+def _constant(array: np.ndarray) -> np.ndarray:
+    array.flags.writeable = False
+    return array

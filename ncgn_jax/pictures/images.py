@@ -1,0 +1,131 @@
+"""Pictures of images: sheets, paths from noise, nearest neighbours, cost over time."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from ncgn_jax.pictures.output import save_figure
+from ncgn_jax.pictures.style import (
+    CATEGORIES,
+    FAINT,
+    INK,
+    LABEL_SIZE,
+    TITLE_SIZE,
+    dress_axes,
+)
+
+_CELL = 0.62  # inches of an image in a sheet
+
+
+def draw_image_rows(
+    rows: Sequence[ArrayLike],
+    titles: Sequence[str],
+    path: str | Path,
+    headings: Sequence[str] = (),
+    grids: Sequence[int | None] = (),
+) -> Path:
+    """Draws images in titled rows: classes, paths, or samples over their neighbours.
+
+    Args:
+      rows: Of each row its images, uint8 [image, height, width, 1 or 3].
+      titles: One for each row.
+      path: Where to.
+      headings: One for each column, none if empty.
+      grids: Side of the patches to draw over each column, None for none.
+
+    Returns:
+      The path.
+
+    Raises:
+      ValueError: If there is no row, or not one title for each.
+    """
+    rows = [np.asarray(row) for row in rows]
+    if not rows or len(rows) != len(titles):
+        raise ValueError(f"{len(rows)} rows with {len(titles)} titles")
+    columns = max(len(row) for row in rows)
+    height, width = rows[0].shape[1:3]
+    cell = _CELL * max(1.0, min(3.0, max(height, width) / 32))
+    figure = Figure((cell * columns + 1.0, cell * height / width * len(rows) + 0.4))
+    panels = figure.subplots(
+        len(rows), columns, squeeze=False, gridspec_kw={"wspace": 0.06, "hspace": 0.06}
+    )
+    for i, (row, title) in enumerate(zip(rows, titles, strict=True)):
+        for k, axes in enumerate(panels[i]):
+            axes.set_axis_off()
+            if k >= len(row):
+                continue
+            _show(axes, row[k])
+            if k < len(grids) and grids[k]:
+                _draw_patches(axes, height, width, grids[k])
+            if i == 0 and k < len(headings):
+                axes.set_title(headings[k], fontsize=LABEL_SIZE - 1, color=INK, pad=3)
+        panels[i, 0].text(
+            -0.12,
+            0.5,
+            title,
+            transform=panels[i, 0].transAxes,
+            ha="right",
+            va="center",
+            fontsize=LABEL_SIZE,
+            color=INK,
+        )
+    return save_figure(figure, path)
+
+
+def draw_costs(
+    times: ArrayLike,
+    costs: ArrayLike,
+    tokens: ArrayLike,
+    mean_cost: float,
+    path: str | Path,
+) -> Path:
+    """Draws multiply-adds and tokens against time, as steps of the noise buckets.
+
+    Args:
+      times: Ends of the buckets, [bucket + 1], from 0 to 1.
+      costs: Million multiply-adds of one image, [bucket].
+      tokens: Patches, [bucket].
+      mean_cost: Mean over t.
+      path: Where to.
+    """
+    figure = Figure((6.4, 2.6))
+    left, right = figure.subplots(1, 2)
+    for axes, values, label, color in (
+        (left, costs, "million multiply-adds", CATEGORIES[0]),
+        (right, tokens, "tokens", CATEGORIES[1]),
+    ):
+        axes.stairs(np.asarray(values, float), np.asarray(times), color=color, lw=1.8)
+        dress_axes(axes, "t (0 noise, 1 data)", label)
+        axes.set_ylim(bottom=0)
+        axes.set_xlim(0, 1)
+    left.axhline(mean_cost, color=FAINT, lw=1.0, ls=(0, (4, 2)))
+    left.text(
+        0.02, mean_cost, "mean", fontsize=LABEL_SIZE - 1, color=FAINT, va="bottom"
+    )
+    left.set_title("cost of one image", fontsize=TITLE_SIZE, color=INK, loc="left")
+    right.set_title("resolution", fontsize=TITLE_SIZE, color=INK, loc="left")
+    figure.tight_layout()
+    return save_figure(figure, path)
+
+
+def _show(axes: Axes, image: np.ndarray) -> None:
+    gray = image.shape[-1] == 1
+    axes.imshow(
+        image[..., 0] if gray else image,
+        cmap="gray" if gray else None,
+        vmin=0,
+        vmax=255,
+        interpolation="nearest",
+    )
+
+
+def _draw_patches(axes: Axes, height: int, width: int, patch: int) -> None:
+    style = {"color": CATEGORIES[3], "lw": 0.5, "alpha": 0.8}
+    for x in np.arange(0, width + 1, patch) - 0.5:
+        axes.plot([x, x], [-0.5, height - 0.5], **style)
+    for y in np.arange(0, height + 1, patch) - 0.5:
+        axes.plot([-0.5, width - 0.5], [y, y], **style)

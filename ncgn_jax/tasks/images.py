@@ -1,0 +1,448 @@
+"""Images: a diffusion transformer whose patches follow the noise.
+
+(arXiv 2507.09391, section "Images".) Every training step belongs to one noise bucket,
+the same on all devices, so that each patch size is one compiled program; times are
+spread over the bucket's interval within the batch, and buckets over steps, so that
+together they are uniform. Pixels and latents train in about [-1, 1].
+"""
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from ncgn_jax.data.batches import batch_indices
+from ncgn_jax.data.image_sets import ImageDataset
+from ncgn_jax.data.point_sets import DataError
+from ncgn_jax.graphs.grids import GridBucket, make_grid_buckets
+from ncgn_jax.metrics.table import Column, Row
+from ncgn_jax.models.dit import DiT
+from ncgn_jax.parallel import map_over_devices
+from ncgn_jax.process import (
+    integrate,
+    interpolate,
+    loss_weight,
+    make_denoiser,
+    make_sampler_step,
+    make_schedule,
+    make_target,
+    to_data_and_noise,
+    weighted_mse,
+)
+from ncgn_jax.process.learned_variance import learned_variance_step, variational_bits
+from ncgn_jax.tasks import NO_ROWS
+from ncgn_jax.tasks.bucketed import (
+    BucketedTime,
+    draw_prior,
+    row_keys,
+    sample_chunks,
+)
+from ncgn_jax.tasks.image_costs import (
+    COST_COLUMNS,
+    count_macs,
+    training_and_sampling_costs,
+)
+from ncgn_jax.tasks.image_data import load_dataset
+from ncgn_jax.tasks.image_scores import ImageScorer
+from ncgn_jax.tasks.image_times import (
+    bucket_at,
+    bucket_shares,
+    cut_time_grid,
+    spread_times,
+)
+from ncgn_jax.tasks.images_config import (
+    default_config,
+    make_range_resolution,
+    network_sizes,
+    validate,
+)
+from ncgn_jax.tasks.settings import make_sample_times
+
+__all__ = ["ImageBatch", "ImageTask", "default_config", "make_task", "validate"]
+
+
+def make_task(config: ConfigDict) -> "ImageTask":
+    """Loads the data and builds the task."""
+    return ImageTask(config, load_dataset(config))
+
+
+@flax.struct.dataclass
+class ImageBatch:
+    """Training images of one noise bucket.
+
+    Attributes:
+      images: In the units of training, [row, height, width, channel].
+      label: Classes, int32 [row].
+      row: Number of each row in the global batch, int32 [row].
+      bucket: Noise bucket of all rows; part of the structure, so that every bucket
+        is traced once.
+    """
+
+    images: jax.Array
+    label: jax.Array
+    row: jax.Array
+    bucket: int = flax.struct.field(pytree_node=False)
+
+
+class ImageTask:
+    """Images, patches, network, loss and sampler; see `tasks.Task`."""
+
+    def __init__(self, config: ConfigDict, dataset: ImageDataset):
+        self.config = config
+        self.dataset = dataset
+        height, width, self.num_channels = dataset.image_shape
+        dmp = config.dmp
+        try:
+            buckets = make_grid_buckets(
+                (height, width),
+                tuple(dmp.patches),
+                dmp.num_neighbors,
+                make_range_resolution(config),
+                dmp.reverse_schedule,
+            )
+        except ValueError as error:
+            raise DataError(f"dmp: {error}") from error
+        self.time = BucketedTime(
+            make_schedule(config.process.schedule),
+            buckets,
+            config.process.signal,
+            dmp.random_buckets,
+        )
+        self.bucket_names = tuple(f"p{b.patch}_w{b.window}" for b in buckets)
+        self.shares = bucket_shares(self.time)
+        many = len(dataset.class_names)
+        self.num_classes = many if many > 1 else 0
+        self._stretches: dict[int, Any] = {}
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """What `evaluate` measures."""
+        return (*self.scorer.columns, *COST_COLUMNS)
+
+    @functools.cached_property
+    def scorer(self) -> ImageScorer:
+        """Measures images against the data; learns its features when first asked."""
+        data, evaluate = self.dataset, self.config.evaluate
+        rows = _evenly(len(data.test), evaluate.max_images)
+        return ImageScorer(
+            *self.training_images(),
+            *data.take(rows, "test"),
+            len(data.class_names),
+            num_steps=evaluate.classifier_steps,
+            inception=evaluate.inception,
+        )
+
+    def training_images(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns images and classes that samples are compared with: all, if few."""
+        most = 6 * self.config.evaluate.max_images
+        return self.dataset.take(_evenly(len(self.dataset.train), most))
+
+    def describe(self) -> list[str]:
+        """Says in a few lines which data, patches and network are used."""
+        config, data = self.config, self.dataset
+        dmp, process = config.dmp, config.process
+        parts = [
+            f"{b.patch} x {b.patch} ({b.num_supernodes} tokens, window {b.window}, "
+            f"{share:.0%} of the steps, {macs / 1e6:.1f} MMAC)"
+            for b, share, macs in zip(
+                self.time.buckets, self.shares, self.forward_macs, strict=True
+            )
+        ]
+        how = "drawn at random" if dmp.random_buckets else f"{dmp.schedule} schedule"
+        if dmp.reverse_schedule:
+            how += ", reversed"
+        width, layers, heads = network_sizes(config)
+        return [
+            f"data: {data.name}; {data.source}",
+            f"patches: {how}; from noise to data {', '.join(parts)}; mean "
+            f"{float(self.shares @ self.forward_macs) / 1e6:.1f} MMAC",
+            f"model: DiT, width {width}, {layers} layers, {heads} heads; "
+            f"{process.schedule} process, {process.target} target"
+            + (", learned variance" if config.model.learned_variance else ""),
+        ]
+
+    def network(self) -> DiT:
+        """Returns the network."""
+        model = self.config.model
+        width, num_layers, num_heads = network_sizes(self.config)
+        return DiT(
+            patches=tuple(bucket.patch for bucket in self.time.buckets),
+            out_channels=self.num_channels * (2 if model.learned_variance else 1),
+            width=width,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            num_classes=self.num_classes,
+            base_patch=model.base_patch,
+            dtype=jnp.dtype(model.dtype),
+        )
+
+    def first_stage(self) -> None:
+        """Returns what must be trained before: nothing (see data.source=latents)."""
+        return
+
+    def init(self, rng: jax.Array) -> tuple[Any, Any]:
+        """Returns initial parameters; there is no model state."""
+        bucket = self.time.buckets[0]
+        x, label = jnp.zeros((1, *self.dataset.image_shape)), jnp.zeros(1, jnp.int32)
+        variables = self.network().init(
+            rng, x, jnp.zeros(1), label, patch=bucket.patch, window=bucket.window
+        )
+        return variables["params"], {}
+
+    def bucket_of_step(self, step: int) -> int:
+        """Returns the noise bucket of a training step.
+
+        Of any stretch of steps each bucket has its share, to within a step or two.
+        """
+        return bucket_at(self.shares, step, self.config.seed)
+
+    def batch(self, step: int, rows: slice) -> ImageBatch:
+        """Returns this host's rows of the batch of a step."""
+        size = self.config.train.batch_size
+        index = batch_indices(len(self.dataset.train), size, step, self.config.seed)
+        images, label = self.dataset.take(index[rows])
+        row = np.arange(size, dtype=np.int32)[rows]
+        if self.config.data.flip:
+            rng = np.random.default_rng([self.config.seed, 7, step])
+            mirrored = (rng.random(size) < 0.5)[rows, None, None, None]
+            images = np.where(mirrored, images[:, :, ::-1], images)
+        return ImageBatch(images, label, row, self.bucket_of_step(step))
+
+    def loss(
+        self, params: Any, model_state: Any, batch: ImageBatch, rng: jax.Array
+    ) -> tuple[jax.Array, tuple[Any, jax.Array]]:
+        """Returns a device's mean loss, and the loss of the batch's bucket."""
+        keys = row_keys(rng, batch.row, 3)
+        keys_noise, keys_time, keys_label = jnp.moveaxis(keys, 1, 0)
+        process, schedule, data = self.config.process, self.time.schedule, batch.images
+        shape = data.shape[1:]
+        noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys_noise)
+        t = self._training_times(batch, keys_time)
+        x_t = interpolate(schedule, t, data, noise)
+        label = self._hide_some(batch.label, keys_label)
+        bucket = self.time.buckets[batch.bucket]
+        output = self.predict(params, bucket, x_t, t, label)
+        output, fraction = self._split(output)
+        target = make_target(process.target, schedule, t, data, noise)
+        weight = loss_weight(process.loss_weight, process.target, schedule, t)
+        per_row = weighted_mse(output, target, weight)
+        if fraction is not None:
+            data_hat, _ = to_data_and_noise(process.target, output, x_t, schedule, t)
+            t_next = t + 1.0 / self.config.model.num_variance_steps
+            per_row += variational_bits(schedule, fraction, data, data_hat, t, t_next)
+        loss = jnp.mean(per_row)
+        mine = np.arange(len(self.time.buckets)) == batch.bucket
+        return loss, (model_state, jnp.where(mine, loss, NO_ROWS))
+
+    def sample(
+        self, params: Any, model_state: Any, num_samples: int, seed: int
+    ) -> dict[str, np.ndarray]:
+        """Generates images of classes drawn as they occur in training.
+
+        Returns:
+          `images`, in the units of training, and the `labels` they were asked for.
+        """
+        labels = self.draw_labels(num_samples, seed)
+        parts = []
+        for rows in sample_chunks(num_samples, self.config.sample.batch_size):
+            *_, (images, _, _) = self.walk(params, labels[rows], rows, seed)
+            parts.append(images[: num_samples - rows[0]])
+        images = np.concatenate(parts)
+        if not self.dataset.is_latent:
+            images = np.clip(images, -1.0, 1.0)
+        return {"images": images, "labels": labels}
+
+    def draw_labels(self, count: int, seed: int) -> np.ndarray:
+        """Draws classes as frequent as in training, int32 [count]."""
+        rng = np.random.default_rng([seed, 11])
+        known = np.asarray(self.dataset.train_labels)
+        return known[rng.integers(len(known), size=count)].astype(np.int32)
+
+    def walk(
+        self,
+        params: Any,
+        labels: np.ndarray,
+        rows: np.ndarray,
+        seed: int,
+        num_states: int = 1,
+    ) -> Iterator[tuple[np.ndarray, float, GridBucket]]:
+        """Samples stretch by stretch; yields images, t and the bucket that led there.
+
+        Args:
+          params: Of the network.
+          labels: Class of each image, int [row].
+          rows: Numbers of the images, which decide on their noise, [row].
+          seed: Seed of the noise.
+          num_states: If given, yields at least so many states where there are as many
+            steps: a stretch is walked in parts.
+        """
+        keys = row_keys(jax.random.key(seed), rows)
+        x = draw_prior(self.time.schedule, keys, self.dataset.image_shape)
+        step_keys = row_keys(jax.random.key(seed + 1), rows)
+        for bucket, offset, times in self.stretches(seed, num_states):
+            x = self._stretch(bucket)(
+                np.asarray(x), labels, step_keys, params, times, np.int32(offset)
+            )
+            yield np.asarray(x), float(times[-1]), self.time.buckets[bucket]
+
+    def stretches(
+        self, seed: int, num_states: int = 1
+    ) -> list[tuple[int, int, np.ndarray]]:
+        """Cuts the sampler's time grid into stretches of one bucket.
+
+        Patches drawn at random have a stretch for every step.
+
+        Args:
+          seed: Seed of patches drawn at random.
+          num_states: Least number of stretches, as far as there are steps.
+
+        Returns:
+          (bucket, number of steps before, times float32) of each.
+        """
+        dim = int(np.prod(self.dataset.image_shape))
+        times = make_sample_times(self.config, self.time.schedule, dim)
+        return cut_time_grid(self.time, times, seed, num_states)
+
+    def _stretch(self, bucket: int):
+        """Compiles the sampler within one bucket, over all devices."""
+        if bucket not in self._stretches:
+            run = functools.partial(self._run_stretch, self.time.buckets[bucket])
+            self._stretches[bucket] = map_over_devices(run, batch_argnums=(0, 1, 2))
+        return self._stretches[bucket]
+
+    def _run_stretch(self, bucket, x, labels, keys, params, times, offset):
+        process, sample = self.config.process, self.config.sample
+        schedule = self.time.schedule
+
+        def network(x_t, t):
+            return self._guided(params, bucket, x_t, t, labels)
+
+        if not self.config.model.learned_variance:
+            denoise = make_denoiser(
+                network, process.target, schedule, sample.data_limit
+            )
+            step = make_sampler_step(sample.sampler)
+            return integrate(step, denoise, schedule, x, times, keys, offset)
+
+        def denoise_and_vary(x_t, t):
+            output, fraction = self._split(network(x_t, t))
+            known = make_denoiser(
+                lambda *_: output, process.target, schedule, sample.data_limit
+            )
+            return *known(x_t, t), fraction
+
+        return integrate(
+            learned_variance_step, denoise_and_vary, schedule, x, times, keys, offset
+        )
+
+    def evaluate(
+        self, samples: dict[str, dict[str, np.ndarray]]
+    ) -> tuple[dict[str, Row], dict[str, object]]:
+        """Measures generated images beside training, test and noise images."""
+        named = {
+            name: (arrays["images"], arrays["labels"])
+            for name, arrays in samples.items()
+        }
+        rows, meta = self.scorer.rows(named, self.config.evaluate.max_images)
+        return rows, {"data_set": self.dataset.name, "split": "test", **meta}
+
+    def draw(
+        self,
+        params: Any,
+        model_state: Any,
+        samples: dict[str, np.ndarray],
+        folder: str | Path,
+    ) -> list[Path]:
+        """Saves pictures of samples, paths, nearest training images and costs."""
+        from ncgn_jax.tasks.image_pictures import draw_all
+
+        return draw_all(self, params, samples, Path(folder))
+
+    @functools.cached_property
+    def forward_macs(self) -> np.ndarray:
+        """Multiply-adds of one image through the network, by XLA's count, [bucket]."""
+        return count_macs(self, with_gradient=False)
+
+    def costs(self, num_steps: int) -> dict[str, float]:
+        """Counts multiply-adds of a training and of one sample, see `image_costs`."""
+        return training_and_sampling_costs(self, num_steps)
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether the sampler asks the network twice, with and without a class."""
+        return self.num_classes > 0 and self.config.sample.guidance != 1.0
+
+    def _training_times(self, batch: ImageBatch, keys: jax.Array) -> jax.Array:
+        interval = self.time.training_intervals()[batch.bucket]
+        t = spread_times(interval, batch.row, keys, self.config.train.batch_size)
+        if self.config.model.learned_variance:
+            # A chain has whole steps.
+            count = self.config.model.num_variance_steps
+            t = jnp.minimum(jnp.floor(t * count), count - 1) / count
+        return t
+
+    def _hide_some(self, label: jax.Array, keys: jax.Array) -> jax.Array:
+        dropout = self.config.model.label_dropout
+        hide = jax.vmap(lambda key: jax.random.bernoulli(key, dropout))(keys)
+        return jnp.where(hide, self.num_classes, label)
+
+    def predict(
+        self,
+        params: Any,
+        bucket: GridBucket,
+        x_t: jax.Array,
+        t: jax.Array,
+        label: jax.Array,
+    ) -> jax.Array:
+        """Runs the network with the patches of a bucket.
+
+        Args:
+          params: Of the network.
+          bucket: Whose patches and window; static.
+          x_t: Noisy images, [row, height, width, channel].
+          t: Times, [row].
+          label: Classes, int [row]; `num_classes` for none.
+
+        Returns:
+          The prediction, with twice the channels if variances are learned.
+        """
+        return self.network().apply(
+            {"params": params},
+            x_t,
+            self.time.level(t),
+            label,
+            patch=bucket.patch,
+            window=bucket.window,
+        )
+
+    def _guided(self, params, bucket, x_t, t, label):
+        """Predicts with guidance: from no class to the class and beyond (Ho 2022)."""
+        if not self.is_guided:
+            return self.predict(params, bucket, x_t, t, label)
+        none = jnp.full_like(label, self.num_classes)
+        twice = jnp.concatenate([x_t, x_t]), jnp.concatenate([t, t])
+        both = self.predict(params, bucket, *twice, jnp.concatenate([label, none]))
+        told, free = jnp.split(both, 2)
+        moved = free + self.config.sample.guidance * (told - free)
+        many = self.config.sample.guidance_channels or self.num_channels
+        # Variances, where there are any, are those of the class.
+        chosen = np.arange(told.shape[-1]) < many
+        return jnp.where(chosen[None, None, None], moved, told)
+
+    def _split(self, output):
+        """Splits predictions and, if learned, the fraction of variances."""
+        if not self.config.model.learned_variance:
+            return output, None
+        output, raw = jnp.split(output, 2, axis=-1)
+        return output, 0.5 * (raw + 1.0)
+
+
+def _evenly(count: int, most: int) -> np.ndarray:
+    """Returns at most so many of `count` rows, spread evenly."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))

@@ -1,0 +1,164 @@
+"""Fields of the image task: their defaults and their checks."""
+
+from ml_collections import ConfigDict, config_dict
+
+from ncgn_jax.data.image_sets import CHANNEL_AXES
+from ncgn_jax.faults import Faults, is_type
+from ncgn_jax.graphs import SCHEDULES as DMP_SCHEDULES
+from ncgn_jax.graphs import RangeResolution
+from ncgn_jax.models.dit import DIT_SIZES
+from ncgn_jax.tasks.settings import WEIGHTS, base_config
+
+IMAGE_SOURCES = ("digits", "arrays", "folder", "latents")
+DTYPES = ("float32", "bfloat16")
+BAD_IMAGES = ("stop", "skip")
+
+
+def default_config() -> ConfigDict:
+    """Returns every field of the task with its default."""
+    config = base_config()
+    config.task = "images"
+    config.data = ConfigDict(
+        {
+            "source": "digits",
+            "path": config_dict.placeholder(str),
+            # Side that images of a folder are cut and scaled to, and that arrays are
+            # padded to with background; 0 leaves arrays as they are.
+            "image_size": 0,
+            "channels": 0,  # of a folder: 1 or 3; 0 for what its images have
+            "channel_axis": "auto",
+            "test_fraction": 0.1,
+            "split_seed": 0,
+            "bad_images": "stop",
+            "latent_scale": 0.18215,
+            "flip": False,  # mirrors every other training image
+        }
+    )
+    # Which patches and windows at which noise; see `graphs.grids`.
+    config.dmp = ConfigDict(
+        {
+            "patches": (4, 2, 1),
+            "num_neighbors": 4,  # of the smallest patches; 0 for full attention
+            "schedule": "exp",
+            "curvature": 10.0,
+            "split": 0.6,
+            "exponent": 2.0,
+            "table": (),
+            "reverse_schedule": False,
+            # Patches are drawn at random, in training and for each sampler step, as
+            # often as the schedule has them: the control for following the noise.
+            "random_buckets": False,
+        }
+    )
+    config.model = ConfigDict(
+        {
+            "size": config_dict.placeholder(str),  # S, B, L or XL sets the next three
+            "width": 64,
+            "num_layers": 4,
+            "num_heads": 4,
+            "base_patch": 8,
+            "label_dropout": 0.1,
+            "learned_variance": False,
+            "num_variance_steps": 1000,  # steps of the chain that variances belong to
+            "dtype": "float32",
+        }
+    )
+    config.train.spare_unused = True
+    config.sample.guidance = 1.0
+    config.sample.guidance_channels = 0  # the first so many alone; 0 for all
+    config.evaluate = ConfigDict(
+        {
+            "weights": ("ema", "raw"),
+            "max_images": 10_000,
+            "classifier_steps": 400,
+            "inception": config_dict.placeholder(str),
+        }
+    )
+    return config
+
+
+def network_sizes(config: ConfigDict) -> tuple[int, int, int]:
+    """Returns width, layers and heads, from `model.size` if it is set."""
+    model = config.model
+    if model.size is not None:
+        return DIT_SIZES[model.size]
+    return model.width, model.num_layers, model.num_heads
+
+
+def make_range_resolution(config: ConfigDict) -> RangeResolution:
+    """Returns the range/resolution schedule of the section `dmp`."""
+    dmp = config.dmp
+    return RangeResolution(
+        dmp.schedule, dmp.curvature, dmp.split, dmp.exponent, tuple(dmp.table)
+    )
+
+
+def validate(config: ConfigDict, faults: Faults) -> None:
+    """Checks the task's own fields."""
+    data, model, sample = config.data, config.model, config.sample
+    faults.choice(config, "data.source", IMAGE_SOURCES)
+    faults.choice(config, "data.channel_axis", CHANNEL_AXES)
+    faults.choice(config, "data.bad_images", BAD_IMAGES)
+    faults.choice(config, "data.channels", (0, 1, 3))
+    faults.in_range(config, "data.image_size", 0)
+    faults.in_range(config, "data.split_seed", 0)
+    faults.in_range(config, "data.test_fraction", 0, 1, without_ends=True)
+    faults.in_range(config, "data.latent_scale", 0, without_ends=True)
+    faults.check(
+        data.source != "folder" or data.image_size > 0,
+        "data.image_size",
+        data.image_size,
+        "at least 1 for data.source='folder'",
+    )
+    faults.check(
+        not (data.flip and data.source == "latents"),
+        "data.flip",
+        data.flip,
+        "False for latents, which a mirror image does not mirror",
+    )
+    patches = tuple(config.dmp.patches)
+    whole = all(is_type(patch, int) and patch >= 1 for patch in patches)
+    faults.check(
+        bool(patches) and whole and len(set(patches)) == len(patches),
+        "dmp.patches",
+        patches,
+        "different whole numbers of at least 1",
+    )
+    faults.in_range(config, "dmp.num_neighbors", 0)
+    if faults.choice(config, "dmp.schedule", DMP_SCHEDULES):
+        try:
+            make_range_resolution(config)
+        except ValueError as error:
+            faults.lines.append(f"dmp: {error}")
+    if model.size is not None:
+        faults.choice(config, "model.size", DIT_SIZES)
+    for field in ("width", "num_layers", "num_heads", "base_patch"):
+        faults.positive_int(config, f"model.{field}")
+    faults.positive_int(config, "model.num_variance_steps")
+    if not faults.lines:
+        width, _, heads = network_sizes(config)
+        faults.check(width % heads == 0, "model.num_heads", heads, f"divides {width}")
+        faults.check(width % 4 == 0, "model.width", width, "a multiple of 4")
+    faults.in_range(config, "model.label_dropout", 0, 1)
+    faults.choice(config, "model.dtype", DTYPES)
+    faults.in_range(config, "sample.guidance", 0)
+    faults.in_range(config, "sample.guidance_channels", 0)
+    faults.check(
+        sample.guidance == 1.0 or model.label_dropout > 0,
+        "sample.guidance",
+        sample.guidance,
+        "1 without model.label_dropout: guidance needs a network that knows no class",
+    )
+    if model.learned_variance:
+        faults.choice(config, "process.target", ("noise", "data"))
+        faults.choice(config, "sample.sampler", ("ancestral",))
+        faults.check(
+            config.process.schedule.startswith("ddpm"),
+            "process.schedule",
+            config.process.schedule,
+            "a ddpm schedule with model.learned_variance",
+        )
+    for name in config.evaluate.weights:
+        faults.check(name in WEIGHTS, "evaluate.weights", name, WEIGHTS)
+    faults.positive_int(config, "evaluate.max_images")
+    faults.positive_int(config, "evaluate.classifier_steps")

@@ -1,0 +1,329 @@
+"""The image task: buckets over steps, times, exact samplers, guidance, costs."""
+
+import functools
+import itertools
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import kstest
+
+from ncgn_jax import parallel
+from ncgn_jax.config import apply_overrides, load_config
+from ncgn_jax.data.point_sets import DataError
+from ncgn_jax.faults import ConfigError
+from ncgn_jax.main import run
+from ncgn_jax.tasks import NO_ROWS, make_task, run_costs
+from ncgn_jax.tasks.image_costs import count_macs
+from ncgn_jax.tasks.images import ImageTask
+from ncgn_jax.train import init_state, make_optimizer, make_train_step, validate
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SMALL = (
+    "model.width=8", "model.num_layers=1", "model.num_heads=2", "train.batch_size=16",
+    "sample.num_samples=6", "sample.num_steps=5", "sample.batch_size=8",
+    "train.warmup_steps=0", "evaluate.classifier_steps=20", "evaluate.max_images=64",
+)  # fmt: skip
+LEARNED = (
+    "model.learned_variance=True", "process.schedule=ddpm_linear",
+    "process.target=noise", "sample.sampler=ancestral",
+)  # fmt: skip
+
+
+def small_config(*overrides):
+    config = load_config(REPOSITORY / "configs" / "digits.py")
+    return apply_overrides(config, [*SMALL, *overrides])
+
+
+@functools.cache
+def small_task(*overrides) -> ImageTask:
+    config = small_config(*overrides)
+    validate(config)
+    return make_task(config)
+
+
+def init_params(task, seed=0):
+    params, _ = task.init(jax.random.key(seed))
+    # Off the initial value, at which every prediction is 0.
+    return jax.tree.map(
+        lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), params
+    )
+
+
+def test_every_stretch_of_steps_has_each_bucket_by_its_share():
+    task = small_task()
+    chosen = np.asarray([task.bucket_of_step(step) for step in range(3000)])
+    hits = chosen[:, None] == np.arange(len(task.shares))
+    for start, length in itertools.product((0, 17, 1234), (50, 400, 1500)):
+        counts = hits[start : start + length].sum(axis=0)
+        assert np.abs(counts - length * task.shares).max() < 3.0
+    # Not in turn: the same bucket does not come at fixed distances.
+    assert len(set(np.diff(np.flatnonzero(hits[:, -1])))) > 1
+    assert task.bucket_of_step(5) == small_task().bucket_of_step(5)
+
+
+@pytest.mark.parametrize("random", [False, True])
+def test_training_times_are_uniform_over_steps(random, monkeypatch):
+    """Within its bucket's interval where patches follow the noise, else anywhere."""
+    task = small_task(f"dmp.random_buckets={random}")
+    seen = []
+
+    def predict(params, bucket, x_t, t, label):
+        seen.append((bucket, np.asarray(t)))
+        return jnp.zeros_like(x_t)
+
+    monkeypatch.setattr(task, "predict", predict)
+    for step in range(150):
+        key = jax.random.fold_in(jax.random.key(0), step)
+        task.loss({}, {}, task.batch(step, slice(0, 16)), key)
+    for bucket, t in seen:
+        # One time in each sixteenth of the interval.
+        low, high = (0.0, 1.0) if random else (bucket.low, bucket.high)
+        parts = (t - low) / (high - low) * 16
+        np.testing.assert_allclose(parts, np.arange(16) + 0.5, atol=0.5 + 1e-4)
+    times = np.concatenate([t for _, t in seen])
+    assert kstest(times, "uniform").statistic < 0.02
+
+
+def test_loss_is_of_the_batch_bucket_alone():
+    task = small_task()
+    batch = task.batch(3, slice(0, 16))
+    loss, (_, per_bucket) = task.loss(init_params(task), {}, batch, jax.random.key(0))
+    assert per_bucket[batch.bucket] == loss
+    others = np.delete(np.asarray(per_bucket), batch.bucket)
+    np.testing.assert_array_equal(others, NO_ROWS)
+
+
+def test_untrained_loss_is_the_second_moment_of_the_velocity():
+    """The network predicts 0 at first: E |data - noise|^2 = E data^2 + 1."""
+    task = small_task()
+    params, _ = task.init(jax.random.key(0))
+    losses, squares = [], []
+    for step in range(60):
+        batch = task.batch(step, slice(0, 16))
+        key = jax.random.fold_in(jax.random.key(1), step)
+        losses.append(float(task.loss(params, {}, batch, key)[0]))
+        squares.append(np.mean(np.square(batch.images)))
+    assert np.mean(losses) == pytest.approx(1 + np.mean(squares), rel=0.01)
+
+
+def test_one_trace_for_each_bucket():
+    task = small_task()
+    config = task.config
+    tx = make_optimizer(config)
+    inner = make_train_step(task, tx, config)
+    count = len(task.time.buckets)
+    step = parallel.data_parallel(chex.assert_max_traces(inner, n=count))
+    state = parallel.replicate(init_state(task, tx, 0))
+    chex.clear_trace_counter()
+    visited = set()
+    for i in range(30):
+        batch = task.batch(i, slice(0, 16))
+        visited.add(batch.bucket)
+        state, _ = step(state, parallel.put_batch(batch), jax.random.key(0))
+    assert len(visited) == count == 3
+
+
+def exact_velocity(task, mean, spread):
+    """The velocity of data N(mean, spread^2) in every pixel, on the straight line."""
+
+    def predict(params, bucket, x_t, t, label):
+        t = t[:, None, None, None]
+        var = t**2 * spread**2 + (1 - t) ** 2
+        data_hat = mean + t * spread**2 / var * (x_t - t * mean)
+        noise_hat = (1 - t) / var * (x_t - t * mean)
+        return data_hat - noise_hat
+
+    return predict
+
+
+@pytest.mark.parametrize(("sampler", "steps"), [("heun", 40), ("ancestral", 250)])
+@pytest.mark.parametrize("random", [False, True])
+def test_samples_have_the_law_of_the_data(sampler, steps, random, monkeypatch):
+    task = small_task(
+        f"sample.sampler={sampler}", f"sample.num_steps={steps}",
+        "sample.batch_size=50", f"dmp.random_buckets={random}",
+    )  # fmt: skip
+    task = ImageTask(task.config, task.dataset)
+    mean, spread = 0.2, 0.15
+    monkeypatch.setattr(task, "predict", exact_velocity(task, mean, spread))
+    images = task.sample({}, {}, 400, seed=3)["images"]
+    assert images.shape == (400, 8, 8, 1)
+    assert images.mean() == pytest.approx(mean, abs=5e-3)
+    assert images.std() == pytest.approx(spread, rel=0.05)
+    # All different, and no two pixels alike.
+    flat = images.reshape(400, -1)
+    assert np.abs(np.corrcoef(flat.T) - np.eye(64)).max() < 0.3
+
+
+@pytest.mark.parametrize("extra", [("sample.sampler=ancestral",), LEARNED])
+def test_an_image_does_not_depend_on_those_beside_it(extra):
+    """Noise belongs to rows: other chunks, and other devices, draw the same images."""
+    images = []
+    for size in (8, 1):
+        task = small_task(f"sample.batch_size={size}", *extra)
+        params = init_params(small_task(*extra))
+        images.append(task.sample(params, {}, 12, seed=1)["images"])
+    np.testing.assert_allclose(*images, atol=2e-5)
+
+
+def test_random_patches_have_a_stretch_for_every_step():
+    task = small_task("dmp.random_buckets=True", "sample.num_steps=400")
+    stretches = task.stretches(0)
+    assert [offset for _, offset, _ in stretches] == list(range(400))
+    counts = np.bincount([b for b, _, _ in stretches], minlength=3) / 400
+    np.testing.assert_allclose(counts, task.shares, atol=0.01)
+    ends = [times[-1] for _, _, times in stretches[:-1]]
+    starts = [times[0] for _, _, times in stretches[1:]]
+    np.testing.assert_array_equal(ends, starts)
+
+
+def test_a_walk_in_parts_is_the_same_walk():
+    task = small_task("sample.num_steps=12")
+    params, labels = init_params(task), np.zeros(2, np.int32)
+    rows = np.arange(2)
+    *_, (whole, _, _) = task.walk(params, labels, rows, 5)
+    parts = list(task.walk(params, labels, rows, 5, num_states=6))
+    assert len(parts) >= 6
+    assert [t for _, t, _ in parts] == sorted(t for _, t, _ in parts)
+    np.testing.assert_allclose(parts[-1][0], whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [0, 1])
+def test_guidance_moves_beyond_the_class(channels):
+    """By the formula, on the channels that are guided."""
+    task = small_task(
+        "sample.guidance=2.5", f"sample.guidance_channels={channels}", *LEARNED
+    )
+    params, bucket = init_params(task), task.time.buckets[0]
+    x = jax.random.normal(jax.random.key(0), (3, 8, 8, 1))
+    t, label = jnp.full(3, 0.5), jnp.asarray([0, 4, 9])
+    none = jnp.full(3, 10)
+    told, free = (task.predict(params, bucket, x, t, k) for k in (label, none))
+    found = task._guided(params, bucket, x, t, label)
+    np.testing.assert_allclose(
+        found[..., 0], (free + 2.5 * (told - free))[..., 0], atol=1e-5
+    )
+    # The second channel is the variance, that of the class.
+    np.testing.assert_allclose(found[..., 1], told[..., 1], atol=1e-5)
+    assert np.abs(told - free).max() > 1e-3
+
+
+def test_labels_are_hidden_as_often_as_asked(monkeypatch):
+    task = small_task("model.label_dropout=0.3")
+    seen = []
+
+    def predict(params, bucket, x_t, t, label):
+        seen.append(np.asarray(label))
+        return jnp.zeros_like(x_t)
+
+    monkeypatch.setattr(task, "predict", predict)
+    known = []
+    for step in range(100):
+        batch = task.batch(step, slice(0, 16))
+        known.append(batch.label)
+        task.loss({}, {}, batch, jax.random.fold_in(jax.random.key(0), step))
+    seen, known = np.concatenate(seen), np.concatenate(known)
+    assert np.mean(seen == 10) == pytest.approx(0.3, abs=0.04)
+    np.testing.assert_array_equal(seen[seen != 10], known[seen != 10])
+
+
+def test_multiply_adds_are_those_counted_by_hand():
+    """Per token 12 D^2 a block; per image 6 D^2 of modulation; attended pairs 2 D."""
+    task = small_task("model.width=128", "model.num_layers=2", "dmp.patches=(2,)",
+                      "dmp.num_neighbors=0")  # fmt: skip
+    width, layers, tokens = 128, 2, 16
+    block = tokens * 12 * width**2 + 6 * width**2 + 2 * tokens**2 * width
+    ends = tokens * (2 * 4 * width) + 2 * width**2 + 256 * width + width**2
+    wanted = layers * block + ends
+    assert task.forward_macs[0] == pytest.approx(wanted, rel=0.06)
+    # The gradient in data is not asked for, so a step costs nearly three passes.
+    trained = count_macs(task, with_gradient=True)[0]
+    assert 2.5 < trained / task.forward_macs[0] < 3.5
+    costs = run_costs(task, 10)
+    assert costs["train_tmac"] == pytest.approx(10 * 16 * trained / 1e12)
+    assert costs["sample_mmac"] == pytest.approx(2 * 5 * task.forward_macs[0] / 1e6)
+
+
+def test_guidance_and_stretches_enter_the_cost_of_a_sample():
+    plain, guided = (
+        small_task("sample.num_steps=30"),
+        small_task(
+            "sample.num_steps=30", "sample.guidance=2.0", "sample.sampler=euler"
+        ),
+    )
+    by_hand = sum(
+        (len(times) - 1) * plain.forward_macs[b] for b, _, times in plain.stretches(0)
+    )
+    assert plain.costs(1)["sample_mmac"] == pytest.approx(2 * by_hand / 1e6)
+    assert guided.costs(1)["sample_mmac"] == pytest.approx(2 * by_hand / 1e6)
+
+
+def test_mirrored_images_are_mirrored_in_batches():
+    task, plain = small_task("data.flip=True"), small_task()
+    one, other = (t.batch(2, slice(0, 16)).images for t in (task, plain))
+    same = np.all(one == other, axis=(1, 2, 3))
+    turned = np.all(one == other[:, :, ::-1], axis=(1, 2, 3))
+    assert np.all(same | turned)
+    assert 2 < same.sum() < 14
+
+
+@pytest.mark.parametrize("bucket_rule", ["schedule", "reverse"])
+def test_description_names_data_patches_and_costs(bucket_rule):
+    overrides = ["dmp.reverse_schedule=True"] if bucket_rule == "reverse" else []
+    text = "\n".join(small_task(*overrides).describe())
+    assert "digits" in text
+    assert "1 x 1 (64 tokens, window 3" in text
+    assert "MMAC" in text
+    assert ("reversed" in text) == (bucket_rule == "reverse")
+
+
+def test_patches_that_do_not_divide_the_image_are_refused():
+    config = small_config("dmp.patches=(4,3)")
+    validate(config)
+    with pytest.raises(DataError, match=r"dmp: .*patch 3 .*8 x 8"):
+        make_task(config)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["dmp.patches=()"], "dmp.patches"),
+        (["dmp.patches=(2,2)"], "different whole numbers"),
+        (["dmp.patches=(0,2)"], "at least 1"),
+        (["model.width=10"], "model.num_heads|multiple of 4"),
+        (["model.size=Q"], "S, B, L, XL"),
+        (["data.source=folder"], "data.image_size"),
+        (["data.source=latents", "data.flip=True"], "data.flip"),
+        (["model.learned_variance=True"], "process.target"),
+        ([*LEARNED, "sample.sampler=heun"], "sample.sampler"),
+        (["sample.guidance=2.0", "model.label_dropout=0.0"], "knows no class"),
+        (["dmp.schedule=expo"], "did you mean 'exp'"),
+    ],
+)
+def test_faulty_fields_are_named(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        validate(small_config(*overrides))
+
+
+def test_data_that_is_not_named_is_asked_for(monkeypatch):
+    monkeypatch.delenv("NCGN_IMAGES", raising=False)
+    with pytest.raises(DataError, match="set data.path or NCGN_IMAGES"):
+        make_task(small_config("data.source=arrays"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("extra", [(), LEARNED])
+def test_runs_from_configuration_to_table_and_pictures(tmp_path, capsys, extra):
+    overrides = [*SMALL, "train.num_steps=6", "train.checkpoint_every_steps=6", *extra]
+    run(str(REPOSITORY / "configs" / "digits.py"), overrides, str(tmp_path), "all")
+    text = capsys.readouterr().out
+    assert "FD-clf" in text
+    assert "train TMAC" in text
+    for row in ("ema", "noise", "train"):
+        assert f"\n{row}" in text or f"| {row}" in text
+    names = {path.name for path in (tmp_path / "pictures").iterdir()}
+    assert names == {"samples.png", "paths.png", "nearest.png", "cost.png"}
