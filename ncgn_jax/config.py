@@ -247,6 +247,9 @@ def config_from_json(text: str) -> ConfigDict:
     """Reads what `config_to_json` wrote; lists become tuples again.
 
     JSON does not keep the type of an empty placeholder, so that one accepts anything.
+
+    Raises:
+      ConfigError: If the text is not what `config_to_json` writes.
     """
 
     def restored(value):
@@ -256,7 +259,14 @@ def config_from_json(text: str) -> ConfigDict:
             return config_dict.placeholder(object)
         return _to_tuple(value)
 
-    return restored(json.loads(text)).lock()
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"not a stored configuration: {error}") from error
+    if not isinstance(content, dict):
+        found = type(content).__name__
+        raise ConfigError(f"not a stored configuration: found {found}, not fields")
+    return restored(content).lock()
 
 
 def versions() -> dict[str, str | None]:

@@ -36,7 +36,10 @@ def read_run_config(workdir: str | Path) -> ConfigDict:
     path = Path(workdir) / "config.json"
     if not path.is_file():
         raise ConfigError(f"{workdir} holds no run: there is no {path.name}")
-    return complete_config(config_from_json(path.read_text()))
+    try:
+        return complete_config(config_from_json(path.read_text()))
+    except (ConfigError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def restore_state(config: ConfigDict, workdir: str | Path, task: Task) -> TrainState:

@@ -97,7 +97,15 @@ def test_resumed_run_equals_uninterrupted_bitwise(tmp_path):
 
 
 @pytest.mark.slow
-def test_one_and_eight_devices_agree(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        # Batch norm, because its statistics have to agree over devices as well.
+        ("smoke", ["train.batch_size=64", "model.norm=batch"]),
+        ("digits", ["train.batch_size=16", "model.width=8", "model.num_layers=1"]),
+    ],
+)
+def test_one_and_eight_devices_agree(tmp_path, name, overrides):
     """Same loss and gradients whatever the number of devices."""
     script = (
         "import sys, jax, numpy as np\n"
@@ -112,7 +120,10 @@ def test_one_and_eight_devices_agree(tmp_path):
         # Plain gradient descent of rate one: the update is the gradient.
         "tx = optax.sgd(1.0)\n"
         "step = parallel.data_parallel(t.make_train_step(task, tx, config))\n"
-        "state = parallel.replicate(t.init_state(task, tx, 0))\n"
+        "state = t.init_state(task, tx, 0)\n"
+        # Off the zeros that some layers start from, which would hide gradients.
+        "moved = jax.tree.map(lambda p: p + 0.02, state.params)\n"
+        "state = parallel.replicate(state.replace(params=moved))\n"
         "before = jax.device_get(state.params)\n"
         "rows = slice(0, config.train.batch_size)\n"
         "batch = parallel.put_batch(task.batch(0, rows))\n"
@@ -122,12 +133,10 @@ def test_one_and_eight_devices_agree(tmp_path):
         "np.savez(sys.argv[3], loss=metrics['loss'], grads=flat,"
         " buckets=metrics['bucket_loss'])\n"
     )
-    # Batch norm, because its statistics have to agree over devices as well.
-    results = []
+    results, path = [], str(REPOSITORY / "configs" / f"{name}.py")
     for devices in ("1", "8"):
         out = tmp_path / f"{devices}.npz"
-        command = [sys.executable, "-c", script, devices, str(SMOKE), str(out)]
-        overrides = ["train.batch_size=64", "model.norm=batch"]
+        command = [sys.executable, "-c", script, devices, path, str(out)]
         subprocess.run([*command, *overrides], check=True, cwd=REPOSITORY)
         results.append(np.load(out))
     one, eight = results

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ncgn_jax.faults import Faults
+from ncgn_jax.faults import ConfigError, Faults
 from ncgn_jax.metrics.table import Column
 
 Tree = Any
@@ -133,7 +133,7 @@ def complete_config(config: ConfigDict) -> ConfigDict:
       A locked copy.
 
     Raises:
-      ConfigError: If it is of no task that there is.
+      ConfigError: If it is of no task that there is, or a field of another type.
     """
     faults = Faults()
     faults.choice(config, "task", TASKS)
@@ -141,11 +141,14 @@ def complete_config(config: ConfigDict) -> ConfigDict:
     whole = default_config(config.task)
     with whole.unlocked():
         for name, section in config.items():
-            if not isinstance(section, ConfigDict) or name not in whole:
-                whole[name] = section
-                continue
-            for field, value in section.items():
-                whole[name][field] = value
+            try:
+                if not isinstance(section, ConfigDict) or name not in whole:
+                    whole[name] = section
+                    continue
+                for field, value in section.items():
+                    whole[name][field] = value
+            except TypeError as error:
+                raise ConfigError(f"stored field of {name}: {error}") from error
     return whole.lock()
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import json
 from pathlib import Path
 
 import chex
@@ -12,6 +13,7 @@ import pytest
 from scipy.stats import kstest
 
 from ncgn_jax import parallel
+from ncgn_jax.compare import compare
 from ncgn_jax.config import apply_overrides, load_config
 from ncgn_jax.data.point_sets import DataError
 from ncgn_jax.faults import ConfigError
@@ -20,6 +22,7 @@ from ncgn_jax.tasks import NO_ROWS, make_task, run_costs
 from ncgn_jax.tasks.image_costs import count_macs
 from ncgn_jax.tasks.images import ImageTask
 from ncgn_jax.train import init_state, make_optimizer, make_train_step, validate
+from ncgn_jax.variants import make_variants
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = (
@@ -313,6 +316,31 @@ def test_data_that_is_not_named_is_asked_for(monkeypatch):
     monkeypatch.delenv("NCGN_IMAGES", raising=False)
     with pytest.raises(DataError, match="set data.path or NCGN_IMAGES"):
         make_task(small_config("data.source=arrays"))
+
+
+@pytest.mark.slow
+def test_comparisons_show_what_each_variant_cost(tmp_path):
+    """Each run its own multiply-adds, though all are evaluated by one task."""
+    overrides = [*SMALL, "train.num_steps=8", "sample.sampler=euler"]
+    variants = make_variants(
+        str(REPOSITORY / "configs" / "digits.py"),
+        overrides,
+        explicit=["dmp:", "large: dmp.patches=(4,)", "longer: train.num_steps=12"],
+    )
+    text = compare(variants, tmp_path, num_seeds=1)
+    assert "train TMAC" in text
+    found = {}
+    for variant in variants:
+        folder = tmp_path / variant.folder / f"seed{variant.config.seed}"
+        (row,) = json.loads((folder / "result.json").read_text())["rows"].values()
+        own = make_task(variant.config)
+        assert row["train_tmac"] == pytest.approx(
+            own.costs(variant.config.train.num_steps)["train_tmac"]
+        )
+        found[variant.name] = row
+    assert found["large"]["train_tmac"] < found["dmp"]["train_tmac"]
+    assert found["longer"]["train_tmac"] > found["dmp"]["train_tmac"]
+    assert found["large"]["sample_mmac"] < found["dmp"]["sample_mmac"]
 
 
 @pytest.mark.slow
