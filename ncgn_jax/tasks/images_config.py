@@ -160,5 +160,5 @@ def validate(config: ConfigDict, faults: Faults) -> None:
         )
     for name in config.evaluate.weights:
         faults.check(name in WEIGHTS, "evaluate.weights", name, WEIGHTS)
-    faults.positive_int(config, "evaluate.max_images")
+    faults.in_range(config, "evaluate.max_images", 4)
     faults.positive_int(config, "evaluate.classifier_steps")
