@@ -132,10 +132,14 @@ def check_clouds(points: np.ndarray, where: str, num_points: int | None = None) 
             f"{where}: {available} points, num_points={num_points or 1} asked; "
             f"allowed: num_points <= {available} or data.sampling='surface'"
         )
-    low = clouds.min(axis=1).astype(np.float64)
-    high = clouds.max(axis=1).astype(np.float64)
+    # Signalling NaN and long doubles warn when they are cast.
+    with np.errstate(invalid="ignore", over="ignore"):
+        low = clouds.min(axis=1).astype(np.float64)
+        high = clouds.max(axis=1).astype(np.float64)
     if not (np.isfinite(low).all() and np.isfinite(high).all()):  # NaN spreads to both
-        shape, point, axis = np.argwhere(~np.isfinite(clouds))[0]
+        with np.errstate(invalid="ignore", over="ignore"):
+            bad = ~np.isfinite(clouds.astype(np.float64))
+        shape, point, axis = np.argwhere(bad)[0]
         value = clouds[shape, point, axis]
         raise DataError(f"{where}: cloud {shape}, point {point}, {'xyz'[axis]}={value}")
     magnitude = np.maximum(np.abs(low), np.abs(high)).max(axis=1, keepdims=True)

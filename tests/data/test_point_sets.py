@@ -71,6 +71,18 @@ def test_not_finite_is_refused_with_index(clouds, value):
         check_clouds(clouds, "a.npz")
 
 
+def test_numbers_that_become_not_finite_in_double_precision_are_refused(clouds):
+    signalling = clouds.astype(np.float32)
+    signalling.view(np.uint32)[3, 17, 1] = 0x7F800001  # casting it warns
+    with pytest.raises(DataError, match="cloud 3, point 17, y=nan"):
+        check_clouds(signalling, "a")
+    if np.finfo(np.longdouble).max > np.finfo(np.float64).max:
+        huge = clouds.astype(np.longdouble)
+        huge[3, 17, 1] = np.longdouble(10) ** 4000
+        with pytest.raises(DataError, match="cloud 3, point 17, y=inf"):
+            check_clouds(huge, "a")
+
+
 @pytest.mark.parametrize(
     ("points", "message"),
     [
