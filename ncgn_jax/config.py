@@ -261,12 +261,11 @@ def config_from_json(text: str) -> ConfigDict:
 
     try:
         content = json.loads(text)
-    except ValueError as error:
+        if not isinstance(content, dict):
+            raise ValueError(f"found {type(content).__name__}, not fields")
+        return restored(content).lock()
+    except (ValueError, AttributeError, RecursionError) as error:  # also bad names
         raise ConfigError(f"not a stored configuration: {error}") from error
-    if not isinstance(content, dict):
-        found = type(content).__name__
-        raise ConfigError(f"not a stored configuration: found {found}, not fields")
-    return restored(content).lock()
 
 
 def versions() -> dict[str, str | None]:

@@ -253,6 +253,15 @@ def test_json_round_trip(config):
     assert config_from_json(config_to_json(nested)).a.b == ((1, 2), ("x",))
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["[1]", "null", "{", '{"a.b": 1}', '{"a": {"__class__": 1}}', '{"a":' * 9999],
+)
+def test_what_is_no_stored_configuration_is_refused(text):
+    with pytest.raises(ConfigError, match="not a stored configuration: "):
+        config_from_json(text)
+
+
 def test_versions_name_what_made_a_result(tmp_path, monkeypatch):
     found = versions()
     assert json.loads(json.dumps(found)) == found

@@ -91,7 +91,7 @@ def _check_zip(path: Path, url: str) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except zipfile.BadZipFile as error:
+    except Exception as error:  # the reader of zips raises whatever it stumbles over
         raise DataError(f"{url}: what came is not a zip ({error})") from error
     if not any(name.lower().endswith(".off") for name in names):
         raise DataError(f"{url}: the zip holds no .off mesh")

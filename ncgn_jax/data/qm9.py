@@ -20,7 +20,6 @@ import csv
 import io
 import os
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -161,19 +160,18 @@ def _open_tables(path: Path) -> Iterator[list[_Table]]:
     else:
         try:
             archive = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError) as error:
+        except Exception as error:  # the reader of zips raises whatever it meets
             raise DataError(f"{path}: not a wheel ({error}); {_HOW}") from error
         with archive:
             found = {info.filename.split("/")[-1]: info for info in archive.infolist()}
             _check_tables(found, path)
-            yield [
-                (
-                    table,
-                    found[table].file_size,
-                    io.TextIOWrapper(archive.open(found[table]), "utf-8", newline=""),
-                )
-                for table in _TABLES
-            ]
+            try:
+                files = [archive.open(found[table]) for table in _TABLES]
+            except Exception as error:  # as above
+                raise DataError(f"{path}: damaged wheel ({error}); {_HOW}") from error
+            texts = [io.TextIOWrapper(file, "utf-8", newline="") for file in files]
+            sizes = [found[table].file_size for table in _TABLES]
+            yield list(zip(_TABLES, sizes, texts, strict=True))
 
 
 def _check_tables(found: Iterable[str], path: Path) -> None:
@@ -226,7 +224,7 @@ def _read_rows(
         for row in reader if not absent else ():
             values = [float(row[column] or "nan") for column in columns.values()]
             yield reader.line_num, row[smiles].strip(), values
-    except (csv.Error, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # of csv, text, numbers, or whatever a zip raises
         raise DataError(f"{where}, line {reader.line_num}: {error}") from error
     if absent:
         raise DataError(

@@ -125,6 +125,16 @@ def test_bad_archives(tmp_path, archive):
         load_modelnet(archive, 30)
 
 
+def test_members_that_begin_before_the_archive(archive):
+    content = bytearray(archive.read_bytes())
+    field = content.rindex(b"PK\5\6") + 16  # where the list of members begins
+    offset = int.from_bytes(content[field : field + 4], "little")
+    content[field : field + 4] = (offset + 10).to_bytes(4, "little")
+    archive.write_bytes(content)
+    with pytest.raises(DataError, match="damaged member|not a readable zip"):
+        load_modelnet(archive, 30)
+
+
 def test_faults_name_the_mesh(folder):
     file = folder / "table" / "test" / "table_0002.off"
     file.write_text(file.read_text()[:300])
