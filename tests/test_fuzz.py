@@ -8,6 +8,7 @@ other, files.
 
 import io
 import os
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,7 @@ from ncgn_jax.data.modelnet import load_modelnet
 from ncgn_jax.data.molecule_files import load_molecules
 from ncgn_jax.data.point_files import load_point_files
 from ncgn_jax.data.point_sets import DataError
+from ncgn_jax.data.qm9 import load_qm9
 from ncgn_jax.faults import ConfigError
 from ncgn_jax.generate import read_run_config
 
@@ -67,6 +69,7 @@ class Kind(NamedTuple):
     name: str
     content: Callable[[], bytes]
     read: Callable[[Path], object]
+    needs: str | None = None
 
 
 @st.composite
@@ -183,6 +186,36 @@ def shards(path: Path) -> object:
     return data.take(np.arange(len(data.train)))
 
 
+def annotated() -> bytes:
+    """Makes an AnnData file of three cells."""
+    import anndata
+    import pandas
+
+    content = anndata.AnnData(
+        X=np.arange(6, dtype=np.float32).reshape(3, 2),
+        obs=pandas.DataFrame(
+            {"age": [1.0, 2.0, 2.0], "stage": pandas.Categorical(["a", "b", "b"])},
+            index=["c1", "c2", "c3"],
+        ),
+        var=pandas.DataFrame(index=["Gad2", "Ttr"]),
+    )
+    content.obsm["spatial"] = np.array([[0.0, 1.0], [2.0, 0.5], [1.0, 3.0]])
+    with tempfile.TemporaryDirectory() as folder:
+        content.write_h5ad(Path(folder) / "a.h5ad")
+        return (Path(folder) / "a.h5ad").read_bytes()
+
+
+def qm9_wheel() -> bytes:
+    """Makes a wheel with the three tables of QM9, of three molecules each."""
+    header = "SMILES,Dipole_debye,Polarizability_bohr3,HOMO_LUMO_gap_au\n"
+    rows = "CCO,1.,2,0.25\nC#N,2.,1,0.5\nc1cc[nH]c1,0.5,3,0.125\n"
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for part in (1, 2, 3):
+            archive.writestr(f"qm9pack/data/qm9_part{part}.csv", header + rows)
+    return stream.getvalue()
+
+
 CELLS = b"ID\tX\tY\tGad2\tTtr\na\t0.5\t1\t0\t2\nb\t1.5\t-2\t3\t5\nc\t7\t8\t9\t-1\n"
 SMILES = b"CCO ethanol\nC1CC1\nc1ccccc1\nC#N\nOC=O\n"
 TABLE = b"name,smiles,gap\na,CCO,0.1\nb,C#N,0.2\nc,CC(=O)O,\n"
@@ -230,13 +263,21 @@ KINDS = (
         ),
         lambda p: load_profiles(p, num_nodes=5),
     ),
-    Kind("s.smi", lambda: SMILES, lambda p: load_molecules(p, max_atoms=9)),
+    Kind("c.h5ad", annotated, lambda p: load_cells(p, time_column="age"), "anndata"),
+    Kind("s.smi", lambda: SMILES, lambda p: load_molecules(p, max_atoms=9), "rdkit"),
     Kind(
         "t.csv",
         lambda: TABLE,
         lambda p: load_molecules(p, max_atoms=9, property_columns=("gap",)),
+        "rdkit",
     ),
-    Kind("r.sdf", lambda: RECORD, lambda p: load_molecules(p, max_atoms=9)),
+    Kind("r.sdf", lambda: RECORD, lambda p: load_molecules(p, max_atoms=9), "rdkit"),
+    Kind(
+        "q.whl",
+        qm9_wheel,
+        lambda p: load_qm9(p, num_train=4, num_validation=1),
+        "rdkit",
+    ),
 )
 
 
@@ -254,8 +295,8 @@ def is_read_or_refused(read, expected) -> bool:
 @try_many
 @given(change=damage())
 def test_spoilt_data_files_are_refused_in_words(kind, change, tmp_path):
-    if kind.name in ("s.smi", "t.csv", "r.sdf"):
-        pytest.importorskip("rdkit")
+    if kind.needs:
+        pytest.importorskip(kind.needs)
     path = tmp_path / "two" / "down" / kind.name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(change(kind.content()))
@@ -266,8 +307,8 @@ def test_spoilt_data_files_are_refused_in_words(kind, change, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS, ids=[kind.name for kind in KINDS])
 def test_the_files_that_are_spoilt_are_good_ones(kind, tmp_path):
-    if kind.name in ("s.smi", "t.csv", "r.sdf"):
-        pytest.importorskip("rdkit")
+    if kind.needs:
+        pytest.importorskip(kind.needs)
     path = tmp_path / kind.name
     path.write_bytes(kind.content())
     kind.read(path)

@@ -30,6 +30,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ncgn_jax.data.hdf5_check import check_hdf5
 from ncgn_jax.data.point_sets import DataError
 from ncgn_jax.data.text_tables import read_lines
 
@@ -253,6 +254,7 @@ def _read_anndata(
             f"{path}: .h5ad needs anndata, which does not import ({error}); "
             "`pip install 'ncgn_jax[anndata]'`, or export the table as .csv"
         ) from error
+    check_hdf5(path)
     try:
         content = anndata.read_h5ad(path)
     except Exception as error:  # its readers raise whatever they stumble over
