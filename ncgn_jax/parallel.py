@@ -213,7 +213,8 @@ def data_parallel(
       donate_argnums: Arguments whose memory the result may take over.
 
     Returns:
-      A function of the same positional arguments. Compiled once for each shape.
+      A function of the same positional arguments. Compiled once for each shape. Its
+      attribute `lower` is as that of `jax.jit`, to look at the program.
 
     Raises:
       ValueError: When called, if a batch leaf's first axis is not the number of
@@ -233,10 +234,14 @@ def data_parallel(
             donate_argnums=donate,
         )
 
+    def lower(*args):
+        return lifted(len(args)).lower(*_place_arguments(args, batch, static, donate))
+
     @functools.wraps(fn)
     def call(*args):
         return lifted(len(args))(*_place_arguments(args, batch, static, donate))
 
+    call.lower = lower
     return call
 
 
