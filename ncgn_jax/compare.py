@@ -127,10 +127,12 @@ def measure_speeds(
         if speed.get("trained") != trained:
             # Variants that are trained alike must get equal numbers of steps.
             alike = [s for s in speeds.values() if s.get("trained") == trained]
-            seconds = [s["seconds_per_step"] for s in alike]
-            if not seconds:
-                seconds = time_training_steps(config, task)
-            speed |= {"seconds_per_step": float(np.median(seconds)), "trained": trained}
+            seconds = (
+                alike[0]["seconds_per_step"]
+                if alike
+                else time_training_steps(config, task)
+            )
+            speed |= {"seconds_per_step": seconds, "trained": trained}
         speed |= {"sampling_seconds": time_sampling(config, task), "sampled": sampled}
         print(
             f"{variant.name}: {format_seconds(speed['seconds_per_step'])} a training "

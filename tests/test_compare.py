@@ -219,11 +219,8 @@ def test_command_line_faults(capsys):
 def test_speeds_are_measured():
     config = apply_overrides(load_config(SMOKE), TINY)
     task = make_task(config)
-    steps = time_training_steps(config, task, num_steps=4, num_warm_up=2)
-    assert steps.shape == (4,)
-    assert (steps > 0).all()
     # Compilation, which takes seconds, is left out.
-    assert np.median(steps) < 1.0
+    assert 0 < time_training_steps(config, task, num_steps=4, num_warm_up=2) < 1.0
     assert 0 < time_sampling(config, task) < 1.0
 
 
@@ -237,9 +234,7 @@ def test_compares_resumes_and_reports_failures(tmp_path, monkeypatch, capsys):
 
     real_train = ncgn_jax.compare.train
     monkeypatch.setattr(ncgn_jax.compare, "train", train)
-    monkeypatch.setattr(
-        ncgn_jax.compare, "time_training_steps", lambda *_: np.asarray([0.25])
-    )
+    monkeypatch.setattr(ncgn_jax.compare, "time_training_steps", lambda *_: 0.25)
     monkeypatch.setattr(ncgn_jax.compare, "time_sampling", lambda *_: 2.0)
     explicit = ["good: train.learning_rate=0.001", "bad: train.learning_rate=1e30"]
     variants = make_variants(SMOKE, TINY, [], explicit)

@@ -5,12 +5,13 @@ multiples of the golden ratio: any stretch of steps holds each by its share of t
 in no fixed turn, and which it is needs no memory of the steps before.
 
 >>> shares = np.array([0.7, 0.2, 0.1])
->>> [bucket_at(shares, step, seed=0) for step in range(10)]
+>>> bucket_at(shares, np.arange(10), seed=0).tolist()
 [0, 0, 0, 0, 1, 0, 0, 1, 0, 2]
 """
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from ncgn_jax.tasks.bucketed import BucketedTime, split_time_grid
 
@@ -22,17 +23,20 @@ def bucket_shares(time: BucketedTime) -> np.ndarray:
     return np.diff(time.intervals(), axis=1)[:, 0]
 
 
-def bucket_at(shares: np.ndarray, index: int, seed: int) -> int:
-    """Returns the bucket of a step.
+def bucket_at(shares: np.ndarray, index: ArrayLike, seed: int) -> NDArray:
+    """Returns the bucket of each of some steps.
 
     Args:
       shares: Share of the steps that each bucket shall have, [bucket], sum 1.
-      index: Number of the step.
+      index: Numbers of the steps, of any shape.
       seed: Decides where the sequence starts.
+
+    Returns:
+      Buckets, int, shape of `index`.
     """
     start = np.random.default_rng([seed, 5]).random()
-    place = (start + index * _GOLDEN) % 1.0
-    return int(np.searchsorted(np.cumsum(shares)[:-1], place, side="right"))
+    place = (start + np.asarray(index) * _GOLDEN) % 1.0
+    return np.searchsorted(np.cumsum(shares)[:-1], place, side="right")
 
 
 def spread_times(
@@ -74,9 +78,8 @@ def cut_time_grid(
         parts = split_time_grid(time, times)
     else:
         shares = bucket_shares(time)
-        parts = [
-            (bucket_at(shares, i, seed), i, times[i : i + 2]) for i in range(num_steps)
-        ]
+        buckets = bucket_at(shares, np.arange(num_steps), seed)
+        parts = [(int(b), i, times[i : i + 2]) for i, b in enumerate(buckets)]
     longest = max(1, num_steps // num_states)
     return [
         (bucket, offset + i, part[i : i + longest + 1].astype(np.float32))

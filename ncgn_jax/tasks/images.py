@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
+from numpy.typing import ArrayLike
 
 from ncgn_jax.data.batches import batch_indices
 from ncgn_jax.data.image_sets import ImageDataset
@@ -36,7 +37,7 @@ from ncgn_jax.process import (
     weighted_mse,
 )
 from ncgn_jax.process.learned_variance import learned_variance_step, variational_bits
-from ncgn_jax.tasks import NO_ROWS
+from ncgn_jax.tasks import NO_ROWS, StepKind
 from ncgn_jax.tasks.bucketed import (
     BucketedTime,
     draw_prior,
@@ -46,6 +47,7 @@ from ncgn_jax.tasks.bucketed import (
 from ncgn_jax.tasks.image_costs import (
     COST_COLUMNS,
     count_macs,
+    describe_patches,
     training_and_sampling_costs,
 )
 from ncgn_jax.tasks.image_data import load_dataset
@@ -145,23 +147,11 @@ class ImageTask:
 
     def describe(self) -> list[str]:
         """Says in a few lines which data, patches and network are used."""
-        config, data = self.config, self.dataset
-        dmp, process = config.dmp, config.process
-        parts = [
-            f"{b.patch} x {b.patch} ({b.num_supernodes} tokens, window {b.window}, "
-            f"{share:.0%} of the steps, {macs / 1e6:.1f} MMAC)"
-            for b, share, macs in zip(
-                self.time.buckets, self.shares, self.forward_macs, strict=True
-            )
-        ]
-        how = "drawn at random" if dmp.random_buckets else f"{dmp.schedule} schedule"
-        if dmp.reverse_schedule:
-            how += ", reversed"
+        config, data, process = self.config, self.dataset, self.config.process
         width, layers, heads = network_sizes(config)
         return [
             f"data: {data.name}; {data.source}",
-            f"patches: {how}; from noise to data {', '.join(parts)}; mean "
-            f"{float(self.shares @ self.forward_macs) / 1e6:.1f} MMAC",
+            describe_patches(self),
             f"model: DiT, width {width}, {layers} layers, {heads} heads; "
             f"{process.schedule} process, {process.target} target"
             + (", learned variance" if config.model.learned_variance else ""),
@@ -195,12 +185,21 @@ class ImageTask:
         )
         return variables["params"], {}
 
-    def bucket_of_step(self, step: int) -> int:
-        """Returns the noise bucket of a training step.
+    def bucket_of_step(self, step: ArrayLike) -> np.ndarray:
+        """Returns the noise bucket of training steps, int of their shape.
 
         Of any stretch of steps each bucket has its share, to within a step or two.
         """
         return bucket_at(self.shares, step, self.config.seed)
+
+    def step_kinds(self, start: int, stop: int) -> list[StepKind]:
+        """Lists the noise buckets of the steps from `start` to before `stop`."""
+        found = self.bucket_of_step(np.arange(start, stop))
+        buckets, first, counts = np.unique(found, return_index=True, return_counts=True)
+        return [
+            StepKind(self.bucket_names[b], start + int(i), count / (stop - start))
+            for b, i, count in zip(buckets, first, counts.tolist(), strict=True)
+        ]
 
     def batch(self, step: int, rows: slice) -> ImageBatch:
         """Returns this host's rows of the batch of a step."""
@@ -212,7 +211,7 @@ class ImageTask:
             rng = np.random.default_rng([self.config.seed, 7, step])
             mirrored = (rng.random(size) < 0.5)[rows, None, None, None]
             images = np.where(mirrored, images[:, :, ::-1], images)
-        return ImageBatch(images, label, row, self.bucket_of_step(step))
+        return ImageBatch(images, label, row, int(self.bucket_of_step(step)))
 
     def loss(
         self, params: Any, model_state: Any, batch: ImageBatch, rng: jax.Array

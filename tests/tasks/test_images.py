@@ -3,6 +3,8 @@
 import functools
 import itertools
 import json
+import time
+import types
 from pathlib import Path
 
 import chex
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from ncgn_jax import parallel
+from ncgn_jax import parallel, speed
 from ncgn_jax.compare import compare
 from ncgn_jax.config import apply_overrides, load_config
 from ncgn_jax.data.point_sets import DataError
@@ -20,6 +22,7 @@ from ncgn_jax.faults import ConfigError
 from ncgn_jax.main import run
 from ncgn_jax.tasks import NO_ROWS, make_task, run_costs
 from ncgn_jax.tasks.image_costs import count_macs
+from ncgn_jax.tasks.image_times import bucket_at
 from ncgn_jax.tasks.images import ImageTask
 from ncgn_jax.train import init_state, make_optimizer, make_train_step, validate
 from ncgn_jax.variants import make_variants
@@ -66,6 +69,50 @@ def test_every_stretch_of_steps_has_each_bucket_by_its_share():
     # Not in turn: the same bucket does not come at fixed distances.
     assert len(set(np.diff(np.flatnonzero(hits[:, -1])))) > 1
     assert task.bucket_of_step(5) == small_task().bucket_of_step(5)
+
+
+def test_kinds_of_steps_are_the_buckets_that_occur():
+    task = small_task()
+    kinds = task.step_kinds(40, 3000)
+    assert [kind.name for kind in kinds] == list(task.bucket_names)
+    np.testing.assert_allclose([k.share for k in kinds], task.shares, atol=1e-3)
+    for bucket, kind in enumerate(kinds):
+        before = task.bucket_of_step(np.arange(40, kind.step))
+        assert task.bucket_of_step(kind.step) == bucket not in before
+    (alone,) = task.step_kinds(7, 8)
+    assert alone.step == 7
+    assert alone.share == 1.0
+
+
+def test_many_steps_are_assigned_at_once():
+    shares = np.array([0.7, 0.2, 0.1])
+    began = time.perf_counter()
+    buckets = bucket_at(shares, np.arange(400_000), seed=3)
+    assert time.perf_counter() - began < 1.0
+    chosen = [0, 17, 399_999]
+    assert [bucket_at(shares, i, seed=3) for i in chosen] == buckets[chosen].tolist()
+
+
+def test_time_of_a_step_is_the_mean_over_buckets(monkeypatch):
+    """On a clock that only steps move, and the finest bucket most."""
+    task, now, cost = small_task(), [0.0], np.array([1.0, 10.0, 100.0])
+
+    def lift(step):
+        def counted(state, batch, rng):
+            # The first steps compile.
+            first = batch.bucket not in seen
+            seen.add(batch.bucket)
+            now[0] += 1e6 if first else cost[batch.bucket]
+            return state, {}
+
+        return counted
+
+    seen = set()
+    clock = types.SimpleNamespace(perf_counter=lambda: now[0])
+    monkeypatch.setattr(speed, "time", clock)
+    monkeypatch.setattr(parallel, "data_parallel", lift)
+    found = speed.time_training_steps(task.config, task, num_steps=3)
+    assert found == pytest.approx(float(task.shares @ cost), rel=1e-2)
 
 
 @pytest.mark.parametrize("random", [False, True])
