@@ -24,6 +24,8 @@ TASKS = (
     "molecule_autoencoder",
     "images",
 )
+# Tasks with methods `costs` and `step_macs`.
+COUNTING_TASKS = ("images",)
 
 
 class StepKind(NamedTuple):
@@ -128,6 +130,16 @@ def step_kinds(task: Task, start: int, stop: int) -> list[StepKind]:
     """
     kinds = getattr(task, "step_kinds", None)
     return [StepKind("all", start, 1.0)] if kinds is None else kinds(start, stop)
+
+
+def task_notes(task: Task) -> list[str]:
+    """Warns of what a task's settings leave undone, a line each; often nothing.
+
+    Args:
+      task: A task; those that have such warnings have a method `notes`.
+    """
+    notes = getattr(task, "notes", None)
+    return [] if notes is None else notes()
 
 
 def run_costs(task: Task, num_steps: int) -> dict[str, float]:

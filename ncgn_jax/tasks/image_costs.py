@@ -14,8 +14,8 @@ import numpy as np
 from ncgn_jax.metrics.table import Column
 
 COST_COLUMNS = (
-    Column("train_tmac", "train TMAC", 1, 1, "10^12 multiply-adds of the training"),
-    Column("sample_mmac", "sample MMAC", 1, 0, "10^6 multiply-adds of one sample"),
+    Column("train_tmac", "train TMAC", 1, 3, "10^12 multiply-adds of the training"),
+    Column("sample_mmac", "sample MMAC", 1, 1, "10^6 multiply-adds of one sample"),
 )
 
 
@@ -48,6 +48,16 @@ def count_macs(task: Any, with_gradient: bool) -> np.ndarray:
         program = jax.jit(jax.grad(total) if with_gradient else apply)
         counts.append(program.lower(shapes, x, t, label).cost_analysis()["flops"] / 2)
     return np.asarray(counts)
+
+
+def mean_step_macs(task: Any) -> float:
+    """Counts multiply-adds of a training step, the mean over noise buckets.
+
+    Args:
+      task: A `tasks.images.ImageTask`.
+    """
+    per_image = float(task.shares @ count_macs(task, with_gradient=True))
+    return per_image * task.config.train.batch_size
 
 
 def training_and_sampling_costs(task: Any, num_steps: int) -> dict[str, float]:

@@ -24,19 +24,16 @@ from ncgn_jax.data.point_sets import DataError
 from ncgn_jax.graphs.grids import GridBucket, make_grid_buckets
 from ncgn_jax.metrics.table import Column, Row
 from ncgn_jax.models.dit import DiT
-from ncgn_jax.parallel import map_over_devices
+from ncgn_jax.parallel import map_over_devices, replicate
 from ncgn_jax.process import (
-    integrate,
     interpolate,
     loss_weight,
-    make_denoiser,
-    make_sampler_step,
     make_schedule,
     make_target,
     to_data_and_noise,
     weighted_mse,
 )
-from ncgn_jax.process.learned_variance import learned_variance_step, variational_bits
+from ncgn_jax.process.learned_variance import variational_bits
 from ncgn_jax.tasks import NO_ROWS, StepKind
 from ncgn_jax.tasks.bucketed import (
     BucketedTime,
@@ -48,9 +45,11 @@ from ncgn_jax.tasks.image_costs import (
     COST_COLUMNS,
     count_macs,
     describe_patches,
+    mean_step_macs,
     training_and_sampling_costs,
 )
 from ncgn_jax.tasks.image_data import load_dataset
+from ncgn_jax.tasks.image_sampling import split_output, walk_stretch
 from ncgn_jax.tasks.image_scores import ImageScorer
 from ncgn_jax.tasks.image_times import (
     bucket_at,
@@ -157,6 +156,19 @@ class ImageTask:
             + (", learned variance" if config.model.learned_variance else ""),
         ]
 
+    def notes(self) -> list[str]:
+        """Warns of patches that the sampler never uses."""
+        count, seed = self.config.sample.num_steps, self.config.seed
+        used = {bucket for bucket, _, _ in self.stretches(seed)}
+        unused = [b.patch for i, b in enumerate(self.time.buckets) if i not in used]
+        if not unused:
+            return []
+        least = "more" if self.time.random_buckets else len(self.time.buckets)
+        return [
+            f"NOTE: sample.num_steps={count} leaves no step to patches "
+            f"{', '.join(map(str, unused))}; {least} steps would use all"
+        ]
+
     def network(self) -> DiT:
         """Returns the network."""
         model = self.config.model
@@ -227,7 +239,7 @@ class ImageTask:
         label = self._hide_some(batch.label, keys_label)
         bucket = self.time.buckets[batch.bucket]
         output = self.predict(params, bucket, x_t, t, label)
-        output, fraction = self._split(output)
+        output, fraction = split_output(self, output)
         target = make_target(process.target, schedule, t, data, noise)
         weight = loss_weight(process.loss_weight, process.target, schedule, t)
         per_row = weighted_mse(output, target, weight)
@@ -247,7 +259,7 @@ class ImageTask:
         Returns:
           `images`, in the units of training, and the `labels` they were asked for.
         """
-        labels = self.draw_labels(num_samples, seed)
+        labels, params = self.draw_labels(num_samples, seed), replicate(params)
         parts = []
         for rows in sample_chunks(num_samples, self.config.sample.batch_size):
             *_, (images, _, _) = self.walk(params, labels[rows], rows, seed)
@@ -281,6 +293,7 @@ class ImageTask:
           num_states: If given, yields at least so many states where there are as many
             steps: a stretch is walked in parts.
         """
+        params = replicate(params)
         keys = row_keys(jax.random.key(seed), rows)
         x = draw_prior(self.time.schedule, keys, self.dataset.image_shape)
         step_keys = row_keys(jax.random.key(seed + 1), rows)
@@ -293,52 +306,19 @@ class ImageTask:
     def stretches(
         self, seed: int, num_states: int = 1
     ) -> list[tuple[int, int, np.ndarray]]:
-        """Cuts the sampler's time grid into stretches of one bucket.
-
-        Patches drawn at random have a stretch for every step.
-
-        Args:
-          seed: Seed of patches drawn at random.
-          num_states: Least number of stretches, as far as there are steps.
-
-        Returns:
-          (bucket, number of steps before, times float32) of each.
-        """
+        """Cuts the sampler's time grid into stretches; see `cut_time_grid`."""
         dim = int(np.prod(self.dataset.image_shape))
         times = make_sample_times(self.config, self.time.schedule, dim)
-        return cut_time_grid(self.time, times, seed, num_states)
+        model = self.config.model
+        chain = model.num_variance_steps if model.learned_variance else None
+        return cut_time_grid(self.time, times, seed, num_states, chain)
 
     def _stretch(self, bucket: int):
         """Compiles the sampler within one bucket, over all devices."""
         if bucket not in self._stretches:
-            run = functools.partial(self._run_stretch, self.time.buckets[bucket])
+            run = functools.partial(walk_stretch, self, self.time.buckets[bucket])
             self._stretches[bucket] = map_over_devices(run, batch_argnums=(0, 1, 2))
         return self._stretches[bucket]
-
-    def _run_stretch(self, bucket, x, labels, keys, params, times, offset):
-        process, sample = self.config.process, self.config.sample
-        schedule = self.time.schedule
-
-        def network(x_t, t):
-            return self._guided(params, bucket, x_t, t, labels)
-
-        if not self.config.model.learned_variance:
-            denoise = make_denoiser(
-                network, process.target, schedule, sample.data_limit
-            )
-            step = make_sampler_step(sample.sampler)
-            return integrate(step, denoise, schedule, x, times, keys, offset)
-
-        def denoise_and_vary(x_t, t):
-            output, fraction = self._split(network(x_t, t))
-            known = make_denoiser(
-                lambda *_: output, process.target, schedule, sample.data_limit
-            )
-            return *known(x_t, t), fraction
-
-        return integrate(
-            learned_variance_step, denoise_and_vary, schedule, x, times, keys, offset
-        )
 
     def evaluate(
         self, samples: dict[str, dict[str, np.ndarray]]
@@ -367,6 +347,10 @@ class ImageTask:
     def forward_macs(self) -> np.ndarray:
         """Multiply-adds of one image through the network, by XLA's count, [bucket]."""
         return count_macs(self, with_gradient=False)
+
+    def step_macs(self) -> float:
+        """Returns the mean multiply-adds of a training step, all its images."""
+        return mean_step_macs(self)
 
     def costs(self, num_steps: int) -> dict[str, float]:
         """Counts multiply-adds of a training and of one sample, see `image_costs`."""
@@ -419,27 +403,6 @@ class ImageTask:
             patch=bucket.patch,
             window=bucket.window,
         )
-
-    def _guided(self, params, bucket, x_t, t, label):
-        """Predicts with guidance: from no class to the class and beyond (Ho 2022)."""
-        if not self.is_guided:
-            return self.predict(params, bucket, x_t, t, label)
-        none = jnp.full_like(label, self.num_classes)
-        twice = jnp.concatenate([x_t, x_t]), jnp.concatenate([t, t])
-        both = self.predict(params, bucket, *twice, jnp.concatenate([label, none]))
-        told, free = jnp.split(both, 2)
-        moved = free + self.config.sample.guidance * (told - free)
-        many = self.config.sample.guidance_channels or self.num_channels
-        # Variances, where there are any, are those of the class.
-        chosen = np.arange(told.shape[-1]) < many
-        return jnp.where(chosen[None, None, None], moved, told)
-
-    def _split(self, output):
-        """Splits predictions and, if learned, the fraction of variances."""
-        if not self.config.model.learned_variance:
-            return output, None
-        output, raw = jnp.split(output, 2, axis=-1)
-        return output, 0.5 * (raw + 1.0)
 
 
 def _evenly(count: int, most: int) -> np.ndarray:

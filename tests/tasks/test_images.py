@@ -19,10 +19,12 @@ from ncgn_jax.compare import compare
 from ncgn_jax.config import apply_overrides, load_config
 from ncgn_jax.data.point_sets import DataError
 from ncgn_jax.faults import ConfigError
+from ncgn_jax.generate import read_run_config
 from ncgn_jax.main import run
 from ncgn_jax.tasks import NO_ROWS, make_task, run_costs
 from ncgn_jax.tasks.image_costs import count_macs
-from ncgn_jax.tasks.image_times import bucket_at
+from ncgn_jax.tasks.image_sampling import guided_prediction, walk_stretch
+from ncgn_jax.tasks.image_times import bucket_at, snap_to_edges
 from ncgn_jax.tasks.images import ImageTask
 from ncgn_jax.train import init_state, make_optimizer, make_train_step, validate
 from ncgn_jax.variants import make_variants
@@ -253,7 +255,7 @@ def test_guidance_moves_beyond_the_class(channels):
     t, label = jnp.full(3, 0.5), jnp.asarray([0, 4, 9])
     none = jnp.full(3, 10)
     told, free = (task.predict(params, bucket, x, t, k) for k in (label, none))
-    found = task._guided(params, bucket, x, t, label)
+    found = guided_prediction(task, params, bucket, x, t, label)
     np.testing.assert_allclose(
         found[..., 0], (free + 2.5 * (told - free))[..., 0], atol=1e-5
     )
@@ -388,6 +390,26 @@ def test_comparisons_show_what_each_variant_cost(tmp_path):
     assert found["large"]["train_tmac"] < found["dmp"]["train_tmac"]
     assert found["longer"]["train_tmac"] > found["dmp"]["train_tmac"]
     assert found["large"]["sample_mmac"] < found["dmp"]["sample_mmac"]
+
+
+@pytest.mark.slow
+def test_runs_of_equal_multiply_adds(tmp_path):
+    """Each with the steps that its patches leave it, counted again from the runs."""
+    variants = make_variants(
+        str(REPOSITORY / "configs" / "digits.py"),
+        [*SMALL, "sample.sampler=euler"],
+        explicit=["dmp:", "large: dmp.patches=(4,)"],
+    )
+    text = compare(variants, tmp_path, num_seeds=1, tmac=1e-4)
+    assert "0.0001 TMAC of training each" in text
+    assert "sample MMAC" in text
+    steps = {}
+    for variant in variants:
+        folder = tmp_path / variant.folder / f"seed{variant.config.seed}"
+        (row,) = json.loads((folder / "result.json").read_text())["rows"].values()
+        assert row["train_tmac"] == pytest.approx(1e-4, rel=0.1)
+        steps[variant.name] = read_run_config(folder).train.num_steps
+    assert steps["large"] > 1.5 * steps["dmp"] > 100
 
 
 @pytest.mark.slow
