@@ -67,6 +67,9 @@ from ncgn_jax.tasks.settings import make_sample_times
 
 __all__ = ["ImageBatch", "ImageTask", "default_config", "make_task", "validate"]
 
+_PIXEL_LIMIT = 1.0
+_FEW_CLASSES = 10
+
 
 def make_task(config: ConfigDict) -> "ImageTask":
     """Loads the data and builds the task."""
@@ -135,8 +138,9 @@ class ImageTask:
             *self.training_images(),
             *data.take(rows, "test"),
             len(data.class_names),
-            num_steps=evaluate.classifier_steps,
+            num_steps=classifier_steps(evaluate.classifier_steps, self.num_classes),
             inception=evaluate.inception,
+            limit=None if data.is_latent else _PIXEL_LIMIT,
         )
 
     def training_images(self) -> tuple[np.ndarray, np.ndarray]:
@@ -266,7 +270,7 @@ class ImageTask:
             parts.append(images[: num_samples - rows[0]])
         images = np.concatenate(parts)
         if not self.dataset.is_latent:
-            images = np.clip(images, -1.0, 1.0)
+            images = np.clip(images, -_PIXEL_LIMIT, _PIXEL_LIMIT)
         return {"images": images, "labels": labels}
 
     def draw_labels(self, count: int, seed: int) -> np.ndarray:
@@ -403,6 +407,16 @@ class ImageTask:
             patch=bucket.patch,
             window=bucket.window,
         )
+
+
+def classifier_steps(num_steps: int, num_classes: int) -> int:
+    """Returns the steps that the classifier of the measures is trained for.
+
+    Args:
+      num_steps: Steps for ten classes or fewer; more classes get more in proportion.
+      num_classes: Classes of the images, 0 for none.
+    """
+    return num_steps * max(1, -(-num_classes // _FEW_CLASSES))
 
 
 def _evenly(count: int, most: int) -> np.ndarray:

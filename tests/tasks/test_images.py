@@ -22,6 +22,7 @@ from ncgn_jax.tasks import NO_ROWS, make_task, run_costs
 from ncgn_jax.tasks.image_costs import count_macs
 from ncgn_jax.tasks.image_sampling import guided_prediction
 from ncgn_jax.tasks.image_times import bucket_at
+from ncgn_jax.tasks.images import ImageTask
 from ncgn_jax.train import init_state, make_optimizer, make_train_step, validate
 from ncgn_jax.variants import make_variants
 from tests.tasks.image_tasks import (
@@ -239,6 +240,22 @@ def test_description_names_data_patches_and_costs(bucket_rule):
     assert "1 x 1 (64 tokens, window 3" in text
     assert "MMAC" in text
     assert ("reversed" in text) == (bucket_rule == "reverse")
+
+
+def test_noise_beside_pixels_is_clipped_as_samples_are():
+    """Else the row of pure noise would show values that no sample can have."""
+    noise, _ = small_task().scorer._anchors(20)["noise"]
+    assert noise.max() == 1.0
+    assert noise.min() == -1.0
+    assert 0.25 < np.mean(np.abs(noise) == 1.0) < 0.4  # beyond one deviation: 0.317
+
+
+@pytest.mark.parametrize(("classes", "steps"), [(0, 20), (10, 20), (25, 60)])
+def test_classifier_learns_longer_where_there_are_many_classes(classes, steps):
+    task = small_task()
+    task = ImageTask(task.config, task.dataset)
+    task.num_classes = classes
+    assert task.scorer._num_steps == steps
 
 
 def test_patches_that_do_not_divide_the_image_are_refused():
