@@ -276,7 +276,9 @@ def test_parameters_are_copied_to_the_devices_once(monkeypatch):
     assert len(seen) == 9
     assert len({id(leaf) for leaf in seen}) == 1
     assert len(seen[0].sharding.device_set) == jax.device_count() == 8
+    # Alone, as for pictures of paths.
     seen.clear()
     list(task.walk(params, np.zeros(4, np.int32), np.arange(4), 0, num_states=5))
     assert len(seen) >= 5
     assert len({id(leaf) for leaf in seen}) == 1
+    assert len(seen[0].sharding.device_set) == 8
