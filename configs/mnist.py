@@ -6,9 +6,15 @@ Command:  python -m ncgn_jax.main --config=configs/mnist.py
 Hardware: 2 CPU cores, 1 device
 Expect:   see README.md, "Results"
 
-`--config.dmp.patches="(4,)" --config.dmp.num_neighbors=0` is DiT/4,
-`--config.dmp.reverse_schedule=True` and `--config.dmp.random_buckets=True` are the
-controls.
+`--config.dmp.patches="(4,)" --config.dmp.num_neighbors=0` is DiT/4, with `"(2,)"` it
+is DiT/2, `--config.dmp.reverse_schedule=True` and `--config.dmp.random_buckets=True`
+are the controls. At equal multiply-adds of training, that is with unequal steps:
+
+python -m ncgn_jax.compare --config=configs/mnist.py --config.data.path=mnist.npz
+    --tmac=12 --variant=dmp: --variant="DiT/4: dmp.patches=(4,) dmp.num_neighbors=0"
+    --variant="DiT/2: dmp.patches=(2,) dmp.num_neighbors=0"
+    --variant="reversed: dmp.reverse_schedule=True"
+    --variant="random: dmp.random_buckets=True"
 """
 
 from ml_collections import ConfigDict

@@ -3,11 +3,12 @@
     python -m ncgn_jax.compare --config=configs/modelnet.py [--workdir=runs/compare]
         --vary=dmp.connectivity=dmp,knn,long_short [--vary=model.num_layers=1,2,4]
         [--variant="published: dmp.clustering=voxel model.norm=batch"]
-        [--seeds=3] [--seconds=600] [--config.train.num_steps=2000 ...]
+        [--seeds=3] [--seconds=600 | --tmac=5] [--config.train.num_steps=2000 ...]
 
-Several --vary and --variant are crossed. The budget is train.num_steps for all, or
-with --seconds equal time: each variant's seconds per training step are measured once,
-and it gets as many steps as fit. Every run is what ncgn_jax.main would have done with
+Several --vary and --variant are crossed. The budget is train.num_steps for all; with
+--seconds equal time: each variant's seconds per training step are measured once, and
+it gets as many steps as fit; with --tmac equally many tera multiply-adds of training,
+for tasks that count them (images). Every run is what ncgn_jax.main would have done with
 that configuration, in <workdir>/<variant>/seed<k>; variants that only sample otherwise
 share their training, and those with the same first stage share that. Run again, and
 finished runs are skipped. Table, data and figure are
@@ -42,7 +43,7 @@ from ncgn_jax.generate import Samples, generate
 from ncgn_jax.logs import format_seconds
 from ncgn_jax.speed import time_sampling, time_training_steps
 from ncgn_jax.state import num_params
-from ncgn_jax.tasks import run_costs
+from ncgn_jax.tasks import COUNTING_TASKS, run_costs, task_notes
 from ncgn_jax.tasks.settings import sampling_notes
 from ncgn_jax.train import TrainingError, train
 from ncgn_jax.variants import Variant, make_variants, training_fields
@@ -56,6 +57,7 @@ def compare(
     workdir: str | Path,
     num_seeds: int = 3,
     seconds: float | None = None,
+    tmac: float | None = None,
 ) -> str:
     """Trains, samples and evaluates every variant with every seed.
 
@@ -63,24 +65,28 @@ def compare(
       variants: Validated variants.
       workdir: Folder of the comparison; what it holds already is used.
       num_seeds: Seeds, counted up from each configuration's `seed`.
-      seconds: Training time of every run; None gives all `train.num_steps`.
+      seconds: Training time of every run.
+      tmac: 10^12 multiply-adds of every run's training. Without it and `seconds`, all
+        get `train.num_steps`.
 
     Returns:
       The table; it is printed and written with JSON, CSV and figure too.
 
     Raises:
       ConfigError: Before anything is trained, if the folder holds runs of other
-        configurations.
+        configurations, or the budget cannot be kept.
     """
+    check_budget(variants, seconds, tmac)
     workdir, tasks = Path(workdir), TaskMaker()
     # Before anything is measured, since a budget once measured must stay.
-    plan_runs(variants, workdir, None, num_seeds, seconds)
+    plan_runs(variants, workdir, None, num_seeds, seconds, tmac)
     print("\n".join(tasks.make(variants[0].config).describe()), flush=True)
     for variant in variants:
-        for note in sampling_notes(variant.config):
+        own = task_notes(tasks.make(variant.config))
+        for note in (*sampling_notes(variant.config), *own):
             print(f"{variant.name}: {note}", flush=True)
     speeds = measure_speeds(variants, workdir, tasks)
-    runs = plan_runs(variants, workdir, speeds, num_seeds, seconds)
+    runs = plan_runs(variants, workdir, speeds, num_seeds, seconds, tmac)
     failed: dict[str, str] = {}
     pending: list[tuple[Run, Samples, int]] = []
     trained: dict[str, Path] = {}
@@ -102,8 +108,28 @@ def compare(
     evaluate_runs(pending, workdir, tasks)
     finished = [run for run in runs if run.name not in failed]
     budget = "equal steps" if seconds is None else f"{seconds:g} s of training each"
+    if tmac is not None:
+        budget = f"{tmac:g} TMAC of training each"
     columns = tasks.make(variants[0].config).columns
     return report(finished, workdir, failed, budget, columns)
+
+
+def check_budget(
+    variants: Sequence[Variant], seconds: float | None, tmac: float | None
+) -> None:
+    """Raises ConfigError for a budget that no comparison of these variants can keep."""
+    if seconds is not None and tmac is not None:
+        raise ConfigError("--seconds and --tmac are two budgets; give one of them")
+    for option, value in (("seconds", seconds), ("tmac", tmac)):
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigError(f"--{option}: found {value:g}; allowed: positive")
+    uncounted = {v.config.task for v in variants} - set(COUNTING_TASKS)
+    if tmac is not None and uncounted:
+        raise ConfigError(
+            f"--tmac: task {', '.join(sorted(uncounted))} does not count its "
+            f"multiply-adds; allowed: {', '.join(COUNTING_TASKS)}. --seconds compares "
+            "at equal time"
+        )
 
 
 def measure_speeds(
@@ -127,14 +153,21 @@ def measure_speeds(
         if speed.get("trained") != trained:
             # Variants that are trained alike must get equal numbers of steps.
             alike = [s for s in speeds.values() if s.get("trained") == trained]
-            seconds = [s["seconds_per_step"] for s in alike]
-            if not seconds:
-                seconds = time_training_steps(config, task)
-            speed |= {"seconds_per_step": float(np.median(seconds)), "trained": trained}
+            seconds = (
+                alike[0]["seconds_per_step"]
+                if alike
+                else time_training_steps(config, task)
+            )
+            speed |= {"seconds_per_step": seconds, "trained": trained}
         speed |= {"sampling_seconds": time_sampling(config, task), "sampled": sampled}
+        counted = ""
+        if config.task in COUNTING_TASKS:
+            speed["macs_per_step"] = task.step_macs()
+            counted = f" and {speed['macs_per_step'] / 1e9:.3g} GMAC"
         print(
-            f"{variant.name}: {format_seconds(speed['seconds_per_step'])} a training "
-            f"step, {format_seconds(speed['sampling_seconds'])} for all samples",
+            f"{variant.name}: {format_seconds(speed['seconds_per_step'])}{counted} a "
+            f"training step, {format_seconds(speed['sampling_seconds'])} for all "
+            "samples",
             flush=True,
         )
         write_json(path, speeds)
@@ -148,6 +181,7 @@ def plan_runs(
     speeds: dict[str, dict[str, float | str]] | None,
     num_seeds: int,
     seconds: float | None,
+    tmac: float | None = None,
 ) -> list[Run]:
     """Lists all runs with their budgets, seed by seed.
 
@@ -156,13 +190,16 @@ def plan_runs(
       workdir: Folder of the comparison.
       speeds: As `measure_speeds` returns them; None before, to check folders only.
       num_seeds: Seeds of each variant.
-      seconds: Training time of every run; None leaves `train.num_steps`.
+      seconds: Training time of every run.
+      tmac: 10^12 multiply-adds of every run's training. Without it and `seconds`,
+        `train.num_steps` is left.
 
     Returns:
-      The runs; without speeds, their number of steps does not follow `seconds` yet.
+      The runs; without speeds, their number of steps does not follow a budget yet.
 
     Raises:
-      ConfigError: With every run whose folder was trained with other fields.
+      ConfigError: With every run whose folder was trained with other fields; or for
+        fewer multiply-adds than one step has.
     """
     runs = []
     for k in range(num_seeds):
@@ -172,11 +209,14 @@ def plan_runs(
             if seconds is not None and speeds:
                 num_steps = max(1, int(seconds // speed["seconds_per_step"]))
                 fields["train.num_steps"] = num_steps
+            if tmac is not None and speeds:
+                fields["train.num_steps"] = _steps_within(tmac, variant, speed)
             config = with_fields(variant.config, fields)
             folder = workdir / variant.folder / f"seed{config.seed}"
             times = speed["seconds_per_step"], speed["sampling_seconds"]
             runs.append(Run(variant.name, config, folder, *times))
-    open_fields = () if speeds or seconds is None else ("train.num_steps",)
+    is_open = not speeds and (seconds is not None or tmac is not None)
+    open_fields = ("train.num_steps",) if is_open else ()
     faults = [f"  {line}" for run in runs for line in run.differences(open_fields)]
     if faults:
         raise ConfigError(
@@ -184,6 +224,17 @@ def plan_runs(
             + "\n".join(faults)
         )
     return runs
+
+
+def _steps_within(tmac: float, variant: Variant, speed: dict[str, float | str]) -> int:
+    """Returns the number of steps whose multiply-adds come nearest to a budget."""
+    num_steps = round(tmac * 1e12 / speed["macs_per_step"])
+    if num_steps < 1:
+        raise ConfigError(
+            f"--tmac: found {tmac:g}; a single step of variant {variant.name!r} has "
+            f"{speed['macs_per_step'] / 1e12:.3g}"
+        )
+    return num_steps
 
 
 def train_and_sample(run: Run, tasks: TaskMaker) -> tuple[Samples, int]:
@@ -246,6 +297,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--variant", action="append", default=[], metavar="NAME: ...")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seconds", type=float)
+    parser.add_argument("--tmac", type=float)
     return parser
 
 
@@ -256,13 +308,13 @@ def main(argv: list[str] | None = None) -> None:
         options = make_parser().parse_args(rest)
         if path is None:
             raise ConfigError("--config=FILE is needed, such as configs/modelnet.py")
-        if options.seeds < 1 or (options.seconds is not None and options.seconds <= 0):
-            raise ConfigError("--seeds must be at least 1 and --seconds positive")
+        if options.seeds < 1:
+            raise ConfigError(f"--seeds: found {options.seeds}; allowed: at least 1")
         # Orbax reports every file it touches; its failures reach us as exceptions.
         absl_logging.set_verbosity(absl_logging.WARNING)
         parallel.keep_host_memory()
         variants = make_variants(path, overrides, options.vary, options.variant)
-        compare(variants, options.workdir, options.seeds, options.seconds)
+        compare(variants, options.workdir, options.seeds, options.seconds, options.tmac)
     except _EXPECTED as error:
         sys.exit(f"error: {error}")
 

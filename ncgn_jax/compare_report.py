@@ -23,7 +23,8 @@ COST_COLUMNS = (
         "s/step",
         1,
         3,
-        "median seconds per training step, compilation excluded, measured once",
+        "seconds per training step, median of each kind of step by its share, "
+        "compilation excluded, measured once",
     ),
     Column(
         "sampling_seconds",

@@ -24,7 +24,7 @@ from ncgn_jax.data.point_sets import DataError
 from ncgn_jax.evaluate import evaluate
 from ncgn_jax.faults import ConfigError
 from ncgn_jax.generate import draw, generate, restore_state
-from ncgn_jax.tasks import make_task
+from ncgn_jax.tasks import make_task, task_notes
 from ncgn_jax.tasks.settings import sampling_notes
 from ncgn_jax.train import TrainingError, train, validate
 
@@ -46,7 +46,7 @@ def run(config_path: str, overrides: list[str], workdir: str | None, mode: str) 
     workdir = Path(workdir or Path("runs") / Path(config_path).stem)
     task = make_task(config)
     if parallel.is_main_process():
-        notes = sampling_notes(config)
+        notes = [*sampling_notes(config), *task_notes(task)]
         print("\n".join([*task.describe(), *notes, f"run: {workdir}"]), flush=True)
     if mode in ("train", "all"):
         state = train(config, workdir, task)

@@ -9,43 +9,53 @@ from ml_collections import ConfigDict
 from ncgn_jax import parallel
 from ncgn_jax.config import with_fields
 from ncgn_jax.state import TrainState
-from ncgn_jax.tasks import Task
+from ncgn_jax.tasks import Task, step_kinds
 from ncgn_jax.tasks.bucketed import rows_per_call
 from ncgn_jax.train import init_state, make_optimizer, make_train_step
 
 _BESIDES = ("num_published", "num_reconstructed")
+# Shares of kinds of steps are counted among at least so many.
+_MANY_STEPS = 10_000
 
 
 def time_training_steps(
     config: ConfigDict, task: Task, num_steps: int = 10, num_warm_up: int = 3
-) -> np.ndarray:
-    """Measures seconds per training step, compilation excluded.
+) -> float:
+    """Measures the mean seconds of a training step, compilation excluded.
 
-    Like the training loop, it loads the next batch while the device works.
+    Steps of every kind that the training has are timed in turn, each as often; the
+    median of a kind counts by its share of the steps. Like the training loop, each
+    loads the next batch while the device works.
 
     Args:
       config: Validated configuration.
       task: Its task.
-      num_steps: Steps to time.
-      num_warm_up: Steps before, of which the first compiles.
+      num_steps: Steps of each kind to time.
+      num_warm_up: Steps of each kind before, of which the first compiles.
 
     Returns:
-      Seconds, float64 [num_steps].
+      Seconds.
     """
     tx = make_optimizer(config)
     step = parallel.data_parallel(make_train_step(task, tx, config))
     state = parallel.replicate(init_state(task, tx, config.seed))
     rng = parallel.replicate(jax.random.key(config.seed + 1))
     rows = slice(0, config.train.batch_size)
-    batch = parallel.put_batch(task.batch(0, rows))
-    seconds = []
-    for i in range(num_warm_up + num_steps):
+
+    def load(kind):
+        return parallel.put_batch(task.batch(kind.step, rows))
+
+    kinds = step_kinds(task, 0, max(config.train.num_steps, _MANY_STEPS))
+    seconds = np.empty((num_warm_up + num_steps, len(kinds)))
+    batch = load(kinds[0])
+    for i, k in np.ndindex(seconds.shape):
         began = time.perf_counter()
         state, metrics = step(state, batch, rng)
-        batch = parallel.put_batch(task.batch(i + 1, rows))
+        batch = load(kinds[(k + 1) % len(kinds)])
         jax.block_until_ready((state, metrics))
-        seconds.append(time.perf_counter() - began)
-    return np.asarray(seconds[num_warm_up:])
+        seconds[i, k] = time.perf_counter() - began
+    medians = np.median(seconds[num_warm_up:], axis=0)
+    return float(medians @ [kind.share for kind in kinds])
 
 
 def time_sampling(

@@ -9,7 +9,9 @@ are fetched after the next one has been dispatched; a step that is not finite st
 the run before anything of it is saved.
 """
 
+import functools
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from ncgn_jax import parallel
 from ncgn_jax.checkpoint import Checkpoints
 from ncgn_jax.config import check_known_fields, config_to_json
 from ncgn_jax.faults import Faults
-from ncgn_jax.logs import MetricsWriter, Progress
+from ncgn_jax.logs import MetricsWriter, Progress, format_seconds
 from ncgn_jax.process import ema_decay, update_ema
 from ncgn_jax.state import TrainState, make_train_state, num_params
 from ncgn_jax.tasks import (
@@ -33,6 +35,7 @@ from ncgn_jax.tasks import (
     Task,
     default_config,
     make_task,
+    step_kinds,
     validate_task,
 )
 from ncgn_jax.tasks.settings import validate_base
@@ -80,48 +83,58 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
             [train.warmup_steps],
         )
     clip = optax.clip_by_global_norm(train.clip_norm or math.inf)
-    decay = train.weight_decay
-    if train.optimizer == "adam":
-        chain = optax.chain(clip, optax.adamw(rate, weight_decay=decay))
-    else:
-        muon = optax.contrib.muon(
-            rate, weight_decay=decay, adam_weight_decay=decay, consistent_rms=0.2
-        )
-        chain = optax.chain(clip, muon)
-    return spare_unused(chain) if train.spare_unused else chain
+    if not train.spare_unused:
+        return optax.chain(clip, _make_rule(config, rate))
+    # The norm is that of all arrays and the rate follows the training, not an array.
+    rule = spare_unused(_make_rule(config, 1.0))
+    return optax.chain(clip, rule, optax.scale_by_schedule(rate))
+
+
+def _make_rule(config: ConfigDict, rate: optax.ScalarOrSchedule):
+    """Builds what turns gradients into updates, array by array."""
+    decay = config.train.weight_decay
+    if config.train.optimizer == "adam":
+        return optax.adamw(rate, weight_decay=decay)
+    return optax.contrib.muon(
+        rate, weight_decay=decay, adam_weight_decay=decay, consistent_rms=0.2
+    )
 
 
 def spare_unused(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Leaves an array and its moments as they are where its gradient is exactly 0.
+    """Leaves an array and its state as they are where its gradient is exactly 0.
 
     For networks of which a step uses only a part: momentum would go on moving the rest,
-    weight decay shrink it, and second moments forget how large its gradients are.
+    weight decay shrink it, and second moments forget how large its gradients are. Each
+    array has a state of its own, its count of steps too: bias corrections are those of
+    the steps that used it.
 
     Args:
-      tx: The transformation to wrap; its counts of steps go on.
+      tx: The transformation to wrap; must treat every array by itself.
+
+    Returns:
+      A transformation whose state is a tree of states of `tx`, one an array.
     """
 
-    def is_hidden(leaf):
-        return isinstance(leaf, optax.MaskedNode)
+    def init(params):
+        return jax.tree.map(tx.init, params)
+
+    def update_array(grad, state, param):
+        used = jnp.any(grad != 0)
+        update, new_state = tx.update(grad, state, param)
+        keep = functools.partial(jnp.where, used)
+        return keep(update, 0), jax.tree.map(keep, new_state, state)
 
     def update(grads, state, params=None):
-        used = jax.tree.map(lambda grad: jnp.any(grad != 0), grads)
-        updates, new_state = tx.update(grads, state, params)
-        updates = jax.tree.map(lambda u, on: jnp.where(on, u, 0), updates, used)
-        used_state = optax.tree.map_params(
-            tx,
-            lambda leaf, on: leaf if is_hidden(leaf) else on,
-            state,
-            used,
-            transform_non_params=lambda _: True,
-            is_leaf=is_hidden,
-        )
-        new_state = jax.tree.map(
-            lambda on, new, old: jnp.where(on, new, old), used_state, new_state, state
-        )
-        return updates, new_state
+        arrays, structure = jax.tree.flatten(grads)
+        states = structure.flatten_up_to(state)
+        given = [None] * len(arrays) if params is None else jax.tree.leaves(params)
+        pairs = [
+            update_array(*parts) for parts in zip(arrays, states, given, strict=True)
+        ]
+        updates, new_states = zip(*pairs, strict=True)
+        return structure.unflatten(updates), structure.unflatten(new_states)
 
-    return optax.GradientTransformation(tx.init, update)
+    return optax.GradientTransformation(init, update)
 
 
 def make_train_step(
@@ -261,6 +274,7 @@ def _loop(
         return parallel.put_batch(task.batch(step, rows))
 
     rng = parallel.replicate(jax.random.key(config.seed + 1))
+    _compile_all(step_fn, step_kinds(task, start, num_steps), load, state, rng)
     state = parallel.replicate(state)
     logger = _StepLogger(config, task, writer, store)
     progress = Progress(
@@ -288,6 +302,24 @@ def _loop(
             logger.check(*pending, progress)
     store.save(num_steps, jax.device_get(state))
     return state
+
+
+def _compile_all(step_fn, kinds, load, state, rng) -> None:
+    """Takes a step of every kind on a copy of the state, so that none compiles later.
+
+    A single kind compiles at the first step anyway.
+    """
+    if len(kinds) == 1:
+        return
+    began = time.monotonic()
+    copy = parallel.replicate(state)
+    for kind in kinds:
+        copy, _ = step_fn(copy, load(kind.step), rng)
+    jax.block_until_ready(copy)
+    if parallel.is_main_process():
+        names = ", ".join(kind.name for kind in kinds)
+        seconds = format_seconds(time.monotonic() - began)
+        print(f"compiled steps of {names} in {seconds}", flush=True)
 
 
 class _StepLogger:

@@ -53,6 +53,42 @@ def test_unused_arrays_stay_and_their_moments_too(optimizer):
     chex.assert_trees_all_equal(walk(plain, used), walk(spared, used))
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+@pytest.mark.parametrize("every", [3, 20])
+def test_seldom_used_arrays_move_as_if_always_used(optimizer, every):
+    """Bias corrections count the steps that an array had a part in, bit for bit."""
+    config = default_config("point_clouds")
+    config.train.update(
+        {"optimizer": optimizer, "weight_decay": 0.1, "warmup_steps": 0}
+    )
+    config.train.decay, config.train.clip_norm = "constant", 0.0
+    config.train.spare_unused = True
+    tx = make_optimizer(config)
+    always = [(step, True) for step in range(6)]
+    seldom = [
+        item for used in always for item in ([(99, False)] * (every - 1) + [used])
+    ]
+    chex.assert_trees_all_equal(walk(tx, always)["head"], walk(tx, seldom)["head"])
+
+
+def test_rate_follows_the_training():
+    """The rate of a seldom used array is that of the step, also in a cosine's end."""
+    config = default_config("images")
+    config.train.update({"num_steps": 40, "warmup_steps": 0, "clip_norm": 0.0})
+    tx = make_optimizer(config)
+    state, moved = tx.init(PARAMS), {}
+    for step in range(40):
+        grads = gradients(0, with_head=step in (0, 39))
+        updates, state = tx.update(grads, state, PARAMS)
+        moved[step] = np.abs(np.asarray(updates["head"]["bias"]))
+    # Adam's step of equal gradients is the rate alone.
+    rate = config.train.learning_rate
+    np.testing.assert_allclose(moved[0], rate, rtol=1e-4)
+    np.testing.assert_array_equal(moved[20], 0.0)
+    end = 0.5 * (1 + np.cos(np.pi * 39 / 40))
+    np.testing.assert_allclose(moved[39], rate * (0.99 * end + 0.01), rtol=1e-3)
+
+
 def test_moments_do_not_forget():
     """Momentum by hand: the step after a pause is as if there had been none."""
     tx = spare_unused(optax.trace(decay=0.9))

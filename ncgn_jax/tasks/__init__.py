@@ -5,7 +5,7 @@ no ConfigDict goes below this package. Everything the training loop, the sampler
 the evaluation need of a domain is the `Task` protocol here.
 """
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -24,6 +24,22 @@ TASKS = (
     "molecule_autoencoder",
     "images",
 )
+# Tasks with methods `costs` and `step_macs`.
+COUNTING_TASKS = ("images",)
+
+
+class StepKind(NamedTuple):
+    """Training steps that share one compiled program.
+
+    Attributes:
+      name: What they have in common.
+      step: Number of the first of them.
+      share: Their share of the steps that were asked about.
+    """
+
+    name: str
+    step: int
+    share: float
 
 
 class Task(Protocol):
@@ -99,6 +115,31 @@ def make_task(config: ConfigDict) -> Task:
 def default_config(task: str) -> ConfigDict:
     """Returns every field a task knows, with its default."""
     return _module(task).default_config()
+
+
+def step_kinds(task: Task, start: int, stop: int) -> list[StepKind]:
+    """Lists the kinds of training steps, each compiled once.
+
+    Args:
+      task: A task; those whose batches differ in structure have a method of this name.
+      start: First step.
+      stop: Step after the last, above `start`.
+
+    Returns:
+      Kinds that occur among these steps; their shares sum to 1.
+    """
+    kinds = getattr(task, "step_kinds", None)
+    return [StepKind("all", start, 1.0)] if kinds is None else kinds(start, stop)
+
+
+def task_notes(task: Task) -> list[str]:
+    """Warns of what a task's settings leave undone, a line each; often nothing.
+
+    Args:
+      task: A task; those that have such warnings have a method `notes`.
+    """
+    notes = getattr(task, "notes", None)
+    return [] if notes is None else notes()
 
 
 def run_costs(task: Task, num_steps: int) -> dict[str, float]:

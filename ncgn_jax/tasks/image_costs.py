@@ -14,8 +14,8 @@ import numpy as np
 from ncgn_jax.metrics.table import Column
 
 COST_COLUMNS = (
-    Column("train_tmac", "train TMAC", 1, 1, "10^12 multiply-adds of the training"),
-    Column("sample_mmac", "sample MMAC", 1, 0, "10^6 multiply-adds of one sample"),
+    Column("train_tmac", "train TMAC", 1, 3, "10^12 multiply-adds of the training"),
+    Column("sample_mmac", "sample MMAC", 1, 1, "10^6 multiply-adds of one sample"),
 )
 
 
@@ -50,6 +50,16 @@ def count_macs(task: Any, with_gradient: bool) -> np.ndarray:
     return np.asarray(counts)
 
 
+def mean_step_macs(task: Any) -> float:
+    """Counts multiply-adds of a training step, the mean over noise buckets.
+
+    Args:
+      task: A `tasks.images.ImageTask`.
+    """
+    per_image = float(task.shares @ count_macs(task, with_gradient=True))
+    return per_image * task.config.train.batch_size
+
+
 def training_and_sampling_costs(task: Any, num_steps: int) -> dict[str, float]:
     """Counts multiply-adds of a training and of one sample.
 
@@ -62,8 +72,7 @@ def training_and_sampling_costs(task: Any, num_steps: int) -> dict[str, float]:
       guidance where there is any.
     """
     visits = np.bincount(
-        [task.bucket_of_step(step) for step in range(num_steps)],
-        minlength=len(task.time.buckets),
+        task.bucket_of_step(np.arange(num_steps)), minlength=len(task.time.buckets)
     )
     images = visits * task.config.train.batch_size
     a_step = (2 if task.config.sample.sampler == "heun" else 1) * (1 + task.is_guided)
@@ -75,3 +84,26 @@ def training_and_sampling_costs(task: Any, num_steps: int) -> dict[str, float]:
         "train_tmac": float(images @ count_macs(task, with_gradient=True)) / 1e12,
         "sample_mmac": float(sampled) * a_step / 1e6,
     }
+
+
+def describe_patches(task: Any) -> str:
+    """Says in a line which patches are used when, and what they cost.
+
+    Args:
+      task: A `tasks.images.ImageTask`.
+    """
+    dmp = task.config.dmp
+    parts = [
+        f"{b.patch} x {b.patch} ({b.num_supernodes} tokens, window {b.window}, "
+        f"{share:.0%} of the steps, {macs / 1e6:.1f} MMAC)"
+        for b, share, macs in zip(
+            task.time.buckets, task.shares, task.forward_macs, strict=True
+        )
+    ]
+    how = "drawn at random" if dmp.random_buckets else f"{dmp.schedule} schedule"
+    if dmp.reverse_schedule:
+        how += ", reversed"
+    return (
+        f"patches: {how}; from noise to data {', '.join(parts)}; mean "
+        f"{float(task.shares @ task.forward_macs) / 1e6:.1f} MMAC"
+    )

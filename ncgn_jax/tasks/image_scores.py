@@ -235,6 +235,7 @@ class ImageScorer:
         num_steps: int = 400,
         seed: int = 0,
         inception: str | Path | None = None,
+        limit: float | None = None,
     ):
         """Prepares the measures; the classifier is trained when first needed.
 
@@ -249,6 +250,8 @@ class ImageScorer:
           seed: Seed of the classifier, of anchors and of subsets. Numbers of other
             seeds are not comparable.
           inception: Inception's weights, for FID; None for none.
+          limit: Largest value that images have; noise is clipped to it as samples are.
+            None for values without bounds.
 
         Raises:
           DataError: If there are too few test images, or Inception's weights cannot
@@ -259,6 +262,7 @@ class ImageScorer:
         self._train = train_images, train_labels
         self._test = test_images, test_labels
         self._num_classes, self._num_steps, self._seed = num_classes, num_steps, seed
+        self._limit = limit
         self._inception = None if inception is None else InceptionFeatures(inception)
         self.columns = (
             *FEATURE_COLUMNS,
@@ -346,6 +350,8 @@ class ImageScorer:
         images, labels = _draw(*self._train, count, self._seed)
         rng = np.random.default_rng([self._seed, 2])
         noise = rng.standard_normal((count, *images.shape[1:]), np.float32)
+        if self._limit is not None:
+            noise = np.clip(noise, -self._limit, self._limit)
         return {
             "noise": (noise, labels[np.arange(count) % len(labels)]),
             "train": (images, labels),

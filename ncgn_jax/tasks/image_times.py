@@ -5,12 +5,15 @@ multiples of the golden ratio: any stretch of steps holds each by its share of t
 in no fixed turn, and which it is needs no memory of the steps before.
 
 >>> shares = np.array([0.7, 0.2, 0.1])
->>> [bucket_at(shares, step, seed=0) for step in range(10)]
+>>> bucket_at(shares, np.arange(10), seed=0).tolist()
 [0, 0, 0, 0, 1, 0, 0, 1, 0, 2]
 """
 
+import itertools
+
 import jax
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from ncgn_jax.tasks.bucketed import BucketedTime, split_time_grid
 
@@ -22,17 +25,20 @@ def bucket_shares(time: BucketedTime) -> np.ndarray:
     return np.diff(time.intervals(), axis=1)[:, 0]
 
 
-def bucket_at(shares: np.ndarray, index: int, seed: int) -> int:
-    """Returns the bucket of a step.
+def bucket_at(shares: np.ndarray, index: ArrayLike, seed: int) -> NDArray:
+    """Returns the bucket of each of some steps.
 
     Args:
       shares: Share of the steps that each bucket shall have, [bucket], sum 1.
-      index: Number of the step.
+      index: Numbers of the steps, of any shape.
       seed: Decides where the sequence starts.
+
+    Returns:
+      Buckets, int, shape of `index`.
     """
     start = np.random.default_rng([seed, 5]).random()
-    place = (start + index * _GOLDEN) % 1.0
-    return int(np.searchsorted(np.cumsum(shares)[:-1], place, side="right"))
+    place = (start + np.asarray(index) * _GOLDEN) % 1.0
+    return np.searchsorted(np.cumsum(shares)[:-1], place, side="right")
 
 
 def spread_times(
@@ -53,29 +59,81 @@ def spread_times(
     return low + (high - low) * (row + jax.vmap(jax.random.uniform)(keys)) / batch_size
 
 
+def snap_to_edges(
+    times: np.ndarray, edges: np.ndarray, chain: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Moves a sampler's time grid so that it has a time at every edge of a bucket.
+
+    A bucket gets as many steps as the grid has in its interval, rounded, but at least
+    one. They are spaced as in the grid, stretched evenly within the bucket.
+
+    Args:
+      times: Rising grid, [num_steps + 1], with at least as many steps as buckets.
+      edges: Inner edges, rising, [bucket - 1].
+      chain: Steps of the chain that variances are learned for: times are moved to whole
+        ones, as in training, where the grid is not finer.
+
+    Returns:
+      The new grid, and the number of its steps before each edge, int [bucket - 1].
+    """
+    num_steps, count = len(times) - 1, len(edges)
+    index = np.arange(num_steps + 1)
+    if chain:
+        bounds = np.concatenate([[0.0], edges, [1.0]])
+        edges = _whole_steps(np.floor, bounds, chain)[1:-1]
+    places = np.interp(edges, times, index)
+    # Less the one step that every bucket before is due.
+    ranks = np.arange(1, count + 1)
+    spare = np.maximum.accumulate(np.rint(places) - ranks)
+    cuts = np.clip(spare, 0, num_steps - count - 1).astype(int) + ranks
+    ends, wanted = [0, *cuts, num_steps], [0.0, *places, num_steps]
+    moved = np.interp(np.interp(index, ends, wanted), index, times)
+    moved[cuts] = edges
+    return (_whole_steps(np.rint, moved, chain) if chain else moved), cuts
+
+
+def _whole_steps(rounding, times: np.ndarray, chain: int) -> np.ndarray:
+    """Rounds times to steps of a chain unless some would coincide."""
+    whole = rounding(times * chain) / chain
+    return whole if (np.diff(whole) > 0).all() else times
+
+
 def cut_time_grid(
-    time: BucketedTime, times: np.ndarray, seed: int, num_states: int = 1
+    time: BucketedTime,
+    times: np.ndarray,
+    seed: int,
+    num_states: int = 1,
+    chain: int | None = None,
 ) -> list[tuple[int, int, np.ndarray]]:
     """Cuts a sampler's time grid into stretches of one bucket.
 
-    Patches drawn at random have a stretch for every step.
+    Times are moved so that stretches meet at the buckets' edges: a network is never
+    asked beyond the levels it was trained for. With fewer steps than buckets a step
+    belongs to the bucket it starts in, and some have none. Patches drawn at random have
+    a stretch for every step.
 
     Args:
       time: Time axis with its buckets.
       times: Rising grid, [num_steps + 1].
       seed: Seed of patches drawn at random.
       num_states: Least number of stretches, as far as there are steps.
+      chain: See `snap_to_edges`.
 
     Returns:
       (bucket, number of steps before, times float32) of each stretch.
     """
     num_steps = len(times) - 1
-    if not time.random_buckets:
+    if time.random_buckets:
+        buckets = bucket_at(bucket_shares(time), np.arange(num_steps), seed)
+        parts = [(int(b), i, times[i : i + 2]) for i, b in enumerate(buckets)]
+    elif num_steps < len(time.buckets):
         parts = split_time_grid(time, times)
     else:
-        shares = bucket_shares(time)
+        times, cuts = snap_to_edges(times, time.intervals()[1:, 0], chain)
+        ends = [0, *cuts.tolist(), num_steps]
         parts = [
-            (bucket_at(shares, i, seed), i, times[i : i + 2]) for i in range(num_steps)
+            (bucket, start, times[start : stop + 1])
+            for bucket, (start, stop) in enumerate(itertools.pairwise(ends))
         ]
     longest = max(1, num_steps // num_states)
     return [

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
+from numpy.typing import ArrayLike
 
 from ncgn_jax.data.batches import batch_indices
 from ncgn_jax.data.image_sets import ImageDataset
@@ -23,20 +24,17 @@ from ncgn_jax.data.point_sets import DataError
 from ncgn_jax.graphs.grids import GridBucket, make_grid_buckets
 from ncgn_jax.metrics.table import Column, Row
 from ncgn_jax.models.dit import DiT
-from ncgn_jax.parallel import map_over_devices
+from ncgn_jax.parallel import map_over_devices, replicate
 from ncgn_jax.process import (
-    integrate,
     interpolate,
     loss_weight,
-    make_denoiser,
-    make_sampler_step,
     make_schedule,
     make_target,
     to_data_and_noise,
     weighted_mse,
 )
-from ncgn_jax.process.learned_variance import learned_variance_step, variational_bits
-from ncgn_jax.tasks import NO_ROWS
+from ncgn_jax.process.learned_variance import variational_bits
+from ncgn_jax.tasks import NO_ROWS, StepKind
 from ncgn_jax.tasks.bucketed import (
     BucketedTime,
     draw_prior,
@@ -46,9 +44,12 @@ from ncgn_jax.tasks.bucketed import (
 from ncgn_jax.tasks.image_costs import (
     COST_COLUMNS,
     count_macs,
+    describe_patches,
+    mean_step_macs,
     training_and_sampling_costs,
 )
 from ncgn_jax.tasks.image_data import load_dataset
+from ncgn_jax.tasks.image_sampling import split_output, walk_stretch
 from ncgn_jax.tasks.image_scores import ImageScorer
 from ncgn_jax.tasks.image_times import (
     bucket_at,
@@ -65,6 +66,9 @@ from ncgn_jax.tasks.images_config import (
 from ncgn_jax.tasks.settings import make_sample_times
 
 __all__ = ["ImageBatch", "ImageTask", "default_config", "make_task", "validate"]
+
+_PIXEL_LIMIT = 1.0
+_FEW_CLASSES = 10
 
 
 def make_task(config: ConfigDict) -> "ImageTask":
@@ -134,8 +138,9 @@ class ImageTask:
             *self.training_images(),
             *data.take(rows, "test"),
             len(data.class_names),
-            num_steps=evaluate.classifier_steps,
+            num_steps=classifier_steps(evaluate.classifier_steps, self.num_classes),
             inception=evaluate.inception,
+            limit=None if data.is_latent else _PIXEL_LIMIT,
         )
 
     def training_images(self) -> tuple[np.ndarray, np.ndarray]:
@@ -145,26 +150,27 @@ class ImageTask:
 
     def describe(self) -> list[str]:
         """Says in a few lines which data, patches and network are used."""
-        config, data = self.config, self.dataset
-        dmp, process = config.dmp, config.process
-        parts = [
-            f"{b.patch} x {b.patch} ({b.num_supernodes} tokens, window {b.window}, "
-            f"{share:.0%} of the steps, {macs / 1e6:.1f} MMAC)"
-            for b, share, macs in zip(
-                self.time.buckets, self.shares, self.forward_macs, strict=True
-            )
-        ]
-        how = "drawn at random" if dmp.random_buckets else f"{dmp.schedule} schedule"
-        if dmp.reverse_schedule:
-            how += ", reversed"
+        config, data, process = self.config, self.dataset, self.config.process
         width, layers, heads = network_sizes(config)
         return [
             f"data: {data.name}; {data.source}",
-            f"patches: {how}; from noise to data {', '.join(parts)}; mean "
-            f"{float(self.shares @ self.forward_macs) / 1e6:.1f} MMAC",
+            describe_patches(self),
             f"model: DiT, width {width}, {layers} layers, {heads} heads; "
             f"{process.schedule} process, {process.target} target"
             + (", learned variance" if config.model.learned_variance else ""),
+        ]
+
+    def notes(self) -> list[str]:
+        """Warns of patches that the sampler never uses."""
+        count, seed = self.config.sample.num_steps, self.config.seed
+        used = {bucket for bucket, _, _ in self.stretches(seed)}
+        unused = [b.patch for i, b in enumerate(self.time.buckets) if i not in used]
+        if not unused:
+            return []
+        least = "more" if self.time.random_buckets else len(self.time.buckets)
+        return [
+            f"NOTE: sample.num_steps={count} leaves no step to patches "
+            f"{', '.join(map(str, unused))}; {least} steps would use all"
         ]
 
     def network(self) -> DiT:
@@ -195,12 +201,21 @@ class ImageTask:
         )
         return variables["params"], {}
 
-    def bucket_of_step(self, step: int) -> int:
-        """Returns the noise bucket of a training step.
+    def bucket_of_step(self, step: ArrayLike) -> np.ndarray:
+        """Returns the noise bucket of training steps, int of their shape.
 
         Of any stretch of steps each bucket has its share, to within a step or two.
         """
         return bucket_at(self.shares, step, self.config.seed)
+
+    def step_kinds(self, start: int, stop: int) -> list[StepKind]:
+        """Lists the noise buckets of the steps from `start` to before `stop`."""
+        found = self.bucket_of_step(np.arange(start, stop))
+        buckets, first, counts = np.unique(found, return_index=True, return_counts=True)
+        return [
+            StepKind(self.bucket_names[b], start + int(i), count / (stop - start))
+            for b, i, count in zip(buckets, first, counts.tolist(), strict=True)
+        ]
 
     def batch(self, step: int, rows: slice) -> ImageBatch:
         """Returns this host's rows of the batch of a step."""
@@ -212,7 +227,7 @@ class ImageTask:
             rng = np.random.default_rng([self.config.seed, 7, step])
             mirrored = (rng.random(size) < 0.5)[rows, None, None, None]
             images = np.where(mirrored, images[:, :, ::-1], images)
-        return ImageBatch(images, label, row, self.bucket_of_step(step))
+        return ImageBatch(images, label, row, int(self.bucket_of_step(step)))
 
     def loss(
         self, params: Any, model_state: Any, batch: ImageBatch, rng: jax.Array
@@ -228,7 +243,7 @@ class ImageTask:
         label = self._hide_some(batch.label, keys_label)
         bucket = self.time.buckets[batch.bucket]
         output = self.predict(params, bucket, x_t, t, label)
-        output, fraction = self._split(output)
+        output, fraction = split_output(self, output)
         target = make_target(process.target, schedule, t, data, noise)
         weight = loss_weight(process.loss_weight, process.target, schedule, t)
         per_row = weighted_mse(output, target, weight)
@@ -248,14 +263,14 @@ class ImageTask:
         Returns:
           `images`, in the units of training, and the `labels` they were asked for.
         """
-        labels = self.draw_labels(num_samples, seed)
+        labels, params = self.draw_labels(num_samples, seed), replicate(params)
         parts = []
         for rows in sample_chunks(num_samples, self.config.sample.batch_size):
             *_, (images, _, _) = self.walk(params, labels[rows], rows, seed)
             parts.append(images[: num_samples - rows[0]])
         images = np.concatenate(parts)
         if not self.dataset.is_latent:
-            images = np.clip(images, -1.0, 1.0)
+            images = np.clip(images, -_PIXEL_LIMIT, _PIXEL_LIMIT)
         return {"images": images, "labels": labels}
 
     def draw_labels(self, count: int, seed: int) -> np.ndarray:
@@ -282,6 +297,7 @@ class ImageTask:
           num_states: If given, yields at least so many states where there are as many
             steps: a stretch is walked in parts.
         """
+        params = replicate(params)
         keys = row_keys(jax.random.key(seed), rows)
         x = draw_prior(self.time.schedule, keys, self.dataset.image_shape)
         step_keys = row_keys(jax.random.key(seed + 1), rows)
@@ -294,52 +310,19 @@ class ImageTask:
     def stretches(
         self, seed: int, num_states: int = 1
     ) -> list[tuple[int, int, np.ndarray]]:
-        """Cuts the sampler's time grid into stretches of one bucket.
-
-        Patches drawn at random have a stretch for every step.
-
-        Args:
-          seed: Seed of patches drawn at random.
-          num_states: Least number of stretches, as far as there are steps.
-
-        Returns:
-          (bucket, number of steps before, times float32) of each.
-        """
+        """Cuts the sampler's time grid into stretches; see `cut_time_grid`."""
         dim = int(np.prod(self.dataset.image_shape))
         times = make_sample_times(self.config, self.time.schedule, dim)
-        return cut_time_grid(self.time, times, seed, num_states)
+        model = self.config.model
+        chain = model.num_variance_steps if model.learned_variance else None
+        return cut_time_grid(self.time, times, seed, num_states, chain)
 
     def _stretch(self, bucket: int):
         """Compiles the sampler within one bucket, over all devices."""
         if bucket not in self._stretches:
-            run = functools.partial(self._run_stretch, self.time.buckets[bucket])
+            run = functools.partial(walk_stretch, self, self.time.buckets[bucket])
             self._stretches[bucket] = map_over_devices(run, batch_argnums=(0, 1, 2))
         return self._stretches[bucket]
-
-    def _run_stretch(self, bucket, x, labels, keys, params, times, offset):
-        process, sample = self.config.process, self.config.sample
-        schedule = self.time.schedule
-
-        def network(x_t, t):
-            return self._guided(params, bucket, x_t, t, labels)
-
-        if not self.config.model.learned_variance:
-            denoise = make_denoiser(
-                network, process.target, schedule, sample.data_limit
-            )
-            step = make_sampler_step(sample.sampler)
-            return integrate(step, denoise, schedule, x, times, keys, offset)
-
-        def denoise_and_vary(x_t, t):
-            output, fraction = self._split(network(x_t, t))
-            known = make_denoiser(
-                lambda *_: output, process.target, schedule, sample.data_limit
-            )
-            return *known(x_t, t), fraction
-
-        return integrate(
-            learned_variance_step, denoise_and_vary, schedule, x, times, keys, offset
-        )
 
     def evaluate(
         self, samples: dict[str, dict[str, np.ndarray]]
@@ -368,6 +351,10 @@ class ImageTask:
     def forward_macs(self) -> np.ndarray:
         """Multiply-adds of one image through the network, by XLA's count, [bucket]."""
         return count_macs(self, with_gradient=False)
+
+    def step_macs(self) -> float:
+        """Returns the mean multiply-adds of a training step, all its images."""
+        return mean_step_macs(self)
 
     def costs(self, num_steps: int) -> dict[str, float]:
         """Counts multiply-adds of a training and of one sample, see `image_costs`."""
@@ -421,26 +408,15 @@ class ImageTask:
             window=bucket.window,
         )
 
-    def _guided(self, params, bucket, x_t, t, label):
-        """Predicts with guidance: from no class to the class and beyond (Ho 2022)."""
-        if not self.is_guided:
-            return self.predict(params, bucket, x_t, t, label)
-        none = jnp.full_like(label, self.num_classes)
-        twice = jnp.concatenate([x_t, x_t]), jnp.concatenate([t, t])
-        both = self.predict(params, bucket, *twice, jnp.concatenate([label, none]))
-        told, free = jnp.split(both, 2)
-        moved = free + self.config.sample.guidance * (told - free)
-        many = self.config.sample.guidance_channels or self.num_channels
-        # Variances, where there are any, are those of the class.
-        chosen = np.arange(told.shape[-1]) < many
-        return jnp.where(chosen[None, None, None], moved, told)
 
-    def _split(self, output):
-        """Splits predictions and, if learned, the fraction of variances."""
-        if not self.config.model.learned_variance:
-            return output, None
-        output, raw = jnp.split(output, 2, axis=-1)
-        return output, 0.5 * (raw + 1.0)
+def classifier_steps(num_steps: int, num_classes: int) -> int:
+    """Returns the steps that the classifier of the measures is trained for.
+
+    Args:
+      num_steps: Steps for ten classes or fewer; more classes get more in proportion.
+      num_classes: Classes of the images, 0 for none.
+    """
+    return num_steps * max(1, -(-num_classes // _FEW_CLASSES))
 
 
 def _evenly(count: int, most: int) -> np.ndarray:

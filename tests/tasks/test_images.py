@@ -1,9 +1,9 @@
 """The image task: buckets over steps, times, exact samplers, guidance, costs."""
 
-import functools
 import itertools
 import json
-from pathlib import Path
+import time
+import types
 
 import chex
 import jax
@@ -12,48 +12,27 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from ncgn_jax import parallel
+from ncgn_jax import parallel, speed
 from ncgn_jax.compare import compare
-from ncgn_jax.config import apply_overrides, load_config
 from ncgn_jax.data.point_sets import DataError
 from ncgn_jax.faults import ConfigError
+from ncgn_jax.generate import read_run_config
 from ncgn_jax.main import run
 from ncgn_jax.tasks import NO_ROWS, make_task, run_costs
 from ncgn_jax.tasks.image_costs import count_macs
+from ncgn_jax.tasks.image_sampling import guided_prediction
+from ncgn_jax.tasks.image_times import bucket_at
 from ncgn_jax.tasks.images import ImageTask
 from ncgn_jax.train import init_state, make_optimizer, make_train_step, validate
 from ncgn_jax.variants import make_variants
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-SMALL = (
-    "model.width=8", "model.num_layers=1", "model.num_heads=2", "train.batch_size=16",
-    "sample.num_samples=6", "sample.num_steps=5", "sample.batch_size=8",
-    "train.warmup_steps=0", "evaluate.classifier_steps=20", "evaluate.max_images=64",
-)  # fmt: skip
-LEARNED = (
-    "model.learned_variance=True", "process.schedule=ddpm_linear",
-    "process.target=noise", "sample.sampler=ancestral",
-)  # fmt: skip
-
-
-def small_config(*overrides):
-    config = load_config(REPOSITORY / "configs" / "digits.py")
-    return apply_overrides(config, [*SMALL, *overrides])
-
-
-@functools.cache
-def small_task(*overrides) -> ImageTask:
-    config = small_config(*overrides)
-    validate(config)
-    return make_task(config)
-
-
-def init_params(task, seed=0):
-    params, _ = task.init(jax.random.key(seed))
-    # Off the initial value, at which every prediction is 0.
-    return jax.tree.map(
-        lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), params
-    )
+from tests.tasks.image_tasks import (
+    LEARNED,
+    REPOSITORY,
+    SMALL,
+    init_params,
+    small_config,
+    small_task,
+)
 
 
 def test_every_stretch_of_steps_has_each_bucket_by_its_share():
@@ -66,6 +45,50 @@ def test_every_stretch_of_steps_has_each_bucket_by_its_share():
     # Not in turn: the same bucket does not come at fixed distances.
     assert len(set(np.diff(np.flatnonzero(hits[:, -1])))) > 1
     assert task.bucket_of_step(5) == small_task().bucket_of_step(5)
+
+
+def test_kinds_of_steps_are_the_buckets_that_occur():
+    task = small_task()
+    kinds = task.step_kinds(40, 3000)
+    assert [kind.name for kind in kinds] == list(task.bucket_names)
+    np.testing.assert_allclose([k.share for k in kinds], task.shares, atol=1e-3)
+    for bucket, kind in enumerate(kinds):
+        before = task.bucket_of_step(np.arange(40, kind.step))
+        assert task.bucket_of_step(kind.step) == bucket not in before
+    (alone,) = task.step_kinds(7, 8)
+    assert alone.step == 7
+    assert alone.share == 1.0
+
+
+def test_many_steps_are_assigned_at_once():
+    shares = np.array([0.7, 0.2, 0.1])
+    began = time.perf_counter()
+    buckets = bucket_at(shares, np.arange(400_000), seed=3)
+    assert time.perf_counter() - began < 1.0
+    chosen = [0, 17, 399_999]
+    assert [bucket_at(shares, i, seed=3) for i in chosen] == buckets[chosen].tolist()
+
+
+def test_time_of_a_step_is_the_mean_over_buckets(monkeypatch):
+    """On a clock that only steps move, and the finest bucket most."""
+    task, now, cost = small_task(), [0.0], np.array([1.0, 10.0, 100.0])
+
+    def lift(step):
+        def counted(state, batch, rng):
+            # The first steps compile.
+            first = batch.bucket not in seen
+            seen.add(batch.bucket)
+            now[0] += 1e6 if first else cost[batch.bucket]
+            return state, {}
+
+        return counted
+
+    seen = set()
+    clock = types.SimpleNamespace(perf_counter=lambda: now[0])
+    monkeypatch.setattr(speed, "time", clock)
+    monkeypatch.setattr(parallel, "data_parallel", lift)
+    found = speed.time_training_steps(task.config, task, num_steps=3)
+    assert found == pytest.approx(float(task.shares @ cost), rel=1e-2)
 
 
 @pytest.mark.parametrize("random", [False, True])
@@ -130,71 +153,6 @@ def test_one_trace_for_each_bucket():
     assert len(visited) == count == 3
 
 
-def exact_velocity(task, mean, spread):
-    """The velocity of data N(mean, spread^2) in every pixel, on the straight line."""
-
-    def predict(params, bucket, x_t, t, label):
-        t = t[:, None, None, None]
-        var = t**2 * spread**2 + (1 - t) ** 2
-        data_hat = mean + t * spread**2 / var * (x_t - t * mean)
-        noise_hat = (1 - t) / var * (x_t - t * mean)
-        return data_hat - noise_hat
-
-    return predict
-
-
-@pytest.mark.parametrize(("sampler", "steps"), [("heun", 40), ("ancestral", 250)])
-@pytest.mark.parametrize("random", [False, True])
-def test_samples_have_the_law_of_the_data(sampler, steps, random, monkeypatch):
-    task = small_task(
-        f"sample.sampler={sampler}", f"sample.num_steps={steps}",
-        "sample.batch_size=50", f"dmp.random_buckets={random}",
-    )  # fmt: skip
-    task = ImageTask(task.config, task.dataset)
-    mean, spread = 0.2, 0.15
-    monkeypatch.setattr(task, "predict", exact_velocity(task, mean, spread))
-    images = task.sample({}, {}, 400, seed=3)["images"]
-    assert images.shape == (400, 8, 8, 1)
-    assert images.mean() == pytest.approx(mean, abs=5e-3)
-    assert images.std() == pytest.approx(spread, rel=0.05)
-    # All different, and no two pixels alike.
-    flat = images.reshape(400, -1)
-    assert np.abs(np.corrcoef(flat.T) - np.eye(64)).max() < 0.3
-
-
-@pytest.mark.parametrize("extra", [("sample.sampler=ancestral",), LEARNED])
-def test_an_image_does_not_depend_on_those_beside_it(extra):
-    """Noise belongs to rows: other chunks, and other devices, draw the same images."""
-    images = []
-    for size in (8, 1):
-        task = small_task(f"sample.batch_size={size}", *extra)
-        params = init_params(small_task(*extra))
-        images.append(task.sample(params, {}, 12, seed=1)["images"])
-    np.testing.assert_allclose(*images, atol=2e-5)
-
-
-def test_random_patches_have_a_stretch_for_every_step():
-    task = small_task("dmp.random_buckets=True", "sample.num_steps=400")
-    stretches = task.stretches(0)
-    assert [offset for _, offset, _ in stretches] == list(range(400))
-    counts = np.bincount([b for b, _, _ in stretches], minlength=3) / 400
-    np.testing.assert_allclose(counts, task.shares, atol=0.01)
-    ends = [times[-1] for _, _, times in stretches[:-1]]
-    starts = [times[0] for _, _, times in stretches[1:]]
-    np.testing.assert_array_equal(ends, starts)
-
-
-def test_a_walk_in_parts_is_the_same_walk():
-    task = small_task("sample.num_steps=12")
-    params, labels = init_params(task), np.zeros(2, np.int32)
-    rows = np.arange(2)
-    *_, (whole, _, _) = task.walk(params, labels, rows, 5)
-    parts = list(task.walk(params, labels, rows, 5, num_states=6))
-    assert len(parts) >= 6
-    assert [t for _, t, _ in parts] == sorted(t for _, t, _ in parts)
-    np.testing.assert_allclose(parts[-1][0], whole, atol=1e-5)
-
-
 @pytest.mark.parametrize("channels", [0, 1])
 def test_guidance_moves_beyond_the_class(channels):
     """By the formula, on the channels that are guided."""
@@ -206,7 +164,7 @@ def test_guidance_moves_beyond_the_class(channels):
     t, label = jnp.full(3, 0.5), jnp.asarray([0, 4, 9])
     none = jnp.full(3, 10)
     told, free = (task.predict(params, bucket, x, t, k) for k in (label, none))
-    found = task._guided(params, bucket, x, t, label)
+    found = guided_prediction(task, params, bucket, x, t, label)
     np.testing.assert_allclose(
         found[..., 0], (free + 2.5 * (told - free))[..., 0], atol=1e-5
     )
@@ -284,6 +242,22 @@ def test_description_names_data_patches_and_costs(bucket_rule):
     assert ("reversed" in text) == (bucket_rule == "reverse")
 
 
+def test_noise_beside_pixels_is_clipped_as_samples_are():
+    """Else the row of pure noise would show values that no sample can have."""
+    noise, _ = small_task().scorer._anchors(20)["noise"]
+    assert noise.max() == 1.0
+    assert noise.min() == -1.0
+    assert 0.25 < np.mean(np.abs(noise) == 1.0) < 0.4  # beyond one deviation: 0.317
+
+
+@pytest.mark.parametrize(("classes", "steps"), [(0, 20), (10, 20), (25, 60)])
+def test_classifier_learns_longer_where_there_are_many_classes(classes, steps):
+    task = small_task()
+    task = ImageTask(task.config, task.dataset)
+    task.num_classes = classes
+    assert task.scorer._num_steps == steps
+
+
 def test_patches_that_do_not_divide_the_image_are_refused():
     config = small_config("dmp.patches=(4,3)")
     validate(config)
@@ -341,6 +315,29 @@ def test_comparisons_show_what_each_variant_cost(tmp_path):
     assert found["large"]["train_tmac"] < found["dmp"]["train_tmac"]
     assert found["longer"]["train_tmac"] > found["dmp"]["train_tmac"]
     assert found["large"]["sample_mmac"] < found["dmp"]["sample_mmac"]
+    # Five steps, of which one is in the finest bucket, are sampled on all devices.
+    finest = make_task(variants[0].config).forward_macs[-1] / 1e6
+    assert finest < found["dmp"]["sample_mmac"] < 2 * finest
+
+
+@pytest.mark.slow
+def test_runs_of_equal_multiply_adds(tmp_path):
+    """Each with the steps that its patches leave it, counted again from the runs."""
+    variants = make_variants(
+        str(REPOSITORY / "configs" / "digits.py"),
+        [*SMALL, "sample.sampler=euler"],
+        explicit=["dmp:", "large: dmp.patches=(4,)"],
+    )
+    text = compare(variants, tmp_path, num_seeds=1, tmac=1e-4)
+    assert "0.0001 TMAC of training each" in text
+    assert "sample MMAC" in text
+    steps = {}
+    for variant in variants:
+        folder = tmp_path / variant.folder / f"seed{variant.config.seed}"
+        (row,) = json.loads((folder / "result.json").read_text())["rows"].values()
+        assert row["train_tmac"] == pytest.approx(1e-4, rel=0.1)
+        steps[variant.name] = read_run_config(folder).train.num_steps
+    assert steps["large"] > 1.5 * steps["dmp"] > 100
 
 
 @pytest.mark.slow
