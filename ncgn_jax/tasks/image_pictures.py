@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from ncgn_jax.metrics.images import nearest_training_distance
 from ncgn_jax.pictures.images import draw_costs, draw_image_rows
 
 _NUM_COLUMNS = 10
@@ -66,12 +65,11 @@ def draw_paths(task: Any, params: Any, path: Path) -> Path:
 def draw_neighbors(task: Any, samples: dict[str, np.ndarray], path: Path) -> Path:
     """Draws generated images over the training images nearest to them."""
     images = samples["images"][:_NUM_COLUMNS]
-    train, _ = task.training_images()
-    _, index = nearest_training_distance(images, train)
+    _, index = task.scorer.nearest(images)
     to_pixels = task.dataset.to_pixels
     return draw_image_rows(
-        [to_pixels(images), to_pixels(train[index])],
-        ["generated", "nearest\nin training"],
+        [to_pixels(images), to_pixels(task.dataset.take(index)[0])],
+        ["generated", f"nearest of\n{task.scorer.looked_at}"],
         path,
     )
 

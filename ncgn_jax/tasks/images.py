@@ -18,7 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ncgn_jax.data.batches import batch_indices
-from ncgn_jax.data.image_sets import ImageDataset
+from ncgn_jax.data.image_sets import ImageDataset, check_finite
 from ncgn_jax.data.point_sets import DataError
 from ncgn_jax.graphs.grids import GridBucket, make_grid_buckets
 from ncgn_jax.metrics.table import Column, Row
@@ -48,7 +48,7 @@ from ncgn_jax.tasks.image_costs import (
     count_macs,
     training_and_sampling_costs,
 )
-from ncgn_jax.tasks.image_data import load_dataset
+from ncgn_jax.tasks.image_data import check_fit, load_dataset
 from ncgn_jax.tasks.image_scores import ImageScorer
 from ncgn_jax.tasks.image_times import (
     bucket_at,
@@ -68,8 +68,14 @@ __all__ = ["ImageBatch", "ImageTask", "default_config", "make_task", "validate"]
 
 
 def make_task(config: ConfigDict) -> "ImageTask":
-    """Loads the data and builds the task."""
-    return ImageTask(config, load_dataset(config))
+    """Loads the data and builds the task.
+
+    Raises:
+      DataError: If the data are faulty, or do not fit the configuration.
+    """
+    dataset = load_dataset(config)
+    check_fit(config, dataset)
+    return ImageTask(config, dataset)
 
 
 @flax.struct.dataclass
@@ -129,19 +135,16 @@ class ImageTask:
     def scorer(self) -> ImageScorer:
         """Measures images against the data; learns its features when first asked."""
         data, evaluate = self.dataset, self.config.evaluate
-        rows = _evenly(len(data.test), evaluate.max_images)
         return ImageScorer(
-            *self.training_images(),
-            *data.take(rows, "test"),
+            data.rows("train"),
+            data.train_labels,
+            data.rows("test"),
+            data.test_labels,
             len(data.class_names),
             num_steps=evaluate.classifier_steps,
             inception=evaluate.inception,
+            max_nearest=evaluate.max_nearest,
         )
-
-    def training_images(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns images and classes that samples are compared with: all, if few."""
-        most = 6 * self.config.evaluate.max_images
-        return self.dataset.take(_evenly(len(self.dataset.train), most))
 
     def describe(self) -> list[str]:
         """Says in a few lines which data, patches and network are used."""
@@ -254,6 +257,7 @@ class ImageTask:
             *_, (images, _, _) = self.walk(params, labels[rows], rows, seed)
             parts.append(images[: num_samples - rows[0]])
         images = np.concatenate(parts)
+        check_finite(images, "samples")
         if not self.dataset.is_latent:
             images = np.clip(images, -1.0, 1.0)
         return {"images": images, "labels": labels}
@@ -441,8 +445,3 @@ class ImageTask:
             return output, None
         output, raw = jnp.split(output, 2, axis=-1)
         return output, 0.5 * (raw + 1.0)
-
-
-def _evenly(count: int, most: int) -> np.ndarray:
-    """Returns at most so many of `count` rows, spread evenly."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))

@@ -70,6 +70,8 @@ def default_config() -> ConfigDict:
         {
             "weights": ("ema", "raw"),
             "max_images": 10_000,
+            # Training images among which nearest ones are looked for; 0 for all.
+            "max_nearest": 0,
             "classifier_steps": 400,
             "inception": config_dict.placeholder(str),
         }
@@ -96,6 +98,7 @@ def make_range_resolution(config: ConfigDict) -> RangeResolution:
 def validate(config: ConfigDict, faults: Faults) -> None:
     """Checks the task's own fields."""
     data, model, sample = config.data, config.model, config.sample
+    evaluate = config.evaluate
     faults.choice(config, "data.source", IMAGE_SOURCES)
     faults.choice(config, "data.channel_axis", CHANNEL_AXES)
     faults.choice(config, "data.bad_images", BAD_IMAGES)
@@ -139,7 +142,12 @@ def validate(config: ConfigDict, faults: Faults) -> None:
         width, _, heads = network_sizes(config)
         faults.check(width % heads == 0, "model.num_heads", heads, f"divides {width}")
         faults.check(width % 4 == 0, "model.width", width, "a multiple of 4")
-    faults.in_range(config, "model.label_dropout", 0, 1)
+    faults.check(
+        0 <= model.label_dropout < 1,
+        "model.label_dropout",
+        model.label_dropout,
+        "at least 0 and less than 1, at which no class is ever told",
+    )
     faults.choice(config, "model.dtype", DTYPES)
     faults.in_range(config, "sample.guidance", 0)
     faults.in_range(config, "sample.guidance_channels", 0)
@@ -158,7 +166,21 @@ def validate(config: ConfigDict, faults: Faults) -> None:
             config.process.schedule,
             "a ddpm schedule with model.learned_variance",
         )
-    for name in config.evaluate.weights:
+    faults.check(
+        len(evaluate.weights) > 0,
+        "evaluate.weights",
+        evaluate.weights,
+        f"at least one of {', '.join(WEIGHTS)}",
+    )
+    faults.in_range(config, "sample.num_samples", 2)
+    for name in evaluate.weights:
         faults.check(name in WEIGHTS, "evaluate.weights", name, WEIGHTS)
     faults.in_range(config, "evaluate.max_images", 4)
+    faults.in_range(config, "evaluate.max_nearest", 0)
     faults.positive_int(config, "evaluate.classifier_steps")
+    faults.check(
+        evaluate.inception is None or data.source != "latents",
+        "evaluate.inception",
+        evaluate.inception,
+        "none for data.source='latents': Inception sees pixels",
+    )

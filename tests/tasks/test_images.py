@@ -305,11 +305,55 @@ def test_patches_that_do_not_divide_the_image_are_refused():
         ([*LEARNED, "sample.sampler=heun"], "sample.sampler"),
         (["sample.guidance=2.0", "model.label_dropout=0.0"], "knows no class"),
         (["dmp.schedule=expo"], "did you mean 'exp'"),
+        (["model.label_dropout=1.0"], "model.label_dropout"),
+        (["evaluate.weights=()"], "evaluate.weights"),
+        (["evaluate.max_nearest=-1"], "evaluate.max_nearest"),
+        (["sample.num_samples=1"], "sample.num_samples"),
+        (["data.source=latents", "evaluate.inception=a.pth"], "evaluate.inception"),
     ],
 )
 def test_faulty_fields_are_named(overrides, message):
     with pytest.raises(ConfigError, match=message):
         validate(small_config(*overrides))
+
+
+@pytest.mark.parametrize(
+    ("shape", "num_classes", "overrides", "message"),
+    [
+        ((3, 8, 1), 2, (), "images of 3x8; allowed: at least 4x4"),
+        ((8, 8, 1), 1, ("sample.guidance=2.0",), "sample.guidance=2, but .* no class"),
+        (
+            (8, 8, 3),
+            2,
+            ("sample.guidance_channels=4",),
+            "=4, but images have 3",
+        ),
+        ((8, 8, 1), 2, ("evaluate.inception=absent.pth",), "absent.pth: no such file"),
+    ],
+)
+def test_data_that_do_not_fit_are_refused_before_training(
+    tmp_path, shape, num_classes, overrides, message
+):
+    images = np.full((20, *shape), 200, np.uint8)
+    np.savez(tmp_path / "a.npz", images=images, labels=np.arange(20) % num_classes)
+    path = f"data.path={tmp_path / 'a.npz'}"
+    axis = "data.channel_axis=last"
+    config = small_config(
+        "data.source=arrays", "data.test_fraction=0.3", "dmp.patches=(1,)",
+        path, axis, *overrides
+    )  # fmt: skip
+    validate(config)
+    if overrides and "inception" in overrides[0]:
+        pytest.importorskip("torch")
+    with pytest.raises(DataError, match=message):
+        make_task(config)
+
+
+def test_samples_that_are_not_finite_are_refused_in_words():
+    task = small_task()
+    params = jax.tree.map(lambda p: jnp.full_like(p, jnp.nan), init_params(task))
+    with pytest.raises(DataError, match="samples: 6 of 6 images hold NaN or infinity"):
+        task.sample(params, {}, 6, 0)
 
 
 def test_data_that_is_not_named_is_asked_for(monkeypatch):
