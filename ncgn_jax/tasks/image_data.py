@@ -38,6 +38,7 @@ def load_dataset(config: ConfigDict) -> ImageDataset:
             seed=data.split_seed,
             pad_to=data.image_size or None,
             channel_axis=data.channel_axis,
+            value_range=data.value_range,
         )
     if data.source == "folder":
         return load_folder(

@@ -1,5 +1,7 @@
 """Fields of the image task: their defaults and their checks."""
 
+import math
+
 from ml_collections import ConfigDict, config_dict
 
 from ncgn_jax.data.image_sets import CHANNEL_AXES
@@ -12,6 +14,21 @@ from ncgn_jax.tasks.settings import WEIGHTS, base_config
 IMAGE_SOURCES = ("digits", "arrays", "folder", "latents")
 DTYPES = ("float32", "bfloat16")
 BAD_IMAGES = ("stop", "skip")
+# Fields of `data` that a source reads; others must keep their defaults.
+_READ = {
+    "digits": ("flip",),
+    "arrays": (
+        "path", "image_size", "channel_axis", "value_range", "test_fraction",
+        "split_seed", "flip",
+    ),
+    "folder": (
+        "path", "image_size", "channels", "test_fraction", "split_seed", "bad_images",
+        "flip",
+    ),
+    "latents": (
+        "path", "channel_axis", "test_fraction", "split_seed", "latent_scale", "flip",
+    ),
+}  # fmt: skip
 
 
 def default_config() -> ConfigDict:
@@ -27,6 +44,8 @@ def default_config() -> ConfigDict:
             "image_size": 0,
             "channels": 0,  # of a folder: 1 or 3; 0 for what its images have
             "channel_axis": "auto",
+            # Black and white of arrays; () for 0..1 of floats, and 0..255.
+            "value_range": (),
             "test_fraction": 0.1,
             "split_seed": 0,
             "bad_images": "stop",
@@ -119,6 +138,19 @@ def validate(config: ConfigDict, faults: Faults) -> None:
         data.flip,
         "False for latents, which a mirror image does not mirror",
     )
+    _validate_ignored(config, faults)
+    span = tuple(data.value_range)
+    faults.check(
+        not span
+        or (
+            len(span) == 2
+            and all(is_type(value, float) and math.isfinite(value) for value in span)
+            and span[0] < span[1]
+        ),
+        "data.value_range",
+        span,
+        "() or (black, white), two numbers, the smaller first",
+    )
     patches = tuple(config.dmp.patches)
     whole = all(is_type(patch, int) and patch >= 1 for patch in patches)
     faults.check(
@@ -184,3 +216,19 @@ def validate(config: ConfigDict, faults: Faults) -> None:
         evaluate.inception,
         "none for data.source='latents': Inception sees pixels",
     )
+
+
+def _validate_ignored(config: ConfigDict, faults: Faults) -> None:
+    """Refuses fields that the source of the data would not look at."""
+    source, defaults = config.data.source, default_config().data
+    for name in defaults:
+        if source not in _READ or name in ("source", *_READ[source]):
+            continue
+        readers = [other for other in _READ if name in _READ[other]]
+        faults.check(
+            config.data[name] == defaults[name],
+            f"data.{name}",
+            config.data[name],
+            f"{defaults[name]!r}, as data.source={source!r} does not read it; "
+            f"{', '.join(readers)} do",
+        )

@@ -322,10 +322,12 @@ def test_other_values_are_refused(tmp_path, pixels):
     holes = pixels / 255
     holes[3, 0, 0, 0] = np.nan
     for images, message in (
-        (pixels / 127.5 - 1, r"'images': -1\.\.1; allowed: whole numbers 0\.\.255, or"),
+        (pixels / 127.5 - 1, r"'images': -1\.\.1; allowed: whole numbers or fl"),
         (pixels.astype(int) + 1, r"'images': 1\.\.256; allowed"),
         (pixels / 255 * 16, r"'images': 0\.\.16; allowed"),  # in no known unit
         (pixels // 128, r"'images': 0\.\.1; allowed"),
+        (pixels // 16, r"'images': 0\.\.15; allowed: .*data\.value_range"),
+        (pixels.astype(int) // 16, r"'images': 0\.\.15; allowed"),
         (pixels > 9, "'images': dtype bool; allowed"),
         (holes, "'images': image 3 has nan; allowed"),
         (pixels[0, 0], r"'images': shape \(5, 3\); allowed"),
@@ -337,6 +339,33 @@ def test_other_values_are_refused(tmp_path, pixels):
     path = write(tmp_path / "a.npz", train=pixels, test=pixels / 255)
     with pytest.raises(DataError, match="'train': uint8, but float64 in .*'test'"):
         load_arrays(path)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i8", "f8"])
+def test_any_range_of_values_can_be_named(tmp_path, pixels, dtype):
+    stored = (pixels // 16).astype(dtype)
+    path = write(tmp_path / "a.npz", train=stored, test=stored)
+    data = load_arrays(path, value_range=(0, 15), pad_to=9)
+    assert data.train.dtype == (np.float32 if dtype == "f8" else np.uint8)
+    images, _ = data.take(slice(None))
+    expected = stored.astype(float) * 2 / 15 - 1
+    np.testing.assert_allclose(images[:, 1:7, 2:7], expected, atol=1e-6)
+    assert np.all(images[:, 0] == -1)
+    with pytest.raises(DataError, match=r"0\.\.15; .*value_range=\(0, 14\)"):
+        load_arrays(path, value_range=(0, 14))
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 65535), (-1, 1)])
+def test_ranges_beyond_bytes_are_kept(tmp_path, low, high):
+    rng = np.random.default_rng(0)
+    stored = low + rng.random((12, 6, 6, 1)) * (high - low)
+    stored = stored.astype(np.uint16 if high > 1 else np.float32)
+    path = write(tmp_path / "a.npz", train=stored, test=stored)
+    data = load_arrays(path, value_range=(low, high), pad_to=8)
+    images, _ = data.take(slice(None))
+    expected = (stored.astype(float) - low) / (high - low) * 2 - 1
+    np.testing.assert_allclose(images[:, 1:7, 1:7], expected, atol=1e-6)
+    assert np.all(images[:, 0] == -1)
 
 
 def test_arrays_that_are_absent_or_doubled_are_named(tmp_path, pixels):
@@ -380,7 +409,7 @@ def test_images_are_padded_with_background(tmp_path, pixels):
     assert data.train.astype(int).sum() == pixels.astype(int).sum()
     assert "padded to 9x9" in data.source
     assert pad_images(np.ones((2, 28, 28, 1)), 32)[:, 2:30, 2:30].all()
-    with pytest.raises(DataError, match=r"6x5 pixels, data\.pad_to=5; allowed: >= 6"):
+    with pytest.raises(DataError, match=r"6x5 pixels, data\.image_size=5; .* >= 6"):
         load_arrays(path, pad_to=5)
 
 

@@ -17,10 +17,15 @@ from ncgn_jax.compare import compare
 from ncgn_jax.config import apply_overrides, load_config
 from ncgn_jax.data.point_sets import DataError
 from ncgn_jax.faults import ConfigError
+from ncgn_jax.graphs.grids import make_grid_buckets
 from ncgn_jax.main import run
+from ncgn_jax.process import make_schedule
 from ncgn_jax.tasks import NO_ROWS, make_task, run_costs
+from ncgn_jax.tasks.bucketed import BucketedTime
 from ncgn_jax.tasks.image_costs import count_macs
+from ncgn_jax.tasks.image_times import bucket_shares
 from ncgn_jax.tasks.images import ImageTask
+from ncgn_jax.tasks.images_config import make_range_resolution
 from ncgn_jax.train import init_state, make_optimizer, make_train_step, validate
 from ncgn_jax.variants import make_variants
 
@@ -306,6 +311,17 @@ def test_patches_that_do_not_divide_the_image_are_refused():
         (["sample.guidance=2.0", "model.label_dropout=0.0"], "knows no class"),
         (["dmp.schedule=expo"], "did you mean 'exp'"),
         (["model.label_dropout=1.0"], "model.label_dropout"),
+        (["data.value_range=(1,1)"], "data.value_range"),
+        (["data.path=a.npz"], "data.path: .*'digits' does not read it; arrays, folder"),
+        (["data.split_seed=2"], "data.split_seed: .*does not read it"),
+        (["data.source=arrays", "data.channels=3"], "data.channels: .*; folder do"),
+        (["data.source=arrays", "data.bad_images=skip"], "data.bad_images"),
+        (["data.source=latents", "data.image_size=32"], "data.image_size"),
+        (
+            ["data.source=folder", "data.image_size=8", "data.channel_axis=last"],
+            "data.channel_axis",
+        ),
+        (["data.source=arrays", "data.latent_scale=1.0"], "data.latent_scale"),
         (["evaluate.weights=()"], "evaluate.weights"),
         (["evaluate.max_nearest=-1"], "evaluate.max_nearest"),
         (["sample.num_samples=1"], "sample.num_samples"),
@@ -360,6 +376,34 @@ def test_data_that_is_not_named_is_asked_for(monkeypatch):
     monkeypatch.delenv("NCGN_IMAGES", raising=False)
     with pytest.raises(DataError, match="set data.path or NCGN_IMAGES"):
         make_task(small_config("data.source=arrays"))
+
+
+def test_fields_that_the_source_reads_are_accepted():
+    for overrides in (
+        ["data.source=arrays", "data.image_size=8", "data.value_range=(0,16)"],
+        ["data.source=folder", "data.image_size=8", "data.channels=1"],
+        ["data.source=latents", "data.latent_scale=1.0", "data.channel_axis=first"],
+    ):
+        validate(small_config(*overrides, "data.path=a", "data.split_seed=3"))
+
+
+def test_grids_of_the_latents_follow_the_step_of_the_chain():
+    """The published schedule counts steps: 64 tokens in three quarters of them.
+
+    So the control, fine when noisy, costs as much.
+    """
+    config = load_config(REPOSITORY / "configs" / "imagenet_latents.py")
+    assert config.process.signal == "time"
+    shares = []
+    for reverse in (False, True):
+        resolution = make_range_resolution(config)
+        grids = make_grid_buckets((32, 32), config.dmp.patches, 4, resolution, reverse)
+        time = BucketedTime(
+            make_schedule(config.process.schedule), grids, config.process.signal, False
+        )
+        shares.append(bucket_shares(time))
+    np.testing.assert_allclose(shares[0], [0.73, 0.19, 0.08], atol=0.01)
+    np.testing.assert_allclose(shares[0], shares[1][::-1], atol=1e-6)
 
 
 @pytest.mark.slow
