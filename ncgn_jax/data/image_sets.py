@@ -111,6 +111,21 @@ class ImageDataset:
         shift, scale = np.float32(self.shift), np.float32(self.scale)
         return np.asarray(images, np.float32) * scale + shift
 
+    def to_saved(self, images: np.ndarray) -> np.ndarray:
+        """Makes what is saved of images in the units of training.
+
+        Returns:
+          Pixels as bytes, 0 black and 255 white; latents in the units they are stored
+          in, float32, ready for the decoder of their autoencoder.
+        """
+        return self.from_training(images) if self.is_latent else self.to_pixels(images)
+
+    def from_saved(self, saved: np.ndarray) -> np.ndarray:
+        """Returns what `to_saved` made in the units of training, float32."""
+        if self.is_latent:
+            return self.to_training(saved)
+        return np.asarray(saved, np.float32) / np.float32(127.5) - np.float32(1)
+
     def to_pixels(self, images: np.ndarray) -> np.ndarray:
         """Makes pictures of images in the units of training.
 

@@ -81,6 +81,11 @@ def check_fit(config: ConfigDict, dataset: ImageDataset) -> None:
             f"sample.guidance={sample.guidance:g}, but {dataset.name} has no classes "
             "to guide to; allowed: 1"
         )
+    last = len(dataset.class_names) - 1
+    if max(sample.classes, default=0) > last:
+        raise DataError(
+            f"sample.classes={tuple(sample.classes)}; {dataset.name} allows 0..{last}"
+        )
     if sample.guidance_channels > channels:
         raise DataError(
             f"sample.guidance_channels={sample.guidance_channels}, but images have "

@@ -246,10 +246,14 @@ class ImageTask:
     def sample(
         self, params: Any, model_state: Any, num_samples: int, seed: int
     ) -> dict[str, np.ndarray]:
-        """Generates images of classes drawn as they occur in training.
+        """Generates images of `sample.classes`, or of classes as in training.
 
         Returns:
-          `images`, in the units of training, and the `labels` they were asked for.
+          `images`, pixels 0..255 as bytes or latents as stored (see
+          `ImageDataset.to_saved`), and the `labels` they were asked for.
+
+        Raises:
+          DataError: If an image is not finite.
         """
         labels = self.draw_labels(num_samples, seed)
         parts = []
@@ -258,12 +262,12 @@ class ImageTask:
             parts.append(images[: num_samples - rows[0]])
         images = np.concatenate(parts)
         check_finite(images, "samples")
-        if not self.dataset.is_latent:
-            images = np.clip(images, -1.0, 1.0)
-        return {"images": images, "labels": labels}
+        return {"images": self.dataset.to_saved(images), "labels": labels}
 
     def draw_labels(self, count: int, seed: int) -> np.ndarray:
-        """Draws classes as frequent as in training, int32 [count]."""
+        """Takes `sample.classes` in turn, or draws as in training; int32 [count]."""
+        if self.config.sample.classes:
+            return np.resize(self.config.sample.classes, count).astype(np.int32)
         rng = np.random.default_rng([seed, 11])
         known = np.asarray(self.dataset.train_labels)
         return known[rng.integers(len(known), size=count)].astype(np.int32)
@@ -274,7 +278,6 @@ class ImageTask:
         labels: np.ndarray,
         rows: np.ndarray,
         seed: int,
-        num_states: int = 1,
     ) -> Iterator[tuple[np.ndarray, float, GridBucket]]:
         """Samples stretch by stretch; yields images, t and the bucket that led there.
 
@@ -283,35 +286,30 @@ class ImageTask:
           labels: Class of each image, int [row].
           rows: Numbers of the images, which decide on their noise, [row].
           seed: Seed of the noise.
-          num_states: If given, yields at least so many states where there are as many
-            steps: a stretch is walked in parts.
         """
         keys = row_keys(jax.random.key(seed), rows)
         x = draw_prior(self.time.schedule, keys, self.dataset.image_shape)
         step_keys = row_keys(jax.random.key(seed + 1), rows)
-        for bucket, offset, times in self.stretches(seed, num_states):
+        for bucket, offset, times in self.stretches(seed):
             x = self._stretch(bucket)(
                 np.asarray(x), labels, step_keys, params, times, np.int32(offset)
             )
             yield np.asarray(x), float(times[-1]), self.time.buckets[bucket]
 
-    def stretches(
-        self, seed: int, num_states: int = 1
-    ) -> list[tuple[int, int, np.ndarray]]:
+    def stretches(self, seed: int) -> list[tuple[int, int, np.ndarray]]:
         """Cuts the sampler's time grid into stretches of one bucket.
 
         Patches drawn at random have a stretch for every step.
 
         Args:
           seed: Seed of patches drawn at random.
-          num_states: Least number of stretches, as far as there are steps.
 
         Returns:
           (bucket, number of steps before, times float32) of each.
         """
         dim = int(np.prod(self.dataset.image_shape))
         times = make_sample_times(self.config, self.time.schedule, dim)
-        return cut_time_grid(self.time, times, seed, num_states)
+        return cut_time_grid(self.time, times, seed)
 
     def _stretch(self, bucket: int):
         """Compiles the sampler within one bucket, over all devices."""
@@ -350,10 +348,12 @@ class ImageTask:
     ) -> tuple[dict[str, Row], dict[str, object]]:
         """Measures generated images beside training, test and noise images."""
         named = {
-            name: (arrays["images"], arrays["labels"])
+            name: (self.dataset.from_saved(arrays["images"]), arrays["labels"])
             for name, arrays in samples.items()
         }
         rows, meta = self.scorer.rows(named, self.config.evaluate.max_images)
+        if self.config.sample.classes:
+            meta["classes"] = ", ".join(map(str, self.config.sample.classes))
         return rows, {"data_set": self.dataset.name, "split": "test", **meta}
 
     def draw(

@@ -83,6 +83,7 @@ def default_config() -> ConfigDict:
         }
     )
     config.train.spare_unused = True
+    config.sample.classes = ()  # numbers, taken in turn; () for all as in training
     config.sample.guidance = 1.0
     config.sample.guidance_channels = 0  # the first so many alone; 0 for all
     config.evaluate = ConfigDict(
@@ -181,6 +182,12 @@ def validate(config: ConfigDict, faults: Faults) -> None:
         "at least 0 and less than 1, at which no class is ever told",
     )
     faults.choice(config, "model.dtype", DTYPES)
+    faults.check(
+        all(is_type(number, int) and number >= 0 for number in sample.classes),
+        "sample.classes",
+        sample.classes,
+        "() or numbers of classes, from 0",
+    )
     faults.in_range(config, "sample.guidance", 0)
     faults.in_range(config, "sample.guidance_channels", 0)
     faults.check(
