@@ -58,7 +58,9 @@ def test_classes_are_sampled_in_turn_if_named():
 @pytest.mark.parametrize("random", [False, True])
 def test_paths_compile_nothing_and_end_in_the_samples(tmp_path, monkeypatch, random):
     monkeypatch.setattr(image_pictures, "draw_image_rows", lambda *args: args)
-    task = small_task("sample.num_steps=12", f"dmp.random_buckets={random}")
+    # Two images a device, so that fewer would be another program.
+    sizes = "sample.num_samples=16", "sample.num_steps=12"
+    task = small_task(*sizes, f"dmp.random_buckets={random}")
     task = ImageTask(task.config, task.dataset)
     params, traced, inner = init_params(task), [], task.predict
     # Called when a program is traced.
