@@ -11,6 +11,12 @@ Expect:   nothing measured yet
 The folder holds train/ and test/ with latents-00000.npy, labels-00000.npy, ...; see
 README.md, "Your own images". `--config.model.size=XL` for larger models;
 `--config.sample.guidance_channels=3` guides three channels only, as published.
+
+The published grids follow the step of the chain, so `process.signal` is `time`. Of 250
+sampling steps 183 have 64 tokens, 48 have 256 and 19 have 1,024: with the S network
+3.7 GMAC a step on average, doubled by guidance, where DiT-S/4 has 1.4. The control
+`dmp.reverse_schedule` costs the same. By `mixing` it would not: this chain is nearly
+pure noise for most of its steps, and its mean would be 8.5 GMAC against 2.2.
 """
 
 from ml_collections import ConfigDict
@@ -28,6 +34,7 @@ def get_config() -> ConfigDict:
     config.model.dtype = "bfloat16"
     config.process.schedule = "ddpm_linear"
     config.process.target = "noise"
+    config.process.signal = "time"
     config.train.num_steps = 400_000
     config.train.batch_size = 256
     config.train.learning_rate = 1e-4
@@ -40,4 +47,6 @@ def get_config() -> ConfigDict:
     config.sample.sampler = "ancestral"
     config.sample.num_steps = 250
     config.sample.guidance = 1.5
+    # Of 1.28 million, which would be 5e13 multiply-adds on a host for each row.
+    config.evaluate.max_nearest = 100_000
     return config.lock()

@@ -97,6 +97,10 @@ class ImageDataset:
         labels = {"train": self.train_labels, "test": self.test_labels}[split]
         return self.to_training(images[rows]), labels[rows]
 
+    def rows(self, split: str = "train") -> "TrainingRows":
+        """Returns a split, "train" or "test", in the units of training, unread."""
+        return TrainingRows(self, {"train": self.train, "test": self.test}[split])
+
     def to_training(self, stored: np.ndarray) -> np.ndarray:
         """Returns stored images in the units of training, float32."""
         shift, scale = np.float32(self.shift), np.float32(self.scale)
@@ -106,6 +110,21 @@ class ImageDataset:
         """Returns images in the units they are stored in, float32; not rounded."""
         shift, scale = np.float32(self.shift), np.float32(self.scale)
         return np.asarray(images, np.float32) * scale + shift
+
+    def to_saved(self, images: np.ndarray) -> np.ndarray:
+        """Makes what is saved of images in the units of training.
+
+        Returns:
+          Pixels as bytes, 0 black and 255 white; latents in the units they are stored
+          in, float32, ready for the decoder of their autoencoder.
+        """
+        return self.from_training(images) if self.is_latent else self.to_pixels(images)
+
+    def from_saved(self, saved: np.ndarray) -> np.ndarray:
+        """Returns what `to_saved` made in the units of training, float32."""
+        if self.is_latent:
+            return self.to_training(saved)
+        return np.asarray(saved, np.float32) / np.float32(127.5) - np.float32(1)
 
     def to_pixels(self, images: np.ndarray) -> np.ndarray:
         """Makes pictures of images in the units of training.
@@ -125,6 +144,33 @@ class ImageDataset:
             images = images[..., :shown] / np.float32(_LATENT_RANGE)
         levels = np.round((images + 1) * np.float32(127.5))
         return np.clip(levels, 0, 255).astype(np.uint8)
+
+
+class TrainingRows:
+    """Images in the units of training, read and converted where they are indexed.
+
+    Attributes:
+      shape: [image, height, width, channel].
+      dtype: float32.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, dataset: ImageDataset, images: Rows):
+        """Remembers what to read: images as stored, and in whose units."""
+        self._dataset, self._images = dataset, images
+        self.shape = tuple(images.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows) -> np.ndarray:
+        """Returns images at a slice or an array of indices, float32.
+
+        Raises:
+          DataError: If a row on disk cannot be used.
+        """
+        return self._dataset.to_training(self._images[rows])
 
 
 def make_image_dataset(
@@ -185,6 +231,25 @@ def make_image_dataset(
         scale=float(scale),
         is_latent=is_latent,
     )
+
+
+def check_finite(images: np.ndarray, what: str) -> None:
+    """Refuses generated images that are not numbers.
+
+    Args:
+      images: [image, height, width, channel].
+      what: What they are, for the message.
+
+    Raises:
+      DataError: If one holds NaN or infinity.
+    """
+    finite = np.isfinite(images).reshape(len(images), -1).all(axis=1)
+    if not finite.all():
+        raise DataError(
+            f"{what}: {(~finite).sum()} of {len(images)} images hold NaN or infinity; "
+            "training or the sampler has diverged: try a smaller train.learning_rate, "
+            "more sample.num_steps, or sample.data_limit"
+        )
 
 
 def check_labels(labels: np.ndarray, num_images: int, where: str) -> np.ndarray:

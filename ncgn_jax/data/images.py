@@ -7,7 +7,8 @@ Arrays of an archive, by name (upper or lower case):
     `test`; `labels`, `y` or `targets` where nothing is split.
   names of the classes (may be absent): `classes` or `class_names`.
 Images are [image, height, width], with 1 or 3 channels as the last or the second axis
-too; whole numbers from 0 to 255, or floats from 0 to 1 or from 0 to 255.
+too. Black is 0; white is 1 for floats up to 1, and 255 where a pixel reaches 128.
+Pixels in any other range say it: `value_range=(0, 16)` for scikit-learn's digits.
 
 >>> import numpy as np
 >>> digits = load_digits()
@@ -44,7 +45,11 @@ _UNSPLIT_LABEL_KEYS = ("labels", "y", "targets")
 TRAIN_LABEL_KEYS = ("train_labels", "y_train", "labels_train", *_UNSPLIT_LABEL_KEYS)
 TEST_LABEL_KEYS = ("test_labels", "y_test", "labels_test")
 CLASS_KEYS = ("classes", "class_names")
-_VALUES = "whole numbers 0..255, or floats 0..1 or 0..255 (with some of at least 128)"
+_VALUES = (
+    "whole numbers or floats 0..255 with some of at least 128, floats 0..1, or "
+    "data.value_range=(black, white)"
+)
+_LEAST_WHITE = 128
 
 
 def load_digits(seed: int = 0) -> ImageDataset:
@@ -84,6 +89,7 @@ def load_arrays(
     seed: int = 0,
     pad_to: int | None = None,
     channel_axis: str = "auto",
+    value_range: tuple[float, float] | tuple[()] = (),
 ) -> ImageDataset:
     """Loads the images of an `.npz` archive; the module says what is in it.
 
@@ -91,12 +97,14 @@ def load_arrays(
       path: The archive.
       test_fraction: Share of each class held out if there are no test images.
       seed: Seed of that split.
-      pad_to: Height and width to which images are padded with 0, alike on all sides
-        (an odd row or column goes below or to the right); None leaves them.
+      pad_to: Height and width to which images are padded with black, alike on all
+        sides (an odd row or column goes below or to the right); None leaves them.
       channel_axis: "last", "first", or "auto" to go by which axis has 1 or 3.
+      value_range: Values of black and white; () for 0 and 1 where floats reach up to
+        1, and 0 and 255 where pixels reach from 128 to 255.
 
     Returns:
-      The dataset: pixels uint8, or float32 if they were floats.
+      The dataset: pixels uint8, or float32 where these do not hold them.
 
     Raises:
       DataError: On an unreadable archive, arrays that are absent or there under two
@@ -111,8 +119,9 @@ def load_arrays(
         _to_four_axes(arrays[key], channel_axis, f"{path}, array {key!r}")
         for key in keys
     ]
-    white = _white_value(images, [f"{path}, array {key!r}" for key in keys])
-    images = [_store(part, pad_to, str(path)) for part in images]
+    places = [f"{path}, array {key!r}" for key in keys]
+    black, white = _find_range(images, places, value_range)
+    images = [_store(part, pad_to, str(path), black) for part in images]
     labels = [np.zeros(len(part), np.int32) for part in images]
     if label_keys:
         labels = [
@@ -136,18 +145,21 @@ def load_arrays(
         *labels,
         class_names if class_key is None else arrays[class_key],
         f"{path}: {len(images[0])} train and {len(images[1])} test images, {how}",
-        shift=white / 2,
-        scale=white / 2,
+        shift=(black + white) / 2,
+        scale=(white - black) / 2,
     )
 
 
-def pad_images(images: np.ndarray, size: int, where: str = "images") -> np.ndarray:
-    """Pads images with 0 on all sides until they are square.
+def pad_images(
+    images: np.ndarray, size: int, where: str = "images", black: float = 0
+) -> np.ndarray:
+    """Pads images with black on all sides until they are square.
 
     Args:
       images: [image, height, width, channel].
       size: Height and width to reach.
       where: File or field, for the message.
+      black: Value to pad with.
 
     Returns:
       [image, size, size, channel]; an odd row or column lies below or to the right.
@@ -158,11 +170,11 @@ def pad_images(images: np.ndarray, size: int, where: str = "images") -> np.ndarr
     height, width = images.shape[1:3]
     if max(height, width) > size:
         raise DataError(
-            f"{where}: images of {height}x{width} pixels, data.pad_to={size}; "
-            f"allowed: >= {max(height, width)}"
+            f"{where}: images of {height}x{width} pixels, data.image_size={size}; "
+            f"allowed: >= {max(height, width)}, or 0 to leave them as they are"
         )
     margins = [((size - side) // 2, (size - side + 1) // 2) for side in (height, width)]
-    return np.pad(images, ((0, 0), *margins, (0, 0)))
+    return np.pad(images, ((0, 0), *margins, (0, 0)), constant_values=black)
 
 
 def _choose_keys(path: Path, arrays: dict) -> tuple[list[str], list[str]]:
@@ -212,21 +224,27 @@ def _to_four_axes(images: np.ndarray, channel_axis: str, where: str) -> np.ndarr
     return np.moveaxis(images, axis, -1)
 
 
-def _white_value(parts: Sequence[np.ndarray], places: Sequence[str]) -> float:
-    """Checks pixels of all parts; returns the value of white, 1 or 255."""
-    highest = 0.0
+def _find_range(
+    parts: Sequence[np.ndarray],
+    places: Sequence[str],
+    value_range: tuple[float, float] | tuple[()],
+) -> tuple[float, float]:
+    """Checks pixels of all parts; returns the values of black and white."""
+    black, white = value_range or (0.0, 255.0)
+    allowed = f"data.value_range={value_range}" if value_range else _VALUES
+    highest = black
     for images, where in zip(parts, places, strict=True):
         if images.dtype.kind not in "iuf":
-            raise DataError(f"{where}: dtype {images.dtype}; allowed: {_VALUES}")
+            raise DataError(f"{where}: dtype {images.dtype}; allowed: {allowed}")
         low, high = float(images.min()), float(images.max())
         if not (np.isfinite(low) and np.isfinite(high)):
             image = np.argwhere(~np.isfinite(images))[0]
             raise DataError(
                 f"{where}: image {image[0]} has {images[tuple(image)]}; "
-                f"allowed: {_VALUES}"
+                f"allowed: {allowed}"
             )
-        if low < 0 or high > 255:
-            raise DataError(f"{where}: {low:g}..{high:g}; allowed: {_VALUES}")
+        if low < black or high > white:
+            raise DataError(f"{where}: {low:g}..{high:g}; allowed: {allowed}")
         highest = max(highest, high)
     is_float = [images.dtype.kind == "f" for images in parts]
     if len(set(is_float)) > 1:
@@ -234,14 +252,21 @@ def _white_value(parts: Sequence[np.ndarray], places: Sequence[str]) -> float:
             f"{places[0]}: {parts[0].dtype}, but {parts[1].dtype} in {places[1]}; "
             "allowed: both whole numbers or both floats"
         )
+    if value_range:
+        return float(black), float(white)
     if is_float[0] and highest <= 1:
-        return 1.0
-    if highest < (128 if is_float[0] else 2):
+        return 0.0, 1.0
+    # Nearly black as 0..255, so another range is likelier: 0..16, or 0..1 as numbers.
+    if highest < _LEAST_WHITE:
         raise DataError(f"{places[0]}: 0..{highest:g}; allowed: {_VALUES}")
-    return 255.0
+    return black, white
 
 
-def _store(images: np.ndarray, pad_to: int | None, where: str) -> np.ndarray:
-    dtype = np.float32 if images.dtype.kind == "f" else np.uint8
-    images = np.ascontiguousarray(images, dtype)
-    return images if pad_to is None else pad_images(images, pad_to, where)
+def _store(
+    images: np.ndarray, pad_to: int | None, where: str, black: float
+) -> np.ndarray:
+    is_byte = images.dtype.kind != "f" and 0 <= images.min() <= images.max() <= 255
+    # A background that bytes cannot hold makes floats of all parts alike.
+    is_byte = is_byte and float(black).is_integer() and 0 <= black <= 255
+    images = np.ascontiguousarray(images, np.uint8 if is_byte else np.float32)
+    return images if pad_to is None else pad_images(images, pad_to, where, black)

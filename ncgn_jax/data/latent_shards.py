@@ -59,7 +59,7 @@ class Shards:
     """
 
     def __init__(
-        self, files: Sequence[Path], channel_axis: str = "auto", max_open: int = 16
+        self, files: Sequence[Path], channel_axis: str = "auto", max_open: int = 64
     ):
         """Looks at the headers of all files.
 
@@ -75,7 +75,7 @@ class Shards:
         if not files:
             raise DataError("no shards; allowed: at least one")
         self._files = tuple(files)
-        self._open = functools.lru_cache(maxsize=max_open)(open_npy)
+        self._open = functools.lru_cache(maxsize=max_open)(self._open_shard)
         first = open_npy(self._files[0])
         _check_shard(self._files[0], first)
         self._channel_axis = find_channel_axis(
@@ -148,10 +148,7 @@ class Shards:
 
     def _read(self, shard: int, rows: np.ndarray) -> np.ndarray:
         file = self._files[shard]
-        array = self._open(file)
-        if self._check_like_first(file, array) <= rows.max():
-            raise DataError(f"{file}: it has lost rows since it was first opened")
-        images = array[rows]
+        images = self._open(shard)[rows]
         finite = np.isfinite(images).reshape(len(rows), -1).all(axis=1)
         if not finite.all():
             raise DataError(
@@ -159,6 +156,17 @@ class Shards:
                 "allowed: finite numbers"
             )
         return images
+
+    def _open_shard(self, shard: int) -> np.ndarray:
+        """Maps a shard, which is checked again: it may be another file by now."""
+        file = self._files[shard]
+        array = open_npy(file)
+        expected = self._starts[shard + 1] - self._starts[shard]
+        if self._check_like_first(file, array) != expected:
+            raise DataError(
+                f"{file}: {len(array)} rows, but {expected} when it was first opened"
+            )
+        return array
 
     def _check_like_first(self, file: Path, array: np.ndarray) -> int:
         _check_shard(file, array)

@@ -11,7 +11,7 @@ Example:
   ([0.0, 0.0], [7, 3])
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -116,7 +116,9 @@ def sliced_wasserstein_patches(
     return float(np.mean(distances))
 
 
-def nearest_training_distance(generated: ArrayLike, train: ArrayLike) -> NearestImages:
+def nearest_training_distance(
+    generated: ArrayLike, train: Any, rows: NDArray[np.int64] | None = None
+) -> NearestImages:
     """Finds the training image nearest to each image, exactly.
 
     Distances are Euclidean between vectors of pixels, in units of the pixels and not
@@ -124,7 +126,9 @@ def nearest_training_distance(generated: ArrayLike, train: ArrayLike) -> Nearest
 
     Args:
       generated: Images, [S, H, W, C].
-      train: Training images, [R, H, W, C].
+      train: Training images, [R, H, W, C]: an array, or what has its `shape` and gives
+        arrays for arrays of indices; a block of it is read at a time.
+      rows: Which training images are looked at, [K]; None for all.
 
     Returns:
       Distances and indices. Of images equally near to rounding, any may be found.
@@ -132,29 +136,32 @@ def nearest_training_distance(generated: ArrayLike, train: ArrayLike) -> Nearest
     Raises:
       ValueError: If shapes do not fit or a value is not finite.
     """
-    generated, train = _check_images(generated, train, dtype=None)
-    own, other = (part.reshape(len(part), -1) for part in (generated, train))
+    train = train if hasattr(train, "shape") else np.asarray(train)
+    looked_at = np.arange(len(train)) if rows is None else np.asarray(rows)
+    generated, some = _check_images(generated, train[looked_at[:1]], dtype=None)
+    own = generated.reshape(len(generated), -1)
     # Differences from one image keep |x|^2 + |y|^2 - 2 x.y accurate.
-    origin = np.asarray(other[0], np.float64)
+    origin = some.reshape(-1).astype(np.float64)
     best = np.full(len(own), np.inf)
     index = np.zeros(len(own), np.int64)
-    for first in range(0, len(other), _BLOCK):
-        block = other[first : first + _BLOCK] - origin
+    for first in range(0, len(looked_at), _BLOCK):
+        block = _read_block(train, looked_at[first : first + _BLOCK]) - origin
         squares = np.square(block).sum(axis=1)
         for start in range(0, len(own), _BLOCK):
-            rows = slice(start, min(start + _BLOCK, len(own)))
+            part = slice(start, min(start + _BLOCK, len(own)))
             # Without |x|^2, which is the same for all training images.
-            found = squares - 2 * (own[rows] - origin) @ block.T
+            found = squares - 2 * (own[part] - origin) @ block.T
             nearest = found.argmin(axis=1)
             found = np.take_along_axis(found, nearest[:, None], axis=1)[:, 0]
-            nearer = found < best[rows]
-            best[rows] = np.where(nearer, found, best[rows])
-            index[rows] = np.where(nearer, nearest + first, index[rows])
+            nearer = found < best[part]
+            best[part] = np.where(nearer, found, best[part])
+            nearest = looked_at[nearest + first]
+            index[part] = np.where(nearer, nearest, index[part])
     distance = np.empty(len(own))
     for start in range(0, len(own), _BLOCK):
-        rows = slice(start, start + _BLOCK)
-        gap = own[rows].astype(np.float64) - other[index[rows]]
-        distance[rows] = np.linalg.norm(gap, axis=1)
+        part = slice(start, start + _BLOCK)
+        gap = own[part].astype(np.float64) - _read_block(train, index[part])
+        distance[part] = np.linalg.norm(gap, axis=1)
     return NearestImages(distance, index)
 
 
@@ -205,6 +212,14 @@ def class_accuracy(predicted: ArrayLike, asked: ArrayLike) -> float:
             f"classes are {predicted.shape} and {asked.shape}; allowed: [image], alike"
         )
     return float(np.mean(predicted == asked))
+
+
+def _read_block(images: Any, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Reads some images as vectors of pixels."""
+    block = np.asarray(images[rows], np.float64)
+    if not np.isfinite(block).all():
+        raise ValueError("a pixel is not finite")
+    return block.reshape(len(block), -1)
 
 
 def _check_images(

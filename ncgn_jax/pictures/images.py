@@ -18,7 +18,8 @@ from ncgn_jax.pictures.style import (
     dress_axes,
 )
 
-_CELL = 0.62  # inches of an image in a sheet
+# Inches of an image in a sheet, of a line above one, and of a letter in it.
+_CELL, _CAPTION, _LETTER = 0.62, 0.2, 0.06
 
 
 def draw_image_rows(
@@ -27,6 +28,7 @@ def draw_image_rows(
     path: str | Path,
     headings: Sequence[str] = (),
     grids: Sequence[int | None] = (),
+    captions: Sequence[Sequence[str]] = (),
 ) -> Path:
     """Draws images in titled rows: classes, paths, or samples over their neighbours.
 
@@ -36,6 +38,7 @@ def draw_image_rows(
       path: Where to.
       headings: One for each column, none if empty.
       grids: Side of the patches to draw over each column, None for none.
+      captions: Of each row what stands above each image, none if empty.
 
     Returns:
       The path.
@@ -49,10 +52,14 @@ def draw_image_rows(
     columns = max(len(row) for row in rows)
     height, width = rows[0].shape[1:3]
     cell = _CELL * max(1.0, min(3.0, max(height, width) / 32))
-    figure = Figure((cell * columns + 1.0, cell * height / width * len(rows) + 0.4))
-    panels = figure.subplots(
-        len(rows), columns, squeeze=False, gridspec_kw={"wspace": 0.06, "hspace": 0.06}
-    )
+    tall = cell * height / width
+    # Names need room: above an image, and as wide as the longest is.
+    room = _CAPTION if captions else 0.06 * tall
+    longest = max((len(text) for row in captions for text in row), default=0)
+    across = max(0.06 * cell, _LETTER * longest - cell)
+    figure = Figure(((cell + across) * columns + 1.0, (tall + room) * len(rows) + 0.4))
+    spaces = {"wspace": across / cell, "hspace": room / tall}
+    panels = figure.subplots(len(rows), columns, squeeze=False, gridspec_kw=spaces)
     for i, (row, title) in enumerate(zip(rows, titles, strict=True)):
         for k, axes in enumerate(panels[i]):
             axes.set_axis_off()
@@ -61,7 +68,11 @@ def draw_image_rows(
             _show(axes, row[k])
             if k < len(grids) and grids[k]:
                 _draw_patches(axes, height, width, grids[k])
-            if i == 0 and k < len(headings):
+            if captions:
+                axes.set_title(
+                    captions[i][k], fontsize=LABEL_SIZE - 2, color=INK, pad=2
+                )
+            elif i == 0 and k < len(headings):
                 axes.set_title(headings[k], fontsize=LABEL_SIZE - 1, color=INK, pad=3)
         panels[i, 0].text(
             -0.12,

@@ -9,9 +9,12 @@ from ncgn_jax.data.image_sets import ImageDataset
 from ncgn_jax.data.images import load_arrays, load_digits
 from ncgn_jax.data.latent_shards import load_latents
 from ncgn_jax.data.point_sets import DataError
+from ncgn_jax.tasks.image_inception import check_weights
 
 # Not NCGN_DATA, which names clouds or cells.
 DATA_VARIABLE = "NCGN_IMAGES"
+# What the classifier of the measures and the patches need.
+_LEAST_SIZE = 4
 
 
 def load_dataset(config: ConfigDict) -> ImageDataset:
@@ -35,6 +38,7 @@ def load_dataset(config: ConfigDict) -> ImageDataset:
             seed=data.split_seed,
             pad_to=data.image_size or None,
             channel_axis=data.channel_axis,
+            value_range=data.value_range,
         )
     if data.source == "folder":
         return load_folder(
@@ -52,3 +56,40 @@ def load_dataset(config: ConfigDict) -> ImageDataset:
         channel_axis=data.channel_axis,
         latent_scale=data.latent_scale,
     )
+
+
+def check_fit(config: ConfigDict, dataset: ImageDataset) -> None:
+    """Refuses, before training, what the data cannot be trained or measured with.
+
+    Raises:
+      DataError: If images are too small, fields ask for classes, channels or test
+        images that the data do not have, or Inception's weights cannot be used.
+    """
+    height, width, channels = dataset.image_shape
+    if min(height, width) < _LEAST_SIZE:
+        raise DataError(
+            f"{dataset.name}: images of {height}x{width}; allowed: at least "
+            f"{_LEAST_SIZE}x{_LEAST_SIZE}"
+        )
+    if len(dataset.test) < 4:
+        raise DataError(
+            f"{dataset.name}: {len(dataset.test)} test images; allowed: at least 4"
+        )
+    sample = config.sample
+    if sample.guidance != 1.0 and len(dataset.class_names) < 2:
+        raise DataError(
+            f"sample.guidance={sample.guidance:g}, but {dataset.name} has no classes "
+            "to guide to; allowed: 1"
+        )
+    last = len(dataset.class_names) - 1
+    if max(sample.classes, default=0) > last:
+        raise DataError(
+            f"sample.classes={tuple(sample.classes)}; {dataset.name} allows 0..{last}"
+        )
+    if sample.guidance_channels > channels:
+        raise DataError(
+            f"sample.guidance_channels={sample.guidance_channels}, but images have "
+            f"{channels}; allowed: 0..{channels}, 0 for all"
+        )
+    if config.evaluate.inception is not None:
+        check_weights(config.evaluate.inception)

@@ -76,6 +76,15 @@ class InceptionFeatures:
         return InceptionViews(np.concatenate(features), np.concatenate(probabilities))
 
 
+def check_weights(weights: str | Path) -> None:
+    """Refuses, before a run begins, weights that its evaluation could not use.
+
+    Raises:
+      DataError: As `InceptionFeatures`.
+    """
+    _load_network(_import_torch(), Path(weights))
+
+
 def to_rgb(images: np.ndarray) -> np.ndarray:
     """Makes pixels of images in the units of training.
 

@@ -26,11 +26,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
-from ncgn_jax.data.batches import batch_indices
+from ncgn_jax.data.image_sets import Rows, check_finite
 from ncgn_jax.data.point_sets import DataError
 from ncgn_jax.metrics.anchors import split_reference
 from ncgn_jax.metrics.image_features import (
@@ -41,6 +39,7 @@ from ncgn_jax.metrics.image_features import (
     precision_recall,
 )
 from ncgn_jax.metrics.images import (
+    NearestImages,
     class_accuracy,
     memorisation,
     nearest_training_distance,
@@ -48,10 +47,15 @@ from ncgn_jax.metrics.images import (
     sliced_wasserstein_pixels,
 )
 from ncgn_jax.metrics.table import Column, Row
-from ncgn_jax.models.image_classifier import ImageClassifier, shift_at_random
 from ncgn_jax.tasks.image_inception import InceptionFeatures
-
-Params = Any
+from ncgn_jax.tasks.image_views import (
+    ROTATIONS,
+    Params,
+    TurnedImages,
+    Views,
+    extract_features,
+    train_classifier,
+)
 
 FEATURE_COLUMNS = (
     Column(
@@ -104,20 +108,9 @@ INCEPTION_COLUMNS = (
 
 # k of precision and recall, and of density and coverage, as published.
 _PRECISION_K, _DENSITY_K = 3, 5
-_ROTATIONS = 4
 _BATCH = 128
-_MAX_RATE, _WEIGHT_DECAY = 3e-3, 1e-3
-# Larger images are shifted at random while the classifier learns.
-_NEVER_SHIFTED, _SHIFT = 8, 2
 # Training images that the scale of features is measured on.
 _MOST_FOR_SCALE = 10_000
-
-
-class Views(NamedTuple):
-    """What a classifier sees in images."""
-
-    features: np.ndarray  # [image, feature]
-    probabilities: np.ndarray  # [image, class]
 
 
 class _Measured(NamedTuple):
@@ -133,89 +126,6 @@ class _Measured(NamedTuple):
         return jax.tree.map(lambda leaf: leaf[rows], self)
 
 
-def train_classifier(
-    train_images: np.ndarray,
-    train_labels: np.ndarray,
-    num_classes: int,
-    num_steps: int,
-    batch_size: int,
-    seed: int,
-) -> Params:
-    """Trains an `ImageClassifier`, the same for equal arguments.
-
-    AdamW on one device, rate rising to 3e-3 and falling to 0 along a cosine. Images of
-    more than 8 pixels a side are shifted by up to 2 pixels at random.
-
-    Args:
-      train_images: [image, height, width, channel], in the units of training.
-      train_labels: Classes, int [image].
-      num_classes: Number of classes.
-      num_steps: Training steps, >= 1.
-      batch_size: Images a step, >= 1; may exceed the images there are.
-      seed: Seed of initial parameters, order and shifts.
-
-    Returns:
-      The parameters.
-    """
-    rates = optax.cosine_onecycle_schedule(num_steps, _MAX_RATE, pct_start=0.2)
-    shift = _SHIFT if min(train_images.shape[1:3]) > _NEVER_SHIFTED else 0
-    rng_init, rng_shift = jax.random.split(jax.random.key(seed))
-    params, opt_state = _init(rng_init, num_classes, train_images.shape[1:])
-    for step in range(num_steps):
-        rows = batch_indices(len(train_images), batch_size, step, seed)
-        images = np.asarray(train_images[rows], np.float32)
-        labels = train_labels[rows].astype(np.int32)
-        rng = jax.random.fold_in(rng_shift, step)
-        params, opt_state = _train_step(
-            params, opt_state, images, labels, rng, rates(step), shift
-        )
-    return params
-
-
-def extract_features(params: Params, images: np.ndarray, batch: int = 256) -> Views:
-    """Shows images to a classifier.
-
-    Args:
-      params: What `train_classifier` returned.
-      images: [image, height, width, channel], in the units of training.
-      batch: Images at once.
-
-    Returns:
-      Features and classes' probabilities, float64.
-    """
-    num_images = len(images)
-    found = []
-    for start in range(0, num_images, batch):
-        # Padded by repeating, so that every batch has the same shape.
-        rows = np.minimum(np.arange(start, start + batch), num_images - 1)
-        found.append(
-            jax.device_get(_view(params, np.asarray(images[rows], np.float32)))
-        )
-    views = jax.tree.map(lambda *parts: np.concatenate(parts)[:num_images], *found)
-    return jax.tree.map(lambda leaf: leaf.astype(np.float64), views)
-
-
-def turned_images(images: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Turns each image by a random multiple of 90 degrees.
-
-    Args:
-      images: [image, height, width, channel]; of an oblong image, the square in its
-        middle is turned.
-      seed: Seed of the turns.
-
-    Returns:
-      Square images, and the number of quarter turns, 0 to 3.
-    """
-    size = min(images.shape[1:3])
-    top, left = ((side - size) // 2 for side in images.shape[1:3])
-    turned = images[:, top : top + size, left : left + size].copy()
-    turns = np.random.default_rng(seed).integers(_ROTATIONS, size=len(images))
-    for turn in range(1, _ROTATIONS):
-        chosen = turns == turn
-        turned[chosen] = np.rot90(turned[chosen], turn, axes=(1, 2))
-    return turned, turns
-
-
 class ImageScorer:
     """Measures sets of images against the images of a data set.
 
@@ -227,21 +137,22 @@ class ImageScorer:
 
     def __init__(
         self,
-        train_images: np.ndarray,
+        train_images: Rows,
         train_labels: np.ndarray,
-        test_images: np.ndarray,
+        test_images: Rows,
         test_labels: np.ndarray,
         num_classes: int,
         num_steps: int = 400,
         seed: int = 0,
         inception: str | Path | None = None,
         limit: float | None = None,
+        max_nearest: int = 0,
     ):
         """Prepares the measures; the classifier is trained when first needed.
 
         Args:
           train_images: float32 [image, height, width, channel], in the units of
-            training.
+            training; rows are read as they are needed.
           train_labels: Classes, int [image].
           test_images: As `train_images`, at least 4.
           test_labels: As `train_labels`.
@@ -252,6 +163,8 @@ class ImageScorer:
           inception: Inception's weights, for FID; None for none.
           limit: Largest value that images have; noise is clipped to it as samples are.
             None for values without bounds.
+          max_nearest: Training images among which the nearest one is looked for,
+            spread evenly; 0 for all.
 
         Raises:
           DataError: If there are too few test images, or Inception's weights cannot
@@ -261,6 +174,9 @@ class ImageScorer:
             raise DataError(f"{len(test_images)} test images; allowed: at least 4")
         self._train = train_images, train_labels
         self._test = test_images, test_labels
+        many = len(train_images)
+        num_nearest = min(many, max_nearest or many)
+        self._nearest_rows = np.linspace(0, many - 1, num_nearest).astype(int)
         self._num_classes, self._num_steps, self._seed = num_classes, num_steps, seed
         self._limit = limit
         self._inception = None if inception is None else InceptionFeatures(inception)
@@ -297,7 +213,8 @@ class ImageScorer:
           needs more images than a set has is absent.
 
         Raises:
-          DataError: If a set has fewer than 2 images, or max_images is below 4.
+          DataError: If a set has fewer than 2 images or a number that is not finite,
+            or max_images is below 4.
         """
         sizes = {name: min(len(own), max_images) for name, (own, _) in samples.items()}
         if max_images < 4 or min(sizes.values(), default=0) < 2:
@@ -305,6 +222,8 @@ class ImageScorer:
                 f"max_images={max_images}, images in a set: {sizes}; allowed: at least "
                 "4, and sets of at least 2"
             )
+        for name, (images, _) in samples.items():
+            check_finite(images[:max_images], f"samples {name!r}")
         reference = self._measure(*_draw(*self._test, max_images, self._seed))
         rows = {}
         for name, (images, labels) in samples.items():
@@ -324,8 +243,19 @@ class ImageScorer:
             "sizes": f"{count} images a set, {len(reference.images)} test images",
             "features": f"classifier of {told}, {self._num_steps} steps, seed "
             f"{self._seed}",
+            "nearest": f"among {self.looked_at} training images",
         }
         return rows, meta
+
+    def nearest(self, images: np.ndarray) -> NearestImages:
+        """Finds the nearest of the training images that are looked at."""
+        return nearest_training_distance(images, self._train[0], self._nearest_rows)
+
+    @property
+    def looked_at(self) -> str:
+        """Among which training images the nearest one is looked for."""
+        found, many = len(self._nearest_rows), len(self._train[0])
+        return f"all {many}" if found == many else f"{found} of {many}"
 
     @property
     def _has_classes(self) -> bool:
@@ -337,8 +267,8 @@ class ImageScorer:
         images, labels = self._train
         num_classes = self._num_classes
         if not self._has_classes:
-            images, labels = turned_images(np.asarray(images), self._seed)
-            num_classes = _ROTATIONS
+            images = TurnedImages(images, self._seed)
+            labels, num_classes = images.turns, ROTATIONS
         params = train_classifier(
             images, labels, num_classes, self._num_steps, _BATCH, self._seed
         )
@@ -364,7 +294,7 @@ class ImageScorer:
             images=images,
             labels=labels,
             views=views._replace(features=views.features / spread),
-            distances=nearest_training_distance(images, self._train[0]).distance,
+            distances=self.nearest(images).distance,
             inception=self._inception and self._inception(images),
         )
 
@@ -406,37 +336,3 @@ def _draw(
     """Draws images and their classes at random without replacement; all, if few."""
     rows = np.random.default_rng(seed).permutation(len(images))[:count]
     return images[rows], labels[rows]
-
-
-def _network(params: Params) -> ImageClassifier:
-    return ImageClassifier(num_classes=params["params"]["head"]["bias"].shape[0])
-
-
-def _optimizer(rate: float | jax.Array) -> optax.GradientTransformation:
-    return optax.adamw(rate, weight_decay=_WEIGHT_DECAY)
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _init(rng: jax.Array, num_classes: int, shape: tuple[int, ...]) -> Any:
-    params = ImageClassifier(num_classes).init(rng, jnp.zeros((1, *shape)))
-    return params, _optimizer(0.0).init(params)
-
-
-@functools.partial(jax.jit, static_argnums=6)
-def _train_step(params, opt_state, images, labels, rng, rate, shift):
-    images = shift_at_random(images, shift, rng)
-
-    def loss(params):
-        logits, _ = _network(params).apply(params, images)
-        one_each = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return jnp.mean(one_each)
-
-    tx = _optimizer(rate)
-    updates, opt_state = tx.update(jax.grad(loss)(params), opt_state, params)
-    return optax.apply_updates(params, updates), opt_state
-
-
-@jax.jit
-def _view(params: Params, images: jax.Array) -> Views:
-    logits, features = _network(params).apply(params, images)
-    return Views(features, jax.nn.softmax(logits))

@@ -102,7 +102,6 @@ def cut_time_grid(
     time: BucketedTime,
     times: np.ndarray,
     seed: int,
-    num_states: int = 1,
     chain: int | None = None,
 ) -> list[tuple[int, int, np.ndarray]]:
     """Cuts a sampler's time grid into stretches of one bucket.
@@ -116,7 +115,6 @@ def cut_time_grid(
       time: Time axis with its buckets.
       times: Rising grid, [num_steps + 1].
       seed: Seed of patches drawn at random.
-      num_states: Least number of stretches, as far as there are steps.
       chain: See `snap_to_edges`.
 
     Returns:
@@ -135,9 +133,4 @@ def cut_time_grid(
             (bucket, start, times[start : stop + 1])
             for bucket, (start, stop) in enumerate(itertools.pairwise(ends))
         ]
-    longest = max(1, num_steps // num_states)
-    return [
-        (bucket, offset + i, part[i : i + longest + 1].astype(np.float32))
-        for bucket, offset, part in parts
-        for i in range(0, len(part) - 1, longest)
-    ]
+    return [(bucket, start, part.astype(np.float32)) for bucket, start, part in parts]

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from numpy.typing import ArrayLike
 
 from ncgn_jax.data.batches import batch_indices
-from ncgn_jax.data.image_sets import ImageDataset
+from ncgn_jax.data.image_sets import ImageDataset, check_finite
 from ncgn_jax.data.point_sets import DataError
 from ncgn_jax.graphs.grids import GridBucket, make_grid_buckets
 from ncgn_jax.metrics.table import Column, Row
@@ -48,7 +48,7 @@ from ncgn_jax.tasks.image_costs import (
     mean_step_macs,
     training_and_sampling_costs,
 )
-from ncgn_jax.tasks.image_data import load_dataset
+from ncgn_jax.tasks.image_data import check_fit, load_dataset
 from ncgn_jax.tasks.image_sampling import split_output, walk_stretch
 from ncgn_jax.tasks.image_scores import ImageScorer
 from ncgn_jax.tasks.image_times import (
@@ -72,8 +72,14 @@ _FEW_CLASSES = 10
 
 
 def make_task(config: ConfigDict) -> "ImageTask":
-    """Loads the data and builds the task."""
-    return ImageTask(config, load_dataset(config))
+    """Loads the data and builds the task.
+
+    Raises:
+      DataError: If the data are faulty, or do not fit the configuration.
+    """
+    dataset = load_dataset(config)
+    check_fit(config, dataset)
+    return ImageTask(config, dataset)
 
 
 @flax.struct.dataclass
@@ -133,20 +139,17 @@ class ImageTask:
     def scorer(self) -> ImageScorer:
         """Measures images against the data; learns its features when first asked."""
         data, evaluate = self.dataset, self.config.evaluate
-        rows = _evenly(len(data.test), evaluate.max_images)
         return ImageScorer(
-            *self.training_images(),
-            *data.take(rows, "test"),
+            data.rows("train"),
+            data.train_labels,
+            data.rows("test"),
+            data.test_labels,
             len(data.class_names),
             num_steps=classifier_steps(evaluate.classifier_steps, self.num_classes),
             inception=evaluate.inception,
             limit=None if data.is_latent else _PIXEL_LIMIT,
+            max_nearest=evaluate.max_nearest,
         )
-
-    def training_images(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns images and classes that samples are compared with: all, if few."""
-        most = 6 * self.config.evaluate.max_images
-        return self.dataset.take(_evenly(len(self.dataset.train), most))
 
     def describe(self) -> list[str]:
         """Says in a few lines which data, patches and network are used."""
@@ -258,10 +261,14 @@ class ImageTask:
     def sample(
         self, params: Any, model_state: Any, num_samples: int, seed: int
     ) -> dict[str, np.ndarray]:
-        """Generates images of classes drawn as they occur in training.
+        """Generates images of `sample.classes`, or of classes as in training.
 
         Returns:
-          `images`, in the units of training, and the `labels` they were asked for.
+          `images`, pixels 0..255 as bytes or latents as stored (see
+          `ImageDataset.to_saved`), and the `labels` they were asked for.
+
+        Raises:
+          DataError: If an image is not finite.
         """
         labels, params = self.draw_labels(num_samples, seed), replicate(params)
         parts = []
@@ -269,12 +276,13 @@ class ImageTask:
             *_, (images, _, _) = self.walk(params, labels[rows], rows, seed)
             parts.append(images[: num_samples - rows[0]])
         images = np.concatenate(parts)
-        if not self.dataset.is_latent:
-            images = np.clip(images, -_PIXEL_LIMIT, _PIXEL_LIMIT)
-        return {"images": images, "labels": labels}
+        check_finite(images, "samples")
+        return {"images": self.dataset.to_saved(images), "labels": labels}
 
     def draw_labels(self, count: int, seed: int) -> np.ndarray:
-        """Draws classes as frequent as in training, int32 [count]."""
+        """Takes `sample.classes` in turn, or draws as in training; int32 [count]."""
+        if self.config.sample.classes:
+            return np.resize(self.config.sample.classes, count).astype(np.int32)
         rng = np.random.default_rng([seed, 11])
         known = np.asarray(self.dataset.train_labels)
         return known[rng.integers(len(known), size=count)].astype(np.int32)
@@ -285,7 +293,6 @@ class ImageTask:
         labels: np.ndarray,
         rows: np.ndarray,
         seed: int,
-        num_states: int = 1,
     ) -> Iterator[tuple[np.ndarray, float, GridBucket]]:
         """Samples stretch by stretch; yields images, t and the bucket that led there.
 
@@ -294,28 +301,33 @@ class ImageTask:
           labels: Class of each image, int [row].
           rows: Numbers of the images, which decide on their noise, [row].
           seed: Seed of the noise.
-          num_states: If given, yields at least so many states where there are as many
-            steps: a stretch is walked in parts.
         """
         params = replicate(params)
         keys = row_keys(jax.random.key(seed), rows)
         x = draw_prior(self.time.schedule, keys, self.dataset.image_shape)
         step_keys = row_keys(jax.random.key(seed + 1), rows)
-        for bucket, offset, times in self.stretches(seed, num_states):
+        for bucket, offset, times in self.stretches(seed):
             x = self._stretch(bucket)(
                 np.asarray(x), labels, step_keys, params, times, np.int32(offset)
             )
             yield np.asarray(x), float(times[-1]), self.time.buckets[bucket]
 
-    def stretches(
-        self, seed: int, num_states: int = 1
-    ) -> list[tuple[int, int, np.ndarray]]:
-        """Cuts the sampler's time grid into stretches; see `cut_time_grid`."""
+    def stretches(self, seed: int) -> list[tuple[int, int, np.ndarray]]:
+        """Cuts the sampler's time grid into stretches of one bucket.
+
+        Patches drawn at random have a stretch for every step.
+
+        Args:
+          seed: Seed of patches drawn at random.
+
+        Returns:
+          (bucket, number of steps before, times float32) of each.
+        """
         dim = int(np.prod(self.dataset.image_shape))
         times = make_sample_times(self.config, self.time.schedule, dim)
         model = self.config.model
         chain = model.num_variance_steps if model.learned_variance else None
-        return cut_time_grid(self.time, times, seed, num_states, chain)
+        return cut_time_grid(self.time, times, seed, chain)
 
     def _stretch(self, bucket: int):
         """Compiles the sampler within one bucket, over all devices."""
@@ -329,10 +341,12 @@ class ImageTask:
     ) -> tuple[dict[str, Row], dict[str, object]]:
         """Measures generated images beside training, test and noise images."""
         named = {
-            name: (arrays["images"], arrays["labels"])
+            name: (self.dataset.from_saved(arrays["images"]), arrays["labels"])
             for name, arrays in samples.items()
         }
         rows, meta = self.scorer.rows(named, self.config.evaluate.max_images)
+        if self.config.sample.classes:
+            meta["classes"] = ", ".join(map(str, self.config.sample.classes))
         return rows, {"data_set": self.dataset.name, "split": "test", **meta}
 
     def draw(
@@ -417,8 +431,3 @@ def classifier_steps(num_steps: int, num_classes: int) -> int:
       num_classes: Classes of the images, 0 for none.
     """
     return num_steps * max(1, -(-num_classes // _FEW_CLASSES))
-
-
-def _evenly(count: int, most: int) -> np.ndarray:
-    """Returns at most so many of `count` rows, spread evenly."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))

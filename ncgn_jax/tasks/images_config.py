@@ -1,5 +1,7 @@
 """Fields of the image task: their defaults and their checks."""
 
+import math
+
 from ml_collections import ConfigDict, config_dict
 
 from ncgn_jax.data.image_sets import CHANNEL_AXES
@@ -12,6 +14,21 @@ from ncgn_jax.tasks.settings import WEIGHTS, base_config
 IMAGE_SOURCES = ("digits", "arrays", "folder", "latents")
 DTYPES = ("float32", "bfloat16")
 BAD_IMAGES = ("stop", "skip")
+# Fields of `data` that a source reads; others must keep their defaults.
+_READ = {
+    "digits": ("flip",),
+    "arrays": (
+        "path", "image_size", "channel_axis", "value_range", "test_fraction",
+        "split_seed", "flip",
+    ),
+    "folder": (
+        "path", "image_size", "channels", "test_fraction", "split_seed", "bad_images",
+        "flip",
+    ),
+    "latents": (
+        "path", "channel_axis", "test_fraction", "split_seed", "latent_scale", "flip",
+    ),
+}  # fmt: skip
 
 
 def default_config() -> ConfigDict:
@@ -27,6 +44,8 @@ def default_config() -> ConfigDict:
             "image_size": 0,
             "channels": 0,  # of a folder: 1 or 3; 0 for what its images have
             "channel_axis": "auto",
+            # Black and white of arrays; () for 0..1 of floats, and 0..255.
+            "value_range": (),
             "test_fraction": 0.1,
             "split_seed": 0,
             "bad_images": "stop",
@@ -64,12 +83,15 @@ def default_config() -> ConfigDict:
         }
     )
     config.train.spare_unused = True
+    config.sample.classes = ()  # numbers, taken in turn; () for all as in training
     config.sample.guidance = 1.0
     config.sample.guidance_channels = 0  # the first so many alone; 0 for all
     config.evaluate = ConfigDict(
         {
             "weights": ("ema", "raw"),
             "max_images": 10_000,
+            # Training images among which nearest ones are looked for; 0 for all.
+            "max_nearest": 0,
             "classifier_steps": 400,
             "inception": config_dict.placeholder(str),
         }
@@ -96,6 +118,7 @@ def make_range_resolution(config: ConfigDict) -> RangeResolution:
 def validate(config: ConfigDict, faults: Faults) -> None:
     """Checks the task's own fields."""
     data, model, sample = config.data, config.model, config.sample
+    evaluate = config.evaluate
     faults.choice(config, "data.source", IMAGE_SOURCES)
     faults.choice(config, "data.channel_axis", CHANNEL_AXES)
     faults.choice(config, "data.bad_images", BAD_IMAGES)
@@ -115,6 +138,19 @@ def validate(config: ConfigDict, faults: Faults) -> None:
         "data.flip",
         data.flip,
         "False for latents, which a mirror image does not mirror",
+    )
+    _validate_ignored(config, faults)
+    span = tuple(data.value_range)
+    faults.check(
+        not span
+        or (
+            len(span) == 2
+            and all(is_type(value, float) and math.isfinite(value) for value in span)
+            and span[0] < span[1]
+        ),
+        "data.value_range",
+        span,
+        "() or (black, white), two numbers, the smaller first",
     )
     patches = tuple(config.dmp.patches)
     whole = all(is_type(patch, int) and patch >= 1 for patch in patches)
@@ -139,8 +175,19 @@ def validate(config: ConfigDict, faults: Faults) -> None:
         width, _, heads = network_sizes(config)
         faults.check(width % heads == 0, "model.num_heads", heads, f"divides {width}")
         faults.check(width % 4 == 0, "model.width", width, "a multiple of 4")
-    faults.in_range(config, "model.label_dropout", 0, 1)
+    faults.check(
+        0 <= model.label_dropout < 1,
+        "model.label_dropout",
+        model.label_dropout,
+        "at least 0 and less than 1, at which no class is ever told",
+    )
     faults.choice(config, "model.dtype", DTYPES)
+    faults.check(
+        all(is_type(number, int) and number >= 0 for number in sample.classes),
+        "sample.classes",
+        sample.classes,
+        "() or numbers of classes, from 0",
+    )
     faults.in_range(config, "sample.guidance", 0)
     faults.in_range(config, "sample.guidance_channels", 0)
     faults.check(
@@ -158,7 +205,37 @@ def validate(config: ConfigDict, faults: Faults) -> None:
             config.process.schedule,
             "a ddpm schedule with model.learned_variance",
         )
-    for name in config.evaluate.weights:
+    faults.check(
+        len(evaluate.weights) > 0,
+        "evaluate.weights",
+        evaluate.weights,
+        f"at least one of {', '.join(WEIGHTS)}",
+    )
+    faults.in_range(config, "sample.num_samples", 2)
+    for name in evaluate.weights:
         faults.check(name in WEIGHTS, "evaluate.weights", name, WEIGHTS)
     faults.in_range(config, "evaluate.max_images", 4)
+    faults.in_range(config, "evaluate.max_nearest", 0)
     faults.positive_int(config, "evaluate.classifier_steps")
+    faults.check(
+        evaluate.inception is None or data.source != "latents",
+        "evaluate.inception",
+        evaluate.inception,
+        "none for data.source='latents': Inception sees pixels",
+    )
+
+
+def _validate_ignored(config: ConfigDict, faults: Faults) -> None:
+    """Refuses fields that the source of the data would not look at."""
+    source, defaults = config.data.source, default_config().data
+    for name in defaults:
+        if source not in _READ or name in ("source", *_READ[source]):
+            continue
+        readers = [other for other in _READ if name in _READ[other]]
+        faults.check(
+            config.data[name] == defaults[name],
+            f"data.{name}",
+            config.data[name],
+            f"{defaults[name]!r}, as data.source={source!r} does not read it; "
+            f"{', '.join(readers)} do",
+        )

@@ -98,6 +98,18 @@ def test_every_byte_survives_training_units():
     np.testing.assert_array_equal(data.to_pixels(units), levels)
 
 
+def test_pixels_are_saved_as_bytes_and_latents_as_stored():
+    digits = load_digits()
+    images, _ = digits.take(np.arange(9))
+    saved = digits.to_saved(images)
+    assert saved.dtype == np.uint8
+    np.testing.assert_allclose(digits.from_saved(saved), images, atol=1 / 255 + 1e-6)
+    latents = dataclasses.replace(digits, is_latent=True, shift=0.0, scale=1 / 0.18215)
+    saved = latents.to_saved(images)
+    np.testing.assert_allclose(saved, images / 0.18215, rtol=1e-6)
+    np.testing.assert_allclose(latents.from_saved(saved), images, atol=1e-6)
+
+
 def test_latents_are_shown_in_false_colours():
     data = dataclasses.replace(load_digits(), shift=0, scale=4, is_latent=True)
     latents = np.array([-12.0, 4, 12, 40]).reshape(1, 1, 1, 4)
@@ -322,10 +334,12 @@ def test_other_values_are_refused(tmp_path, pixels):
     holes = pixels / 255
     holes[3, 0, 0, 0] = np.nan
     for images, message in (
-        (pixels / 127.5 - 1, r"'images': -1\.\.1; allowed: whole numbers 0\.\.255, or"),
+        (pixels / 127.5 - 1, r"'images': -1\.\.1; allowed: whole numbers or fl"),
         (pixels.astype(int) + 1, r"'images': 1\.\.256; allowed"),
         (pixels / 255 * 16, r"'images': 0\.\.16; allowed"),  # in no known unit
         (pixels // 128, r"'images': 0\.\.1; allowed"),
+        (pixels // 16, r"'images': 0\.\.15; allowed: .*data\.value_range"),
+        (pixels.astype(int) // 16, r"'images': 0\.\.15; allowed"),
         (pixels > 9, "'images': dtype bool; allowed"),
         (holes, "'images': image 3 has nan; allowed"),
         (pixels[0, 0], r"'images': shape \(5, 3\); allowed"),
@@ -380,7 +394,7 @@ def test_images_are_padded_with_background(tmp_path, pixels):
     assert data.train.astype(int).sum() == pixels.astype(int).sum()
     assert "padded to 9x9" in data.source
     assert pad_images(np.ones((2, 28, 28, 1)), 32)[:, 2:30, 2:30].all()
-    with pytest.raises(DataError, match=r"6x5 pixels, data\.pad_to=5; allowed: >= 6"):
+    with pytest.raises(DataError, match=r"6x5 pixels, data\.image_size=5; .* >= 6"):
         load_arrays(path, pad_to=5)
 
 

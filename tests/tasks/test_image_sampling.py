@@ -40,7 +40,7 @@ def test_samples_have_the_law_of_the_data(sampler, steps, random, monkeypatch):
     task = ImageTask(task.config, task.dataset)
     mean, spread = 0.2, 0.15
     monkeypatch.setattr(task, "predict", exact_velocity(task, mean, spread))
-    images = task.sample({}, {}, 400, seed=3)["images"]
+    images = task.dataset.from_saved(task.sample({}, {}, 400, seed=3)["images"])
     assert images.shape == (400, 8, 8, 1)
     assert images.mean() == pytest.approx(mean, abs=5e-3)
     assert images.std() == pytest.approx(spread, rel=0.05)
@@ -56,8 +56,8 @@ def test_an_image_does_not_depend_on_those_beside_it(extra):
     for size in (8, 1):
         task = small_task(f"sample.batch_size={size}", *extra)
         params = init_params(small_task(*extra))
-        images.append(task.sample(params, {}, 12, seed=1)["images"])
-    np.testing.assert_allclose(*images, atol=2e-5)
+        images.append(task.sample(params, {}, 12, seed=1)["images"].astype(int))
+    np.testing.assert_allclose(*images, rtol=0, atol=1)  # of 255
 
 
 def test_random_patches_have_a_stretch_for_every_step():
@@ -69,17 +69,6 @@ def test_random_patches_have_a_stretch_for_every_step():
     ends = [times[-1] for _, _, times in stretches[:-1]]
     starts = [times[0] for _, _, times in stretches[1:]]
     np.testing.assert_array_equal(ends, starts)
-
-
-def test_a_walk_in_parts_is_the_same_walk():
-    task = small_task("sample.num_steps=12")
-    params, labels = init_params(task), np.zeros(2, np.int32)
-    rows = np.arange(2)
-    *_, (whole, _, _) = task.walk(params, labels, rows, 5)
-    parts = list(task.walk(params, labels, rows, 5, num_states=6))
-    assert len(parts) >= 6
-    assert [t for _, t, _ in parts] == sorted(t for _, t, _ in parts)
-    np.testing.assert_allclose(parts[-1][0], whole, atol=1e-5)
 
 
 def joined_times(task):
@@ -206,7 +195,7 @@ def test_learned_variances_give_the_law_of_the_data_in_few_steps(learned, monkey
         return jnp.concatenate([noise_hat, jnp.full_like(x_t, raw)], axis=-1)
 
     monkeypatch.setattr(task, "predict", predict)
-    images = task.sample({}, {}, 400, seed=3)["images"]
+    images = task.dataset.from_saved(task.sample({}, {}, 400, seed=3)["images"])
     wanted = np.sqrt(spread**2 - float(left(times[-2])))
     assert images.mean() == pytest.approx(mean, abs=5e-3)
     if learned:
@@ -278,7 +267,7 @@ def test_parameters_are_copied_to_the_devices_once(monkeypatch):
     assert len(seen[0].sharding.device_set) == jax.device_count() == 8
     # Alone, as for pictures of paths.
     seen.clear()
-    list(task.walk(params, np.zeros(4, np.int32), np.arange(4), 0, num_states=5))
-    assert len(seen) >= 5
+    list(task.walk(params, np.zeros(4, np.int32), np.arange(4), 0))
+    assert len(seen) == 3
     assert len({id(leaf) for leaf in seen}) == 1
     assert len(seen[0].sharding.device_set) == 8

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ncgn_jax.data.point_sets import DataError
+from ncgn_jax.metrics import images as image_metrics
 from ncgn_jax.metrics.image_features import (
     frechet_distance,
     inception_score,
@@ -14,13 +15,13 @@ from ncgn_jax.metrics.image_features import (
 from ncgn_jax.metrics.images import nearest_training_distance
 from ncgn_jax.metrics.table import format_table
 from ncgn_jax.models.image_classifier import shift_at_random
-from ncgn_jax.tasks import image_scores
+from ncgn_jax.tasks import image_scores, image_views
 from ncgn_jax.tasks.image_inception import InceptionViews
-from ncgn_jax.tasks.image_scores import (
-    ImageScorer,
+from ncgn_jax.tasks.image_scores import ImageScorer
+from ncgn_jax.tasks.image_views import (
+    TurnedImages,
     extract_features,
     train_classifier,
-    turned_images,
 )
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
@@ -208,9 +209,12 @@ def test_images_without_classes_are_told_by_their_turns(data):
 
 def test_turned_images():
     images = np.random.default_rng(0).normal(size=(40, 5, 8, 2))
-    turned, turns = turned_images(images, seed=3)
-    assert set(turns) == {0, 1, 2, 3}
-    for image, result, turn in zip(images, turned, turns, strict=True):
+    turned = TurnedImages(images, seed=3)
+    assert set(turned.turns) == {0, 1, 2, 3}
+    assert turned.shape == (40, 5, 5, 2)
+    rows = np.random.default_rng(1).permutation(40)
+    results = zip(images[rows], turned[rows], turned.turns[rows], strict=True)
+    for image, result, turn in results:
         square = image[:, 1:6]
         for _ in range(turn):  # a quarter turn: columns, last first, become rows
             square = np.stack([square[:, j] for j in reversed(range(5))])
@@ -237,7 +241,7 @@ def test_every_image_is_learnt_from_once_an_epoch(monkeypatch):
         seen.extend((image.tobytes(), int(label)) for image, label in pairs)
         return params, opt_state
 
-    monkeypatch.setattr(image_scores, "_train_step", record)
+    monkeypatch.setattr(image_views, "_train_step", record)
     train_classifier(images, labels, 3, 2, 20, seed=0)
     pairs = zip(images, labels, strict=True)
     assert sorted(seen) == sorted((image.tobytes(), int(n)) for image, n in pairs)
@@ -254,7 +258,7 @@ def test_training_is_compiled_once_and_shifts_larger_images(
         shifts.append(shift)
         return shift_at_random(images, shift, rng)
 
-    monkeypatch.setattr(image_scores, "shift_at_random", record)
+    monkeypatch.setattr(image_views, "shift_at_random", record)
     # A batch size that no other test has, so that nothing is compiled yet.
     for seed in (0, 1):
         train_classifier(images, labels, 3, 3, 37, seed)
@@ -304,3 +308,63 @@ def test_inceptions_columns_appear_only_with_its_weights(data, monkeypatch):
     expected = inception_score(own.probabilities)
     assert rows["fresh"]["inception_score"] == pytest.approx(expected)
     assert {"fid", "inception_score"} <= set(rows["held_out"]) & set(rows["noise"])
+
+
+class OnDisk:
+    """Images that can only be read some rows at a time."""
+
+    def __init__(self, images, most):
+        self.images, self.most, self.shape = images, most, images.shape
+        self.dtype = images.dtype
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, rows):
+        found = self.images[rows]
+        assert len(found) <= self.most
+        return found
+
+
+@pytest.mark.parametrize("num_classes", [1, 3])
+def test_training_images_are_never_read_as_a_whole(data, monkeypatch, num_classes):
+    monkeypatch.setattr(image_scores, "_MOST_FOR_SCALE", 100)
+    monkeypatch.setattr(image_metrics, "_BLOCK", 128)
+    train, labels, test, test_labels = data
+    fresh = make_images(60, 2)
+    tables = [
+        ImageScorer(
+            part, labels, test, test_labels, num_classes=num_classes, num_steps=3
+        ).rows({"a": fresh}, max_images=60)
+        for part in (train, OnDisk(train, most=256))
+    ]
+    assert tables[0] == tables[1]
+
+
+def test_the_nearest_image_is_looked_for_among_all_or_so_many(data, monkeypatch):
+    monkeypatch.setattr(image_metrics, "_BLOCK", 7)
+    train, labels, *rest = data
+    hidden = train.copy()
+    fresh, _ = make_images(20, 2)
+    hidden[201] = fresh[4]
+    whole = ImageScorer(hidden, labels, *rest, num_classes=3, num_steps=1)
+    distance, index = whole.nearest(fresh)
+    assert (distance[4], index[4]) == (0, 201)
+    assert whole.looked_at == "all 300"
+    part = ImageScorer(hidden, labels, *rest, 3, num_steps=1, max_nearest=30)
+    distance, index = part.nearest(fresh)
+    assert len(set(index)) > 1
+    assert distance[4] > 0
+    chosen = np.linspace(0, 299, 30).astype(int)
+    gaps = np.linalg.norm((fresh[:, None] - hidden[chosen]).reshape(20, 30, -1), axis=2)
+    np.testing.assert_allclose(distance, gaps.min(axis=1), rtol=1e-6)
+    np.testing.assert_array_equal(index, chosen[gaps.argmin(axis=1)])
+    _, meta = part.rows({"a": (fresh, None)}, max_images=20)
+    assert meta["nearest"] == "among 30 of 300 training images"
+
+
+def test_samples_that_are_not_finite_are_refused_in_words(scorer):
+    fresh, labels = make_images(20, 2)
+    fresh[[3, 5], 1, 1] = np.nan
+    with pytest.raises(DataError, match="samples 'ema': 2 of 20 images hold NaN or"):
+        scorer.rows({"ema": (fresh, labels)}, max_images=20)
