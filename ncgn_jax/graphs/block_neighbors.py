@@ -1,24 +1,30 @@
-"""Nearest neighbours of large clouds, without all pairs of points.
+"""Exact nearest neighbours of large clouds, without all pairs of points.
 
 The points are sorted along nested median splits into 2^q blocks of about 16 (more for
 more neighbours), the leaves of a tree whose nodes know the boxes around their points.
 A block's own group of four or more gives each of its points p a radius r_p within which
-k others lie. All that can be nearer lies in nodes X with dist(p, X) < r_p for one of
-the points, so for each block the tree is walked from the top, of every level the
-2 * 3^dim nodes are kept for which
+k others lie. All that is nearer lies in nodes X with dist(p, X) < r_p for one of the
+points, so for each block the tree is walked from the top, of every level the c nodes
+are kept for which
 
   score(X) = min_p dist(p, X)^2 / r_p^2
 
 is least, and the distances to the points of the leaves that remain are sorted. Where no
-more nodes than that ever score below 1 the result is proven exact, and `is_exact` says
-so; elsewhere the nodes lost are those that the radii hardly reach.
+more than c nodes of a level score below 1, nothing was lost and the block is done.
 
-Nothing grows faster than N log N: every step is a sort, a reshape, a gather of whole
-blocks or a small dense product of blocks, and blocks are walked in chunks so that
-memory is O(N) too.
+With c = 2 * 3^dim that holds for nearly all blocks. The others are packed together and
+walk again with what they have found so far for a radius, with four times as many nodes,
+and those that are left with all of them: a loop of as many rounds as there are such
+blocks, of static shapes. The result is that of all pairs whatever the density.
+
+Every step is a sort, a reshape, a gather of whole blocks or a small dense product of
+blocks, and blocks are walked in chunks: time grows as N log N while the blocks of the
+last round are few, memory as N always.
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -28,25 +34,13 @@ import jax.numpy as jnp
 _BLOCK_SIZE = 16
 _TOP_NODES = 64
 _BRANCHING = 4
+# Nodes kept by the second walk for one of the first.
+_WIDER = 4
 # Distances that exist at a time: enough to keep an accelerator busy.
 _CHUNK = 2**20
 # All pairs are faster up to this many points (measured, as is the factor below).
 _ALL_PAIRS_UP_TO = 4096
 _PAIRS_PER_CANDIDATE = 2
-
-
-class _Level(NamedTuple):
-    """Boxes of the nodes of one level of the tree.
-
-    Attributes:
-      span: Blocks of a node.
-      low: Least coordinates, [node, dim]; inf for a node without real points.
-      high: Greatest coordinates, [node, dim]; -inf for such a node.
-    """
-
-    span: int
-    low: jax.Array
-    high: jax.Array
 
 
 class _Blocks(NamedTuple):
@@ -61,6 +55,30 @@ class _Blocks(NamedTuple):
     points: jax.Array
     index: jax.Array
     real: jax.Array
+
+
+class _Boxes(NamedTuple):
+    """Boxes of the nodes of one level of the tree.
+
+    Attributes:
+      low: Least coordinates, [node, dim]; inf for a node without real points.
+      high: Greatest coordinates, [node, dim]; -inf for such a node.
+    """
+
+    low: jax.Array
+    high: jax.Array
+
+
+class _Found(NamedTuple):
+    """The nearest others of the points of some blocks, as far as they are known.
+
+    Attributes:
+      senders: int32 [block, place, k], nearest first.
+      distances: Their squared distances, [block, place, k]; inf where there is none.
+    """
+
+    senders: jax.Array
+    distances: jax.Array
 
 
 def pays_off(num_nodes: int, num_neighbors: int, dim: int) -> bool:
@@ -82,8 +100,11 @@ def block_neighbors(
     node_mask: jax.Array | None = None,
     *,
     block_size: int | None = None,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array]:
     """Finds the k nearest other nodes of every node; see the module docstring.
+
+    Under `vmap` clouds are searched one after the other: a cloud alone fills the
+    machine, and memory stays that of one.
 
     Args:
       positions: [node, dim].
@@ -92,29 +113,55 @@ def block_neighbors(
       block_size: Points of a block, roughly; None for the larger of 16 and k.
 
     Returns:
-      Senders, int32 [node, k], nearest first, ties in any order; edge mask,
-      bool [node, k], False where a node is not real or has fewer than k real others;
-      and `is_exact`, bool [node], True where no nearer node can have been missed.
+      Senders, int32 [node, k], nearest first, ties in any order; and edge mask,
+      bool [node, k], False where a node is not real or has fewer than k real others.
     """
-    positions = jax.lax.stop_gradient(positions)
-    num_nodes, dim = positions.shape
+    num_nodes = positions.shape[0]
     if node_mask is None:
         node_mask = jnp.ones((num_nodes,), bool)
     wanted = block_size or max(_BLOCK_SIZE, num_neighbors)
     num_blocks = 2 ** max(0, round(math.log2(num_nodes / wanted)))
-    blocks = _sort_into_blocks(positions, node_mask, num_blocks)
-    senders, distances, is_exact = _search(blocks, num_neighbors, _num_kept(dim))
-    # Where in the blocks each node went.
-    place = jnp.argsort(blocks.index.reshape(-1))[:num_nodes]
-    senders = senders.reshape(-1, num_neighbors)[place]
-    edge_mask = jnp.isfinite(distances.reshape(-1, num_neighbors)[place])
-    is_exact = jnp.repeat(is_exact, blocks.real.shape[1])[place]
-    return senders, edge_mask & node_mask[:, None], is_exact | ~node_mask
+    search = partial(_search, num_neighbors=num_neighbors, num_blocks=num_blocks)
+    search = jax.custom_batching.sequential_vmap(search)
+    return search(jax.lax.stop_gradient(positions), node_mask)
 
 
 def _num_kept(dim: int) -> int:
-    """Nodes kept of a level: twice a cube and those that touch it."""
+    """Nodes kept of a level at first: twice a cube and those that touch it."""
     return 2 * 3**dim
+
+
+def _search(
+    positions: jax.Array, node_mask: jax.Array, num_neighbors: int, num_blocks: int
+) -> tuple[jax.Array, jax.Array]:
+    """Returns senders and edge mask, [node, k]."""
+    num_nodes, dim = positions.shape
+    blocks = _sort_into_blocks(positions, node_mask, num_blocks)
+    levels = _make_levels(blocks)
+    kept = _num_kept(dim)
+
+    def begin(which):
+        own = _rows(blocks, which)
+        members = _group_of(which, blocks, num_neighbors)
+        found = _nearest_of(own, _take(blocks, members), num_neighbors)
+        return _improve(blocks, levels, which, found, kept)
+
+    rows = _rows_at_once(blocks, kept)
+    found, is_exact = jax.lax.map(begin, jnp.arange(num_blocks).reshape(-1, rows))
+    found, is_exact = jax.tree.map(
+        lambda leaf: leaf.reshape(num_blocks, *leaf.shape[2:]), (found, is_exact)
+    )
+    for more in (_WIDER * kept, num_blocks):
+        if more > kept:
+            improve = partial(_improve, blocks, levels, num_kept=more)
+            rows = _rows_at_once(blocks, more)
+            found, is_exact = _improve_inexact(improve, found, is_exact, rows)
+    # Where in the blocks each node went.
+    place = jnp.argsort(blocks.index.reshape(-1))[:num_nodes]
+    senders = found.senders.reshape(-1, num_neighbors)[place]
+    edge_mask = jnp.isfinite(found.distances.reshape(-1, num_neighbors)[place])
+    # Padding may stand where there is no edge.
+    return jnp.minimum(senders, num_nodes - 1), edge_mask & node_mask[:, None]
 
 
 def _sort_into_blocks(
@@ -152,47 +199,44 @@ def _sort_into_blocks(
         num_parts *= min(_BRANCHING, num_blocks // num_parts)
     shape = (num_blocks, -1)
     return _Blocks(
-        points[index].reshape(*shape, dim), index.reshape(shape), real[index].reshape(shape)
+        points[index].reshape(*shape, dim),
+        index.reshape(shape),
+        real[index].reshape(shape),
     )
 
 
-def _boxes(blocks: _Blocks) -> list[_Level]:
+def _make_levels(blocks: _Blocks) -> list[_Boxes]:
     """Returns the levels of the tree, top first and leaves last."""
     real = blocks.real[..., None]
     low = jnp.min(jnp.where(real, blocks.points, jnp.inf), axis=1)
     high = jnp.max(jnp.where(real, blocks.points, -jnp.inf), axis=1)
-    levels = [_Level(1, low, high)]
+    levels = [_Boxes(low, high)]
     while low.shape[0] > _TOP_NODES:
         low = low.reshape(-1, _BRANCHING, low.shape[-1]).min(axis=1)
         high = high.reshape(-1, _BRANCHING, high.shape[-1]).max(axis=1)
-        levels.append(_Level(levels[-1].span * _BRANCHING, low, high))
+        levels.append(_Boxes(low, high))
     return levels[::-1]
 
 
-def _search(
-    blocks: _Blocks, num_neighbors: int, num_kept: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns senders and squared distances [block, place, k], and exact [block]."""
+def _rows_at_once(blocks: _Blocks, num_kept: int) -> int:
+    """Returns how many blocks are walked at a time, a power of two."""
     num_blocks, size, _ = blocks.points.shape
-    levels = _boxes(blocks)
-    # A group holds k others at the least, and two or three times as many if it can.
+    rows = _CHUNK // (size * size * min(num_kept, num_blocks))
+    return min(num_blocks, 2 ** int(math.log2(max(1, rows))))
+
+
+def _group_of(which: jax.Array, blocks: _Blocks, num_neighbors: int) -> jax.Array:
+    """Returns the group of each block, [row, block]: twice k points if it can."""
+    num_blocks, size, _ = blocks.points.shape
     group = _BRANCHING
     while group * size < 2 * (num_neighbors + 1):
         group *= 2
     group = min(group, num_blocks)
-    per_chunk = _CHUNK // (size * size * num_kept)
-    per_chunk = min(num_blocks, 2 ** int(math.log2(max(1, per_chunk))))
+    return (which // group * group)[:, None] + jnp.arange(group)[None]
 
-    def search_chunk(chunk):
-        own = jax.tree.map(lambda leaf: leaf[chunk], blocks)
-        members = (chunk // group * group)[:, None] + jnp.arange(group)
-        radii = _nearest_of(own, _take(blocks, members), num_neighbors)[1][..., -1]
-        leaves, is_exact = _walk(own, radii, chunk, levels, group, num_kept)
-        senders, distances = _nearest_of(own, _take(blocks, leaves), num_neighbors)
-        return senders, distances, is_exact
 
-    found = jax.lax.map(search_chunk, jnp.arange(num_blocks).reshape(-1, per_chunk))
-    return jax.tree.map(lambda leaf: leaf.reshape(num_blocks, *leaf.shape[2:]), found)
+def _rows(tree, which: jax.Array):
+    return jax.tree.map(lambda leaf: leaf[which], tree)
 
 
 def _take(blocks: _Blocks, which: jax.Array) -> _Blocks:
@@ -206,77 +250,136 @@ def _take(blocks: _Blocks, which: jax.Array) -> _Blocks:
     )
 
 
+def _improve_inexact(
+    improve: Callable[..., tuple[_Found, jax.Array]],
+    found: _Found,
+    is_exact: jax.Array,
+    rows: int,
+) -> tuple[_Found, jax.Array]:
+    """Improves the blocks that may have lost something, some rows at a time.
+
+    Args:
+      improve: improve(which, found) for the blocks `which` [row], as `_improve`.
+      found: Of all blocks.
+      is_exact: Whether nothing was lost, [block].
+      rows: How many at a time; divides the number of blocks.
+    """
+    queue = jnp.argsort(is_exact)
+    count = jnp.sum(~is_exact)
+
+    def advance(state):
+        turn, found, is_exact = state
+        # The last turn may improve blocks that need none: it does no harm.
+        which = jax.lax.dynamic_slice(queue, (turn * rows,), (rows,))
+        own, exact = improve(which, _rows(found, which))
+        found = jax.tree.map(lambda all_, new: all_.at[which].set(new), found, own)
+        return turn + 1, found, is_exact.at[which].set(exact)
+
+    state = jax.lax.while_loop(
+        lambda state: state[0] * rows < count, advance, (0, found, is_exact)
+    )
+    return state[1], state[2]
+
+
+def _improve(
+    blocks: _Blocks,
+    levels: list[_Boxes],
+    which: jax.Array,
+    found: _Found,
+    num_kept: int,
+) -> tuple[_Found, jax.Array]:
+    """Looks for nearer others of some blocks than are known.
+
+    Args:
+      blocks: All blocks.
+      levels: The tree.
+      which: Number of each block, [row].
+      found: What is known of them, [row, place, k].
+      num_kept: Nodes kept of every level.
+
+    Returns:
+      What is known now, and whether that is final, bool [row].
+    """
+    own = _rows(blocks, which)
+    leaves, is_exact = _walk(own, found.distances[..., -1], levels, num_kept)
+    others = _take(blocks, leaves)
+    return _nearest_of(own, others, found.senders.shape[-1], found), is_exact
+
+
 def _nearest_of(
-    own: _Blocks, others: _Blocks, num_neighbors: int
-) -> tuple[jax.Array, jax.Array]:
-    """Returns the nearest of some candidates and their squared distances.
+    own: _Blocks, others: _Blocks, num_neighbors: int, found: _Found | None = None
+) -> _Found:
+    """Returns the nearest of some candidates and of those found before.
 
     Args:
       own: Points that receive, [row, place].
-      others: Candidates, [row, candidate], k at the least.
+      others: Candidates, [row, candidate], k at the least unless some were found.
       num_neighbors: k.
-
-    Returns:
-      Index of the senders, and squared distances, inf where there is none; both
-      [row, place, k].
+      found: Others found before, [row, place, k].
     """
     rows, size = own.index.shape
-    distances = jnp.zeros((rows, size, others.index.shape[1]), own.points.dtype)
+    count = others.index.shape[1]
+    distances = jnp.zeros((rows, size, count), own.points.dtype)
     for axis in range(own.points.shape[-1]):
         offsets = own.points[:, :, None, axis] - others.points[:, None, :, axis]
         distances = distances + offsets**2
     is_other = own.index[:, :, None] != others.index[:, None, :]
     distances = jnp.where(is_other & others.real[:, None, :], distances, jnp.inf)
+    if found is not None:
+        # All that is nearer than the farthest found is among the candidates, and
+        # what was found as far is enough to fill up: so nobody is counted twice.
+        reach = found.distances[..., -1:]
+        as_far = jnp.where(found.distances == reach, found.distances, jnp.inf)
+        distances = jnp.where(distances < reach, distances, jnp.inf)
+        distances = jnp.concatenate([distances, as_far], axis=-1)
     # Sorts of two axes are the fastest of XLA's.
-    flat = distances.reshape(rows * size, -1)
-    negative, chosen = jax.lax.top_k(-flat, num_neighbors)
+    negative, chosen = jax.lax.top_k(-distances.reshape(rows * size, -1), num_neighbors)
     chosen = chosen.reshape(rows, size * num_neighbors)
-    senders = jnp.take_along_axis(others.index, chosen, axis=1)
+    fresh = jnp.minimum(chosen, count - 1)
+    senders = jnp.take_along_axis(others.index, fresh, axis=1)
     shape = (rows, size, num_neighbors)
-    return senders.reshape(shape), -negative.reshape(shape)
+    senders, chosen = senders.reshape(shape), chosen.reshape(shape)
+    if found is not None:
+        before = jnp.maximum(chosen - count, 0)
+        before = jnp.take_along_axis(found.senders, before, axis=2)
+        senders = jnp.where(chosen < count, senders, before)
+    return _Found(senders, -negative.reshape(shape))
 
 
 def _walk(
-    own: _Blocks,
-    radii: jax.Array,
-    chunk: jax.Array,
-    levels: list[_Level],
-    group: int,
-    num_kept: int,
+    own: _Blocks, radii: jax.Array, levels: list[_Boxes], num_kept: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Goes down the tree for a chunk of blocks.
+    """Goes down the tree for some blocks.
 
     Args:
-      own: The blocks of the chunk.
-      radii: Square of the radius that holds k others of each point, [row, place];
-        inf where fewer than k others were found.
-      chunk: Number of each block, [row].
+      own: The blocks, [row, place].
+      radii: Square of the radius within which k others of each point are known,
+        [row, place]; inf where fewer than k are.
       levels: Of the tree, top first.
-      group: Blocks of a group: these are kept, whatever their score.
       num_kept: Nodes kept of every level.
 
     Returns:
-      Blocks that remain, [row, block], and whether nothing that scored below 1 was
-      lost, [row].
+      Blocks that remain, [row, block], and whether nothing was lost that scored below
+      1, [row].
     """
-    # Points without k others in their group must look everywhere, near nodes first.
+    # Points without k others must look everywhere, near nodes first.
     top = levels[0]
     low, high = jnp.min(top.low, axis=0), jnp.max(top.high, axis=0)
     everywhere = 4.0 * jnp.sum((high - low) ** 2) + 1.0
     radii = jnp.where(jnp.isfinite(radii), radii, everywhere)
-    nodes = jnp.tile(jnp.arange(top.low.shape[0])[None], (chunk.shape[0], 1))
-    is_exact = jnp.ones(chunk.shape, bool)
+    rows = radii.shape[0]
+    nodes = jnp.tile(jnp.arange(top.low.shape[0])[None], (rows, 1))
+    is_exact = jnp.ones((rows,), bool)
     for level in levels:
         if level is not top:
             nodes = nodes[..., None] * _BRANCHING + jnp.arange(_BRANCHING)[None, None]
-            nodes = nodes.reshape(chunk.shape[0], -1)
+            nodes = nodes.reshape(rows, -1)
         scores = _scores(own, radii, level.low[nodes], level.high[nodes])
-        common = max(level.span, group)
-        is_own = nodes * level.span // common == (chunk // common)[:, None]
-        scores = jnp.where(is_own, -1.0, scores)
         kept = min(num_kept, nodes.shape[1])
-        is_exact = is_exact & (jnp.sum(scores < 1, axis=1) <= kept)
-        nodes = jnp.take_along_axis(nodes, jax.lax.top_k(-scores, kept)[1], axis=1)
+        is_exact = is_exact & (jnp.sum(jnp.isfinite(scores), axis=1) <= kept)
+        if kept < nodes.shape[1]:
+            best = jax.lax.top_k(-scores, kept)[1]
+            nodes = jnp.take_along_axis(nodes, best, axis=1)
     return nodes, is_exact
 
 

@@ -7,6 +7,8 @@ real edges; edges run neighbour -> centre. All are meant to be vmapped.
 by block (`block_neighbors`).
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,8 @@ import numpy as np
 from ncgn_jax.graphs.block_neighbors import block_neighbors, pays_off
 
 SEARCHES = ("auto", "all_pairs", "blocks")
+# Pairs whose distances exist at a time, where there are more than these.
+_PAIRS_AT_ONCE = 2**24
 
 
 def squared_distances(positions: jax.Array) -> jax.Array:
@@ -35,10 +39,8 @@ def nearest_neighbors(
     """Finds the k nearest other nodes of every node.
 
     Of all pairs, ties going to the lower index; or in blocks, in time and memory near
-    linear in the number of nodes. Blocks find the same distances but for a few in a
-    thousand edges at the worst (uniform, Gaussian, heavy-tailed, clustered clouds and
-    surfaces: tests/graphs/test_block_neighbors.py); ties go to any. No gradient passes
-    through either: senders are whole numbers.
+    linear in the number of nodes. Blocks find the same distances whatever the cloud,
+    but ties go to any. No gradient passes through either: senders are whole numbers.
 
     Args:
       positions: [node, dim].
@@ -69,15 +71,69 @@ def nearest_neighbors(
         search = "blocks" if large else "all_pairs"
     if search == "blocks" and num_neighbors:
         return block_neighbors(positions, num_neighbors, node_mask)[:2]
-    distances = squared_distances(positions)
-    distances = jnp.where(jnp.eye(num_nodes, dtype=bool), jnp.inf, distances)
+    if num_nodes**2 <= _PAIRS_AT_ONCE:
+        distances = squared_distances(positions)
+        return _nearest_of_all(distances, 0, num_neighbors, node_mask)
+    # Clouds follow each other under vmap: memory stays that of one.
+    search = partial(_search_all_pairs, num_neighbors=num_neighbors)
+    search = jax.custom_batching.sequential_vmap(search)
+    if node_mask is None:
+        node_mask = jnp.ones((num_nodes,), bool)
+    return search(jax.lax.stop_gradient(positions), node_mask)
+
+
+def _nearest_of_all(
+    distances: jax.Array,
+    first: int | jax.Array,
+    num_neighbors: int,
+    node_mask: jax.Array | None,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns senders and mask of some nodes from their distances to all.
+
+    Args:
+      distances: [row, node].
+      first: Which node the first row is.
+      num_neighbors: k.
+      node_mask: [node].
+    """
+    rows, num_nodes = distances.shape
+    own = (first + jnp.arange(rows))[:, None] == jnp.arange(num_nodes)[None, :]
+    distances = jnp.where(own, jnp.inf, distances)
     if node_mask is not None:
         distances = jnp.where(node_mask[None, :], distances, jnp.inf)
     negative, senders = jax.lax.top_k(-distances, num_neighbors)
     edge_mask = jnp.isfinite(negative)
     if node_mask is not None:
-        edge_mask = edge_mask & node_mask[:, None]
+        own_mask = jax.lax.dynamic_slice(node_mask, (first,), (rows,))
+        edge_mask = edge_mask & own_mask[:, None]
     return senders.astype(jnp.int32), edge_mask
+
+
+def _search_all_pairs(
+    positions: jax.Array, node_mask: jax.Array, num_neighbors: int
+) -> tuple[jax.Array, jax.Array]:
+    """Compares all pairs, some rows at a time."""
+    num_nodes, dim = positions.shape
+    rows = max(1, _PAIRS_AT_ONCE // num_nodes)
+    num_chunks = -(-num_nodes // rows)
+    rows = -(-num_nodes // num_chunks)
+
+    def search_rows(first):
+        own = jax.lax.dynamic_slice(positions, (first, 0), (rows, dim))
+        distances = jnp.zeros((rows, num_nodes), positions.dtype)
+        for axis in range(dim):
+            offsets = own[:, axis, None] - positions[None, :, axis]
+            distances = distances + offsets**2
+        return _nearest_of_all(distances, first, num_neighbors, node_mask)
+
+    # The last chunk begins early enough to be whole.
+    starts = np.minimum(np.arange(num_chunks) * rows, num_nodes - rows)
+    found = jax.lax.map(search_rows, jnp.asarray(starts, jnp.int32))
+    # Where in the chunks each node is.
+    place = np.arange(num_nodes)
+    chunk = np.minimum(place // rows, num_chunks - 1)
+    place = chunk * rows + place - starts[chunk]
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, num_neighbors)[place], found)
 
 
 def all_neighbors(num_nodes: int) -> tuple[jax.Array, jax.Array]:
