@@ -18,6 +18,8 @@ from ncgn_jax.graphs.block_neighbors import block_neighbors, pays_off
 SEARCHES = ("auto", "all_pairs", "blocks")
 # Pairs whose distances exist at a time, where there are more than these.
 _PAIRS_AT_ONCE = 2**24
+# Up to so many comparisons a dense matrix is made by them, else by a scatter.
+_COMPARISONS_UP_TO = 2**24
 
 
 def squared_distances(positions: jax.Array) -> jax.Array:
@@ -178,8 +180,14 @@ def adjacency(
     senders: jax.Array, edge_mask: jax.Array, *, self_loops: bool
 ) -> jax.Array:
     """Turns a neighbour list into a dense matrix, bool [receiver, sender]."""
-    num_nodes = senders.shape[0]
-    columns = jnp.arange(num_nodes, dtype=senders.dtype)[None, None, :]
-    marked = (senders[:, :, None] == columns) & edge_mask[:, :, None]
-    dense = jnp.any(marked, axis=1)
+    num_nodes, num_neighbors = senders.shape
+    if num_nodes**2 * num_neighbors <= _COMPARISONS_UP_TO:
+        columns = jnp.arange(num_nodes, dtype=senders.dtype)[None, None, :]
+        marked = (senders[:, :, None] == columns) & edge_mask[:, :, None]
+        dense = jnp.any(marked, axis=1)
+    else:
+        rows = jnp.arange(num_nodes)[:, None]
+        columns = jnp.where(edge_mask, senders, num_nodes)
+        dense = jnp.zeros((num_nodes, num_nodes), bool)
+        dense = dense.at[rows, columns].set(True, mode="drop")
     return dense | jnp.eye(num_nodes, dtype=bool) if self_loops else dense

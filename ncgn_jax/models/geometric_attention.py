@@ -18,6 +18,8 @@ carries m and C^-1 (scaled to be of order one at any noise) to the points, as in
 the message that spreads supernode features. Positions enter by differences only.
 """
 
+from functools import partial
+
 import flax.linen as nn
 import flax.struct
 import jax
@@ -67,10 +69,12 @@ class GeometricAttention(nn.Module):
     Attributes:
       width: Features in and out.
       num_heads: Attention heads; must divide width.
+      rematerialize: Computes a block's pairs again in the backward pass.
     """
 
     width: int
     num_heads: int = 4
+    rematerialize: bool = False
 
     @nn.compact
     def __call__(
@@ -88,12 +92,12 @@ class GeometricAttention(nn.Module):
         }
         num_features = _pair_features_dim(graph.positions.shape[-1])
         project["look"] = nn.Dense(self.num_heads * num_features, name="look")(inner)
-        parts = [
-            self._attend(
-                {name: array[pairs.nodes] for name, array in project.items()}, pairs
-            )
-            for pairs in pairs_of_blocks(graph)
-        ]
+        parts = []
+        for pairs in pairs_of_blocks(graph):
+            own = {name: array[pairs.nodes] for name, array in project.items()}
+            attend = partial(self._attend, pairs=pairs)
+            attend = jax.checkpoint(attend) if self.rematerialize else attend
+            parts.append(attend(own))
         attended, frames = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
         values = values + nn.Dense(self.width, name="out")(attended)
         inner = Norm("layer", name="norm_update")(values, train=False)

@@ -16,6 +16,7 @@ from ncgn_jax.graphs import (
     join_graphs,
     make_noise_buckets,
 )
+from ncgn_jax.models import ncgn
 from ncgn_jax.models.ncgn import NCGN, GeometricMessage
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
@@ -296,3 +297,47 @@ def test_the_folded_message_equals_the_published_one(fixtures, towards_point):
         expected = published_message(state, theirs, *ends, offset, edge)
     assert found.dtype == jnp.float64
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("convolution", ["gat", "gcn", "geometric"])
+def test_layers_computed_twice_give_the_same_numbers(convolution, monkeypatch):
+    buckets = make_noise_buckets(NUM_NODES, 3, DIM)
+    points = clouds()
+    graph = join_graphs(
+        [build_graphs(points[:1], buckets[0]), build_graphs(points[1:], buckets[-1])]
+    )
+    network = NCGN(
+        out_dim=DIM, width=WIDTH, num_layers=2, convolution=convolution, norm="batch"
+    )
+    variables = random_variables(network, graph)
+
+    def loss(params, mutable):
+        out, state = network.apply(
+            {**variables, "params": params},
+            features(points),
+            LEVEL,
+            graph,
+            train=True,
+            mutable=mutable,
+        )
+        return jnp.sum(out**2), state
+
+    def traced(mutable):
+        step = jax.value_and_grad(lambda params: loss(params, mutable), has_aux=True)
+        program = str(jax.make_jaxpr(step)(variables["params"]))
+        return jax.jit(step)(variables["params"]), program.count("checkpoint")
+
+    once, count = traced(["batch_stats"])
+    assert count == 0
+    monkeypatch.setattr(ncgn, "_KEPT_UP_TO", 0)
+    twice, count = traced(["batch_stats"])
+    # Every layer, and in it the convolution of every block.
+    assert count >= 2 * (1 + len(graph.blocks))
+    for before, after in zip(
+        jax.tree.leaves(once), jax.tree.leaves(twice), strict=True
+    ):
+        np.testing.assert_allclose(after, before, rtol=2e-4, atol=1e-4)
+    # Weights of attention are wanted: nothing may be computed twice.
+    if convolution != "gcn":
+        (_, state), _ = traced(["batch_stats", "intermediates"])[0]
+        assert jax.tree.leaves(state["intermediates"])
