@@ -29,6 +29,7 @@ import numpy as np
 from ncgn_jax.graphs import MultiscaleGraph, spread
 from ncgn_jax.models.edges import PairList, pairs_of_blocks
 from ncgn_jax.models.layers import Norm
+from ncgn_jax.models.rematerialization import compute_again
 
 _LENGTHS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 # Of a cloud's unit variance; keeps the covariance of a flat neighbourhood invertible.
@@ -96,7 +97,10 @@ class GeometricAttention(nn.Module):
         for pairs in pairs_of_blocks(graph):
             own = {name: array[pairs.nodes] for name, array in project.items()}
             attend = partial(self._attend, pairs=pairs)
-            attend = jax.checkpoint(attend) if self.rematerialize else attend
+            if self.rematerialize:
+                attend = compute_again(attend)
+                if parts:  # Block after block, both ways: memory stays that of one.
+                    own, parts[-1] = jax.lax.optimization_barrier((own, parts[-1]))
             parts.append(attend(own))
         attended, frames = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
         values = values + nn.Dense(self.width, name="out")(attended)

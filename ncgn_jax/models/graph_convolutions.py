@@ -9,6 +9,7 @@ The three agree to rounding (tests/models/test_graph_convolutions.py).
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -24,6 +25,7 @@ from ncgn_jax.models.edges import (
     listed_edges,
 )
 from ncgn_jax.models.geometric_attention import GeometricAttention
+from ncgn_jax.models.rematerialization import compute_again
 
 CONVOLUTIONS = ("gat", "gcn", "geometric")
 _NEGATIVE_SLOPE = 0.2
@@ -176,12 +178,16 @@ def _over_blocks(
         out = dense(square, dense_adjacency(senders, mask, block))
         return out.reshape(-1, out.shape[-1])
 
-    if rematerialize:
-        convolve = jax.checkpoint(convolve, static_argnums=3)
     outputs = []
     for block, supernodes, senders, mask in block_edges(graph):
         local = jax.tree.map(lambda leaf, s=supernodes: leaf[s], nodes)
-        outputs.append(convolve(local, senders, mask, block))
+        run = partial(convolve, block=block)
+        if rematerialize:
+            run = compute_again(run)
+            if outputs:  # Block after block, both ways: memory stays that of one.
+                pair = jax.lax.optimization_barrier((local, outputs[-1]))
+                local, outputs[-1] = pair
+        outputs.append(run(local, senders, mask))
     return jnp.concatenate(outputs)
 
 
