@@ -133,7 +133,7 @@ def measure_training(task: PointCloudTask, repeats: int, rate: float) -> Row:
     }
 
 
-def measure_graphs(task: PointCloudTask, repeats: int) -> float:
+def measure_graphs(task: PointCloudTask, repeats: int, warm_up: int = WARM_UP) -> float:
     """Returns the median seconds to build the graphs of a device's batch."""
     layout, num_devices = task.layout, parallel.num_devices()
     num_groups = layout.num_groups // num_devices
@@ -147,7 +147,7 @@ def measure_graphs(task: PointCloudTask, repeats: int) -> float:
         return join_graphs(graphs)
 
     clouds = jnp.asarray(task.dataset.train[: num_groups * layout.group_size])
-    return float(np.median(_time(lambda: build(clouds), repeats)))
+    return float(np.median(_time(lambda: build(clouds), repeats, warm_up)))
 
 
 def measure_sampler(
@@ -230,13 +230,13 @@ def _figures(compiled, seconds: Sequence[float], gflop: float, rate: float) -> R
     }
 
 
-def _time(call: Callable[[], Any], repeats: int) -> list[float]:
+def _time(call: Callable[[], Any], repeats: int, warm_up: int = WARM_UP) -> list[float]:
     seconds = []
-    for _ in range(WARM_UP + repeats):
+    for _ in range(warm_up + repeats):
         began = time.perf_counter()
         jax.block_until_ready(call())
         seconds.append(time.perf_counter() - began)
-    return seconds[WARM_UP:]
+    return seconds[warm_up:]
 
 
 def benchmark(

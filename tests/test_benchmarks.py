@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import shapes, step
+from benchmarks import shapes, size, step
 from ncgn_jax.checkpoint import Checkpoints
 from ncgn_jax.config import apply_overrides, config_to_json, load_config
 from ncgn_jax.tasks import make_task
@@ -109,3 +109,43 @@ def test_shapes_benchmark_refuses_unknown_samplers(tmp_path):
     with pytest.raises(SystemExit) as error:
         shapes.main(["shapes", f"--workdir={tmp_path}", "--samplers=euler,hein"])
     assert "did you mean 'heun'" in str(error.value)
+
+
+def test_exponents_are_fitted_from_2000_points():
+    sizes = np.asarray([400, 2000, 10_000, 50_000])
+    np.testing.assert_allclose(size.fit_exponent(sizes, 3e-6 * sizes**1.25), 1.25)
+    keys = [column.key for column in size.COLUMNS]
+    rows = [
+        {"points": n, **dict.fromkeys(keys, 1.0), "step": float(n), "processor": n**1.5}
+        for n in sizes.tolist()
+    ]
+    rows[0]["step"] = 1e9  # too small to count
+    printed = size.report(rows)
+    assert "exponent from 2000 to 50000 points: 1.000 of seconds, 1.500" in printed
+    assert "exponent" not in size.report(rows[:2])
+
+
+@pytest.mark.slow
+def test_size_benchmark_measures_each_size_apart(capsys):
+    sizes = ["--points=16,24", "--graphs=8", "--repeats=1"]
+    fields = [f"--config.{field}" for field in TINY if "data." not in field]
+    fields = [field for field in fields if "train." not in field]
+    own = [field for field in fields if "sample." not in field and "eval" not in field]
+    size.main(["size", *sizes, *own, "--config.model.num_layers=1"])
+    table = capsys.readouterr().out
+    assert "| 16 " in table
+    assert "| 24 " in table
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--points=many"], "--points: found 'many'"),
+        (["--points=1"], "data.num_points"),
+        (["--graphs=2", "--points=2000"], "train.batch_size: found 2"),
+    ],
+)
+def test_bad_arguments_of_the_size_benchmark_end_it(arguments, expected):
+    with pytest.raises(SystemExit) as caught:
+        size.main(["size", *arguments])
+    assert expected in str(caught.value)

@@ -25,6 +25,7 @@ import jraph
 import numpy as np
 
 from ncgn_jax.graphs.buckets import NoiseBucket
+from ncgn_jax.graphs.cluster_sums import cluster_means
 from ncgn_jax.graphs.clustering import balanced_order, balanced_runs, voxel_clusters
 from ncgn_jax.graphs.neighbors import (
     all_neighbors,
@@ -43,6 +44,7 @@ class Block:
       num_supernodes: Supernodes a graph, M.
       num_neighbors: Incoming edges a supernode, K.
       equal_runs: Whether consecutive runs of N / M points are the clusters.
+      balanced: Whether the `balanced_runs` are, of which lengths may differ by one.
       complete: Whether every supernode is joined to all others.
     """
 
@@ -51,6 +53,7 @@ class Block:
     num_supernodes: int
     num_neighbors: int
     equal_runs: bool
+    balanced: bool
     complete: bool
 
 
@@ -73,6 +76,7 @@ class Connectivity:
       point_mask: False for padding, in cluster order, bool [graph, node]; None if
         there is none.
       equal_runs: See `Block`.
+      balanced: See `Block`.
       complete: See `Block`.
     """
 
@@ -86,6 +90,7 @@ class Connectivity:
     edge_mask: jax.Array
     point_mask: jax.Array | None = None
     equal_runs: bool = flax.struct.field(pytree_node=False, default=False)
+    balanced: bool = flax.struct.field(pytree_node=False, default=False)
     complete: bool = flax.struct.field(pytree_node=False, default=False)
 
 
@@ -156,7 +161,11 @@ def connect_graphs(
     order, assignment, num_occupied = _cluster(positions, bucket)
     in_order = jnp.take_along_axis(positions, order[..., None], axis=1)
     equal_runs = not is_voxel and num_nodes % size == 0
-    centres = _cluster_means(in_order, assignment, size, equal_runs)
+    if equal_runs:
+        centres = in_order.reshape(len(positions), size, -1, positions.shape[-1])
+        centres = centres.mean(axis=2)
+    else:
+        centres = cluster_means(in_order, assignment, size, balanced=not is_voxel)
     occupied = jnp.arange(size)[None, :] < num_occupied[:, None]
     senders, edge_mask = _connect(centres, occupied if is_voxel else None, bucket, rng)
     return Connectivity(
@@ -171,6 +180,7 @@ def connect_graphs(
         senders=senders,
         edge_mask=edge_mask,
         equal_runs=equal_runs,
+        balanced=not is_voxel,
         complete=bucket.num_neighbors == size - 1
         and not is_voxel
         and not bucket.num_long_range,
@@ -208,6 +218,7 @@ def assemble(connectivity: Connectivity) -> MultiscaleGraph:
                 num_supernodes=size,
                 num_neighbors=degree,
                 equal_runs=connectivity.equal_runs,
+                balanced=connectivity.balanced,
                 complete=connectivity.complete,
             ),
         ),
@@ -303,18 +314,6 @@ def _cluster(
     else:
         order = jax.vmap(partial(balanced_order, num_clusters=size))(positions)
     return order, assignment, occupied
-
-
-def _cluster_means(
-    values: jax.Array, assignment: jax.Array, size: int, equal_runs: bool
-) -> jax.Array:
-    """Averages [graph, node, dim] over clusters; empty clusters give zero."""
-    if equal_runs:
-        shape = (values.shape[0], size, -1, values.shape[-1])
-        return values.reshape(shape).mean(axis=2)
-    hot = jax.nn.one_hot(assignment, size, dtype=values.dtype)
-    counts = jnp.maximum(hot.sum(axis=1), 1)[..., None]
-    return jnp.einsum("gnm,gnd->gmd", hot, values) / counts
 
 
 def _connect(

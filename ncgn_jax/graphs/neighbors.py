@@ -2,11 +2,24 @@
 
 Each function returns senders as local indices [node, neighbor] with a mask of the
 real edges; edges run neighbour -> centre. All are meant to be vmapped.
+
+`nearest_neighbors` compares all pairs of a small cloud and searches a large one block
+by block (`block_neighbors`).
 """
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from ncgn_jax.graphs.block_neighbors import block_neighbors, pays_off
+
+SEARCHES = ("auto", "all_pairs", "blocks")
+# Pairs whose distances exist at a time, where there are more than these.
+_PAIRS_AT_ONCE = 2**24
+# Up to so many comparisons a dense matrix is made by them, else by a scatter.
+_COMPARISONS_UP_TO = 2**24
 
 
 def squared_distances(positions: jax.Array) -> jax.Array:
@@ -19,14 +32,23 @@ def squared_distances(positions: jax.Array) -> jax.Array:
 
 
 def nearest_neighbors(
-    positions: jax.Array, num_neighbors: int, node_mask: jax.Array | None = None
+    positions: jax.Array,
+    num_neighbors: int,
+    node_mask: jax.Array | None = None,
+    *,
+    search: str = "auto",
 ) -> tuple[jax.Array, jax.Array]:
-    """Finds the k nearest other nodes of every node; ties go to the lower index.
+    """Finds the k nearest other nodes of every node.
+
+    Of all pairs, ties going to the lower index; or in blocks, in time and memory near
+    linear in the number of nodes. Blocks find the same distances whatever the cloud,
+    but ties go to any. No gradient passes through either: senders are whole numbers.
 
     Args:
       positions: [node, dim].
       num_neighbors: k, at most node - 1.
       node_mask: True for real nodes, [node]; None if all are.
+      search: `all_pairs`, `blocks`, or `auto` for the faster one at this size.
 
     Returns:
       Senders, int32 [node, k], nearest first (in index order where k takes in all
@@ -34,9 +56,11 @@ def nearest_neighbors(
       is not real or has fewer than k real others.
 
     Raises:
-      ValueError: If k is negative or exceeds node - 1.
+      ValueError: If k is negative or exceeds node - 1, or the search is unknown.
     """
-    num_nodes = positions.shape[0]
+    if search not in SEARCHES:
+        raise ValueError(f"search: found {search!r}; allowed: {', '.join(SEARCHES)}")
+    num_nodes, dim = positions.shape
     if not 0 <= num_neighbors <= num_nodes - 1:
         raise ValueError(
             f"num_neighbors must be in [0, {num_nodes - 1}] for {num_nodes} nodes, "
@@ -44,15 +68,74 @@ def nearest_neighbors(
         )
     if num_neighbors == num_nodes - 1 and node_mask is None:
         return all_neighbors(num_nodes)
-    distances = squared_distances(positions)
-    distances = jnp.where(jnp.eye(num_nodes, dtype=bool), jnp.inf, distances)
+    if search == "auto":
+        large = pays_off(num_nodes, num_neighbors, dim)
+        search = "blocks" if large else "all_pairs"
+    if search == "blocks" and num_neighbors:
+        return block_neighbors(positions, num_neighbors, node_mask)[:2]
+    if num_nodes**2 <= _PAIRS_AT_ONCE:
+        distances = squared_distances(positions)
+        return _nearest_of_all(distances, 0, num_neighbors, node_mask)
+    # Clouds follow each other under vmap: memory stays that of one.
+    search = partial(_search_all_pairs, num_neighbors=num_neighbors)
+    search = jax.custom_batching.sequential_vmap(search)
+    if node_mask is None:
+        node_mask = jnp.ones((num_nodes,), bool)
+    return search(jax.lax.stop_gradient(positions), node_mask)
+
+
+def _nearest_of_all(
+    distances: jax.Array,
+    first: int | jax.Array,
+    num_neighbors: int,
+    node_mask: jax.Array | None,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns senders and mask of some nodes from their distances to all.
+
+    Args:
+      distances: [row, node].
+      first: Which node the first row is.
+      num_neighbors: k.
+      node_mask: [node].
+    """
+    rows, num_nodes = distances.shape
+    own = (first + jnp.arange(rows))[:, None] == jnp.arange(num_nodes)[None, :]
+    distances = jnp.where(own, jnp.inf, distances)
     if node_mask is not None:
         distances = jnp.where(node_mask[None, :], distances, jnp.inf)
     negative, senders = jax.lax.top_k(-distances, num_neighbors)
     edge_mask = jnp.isfinite(negative)
     if node_mask is not None:
-        edge_mask = edge_mask & node_mask[:, None]
+        own_mask = jax.lax.dynamic_slice(node_mask, (first,), (rows,))
+        edge_mask = edge_mask & own_mask[:, None]
     return senders.astype(jnp.int32), edge_mask
+
+
+def _search_all_pairs(
+    positions: jax.Array, node_mask: jax.Array, num_neighbors: int
+) -> tuple[jax.Array, jax.Array]:
+    """Compares all pairs, some rows at a time."""
+    num_nodes, dim = positions.shape
+    rows = max(1, _PAIRS_AT_ONCE // num_nodes)
+    num_chunks = -(-num_nodes // rows)
+    rows = -(-num_nodes // num_chunks)
+
+    def search_rows(first):
+        own = jax.lax.dynamic_slice(positions, (first, 0), (rows, dim))
+        distances = jnp.zeros((rows, num_nodes), positions.dtype)
+        for axis in range(dim):
+            offsets = own[:, axis, None] - positions[None, :, axis]
+            distances = distances + offsets**2
+        return _nearest_of_all(distances, first, num_neighbors, node_mask)
+
+    # The last chunk begins early enough to be whole.
+    starts = np.minimum(np.arange(num_chunks) * rows, num_nodes - rows)
+    found = jax.lax.map(search_rows, jnp.asarray(starts, jnp.int32))
+    # Where in the chunks each node is.
+    place = np.arange(num_nodes)
+    chunk = np.minimum(place // rows, num_chunks - 1)
+    place = chunk * rows + place - starts[chunk]
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, num_neighbors)[place], found)
 
 
 def all_neighbors(num_nodes: int) -> tuple[jax.Array, jax.Array]:
@@ -97,8 +180,14 @@ def adjacency(
     senders: jax.Array, edge_mask: jax.Array, *, self_loops: bool
 ) -> jax.Array:
     """Turns a neighbour list into a dense matrix, bool [receiver, sender]."""
-    num_nodes = senders.shape[0]
-    columns = jnp.arange(num_nodes, dtype=senders.dtype)[None, None, :]
-    marked = (senders[:, :, None] == columns) & edge_mask[:, :, None]
-    dense = jnp.any(marked, axis=1)
+    num_nodes, num_neighbors = senders.shape
+    if num_nodes**2 * num_neighbors <= _COMPARISONS_UP_TO:
+        columns = jnp.arange(num_nodes, dtype=senders.dtype)[None, None, :]
+        marked = (senders[:, :, None] == columns) & edge_mask[:, :, None]
+        dense = jnp.any(marked, axis=1)
+    else:
+        rows = jnp.arange(num_nodes)[:, None]
+        columns = jnp.where(edge_mask, senders, num_nodes)
+        dense = jnp.zeros((num_nodes, num_nodes), bool)
+        dense = dense.at[rows, columns].set(True, mode="drop")
     return dense | jnp.eye(num_nodes, dtype=bool) if self_loops else dense

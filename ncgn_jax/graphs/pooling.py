@@ -1,8 +1,7 @@
 """Between points and supernodes: averages up, copies down.
 
-Regular blocks with equal runs need a reshape; other regular blocks a small dense
-membership matrix (a matrix product is far cheaper than a scatter on every backend);
-ragged graphs take jraph's segment operations.
+Regular blocks with equal runs need a reshape, other regular blocks what `cluster_sums`
+chooses by size; ragged graphs take jraph's segment operations.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import jraph
 
+from ncgn_jax.graphs.cluster_sums import cluster_means, copy_to_members
 from ncgn_jax.graphs.multiscale import (
     Block,
     MultiscaleGraph,
@@ -82,10 +82,10 @@ def block_slices(graph: MultiscaleGraph) -> Iterator[tuple[Block, slice, slice]]
         point, supernode = points.stop, supernodes.stop
 
 
-def _membership(assignment: jax.Array, first: slice, block: Block) -> jax.Array:
+def _local(assignment: jax.Array, first: slice, block: Block) -> jax.Array:
+    """Returns clusters counted within each graph, [graph, node]; -1 for padding."""
     local = assignment.reshape(block.num_graphs, block.num_nodes) - first.start
-    local = local - jnp.arange(block.num_graphs)[:, None] * block.num_supernodes
-    return jax.nn.one_hot(local, block.num_supernodes)  # [graph, node, supernode]
+    return local - jnp.arange(block.num_graphs)[:, None] * block.num_supernodes
 
 
 def _coarsen_block(
@@ -97,11 +97,13 @@ def _coarsen_block(
     if block.equal_runs:
         rows = block.num_graphs * block.num_supernodes
         return values.reshape(rows, -1, width).mean(axis=1)
-    member = _membership(assignment, supernodes, block).astype(values.dtype)
-    counts = jnp.maximum(member.sum(axis=1), 1)[..., None]
-    rows = values.reshape(block.num_graphs, block.num_nodes, width)
-    sums = jnp.einsum("gnm,gnf->gmf", member, rows)
-    return (sums / counts).reshape(-1, width)
+    means = cluster_means(
+        values.reshape(block.num_graphs, block.num_nodes, width),
+        _local(assignment, supernodes, block),
+        block.num_supernodes,
+        balanced=block.balanced,
+    )
+    return means.reshape(-1, width)
 
 
 def _spread_block(
@@ -114,6 +116,9 @@ def _spread_block(
         copies = block.num_nodes // block.num_supernodes
         rows = jnp.broadcast_to(values[:, None, :], (values.shape[0], copies, width))
         return rows.reshape(-1, width)
-    member = _membership(assignment, supernodes, block).astype(values.dtype)
-    rows = values.reshape(block.num_graphs, block.num_supernodes, width)
-    return jnp.einsum("gnm,gmf->gnf", member, rows).reshape(-1, width)
+    copies = copy_to_members(
+        values.reshape(block.num_graphs, block.num_supernodes, width),
+        _local(assignment, supernodes, block),
+        balanced=block.balanced,
+    )
+    return copies.reshape(-1, width)

@@ -18,6 +18,8 @@ carries m and C^-1 (scaled to be of order one at any noise) to the points, as in
 the message that spreads supernode features. Positions enter by differences only.
 """
 
+from functools import partial
+
 import flax.linen as nn
 import flax.struct
 import jax
@@ -27,6 +29,7 @@ import numpy as np
 from ncgn_jax.graphs import MultiscaleGraph, spread
 from ncgn_jax.models.edges import PairList, pairs_of_blocks
 from ncgn_jax.models.layers import Norm
+from ncgn_jax.models.rematerialization import compute_again
 
 _LENGTHS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 # Of a cloud's unit variance; keeps the covariance of a flat neighbourhood invertible.
@@ -67,10 +70,12 @@ class GeometricAttention(nn.Module):
     Attributes:
       width: Features in and out.
       num_heads: Attention heads; must divide width.
+      rematerialize: Computes a block's pairs again in the backward pass.
     """
 
     width: int
     num_heads: int = 4
+    rematerialize: bool = False
 
     @nn.compact
     def __call__(
@@ -88,12 +93,15 @@ class GeometricAttention(nn.Module):
         }
         num_features = _pair_features_dim(graph.positions.shape[-1])
         project["look"] = nn.Dense(self.num_heads * num_features, name="look")(inner)
-        parts = [
-            self._attend(
-                {name: array[pairs.nodes] for name, array in project.items()}, pairs
-            )
-            for pairs in pairs_of_blocks(graph)
-        ]
+        parts = []
+        for pairs in pairs_of_blocks(graph):
+            own = {name: array[pairs.nodes] for name, array in project.items()}
+            attend = partial(self._attend, pairs=pairs)
+            if self.rematerialize:
+                attend = compute_again(attend)
+                if parts:  # Block after block, both ways: memory stays that of one.
+                    own, parts[-1] = jax.lax.optimization_barrier((own, parts[-1]))
+            parts.append(attend(own))
         attended, frames = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
         values = values + nn.Dense(self.width, name="out")(attended)
         inner = Norm("layer", name="norm_update")(values, train=False)

@@ -9,6 +9,8 @@ The three agree to rounding (tests/models/test_graph_convolutions.py).
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -23,6 +25,7 @@ from ncgn_jax.models.edges import (
     listed_edges,
 )
 from ncgn_jax.models.geometric_attention import GeometricAttention
+from ncgn_jax.models.rematerialization import compute_again
 
 CONVOLUTIONS = ("gat", "gcn", "geometric")
 _NEGATIVE_SLOPE = 0.2
@@ -35,16 +38,20 @@ class GCN(nn.Module):
 
     Attributes:
       width: Output features.
+      rematerialize: Computes a block's edges again in the backward pass.
     """
 
     width: int
+    rematerialize: bool = False
 
     @nn.compact
     def __call__(self, values: jax.Array, graph: MultiscaleGraph) -> jax.Array:
         """Maps supernode features [supernode, f] to [supernode, width]."""
         values = nn.Dense(self.width, use_bias=False, name="linear")(values)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.width,))
-        out = _over_blocks(values, graph, _dense_gcn, _sparse_gcn)
+        out = _over_blocks(
+            values, graph, _dense_gcn, _sparse_gcn, rematerialize=self.rematerialize
+        )
         return out + bias[None, :]
 
 
@@ -57,9 +64,11 @@ class GAT(nn.Module):
 
     Attributes:
       width: Output features.
+      rematerialize: Computes a block's edges again in the backward pass.
     """
 
     width: int
+    rematerialize: bool = False
 
     @nn.compact
     def __call__(self, values: jax.Array, graph: MultiscaleGraph) -> jax.Array:
@@ -70,7 +79,9 @@ class GAT(nn.Module):
         target = self.param("attend_target", init, (self.width, 1))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.width,))
         nodes = {"value": values, "source": values @ source, "target": values @ target}
-        out = _over_blocks(nodes, graph, self._dense, self._sparse)
+        out = _over_blocks(
+            nodes, graph, self._dense, self._sparse, rematerialize=self.rematerialize
+        )
         return out + bias[None, :]
 
     def _dense(self, nodes: dict[str, jax.Array], joined: jax.Array) -> jax.Array:
@@ -96,14 +107,23 @@ class GAT(nn.Module):
         return _sparse_gat(nodes, graph, _Aggregation(aggregation.total, softmax))
 
 
-def make_convolution(kind: str, width: int, name: str | None = None) -> nn.Module:
-    """Returns the convolution of that kind; ValueError lists the valid ones."""
+def make_convolution(
+    kind: str, width: int, name: str | None = None, **fields: Any
+) -> nn.Module:
+    """Returns the convolution of that kind; ValueError lists the valid ones.
+
+    Args:
+      kind: One of `CONVOLUTIONS`.
+      width: Features.
+      name: Of the module.
+      **fields: Further fields of the module: `rematerialize`, flax's `parent`.
+    """
     kinds = {"gat": GAT, "gcn": GCN, "geometric": GeometricAttention}
     if kind not in kinds:
         raise ValueError(
             f"convolution: found {kind!r}; allowed: {', '.join(CONVOLUTIONS)}"
         )
-    return kinds[kind](width, name=name)
+    return kinds[kind](width, name=name, **fields)
 
 
 def edge_attention(sown: Sequence[jax.Array], graph: MultiscaleGraph) -> jax.Array:
@@ -138,27 +158,36 @@ def _over_blocks(
     graph: MultiscaleGraph,
     dense: Callable[..., jax.Array],
     sparse: Callable[..., jax.Array],
+    *,
+    rematerialize: bool,
 ) -> jax.Array:
     """Runs a convolution's dense or sparse form over each block, or the whole."""
     if not graph.blocks:
         looped = _add_self_loops(graph.coarse)
         return sparse(nodes, looped, _ragged_aggregation(looped))
+
+    def convolve(local, senders, mask, block):
+        if not is_dense(block):
+            return sparse(local, *_regular_graph(senders, mask, block))
+        square = jax.tree.map(
+            lambda leaf: leaf.reshape(
+                block.num_graphs, block.num_supernodes, leaf.shape[-1]
+            ),
+            local,
+        )
+        out = dense(square, dense_adjacency(senders, mask, block))
+        return out.reshape(-1, out.shape[-1])
+
     outputs = []
     for block, supernodes, senders, mask in block_edges(graph):
         local = jax.tree.map(lambda leaf, s=supernodes: leaf[s], nodes)
-        if is_dense(block):
-            joined = dense_adjacency(senders, mask, block)
-            square = jax.tree.map(
-                lambda leaf, b=block: leaf.reshape(
-                    b.num_graphs, b.num_supernodes, leaf.shape[-1]
-                ),
-                local,
-            )
-            out = dense(square, joined)
-            outputs.append(out.reshape(-1, out.shape[-1]))
-        else:
-            looped, aggregation = _regular_graph(senders, mask, block)
-            outputs.append(sparse(local, looped, aggregation))
+        run = partial(convolve, block=block)
+        if rematerialize:
+            run = compute_again(run)
+            if outputs:  # Block after block, both ways: memory stays that of one.
+                pair = jax.lax.optimization_barrier((local, outputs[-1]))
+                local, outputs[-1] = pair
+        outputs.append(run(local, senders, mask))
     return jnp.concatenate(outputs)
 
 

@@ -9,6 +9,11 @@ Published messages are lin_combine([lin_x([receiver, sender]), lin_pos(dp),
 lin_edge(e)]) with nothing non-linear between the inner and the outer linear map. They
 fold into one product, whose supernode half is computed per supernode and not per
 point: same function, about 2.5 times fewer multiply-adds (`GeometricMessage`).
+
+While training on so many points that the intermediate results would take more than
+2 GiB, the backward pass keeps only what enters each part (a message, a gate, a stack of
+dense layers, the convolution of a block) and computes the rest again: the same numbers
+in a third of the memory.
 """
 
 import flax.linen as nn
@@ -24,6 +29,12 @@ from ncgn_jax.graphs import (
 )
 from ncgn_jax.models.graph_convolutions import make_convolution
 from ncgn_jax.models.layers import MLP, Norm, exact_gelu, safe_norm
+from ncgn_jax.models.rematerialization import compute_module_again
+
+# Arrays [point, width] that the backward pass of a layer reads, and how many numbers
+# those of all layers may have before parts are computed again instead.
+_KEPT_PER_LAYER = 30
+_KEPT_UP_TO = 2**29
 
 
 class GeometricMessage(nn.Module):
@@ -116,12 +127,32 @@ class NCGN(nn.Module):
         inputs = jnp.concatenate([sort_points(features, graph), point_level], axis=-1)
         three = (self.width,) * 3
         real = graph.point_mask
-        x = MLP(three, **norm, name="point_embed")(inputs, train=train, mask=real)
-        y = MLP(three, **norm, name="supernode_embed")(
-            coarsen(inputs, graph), train=train, mask=graph.coarse.nodes["mask"]
-        )
-
         gate = nn.Dense(self.width, name="gate")
+
+        def embed(network, values, mask):
+            return network(values, train=train, mask=mask)
+
+        def send(message, *inputs):
+            return message(*inputs, graph, train=train)
+
+        def mix(gate, x, pulled):
+            keep = jax.nn.sigmoid(gate(jnp.concatenate([x, pulled], axis=-1)))
+            return keep * x + (1 - keep) * pulled
+
+        def update(network, values):
+            return network(exact_gelu(values), train=train, mask=real)
+
+        is_large = train and self._keeps_much(len(inputs))
+        if is_large:
+            parts = (embed, send, mix, update)
+            embed, send, mix, update = map(compute_module_again, parts)
+
+        x = embed(MLP(three, **norm, name="point_embed"), inputs, real)
+        y = embed(
+            MLP(three, **norm, name="supernode_embed"),
+            coarsen(inputs, graph),
+            graph.coarse.nodes["mask"],
+        )
         offset = spread(graph.supernode_positions, graph) - graph.positions
         edge = jnp.concatenate([safe_norm(offset), point_level], axis=-1)
         towards_supernode = jnp.concatenate([offset, edge], axis=-1)
@@ -129,30 +160,35 @@ class NCGN(nn.Module):
         for i in range(self.num_layers):
             first_x, first_y = x, y
             message = GeometricMessage(self.width, **norm, name=f"coarsen_{i}")
-            y = coarsen(message(x, y, towards_supernode, graph, train=train), graph)
-            y = make_convolution(self.convolution, self.width, f"convolve_{i}")(
-                y, graph
-            )
+            y = coarsen(send(message, x, y, towards_supernode), graph)
+            y = make_convolution(
+                self.convolution,
+                self.width,
+                f"convolve_{i}",
+                rematerialize=is_large,
+            )(y, graph)
             geometry = towards_point
             if isinstance(y, tuple):
                 y, frames = y
                 local = frames.scores(offset, graph)
                 geometry = jnp.concatenate([towards_point, local], axis=-1)
             message = GeometricMessage(self.width, **norm, name=f"spread_{i}")
-            pulled = message(x, y + first_y, geometry, graph, train=train)
-            keep = jax.nn.sigmoid(gate(jnp.concatenate([x, pulled], axis=-1)))
-            x = keep * x + (1 - keep) * pulled
+            x = mix(gate, x, send(message, x, y + first_y, geometry))
             if i + 1 < self.num_layers:
                 x = Norm(**_named(norm), name=f"norm_{i}")(x, train=train, mask=real)
-            x = MLP((self.width,) * 2, **norm, name=f"update_{i}")(
-                exact_gelu(x), train=train, mask=real
-            )
-            x = x + first_x
+            mlp = MLP((self.width,) * 2, **norm, name=f"update_{i}")
+            x = update(mlp, x) + first_x
         readout = (self.width, self.width, self.out_dim)
-        out = MLP(readout, **norm, plain_last=True, name="readout")(
-            x, train=train, mask=real
-        )
-        return unsort_points(out, graph)
+        mlp = MLP(readout, **norm, plain_last=True, name="readout")
+        return unsort_points(embed(mlp, x, real), graph)
+
+    def _keeps_much(self, num_points: int) -> bool:
+        """Says whether a backward pass would keep more than is worth its memory."""
+        # What is sown cannot leave a part that is computed twice.
+        if self.is_mutable_collection("intermediates"):
+            return False
+        kept = num_points * self.width * self.num_layers * _KEPT_PER_LAYER
+        return kept > _KEPT_UP_TO
 
 
 def _named(norm: dict[str, str | None]) -> dict[str, str | None]:

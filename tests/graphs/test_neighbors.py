@@ -10,6 +10,7 @@ from ncgn_jax.graphs import (
     all_neighbors,
     long_short_neighbors,
     nearest_neighbors,
+    neighbors,
 )
 from ncgn_jax.graphs.neighbors import squared_distances
 
@@ -132,16 +133,18 @@ def test_long_range_edges_depend_on_the_key_only():
     assert (first != other).any()
 
 
+@pytest.mark.parametrize("comparisons", [2**24, 0])
 @pytest.mark.parametrize("self_loops", [False, True])
-def test_adjacency_equals_the_list(self_loops):
+def test_adjacency_equals_the_list(self_loops, comparisons, monkeypatch):
+    monkeypatch.setattr(neighbors, "_COMPARISONS_UP_TO", comparisons)
     senders = np.asarray(_nearest(GRID, 7)[0])
     mask = np.random.default_rng(5).random(senders.shape) < 0.6
     expected = np.eye(NUM_NODES, dtype=bool) & self_loops
     for receiver in range(NUM_NODES):
         for sender, real in zip(senders[receiver], mask[receiver], strict=True):
             expected[receiver, sender] |= real
-    found = jax.jit(adjacency, static_argnames="self_loops")(
-        senders, mask, self_loops=self_loops
+    found = jax.jit(lambda *edges: adjacency(*edges, self_loops=self_loops))(
+        senders, mask
     )
     np.testing.assert_array_equal(found, expected)
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +17,7 @@ from ncgn_jax.graphs import (
     join_graphs,
     make_noise_buckets,
 )
+from ncgn_jax.models import ncgn
 from ncgn_jax.models.ncgn import NCGN, GeometricMessage
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
@@ -296,3 +298,51 @@ def test_the_folded_message_equals_the_published_one(fixtures, towards_point):
         expected = published_message(state, theirs, *ends, offset, edge)
     assert found.dtype == jnp.float64
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("convolution", ["gat", "gcn", "geometric"])
+def test_parts_computed_twice_give_the_same_numbers(convolution, monkeypatch):
+    buckets = make_noise_buckets(NUM_NODES, 3, DIM)
+    network = NCGN(
+        out_dim=DIM, width=WIDTH, num_layers=2, convolution=convolution, norm="batch"
+    )
+    points = clouds()
+    halves = zip((points[:1], points[1:]), (buckets[0], buckets[-1]), strict=True)
+    graph = join_graphs([build_graphs(*half) for half in halves])
+    variables = random_variables(network, graph)
+
+    def traced(mutable):
+        def loss(params, graph, inputs):
+            every = {**variables, "params": params}
+            options = {"train": True, "mutable": mutable}
+            out, state = network.apply(
+                every, inputs, jnp.asarray(LEVEL), graph, **options
+            )
+            return jnp.sum(out**2), state
+
+        # Batch norm of so few rows magnifies rounding: compared in double precision.
+        with jax.enable_x64(True):
+            arguments = jax.tree.map(
+                lambda leaf: (
+                    jnp.asarray(leaf, jnp.float64)
+                    if jnp.issubdtype(leaf.dtype, jnp.floating)
+                    else leaf
+                ),
+                (variables["params"], graph, features(points)),
+            )
+            step = jax.value_and_grad(loss, has_aux=True)
+            program = str(jax.make_jaxpr(step)(*arguments))
+            return jax.jit(step)(*arguments), program.count("rng_uniform")
+
+    once, count = traced(["batch_stats"])
+    assert count == 0
+    monkeypatch.setattr(ncgn, "_KEPT_UP_TO", 0)
+    twice, count = traced(["batch_stats"])
+    # Three stacks; in each layer two messages, a gate, an update, and every block.
+    assert count == 3 + 2 * (4 + len(graph.blocks))
+    chex.assert_trees_all_close(twice, once, rtol=1e-7, atol=1e-9)
+    # Weights of attention are wanted: nothing may be computed twice.
+    if convolution != "gcn":
+        ((_, state), _), count = traced(["batch_stats", "intermediates"])
+        assert jax.tree.leaves(state["intermediates"])
+        assert count == 0

@@ -1,0 +1,110 @@
+"""Means over clusters and copies to their members, of points in cluster order.
+
+A small batch multiplies by a dense membership matrix, far cheaper than a scatter on
+every backend. It has N * M entries, though, so large graphs take another way: balanced
+clusters lie at places known ahead and are gathered, with gradients that are gathers
+too; others are sums over sorted segments. Time and memory are then linear in N.
+"""
+
+from functools import lru_cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ncgn_jax.graphs.clustering import balanced_runs
+
+# Entries of one graph's membership matrix up to which it is faster (measured on CPU).
+_MEMBERSHIP_UP_TO = 2**20
+
+
+def cluster_means(
+    values: jax.Array, assignment: jax.Array, size: int, *, balanced: bool
+) -> jax.Array:
+    """Averages over clusters; empty ones give zero.
+
+    Args:
+      values: Of points in cluster order, [graph, node, f].
+      assignment: Cluster of each point, rising, then -1 for padding, int32
+        [graph, node].
+      size: Clusters of a graph, M.
+      balanced: Whether the clusters are the `balanced_runs`.
+
+    Returns:
+      [graph, supernode, f].
+    """
+    num_nodes = values.shape[1]
+    if num_nodes * size <= _MEMBERSHIP_UP_TO:
+        member = jax.nn.one_hot(assignment, size, dtype=values.dtype)
+        counts = jnp.maximum(member.sum(axis=1), 1)[..., None]
+        return jnp.einsum("gnm,gnf->gmf", member, values) / counts
+    if balanced:
+        counts = np.diff(balanced_runs(num_nodes, size)).astype(values.dtype)
+        return _sum_runs(values, size) / counts[None, :, None]
+    # Padding goes to one cluster more, which is cut off.
+    segments = jnp.where(assignment < 0, size, assignment)
+    add = jax.vmap(
+        partial(jax.ops.segment_sum, num_segments=size + 1, indices_are_sorted=True)
+    )
+    counts = jnp.maximum(add(jnp.ones_like(values[..., :1]), segments), 1)
+    return (add(values, segments) / counts)[:, :-1]
+
+
+def copy_to_members(
+    values: jax.Array, assignment: jax.Array, *, balanced: bool
+) -> jax.Array:
+    """Copies values of clusters to their points; padding gets zero.
+
+    Args:
+      values: [graph, supernode, f].
+      assignment: As in `cluster_means`.
+      balanced: As in `cluster_means`.
+
+    Returns:
+      [graph, node, f].
+    """
+    num_nodes, size = assignment.shape[1], values.shape[1]
+    if num_nodes * size <= _MEMBERSHIP_UP_TO:
+        member = jax.nn.one_hot(assignment, size).astype(values.dtype)
+        return jnp.einsum("gnm,gmf->gnf", member, values)
+    if balanced:
+        return _copy_runs(values, num_nodes)
+    copies = jnp.take_along_axis(values, jnp.maximum(assignment, 0)[..., None], axis=1)
+    return jnp.where(assignment[..., None] >= 0, copies, 0)
+
+
+@lru_cache(maxsize=64)
+def _places_of_runs(num_nodes: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns places [run, longest run], and which of them belong to the run."""
+    bounds = balanced_runs(num_nodes, size)
+    longest = int(np.diff(bounds).max())
+    places = bounds[:-1, None] + np.arange(longest)
+    inside = places < bounds[1:, None]
+    return np.minimum(places, num_nodes - 1).astype(np.int32), inside
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _sum_runs(values: jax.Array, size: int) -> jax.Array:
+    """Sums over runs: [graph, node, f] -> [graph, run, f]."""
+    places, inside = _places_of_runs(values.shape[1], size)
+    rows = jnp.take(values, places, axis=1)  # [graph, run, member, f]
+    return jnp.sum(jnp.where(inside[None, :, :, None], rows, 0), axis=2)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _copy_runs(values: jax.Array, num_nodes: int) -> jax.Array:
+    """Repeats values along runs: [graph, run, f] -> [graph, node, f]."""
+    lengths = np.diff(balanced_runs(num_nodes, values.shape[1]))
+    owners = np.repeat(np.arange(values.shape[1], dtype=np.int32), lengths)
+    return jnp.take(values, owners, axis=1)
+
+
+# Each is the other's transpose: written out, for the automatic one scatters.
+_sum_runs.defvjp(
+    lambda values, size: (_sum_runs(values, size), values.shape[1]),
+    lambda size, num_nodes, cotangent: (_copy_runs(cotangent, num_nodes),),
+)
+_copy_runs.defvjp(
+    lambda values, num_nodes: (_copy_runs(values, num_nodes), values.shape[1]),
+    lambda num_nodes, size, cotangent: (_sum_runs(cotangent, size),),
+)
