@@ -15,6 +15,7 @@ import pytest
 
 import ncgn_jax.parallel
 from ncgn_jax import parallel
+from ncgn_jax.processes import ProcessError
 from ncgn_jax.state import make_train_state
 
 TX = optax.adam(1e-2)
@@ -168,9 +169,9 @@ def test_one_process_needs_no_start(monkeypatch):
     assert parallel.num_processes() == 1
     parallel.wait_for_all("nothing")
     monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
-    with pytest.raises(ValueError, match=r"coordinator=None, num_processes=2"):
+    with pytest.raises(ProcessError, match=r"coordinator=None .*num_processes=2"):
         parallel.start()
-    with pytest.raises(ValueError, match=r"process_id 2 is outside 0\.\.1"):
+    with pytest.raises(ProcessError, match=r"process_id 2 is outside 0\.\.1"):
         parallel.start("localhost:1", process_id=2)
 
 
@@ -204,8 +205,13 @@ restored, number = store.restore(jax.eval_shape(lambda: state))
 store.close()
 restored, _ = step(restored, parallel.split_for_devices(batch), jax.random.key(0))
 np.testing.assert_allclose(restored["w"], np.full(3, 4 * 3.5))
-rows = parallel.map_over_devices(lambda x: x * 2)(batch[:3])
-np.testing.assert_array_equal(rows, batch[:3] * 2)
+rows = np.arange(5, dtype=np.float32)  # do not fill 4 devices evenly
+double = parallel.map_over_devices(lambda x: x * 2)
+np.testing.assert_array_equal(double(rows), rows * 2)
+if rank == 0:
+    with parallel.alone():
+        np.testing.assert_array_equal(double(rows), rows * 2)
+assert parallel.rows_of_process(8) == slice(4 * rank, 4 * rank + 4)
 print("finished", number, int(restored["n"]))
 """
 
