@@ -108,6 +108,8 @@ class Lock:
                 raise LockError(self._refusal(holder))
             with _guard(self._path.parent):
                 if _read(self._path) == content:
+                    # It may have been killed between two of its files.
+                    self._partial(holder.get("token")).unlink(missing_ok=True)
                     self._write(0)
                     print(
                         f"{self._path.parent}: taking over the lock of a dead process "
@@ -158,9 +160,12 @@ class Lock:
 
     def _write(self, beat: int) -> None:
         """Replaces the file, which is never seen half-written."""
-        partial = self._path.with_name(f"{_FILE}.{self._token}")
+        partial = self._partial(self._token)
         partial.write_text(json.dumps(self._about(beat)), encoding="utf-8")
         partial.replace(self._path)
+
+    def _partial(self, token: str | None) -> Path:
+        return self._path.with_name(f"{_FILE}.{token}")
 
     def _about(self, beat: int) -> dict[str, Any]:
         return {
@@ -260,12 +265,13 @@ def _read(path: Path) -> bytes | None:
 
 
 def _parse(content: bytes | None) -> dict:
-    """Reads a lock; {} of one that is absent or was cut off."""
+    """Reads a lock; {} of one that is absent, was cut off or names no process."""
     try:
         found = json.loads(content or b"{}")
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    named = isinstance(found, dict) and isinstance(found.get("pid"), int)
+    return found if named and "started" in found else {}
 
 
 @contextlib.contextmanager

@@ -246,8 +246,7 @@ def _train(
         if parallel.is_main_process():
             print(f"training {num_params(state.params):,} parameters", flush=True)
             # Only now: a folder of another model's run keeps its own configuration.
-            Path(workdir).mkdir(parents=True, exist_ok=True)
-            (Path(workdir) / "config.json").write_text(config_to_json(config) + "\n")
+            _write_config(config, Path(workdir))
         writer = MetricsWriter(workdir, start + 1, active=parallel.is_main_process())
         logger = _StepLogger(config, task, writer, store)
         saver = _Saver(store, logger, lock)
@@ -255,6 +254,14 @@ def _train(
             return _loop(config, task, tx, state, logger, saver, preemption)
     finally:
         store.close()
+
+
+def _write_config(config: ConfigDict, workdir: Path) -> None:
+    """Writes config.json, of which a kill leaves all or nothing."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    partial = workdir / "config.json.partial"
+    partial.write_text(config_to_json(config) + "\n")
+    partial.replace(workdir / "config.json")
 
 
 def _train_first_stage(

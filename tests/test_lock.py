@@ -102,11 +102,15 @@ def test_a_silent_process_of_another_machine_is_dead(tmp_path, capsys):
 
 def test_a_number_used_again_is_another_process(tmp_path, capsys):
     other_process(tmp_path, started="0", token="old")
+    (tmp_path / "lock.old").write_text("half")  # killed while it gave a sign of life
     with hold(tmp_path):
         assert "taking over" in capsys.readouterr().out
+        assert [entry.name for entry in tmp_path.iterdir()] == ["lock"]
 
 
-@pytest.mark.parametrize("content", [b"", b'{"pid": 1', b"[]", b"\xff\x00"])
+@pytest.mark.parametrize(
+    "content", [b"", b'{"pid": 1', b"[]", b"\xff\x00", b'{"pid": "1"}']
+)
 def test_a_lock_cut_off_is_taken_over_in_time(tmp_path, content, capsys):
     (tmp_path / "lock").write_bytes(content)
     with hold(tmp_path, patience_seconds=0.2) as lock:

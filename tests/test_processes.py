@@ -31,7 +31,9 @@ def no_environment(monkeypatch):
 
 def test_an_unreachable_coordinator_is_named_with_what_to_look_at(port):
     began = time.monotonic()
-    with pytest.raises(ProcessError, match=rf"127\.0\.0\.1:{port} after 1 s .*firewall"):
+    with pytest.raises(
+        ProcessError, match=rf"127\.0\.0\.1:{port} after 1 s .*firewall"
+    ):
         start(f"127.0.0.1:{port}", 2, 1, join_seconds=1)
     assert time.monotonic() - began < 10
 
