@@ -108,6 +108,24 @@ def test_the_layout_changes_neither_losses_nor_what_is_resumed(tmp_path, environ
         assert_close(parameters(folder, 8), parameters(tmp_path / "1 x 1", 8))
 
 
+@pytest.mark.slow
+def test_samples_are_those_of_one_process(tmp_path, environment):
+    """One command to the end on two: process 0 measures while the other waits."""
+    more = ["--mode=all", "--config.evaluate.weights=ema", "--config.train.num_steps=4"]
+    path = tmp_path / "samples" / "ema.npz"
+    output = finish(start(environment, LAYOUTS["2 x 2"], tmp_path, *more))
+    assert output.count("pictures: ") == 1
+    assert (tmp_path / "table.json").is_file()
+    with np.load(path) as file:
+        together = file["points"]
+    path.unlink()
+    more[0] = "--mode=sample"
+    finish(start(environment, LAYOUTS["1 x 1"], tmp_path, *more))
+    with np.load(path) as file:
+        np.testing.assert_allclose(file["points"], together, atol=1e-4)
+    assert together.std() > 0.01
+
+
 def worker(process, number):
     """Finds a process of a pod by its number."""
     path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
@@ -192,6 +210,14 @@ def test_scripts_say_what_they_would_start(environment):
     assert "JAX_COORDINATOR_ADDRESS=auto" in result.stdout
     # Quoted twice: for the remote shell and for the bash it starts.
     assert "configs/my" in result.stdout
+
+
+def test_scripts_are_free_of_syntax_errors():
+    """To their ends, which a dry run does not reach."""
+    scripts = sorted((REPOSITORY / "launch").iterdir())
+    assert REPOSITORY / "launch" / "slurm.sbatch" in scripts
+    for script in scripts:
+        subprocess.run(["bash", "-n", str(script)], check=True, timeout=60)
 
 
 @pytest.mark.parametrize(
