@@ -181,7 +181,7 @@ import jax
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
 import numpy as np
-from ncgn_jax import checkpoint, parallel
+from ncgn_jax import checkpoint, parallel, processes
 parallel.start()
 rank = jax.process_index()
 assert (parallel.num_devices(), len(parallel.local_devices())) == (4, 2)
@@ -212,6 +212,23 @@ if rank == 0:
     with parallel.alone():
         np.testing.assert_array_equal(double(rows), rows * 2)
 assert parallel.rows_of_process(8) == slice(4 * rank, 4 * rank + 4)
+
+processes.check_same({"configuration": "a"})
+try:
+    processes.check_same({"configuration": "a", "data": f"of {rank}"})
+    raise AssertionError("differences were not noticed")
+except processes.ProcessError as error:
+    assert "different from process 0: process 1\\n" in str(error)
+    assert ("data here:\\n    of 1" in str(error)) == (rank == 1)
+try:
+    processes.from_main({}.popitem)
+    raise AssertionError("the failure of process 0 was not passed on")
+except (KeyError, processes.ProcessError) as error:
+    assert isinstance(error, KeyError) == (rank == 0)
+    assert "dictionary is empty" in str(error)
+large = np.arange(100, dtype=np.uint8)
+processes._CHUNK_BYTES = 33
+np.testing.assert_array_equal(processes.from_main(lambda: large[: 100 - rank]), large)
 print("finished", number, int(restored["n"]))
 """
 

@@ -78,6 +78,7 @@ class StopAfter(Preemption):
 def test_a_stop_between_logged_and_saved_steps_changes_nothing(tmp_path):
     """Parameters, log and the choice of the best are those of a run not stopped."""
     overrides = [*OVERRIDES, "train.num_steps=23", "train.checkpoint_every_steps=5"]
+    overrides += ["train.max_to_keep=10"]
     config = apply_overrides(load_config(SMOKE), overrides)
     whole = train(config, tmp_path / "whole")
     for step in (2, 10, 18):
@@ -90,9 +91,13 @@ def test_a_stop_between_logged_and_saved_steps_changes_nothing(tmp_path):
     parts = train(config, tmp_path / "parts")
     chex.assert_trees_all_equal(jax.device_get(whole), jax.device_get(parts))
     folders = tmp_path / "whole", tmp_path / "parts"
-    best = [Checkpoints(path, "{}", read_only=True).best() for path in folders]
-    assert best[0] is not None
-    assert best[0] == best[1]
+    stores = [Checkpoints(path, "{}", read_only=True) for path in folders]
+    losses = [[store._read_loss(step) for step in (5, 10, 15, 20)] for store in stores]
+    assert None not in losses[0]
+    assert losses[0] == losses[1]
+    assert stores[0].best() == stores[1].best()
+    # The last step and those of the stops are not due: few steps lie before them.
+    assert [stores[1]._read_loss(step) for step in (2, 18, 23)] == [None] * 3
     first, second = (read_metrics(path) for path in folders)
     assert first == second
 
