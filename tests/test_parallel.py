@@ -253,7 +253,11 @@ def test_two_processes_train_save_and_restore_together(tmp_path):
         )
         for rank in range(2)
     ]
-    results = [worker.communicate(timeout=120) for worker in workers]
+    try:
+        results = [worker.communicate(timeout=120) for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()  # one that failed leaves the other waiting
     for worker, (out, err) in zip(workers, results, strict=True):
         assert worker.returncode == 0, err
         assert out.splitlines()[-1] == "finished 3 4"
