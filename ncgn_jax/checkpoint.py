@@ -7,6 +7,11 @@ versions it was made with, and the state as one buffer of bytes beside a manifes
 every process holds the same full state, because hundreds of small arrays take ten
 times as long, and because Orbax alone does not notice a flipped bit.
 
+With several processes it is process 0 that writes, reads, and hands what it has read
+to the others. None waits for another in the background, all are sure to resume from
+the same bits, only one needs to see the files, and these say nothing of how many
+processes or devices there were.
+
 Example:
   >>> import jax.numpy as jnp, tempfile
   >>> from ncgn_jax.checkpoint import Checkpoints
@@ -21,15 +26,16 @@ Example:
 
 import contextlib
 import functools
+import json
 import logging
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import orbax.checkpoint as ocp
 
-from ncgn_jax import checkpoint_format, config, parallel
+from ncgn_jax import checkpoint_format, config, processes
 
 Tree = Any
 
@@ -56,10 +62,10 @@ class Checkpoints:
         """Opens a run's folder; with several processes, all of them must.
 
         Args:
-          workdir: Folder of the run, on a file system that every process sees.
-            Nothing is written before the first `save`.
+          workdir: Folder of the run. Nothing is written before the first `save`.
           config_json: The configuration, stored in every checkpoint.
-          max_to_keep: Number of newest checkpoints that are kept.
+          max_to_keep: Number of newest checkpoints that are kept, besides the one of
+            least loss.
           asynchronous: Whether `save` returns once the state is copied, while the
             writing goes on in the background.
           read_only: Whether `save` is forbidden and leftovers are not tidied up.
@@ -72,6 +78,8 @@ class Checkpoints:
         self._writer: ocp.CheckpointManager | None = None
         self._saving: int | None = None
         self._unreadable: dict[int, str] = {}
+        self._losses: dict[int, float] = {}
+        self.notes: dict[str, Any] = {}
         self._versions = functools.cache(config.versions)
 
     def steps(self) -> list[int]:
@@ -81,12 +89,26 @@ class Checkpoints:
         names = (entry.name for entry in self.folder.iterdir() if entry.is_dir())
         return sorted(int(name) for name in names if name.isdecimal())
 
-    def save(self, step: int, state: Tree) -> None:
+    def best(self) -> int | None:
+        """Returns the stored step of least loss, None if none was stored with one."""
+        losses = {step: self._read_loss(step) for step in self.steps()}
+        return _step_of_least({s: x for s, x in losses.items() if x is not None})
+
+    def save(
+        self,
+        step: int,
+        state: Tree,
+        *,
+        loss: float | None = None,
+        notes: dict[str, Any] | None = None,
+    ) -> None:
         """Stores a state. A step that is already stored stays as it is.
 
         Args:
           step: Number of finished steps.
           state: Tree of arrays, the same on every device and process.
+          loss: What to judge the state by; None keeps it from being the best.
+          notes: What else is needed to go on as if nothing had happened, as JSON.
 
         Raises:
           CheckpointError: If this save, or an earlier one still running in the
@@ -94,6 +116,8 @@ class Checkpoints:
         """
         if self._read_only:
             raise CheckpointError(f"{self.folder} was opened for reading only")
+        if not processes.is_main_process():
+            return
         self.wait()
         if step in self.steps() and step not in self._unreadable:
             return
@@ -105,8 +129,13 @@ class Checkpoints:
                 "config": self._config_json,
                 "versions": self._versions(),
                 "leaves": manifest,
+                "loss": loss,
+                "notes": notes or {},
             }
-            self._open_writer().save(
+            writer = self._open_writer()
+            if loss is not None:
+                self._losses[step] = loss
+            writer.save(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave({"buffer": buffer}),
@@ -140,15 +169,20 @@ class Checkpoints:
                 self._writer = None
 
     def restore(
-        self, abstract_state: Tree, *, partial: bool = False
+        self,
+        abstract_state: Tree,
+        *,
+        partial: bool = False,
+        step: int | Literal["newest", "best"] = "newest",
     ) -> tuple[Tree, int] | None:
-        """Reads the newest checkpoint that can be read.
+        """Reads a checkpoint, the newest readable one if not told; sets `notes`.
 
         Args:
           abstract_state: Tree with the shapes and dtypes to expect; arrays or the
             result of `jax.eval_shape`.
           partial: Whether the checkpoint may hold more than is asked for, for example
             an optimiser state that sampling has no use for.
+          step: Which checkpoint; `best` is that of least loss.
 
         Returns:
           The state, bit for bit as it was saved, and its step; None if the run has no
@@ -156,10 +190,41 @@ class Checkpoints:
 
         Raises:
           CheckpointError: If none can be read, or one was made by another model.
+          ProcessError: On other processes than 0, if that one raised an error.
         """
         self.wait()
+        found: dict[str, Any] = {}
+
+        def find() -> bytes:
+            found.update(self._find(abstract_state, partial, step))
+            header = {name: found.get(name) for name in ("step", "about")}
+            return json.dumps(header).encode()
+
+        header = json.loads(processes.from_main(find).tobytes())
+        if header["step"] is None:
+            return None
+        buffer = processes.from_main(lambda: found["buffer"])
+        leaves = header["about"]["leaves"]
+        # Checkpoints of the first versions have none.
+        self.notes = header["about"].get("notes", {})
+        state = checkpoint_format.unpack(leaves, buffer, abstract_state)
+        return state, header["step"]
+
+    def _find(
+        self, abstract_state: Tree, partial: bool, wanted: int | str
+    ) -> dict[str, Any]:
+        """Reads what `restore` returns: `step`, `about`, `buffer`; {} if none."""
+        steps = self.steps()
+        if steps and wanted != "newest":
+            number = self.best() if wanted == "best" else wanted
+            if number not in steps:
+                raise CheckpointError(
+                    f"there is no checkpoint {wanted} in {self.folder}; there are "
+                    f"{steps}"
+                )
+            steps = [number]
         self._unreadable = {}
-        for step in reversed(self.steps()):
+        for step in reversed(steps):
             try:
                 about, buffer = self._read(step)
                 checkpoint_format.read_arrays(about["leaves"], buffer)
@@ -171,15 +236,14 @@ class Checkpoints:
                 logging.warning(
                     "checkpoint %d unreadable (%s); using %d", other, reason, step
                 )
-            state = checkpoint_format.unpack(about["leaves"], buffer, abstract_state)
-            return state, step
+            return {"step": step, "about": about, "buffer": buffer}
         if self._unreadable:
             reasons = "\n".join(f"  {n}: {r}" for n, r in self._unreadable.items())
             raise CheckpointError(
                 f"no checkpoint in {self.folder} can be read; move the folder away to "
                 f"start again\n{reasons}"
             )
-        return None
+        return {}
 
     def read(self, step: int) -> tuple[dict[str, np.ndarray], str, dict[str, Any]]:
         """Reads one checkpoint without a model.
@@ -204,25 +268,31 @@ class Checkpoints:
     def _open_writer(self) -> ocp.CheckpointManager:
         """Makes the folder, clears what a kill left half-written in it."""
         if self._writer is None:
-            self._writer = ocp.CheckpointManager(
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for step in self.steps():
+                loss = self._read_loss(step)
+                if loss is not None:
+                    self._losses[step] = loss
+            self._writer = _open_manager(
                 self.folder,
-                options=ocp.CheckpointManagerOptions(
-                    preservation_policy=ocp.checkpoint_managers.LatestN(
-                        self._max_to_keep
-                    ),
-                    cleanup_tmp_directories=True,
-                    enable_async_checkpointing=self._asynchronous,
-                ),
+                preservation_policy=_NewestAndBest(self._max_to_keep, self._losses),
+                cleanup_tmp_directories=True,
+                enable_async_checkpointing=self._asynchronous,
             )
         return self._writer
 
+    def _read_loss(self, step: int) -> float | None:
+        """Reads the loss a checkpoint was stored with, None if that is not there."""
+        args = ocp.args.Composite(about=ocp.args.JsonRestore())
+        try:
+            with _open_manager(self.folder, save_root_metadata=False) as reader:
+                return reader.restore(step, args=args).about.get("loss")
+        except Exception:  # whoever needs the checkpoint hears what is wrong with it
+            return None
+
     def _read(self, step: int) -> tuple[dict[str, Any], np.ndarray]:
         """Reads manifest and buffer; any exception means unreadable."""
-        # Not `read_only=True`, which warns about itself at every opening.
-        options = ocp.CheckpointManagerOptions(
-            create=False, save_root_metadata=False, enable_async_checkpointing=False
-        )
-        with ocp.CheckpointManager(self.folder, options=options) as reader:
+        with _open_manager(self.folder, save_root_metadata=False) as reader:
             found = reader.restore(
                 step,
                 args=ocp.args.Composite(
@@ -250,12 +320,10 @@ class Checkpoints:
         """Renames what could not be read, so that its step can be stored again."""
         if not self._unreadable:
             return
-        if parallel.is_main_process():
-            for step in self._unreadable:
-                target = self.folder / f"unreadable-{step}"
-                shutil.rmtree(target, ignore_errors=True)
-                (self.folder / str(step)).rename(target)
-        parallel.wait_for_all("set aside unreadable checkpoints")
+        for step in self._unreadable:
+            target = self.folder / f"unreadable-{step}"
+            shutil.rmtree(target, ignore_errors=True)
+            (self.folder / str(step)).rename(target)
         self._unreadable = {}
         if self._writer is not None:
             self._writer.reload()
@@ -275,6 +343,60 @@ class Checkpoints:
             f"checkpoint {step} could not be written to {self.folder}"
             f" ({_first_line(error)}{free}); kept: {self.steps() or 'none'}"
         )
+
+
+class _NewestAndBest:
+    """Orbax's question which checkpoints to keep: the newest few and the best."""
+
+    def __init__(self, num_newest: int, losses: dict[int, float]) -> None:
+        self._num_newest = num_newest
+        self._losses = losses
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        del context
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        losses = {s: self._losses[s] for s in steps if s in self._losses}
+        kept = {*sorted(steps)[-self._num_newest :], _step_of_least(losses)}
+        return [step in kept for step in steps]
+
+
+def _step_of_least(losses: dict[int, float]) -> int | None:
+    """Returns the step of least loss, the later of equals; None of none."""
+    return min(losses, key=lambda step: (losses[step], -step), default=None)
+
+
+class _Manager(ocp.CheckpointManager):
+    """A manager that leaves preemption to the training loop.
+
+    Orbax asks JAX's preemption service too, also in the background and about a step
+    that may be long past; the processes could then agree on one that some have passed.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        """Says no, without asking."""
+        del step
+        return False
+
+
+def _open_manager(
+    folder: Path, *, enable_async_checkpointing: bool = False, **options
+) -> ocp.CheckpointManager:
+    """Opens a folder on process 0, which does not wait for others there.
+
+    Not with `read_only=True`, which warns about itself at every opening.
+    """
+    if processes.num_processes() > 1:
+        options["multiprocessing_options"] = ocp.options.MultiprocessingOptions(
+            primary_host=0, active_processes={0}
+        )
+    return _Manager(
+        folder,
+        options=ocp.CheckpointManagerOptions(
+            create=False,
+            enable_async_checkpointing=enable_async_checkpointing,
+            **options,
+        ),
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from ncgn_jax import parallel, processes
 from ncgn_jax.checkpoint import CheckpointError, Checkpoints
 from ncgn_jax.config import config_from_json, config_to_json
 from ncgn_jax.faults import ConfigError
@@ -42,16 +43,30 @@ def read_run_config(workdir: str | Path) -> ConfigDict:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def restore_state(config: ConfigDict, workdir: str | Path, task: Task) -> TrainState:
-    """Restores the newest checkpoint of a run.
+def restore_state(
+    config: ConfigDict,
+    workdir: str | Path,
+    task: Task,
+    checkpoint: str = "newest",
+) -> TrainState:
+    """Restores a checkpoint of a run.
+
+    Args:
+      config: The run's configuration.
+      workdir: Its folder.
+      task: The configuration's task.
+      checkpoint: `newest`, `best` (of least loss) or the number of a stored step.
 
     Raises:
       CheckpointError: If there is none, or it was made by another model.
     """
+    if checkpoint not in ("newest", "best") and not checkpoint.isdecimal():
+        raise ConfigError(f"checkpoint {checkpoint!r}; allowed: newest, best or a step")
     store = Checkpoints(workdir, config_to_json(config), read_only=True)
     tx = make_optimizer(config)
     abstract = jax.eval_shape(lambda: init_state(task, tx, config.seed))
-    restored = store.restore(abstract)
+    step = int(checkpoint) if checkpoint.isdecimal() else checkpoint
+    restored = store.restore(abstract, step=step)
     store.close()
     if restored is None:
         raise CheckpointError(
@@ -63,7 +78,9 @@ def restore_state(config: ConfigDict, workdir: str | Path, task: Task) -> TrainS
 def generate(
     config: ConfigDict, workdir: str | Path, task: Task, state: TrainState | None = None
 ) -> Samples:
-    """Generates with EMA and raw weights, saves arrays and pictures.
+    """Generates with EMA and raw weights, saves arrays.
+
+    With several processes each generates its share of the samples, process 0 saves.
 
     Args:
       config: Validated configuration.
@@ -72,7 +89,8 @@ def generate(
       state: Trained state; restored from `workdir` if None.
 
     Returns:
-      Arrays by kind of weights (`evaluate.weights`).
+      Arrays by kind of weights (`evaluate.weights`). On other processes than 0, only
+      of kinds that were not stored already.
     """
     state = state if state is not None else restore_state(config, workdir, task)
     folder = Path(workdir) / "samples"
@@ -80,22 +98,24 @@ def generate(
     samples = {}
     for kind in config.evaluate.weights:
         path = folder / f"{kind}.npz"
-        stored = _load(path, stamp)
-        if stored is None:
+        stored = _load(path, stamp) if parallel.is_main_process() else None
+        if not _is_true_on_main(stored is not None):
             params = state.ema if kind == "ema" else state.params
             began = time.monotonic()
             stored = task.sample(
                 params, state.model_state, config.sample.num_samples, config.seed
             )
             seconds = time.monotonic() - began
-            print(
-                f"{config.sample.num_samples} samples ({kind} weights, "
-                f"{config.sample.num_steps} {config.sample.sampler} steps) in "
-                f"{format_seconds(seconds)}, compilation included",
-                flush=True,
-            )
-            _save(path, stored, stamp)
-        samples[kind] = stored
+            if parallel.is_main_process():
+                print(
+                    f"{config.sample.num_samples} samples ({kind} weights, "
+                    f"{config.sample.num_steps} {config.sample.sampler} steps) in "
+                    f"{format_seconds(seconds)}, compilation included",
+                    flush=True,
+                )
+                _save(path, stored, stamp)
+        if stored is not None:
+            samples[kind] = stored
     return samples
 
 
@@ -108,6 +128,11 @@ def draw(
     folder = Path(workdir) / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     return task.draw(params, state.model_state, samples[kind], folder)
+
+
+def _is_true_on_main(answer: bool) -> bool:
+    """Returns what process 0 answers."""
+    return bool(processes.from_main(lambda: bytes([answer]))[0])
 
 
 def _stamp(config: ConfigDict, step: int) -> str:

@@ -1,10 +1,13 @@
 """Command line: trains, samples and evaluates one configuration.
 
     python -m ncgn_jax.main --config=configs/modelnet.py [--workdir=runs/mine]
-        [--mode=all|train|sample|evaluate] [--config.dmp.schedule=linear ...]
+        [--mode=all|train|sample|evaluate] [--checkpoint=newest|best|STEP]
+        [--config.dmp.schedule=linear ...]
 
-Run it again and it resumes. Nothing is written before the configuration and the data
-have been checked.
+Run it again and it resumes; SIGTERM saves and ends it. Nothing is written before the
+configuration and the data have been checked. On several machines the same command
+runs on all of them (see ncgn_jax/processes.py, and the scripts in launch/): they train
+and sample together, process 0 then measures and draws while the others wait.
 """
 
 import sys
@@ -13,10 +16,11 @@ from pathlib import Path
 from absl import app, flags
 from absl import logging as absl_logging
 
-from ncgn_jax import parallel
+from ncgn_jax import parallel, processes
 from ncgn_jax.checkpoint import CheckpointError
 from ncgn_jax.config import (
     apply_overrides,
+    config_to_json,
     load_config,
     split_config_arguments,
 )
@@ -24,6 +28,8 @@ from ncgn_jax.data.point_sets import DataError
 from ncgn_jax.evaluate import evaluate
 from ncgn_jax.faults import ConfigError
 from ncgn_jax.generate import draw, generate, restore_state
+from ncgn_jax.lock import LockError, hold
+from ncgn_jax.preemption import Preempted, Preemption
 from ncgn_jax.tasks import make_task, task_notes
 from ncgn_jax.tasks.settings import sampling_notes
 from ncgn_jax.train import TrainingError, train, validate
@@ -34,30 +40,64 @@ _WORKDIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum(
     "mode", "all", ["train", "sample", "evaluate", "all"], "What to do."
 )
-_EXPECTED = (ConfigError, DataError, CheckpointError, TrainingError)
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", "newest", "What --mode=sample and evaluate take: newest, best, STEP."
+)
+_EXPECTED = (
+    ConfigError,
+    DataError,
+    CheckpointError,
+    TrainingError,
+    LockError,
+    processes.ProcessError,
+)
 
 
-def run(config_path: str, overrides: list[str], workdir: str | None, mode: str) -> None:
+def run(
+    config_path: str,
+    overrides: list[str],
+    workdir: str | None,
+    mode: str,
+    checkpoint: str = "newest",
+) -> None:
     """Runs one configuration; raises the project's own errors for bad input."""
     parallel.keep_host_memory()
     parallel.start()
-    config = apply_overrides(load_config(config_path), overrides)
-    validate(config)
-    workdir = Path(workdir or Path("runs") / Path(config_path).stem)
-    task = make_task(config)
-    if parallel.is_main_process():
+    with Preemption() as preemption:
+        config = apply_overrides(load_config(config_path), overrides)
+        validate(config)
+        if checkpoint != "newest" and mode not in ("sample", "evaluate"):
+            raise ConfigError("--checkpoint goes with --mode=sample or --mode=evaluate")
+        workdir = Path(workdir or Path("runs") / Path(config_path).stem)
+        task = make_task(config)
         notes = [*sampling_notes(config), *task_notes(task)]
-        print("\n".join([*task.describe(), *notes, f"run: {workdir}"]), flush=True)
-    if mode in ("train", "all"):
-        state = train(config, workdir, task)
-    else:
-        state = restore_state(config, workdir, task)
-    if mode == "train" or not parallel.is_main_process():
-        return
+        about = "\n".join([*task.describe(), *notes])
+        processes.check_same(
+            {"configuration": config_to_json(config), "data and model": about}
+        )
+        if parallel.is_main_process():
+            print(f"{about}\nrun: {workdir}", flush=True)
+        if mode == "train":
+            train(config, workdir, task, preemption)
+        elif mode == "all":
+            with hold(workdir):
+                state = train(config, workdir, task, preemption)
+                _sample(config, workdir, task, state, mode, preemption)
+        else:
+            state = restore_state(config, workdir, task, checkpoint)
+            _sample(config, workdir, task, state, mode, preemption)
+
+
+def _sample(config, workdir, task, state, mode, preemption) -> None:
+    """Samples on all processes; process 0 goes on to measure and draw."""
+    preemption.stop_at_once()
     samples = generate(config, workdir, task, state)
-    pictures = draw(workdir, task, state, samples)
-    if mode in ("evaluate", "all"):
-        evaluate(config, workdir, task, samples, int(state.step))
+    if not parallel.is_main_process():
+        return
+    with parallel.alone():
+        pictures = draw(workdir, task, state, samples)
+        if mode in ("evaluate", "all"):
+            evaluate(config, workdir, task, samples, int(state.step))
     print("pictures: " + ", ".join(str(path) for path in pictures), flush=True)
 
 
@@ -75,10 +115,14 @@ def main(argv: list[str] | None = None) -> None:
             sys.exit(f"error: unknown arguments: {' '.join(extra[1:])}")
         if path is None:
             sys.exit("error: --config=FILE is needed, for example configs/modelnet.py")
-        try:
-            run(path, overrides, _WORKDIR.value, _MODE.value)
-        except _EXPECTED as error:
-            sys.exit(f"error: {error}")
+        with processes.together():
+            try:
+                run(path, overrides, _WORKDIR.value, _MODE.value, _CHECKPOINT.value)
+            except _EXPECTED as error:
+                sys.exit(f"error: {error}")
+            except Preempted as stop:
+                print(stop, flush=True)
+                raise
 
     app.run(start, argv=rest)
 

@@ -23,68 +23,57 @@ first, explicitly, which also keeps the loop legal under `jax.transfer_guard`. A
 batch of fewer rows than devices silently uses fewer devices; so it is refused here.
 """
 
+import contextlib
+import contextvars
 import ctypes
 import functools
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ncgn_jax.processes import (
+    gather_rows,
+    is_main_process,
+    num_processes,
+    process_index,
+    start,
+    wait_for_all,
+)
+
+__all__ = [
+    "AXIS",
+    "alone",
+    "data_parallel",
+    "device_index",
+    "device_kind",
+    "forward_options",
+    "is_main_process",
+    "keep_host_memory",
+    "local_batch_size",
+    "local_devices",
+    "map_over_devices",
+    "mean_over_devices",
+    "merge_devices",
+    "num_devices",
+    "num_processes",
+    "put_batch",
+    "replicate",
+    "rows_of_process",
+    "split_for_devices",
+    "start",
+    "sum_over_devices",
+    "wait_for_all",
+]
 
 AXIS = "device"
 
 Tree = Any
 
-
-def start(
-    coordinator: str | None = None,
-    num_processes: int | None = None,
-    process_id: int | None = None,
-) -> None:
-    """Joins the processes of one run; does nothing for a single process.
-
-    Must come before anything touches a device. What is not given is read from
-    `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`.
-
-    Args:
-      coordinator: "host:port" of process 0, or "auto" where JAX can find out by
-        itself (TPU pods, Slurm, Open MPI). None, also in the environment: one
-        process.
-      num_processes: Number of processes; not needed with "auto".
-      process_id: Number of this process, from 0; not needed with "auto".
-
-    Raises:
-      ValueError: If only some of the three are given, or they contradict.
-    """
-    environment = os.environ
-    coordinator = coordinator or environment.get("JAX_COORDINATOR_ADDRESS") or None
-    if num_processes is None and environment.get("JAX_NUM_PROCESSES"):
-        num_processes = int(environment["JAX_NUM_PROCESSES"])
-    if process_id is None and environment.get("JAX_PROCESS_ID"):
-        process_id = int(environment["JAX_PROCESS_ID"])
-    if coordinator is None and num_processes in (None, 1):
-        return
-    if jax.distributed.is_initialized():
-        return
-    if coordinator == "auto":
-        os.environ.pop("JAX_COORDINATOR_ADDRESS", None)
-        jax.distributed.initialize()
-        return
-    if coordinator is None or num_processes is None or process_id is None:
-        raise ValueError(
-            "a run of several processes needs all three: coordinator="
-            f"{coordinator!r}, num_processes={num_processes}, process_id={process_id}"
-        )
-    if not 0 <= process_id < num_processes:
-        raise ValueError(
-            f"process_id {process_id} is outside 0..{num_processes - 1} "
-            f"(num_processes={num_processes})"
-        )
-    jax.distributed.initialize(coordinator, num_processes, process_id)
+_ALONE = contextvars.ContextVar("alone", default=False)
 
 
 def num_devices() -> int:
@@ -97,25 +86,9 @@ def local_devices() -> list[jax.Device]:
     return jax.local_devices()
 
 
-def num_processes() -> int:
-    """Counts the processes of this run."""
-    return jax.process_count()
-
-
-def is_main_process() -> bool:
-    """Tells whether this process is the one that logs and prints."""
-    return jax.process_index() == 0
-
-
 def device_kind() -> str:
     """Names the kind of device, for example `cpu`."""
     return jax.local_devices()[0].device_kind
-
-
-def wait_for_all(name: str) -> None:
-    """Waits until every process has come to the point called `name`."""
-    if num_processes() > 1:
-        multihost_utils.sync_global_devices(name)
 
 
 def local_batch_size(global_batch_size: int) -> int:
@@ -130,6 +103,30 @@ def local_batch_size(global_batch_size: int) -> int:
             f"{num_devices()} devices; use a multiple of {num_devices()}"
         )
     return global_batch_size // num_processes()
+
+
+def rows_of_process(global_batch_size: int) -> slice:
+    """Gives which rows of a global batch this process has to load.
+
+    Raises:
+      ValueError: If the batch cannot be divided evenly over all devices.
+    """
+    local = local_batch_size(global_batch_size)
+    return slice(process_index() * local, (process_index() + 1) * local)
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Lets one process of several map over its own devices, without the others.
+
+    Within, `map_over_devices` does the shares of all processes one after another, with
+    the same programs; results are the same as together.
+    """
+    token = _ALONE.set(True)
+    try:
+        yield
+    finally:
+        _ALONE.reset(token)
 
 
 def split_for_devices(batch: Tree) -> Tree:
@@ -257,14 +254,17 @@ def map_over_devices(
     `jax.random.split(rng, num_rows)`: a row then never depends on the device count.
 
     Args:
-      fn: Function of arrays [b, ...] that returns a tree of arrays [b, ...].
+      fn: Function of arrays [b, ...] that returns a tree of arrays [b, ...]. It names
+        no device axis.
       batch_argnums: Arguments whose leading axis is shared out. All others are the
         same on every device.
       static_argnums: Hashable arguments; a new value compiles anew.
 
     Returns:
-      A function of the same positional arguments, taking any number of rows of this
-      process and returning numpy arrays with as many rows.
+      A function of the same positional arguments, taking any number of rows and
+      returning numpy arrays with as many rows. With several processes all of them call
+      it with the same arguments, each computes its share, and all get all rows; but
+      see `alone`.
     """
     batch, static = tuple(batch_argnums), tuple(static_argnums)
     compiled: dict[Any, Callable[..., Tree]] = {}
@@ -276,27 +276,46 @@ def map_over_devices(
             in_axes=tuple(0 if i in batch else None for i in range(len(args))),
             out_axes=0,
             static_broadcasted_argnums=static,
+            devices=local_devices(),
         )
         options = forward_options()
-        # Programs compiled ahead of time refuse the arguments of several processes.
-        if not options or num_processes() > 1:
+        if not options:
             return lifted
         program = lifted.lower(*args).compile(options)
         return lambda *args: program(*_leave_out(static, args))
 
-    @functools.wraps(fn)
-    def call(*args):
-        args = list(args)
-        num_rows = jax.tree.leaves([args[i] for i in batch])[0].shape[0]
+    def run(args):
+        """Runs one process's share, as many rows as its devices divide."""
         for i in batch:
-            args[i] = split_for_devices(jax.tree.map(_pad_rows, args[i]))
+            args[i] = split_for_devices(args[i])
         args = _place_arguments(args, batch, static)
         leaves, structure = jax.tree.flatten(_leave_out(static, args))
         shapes = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
         key = structure, shapes, tuple(args[i] for i in static)
         if key not in compiled:
             compiled[key] = compile_for(args)
-        result = merge_devices(jax.device_get(compiled[key](*args)))
+        return merge_devices(jax.device_get(compiled[key](*args)))
+
+    @functools.wraps(fn)
+    def call(*args):
+        args = list(args)
+        num_rows = jax.tree.leaves([args[i] for i in batch])[0].shape[0]
+        for i in batch:
+            args[i] = jax.tree.map(_pad_rows, args[i])
+        share = -(-num_rows // num_devices()) * len(local_devices())
+
+        def run_share(process):
+            own = list(args)
+            for i in batch:
+                rows = slice(process * share, (process + 1) * share)
+                own[i] = jax.tree.map(lambda leaf, rows=rows: leaf[rows], own[i])
+            return run(own)
+
+        if _ALONE.get():
+            parts = [run_share(process) for process in range(num_processes())]
+            result = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+        else:
+            result = gather_rows(run_share(process_index()))
         return jax.tree.map(lambda leaf: leaf[:num_rows], result)
 
     return call
@@ -330,8 +349,8 @@ def _accepts_on_cpu(options: tuple[tuple[str, str], ...]) -> bool:
 
 
 def _pad_rows(leaf):
-    """Repeats the last row up to a multiple of the local devices."""
-    missing = -leaf.shape[0] % len(local_devices())
+    """Repeats the last row up to a multiple of all devices."""
+    missing = -leaf.shape[0] % num_devices()
     if not missing:
         return leaf
     rows = np.minimum(np.arange(leaf.shape[0] + missing), leaf.shape[0] - 1)

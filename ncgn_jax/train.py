@@ -6,7 +6,8 @@
 randomness is fold_in(seed, step) and batches are functions of (seed, step), so a run
 that was killed and restarted equals one that was not, bit for bit. Metrics of a step
 are fetched after the next one has been dispatched; a step that is not finite stops
-the run before anything of it is saved.
+the run before anything of it is saved. What the log has gathered between two of its
+lines is saved too.
 """
 
 import functools
@@ -26,7 +27,9 @@ from ncgn_jax import parallel
 from ncgn_jax.checkpoint import Checkpoints
 from ncgn_jax.config import check_known_fields, config_to_json
 from ncgn_jax.faults import Faults
+from ncgn_jax.lock import Lock, hold
 from ncgn_jax.logs import MetricsWriter, Progress, format_seconds
+from ncgn_jax.preemption import Preempted, Preemption
 from ncgn_jax.process import ema_decay, update_ema
 from ncgn_jax.state import TrainState, make_train_state, num_params
 from ncgn_jax.tasks import (
@@ -190,6 +193,7 @@ def restore_or_init(
     seed: int,
     store: Checkpoints,
     workdir: str | Path,
+    preemption: Preemption | None = None,
 ) -> TrainState:
     """Restores the newest readable checkpoint of a run, or starts it.
 
@@ -199,7 +203,7 @@ def restore_or_init(
     abstract = jax.eval_shape(lambda: init_state(task, tx, seed))
     restored = store.restore(abstract)
     if restored is None:
-        _train_first_stage(task, workdir)
+        _train_first_stage(task, workdir, preemption)
         return init_state(task, tx, seed)
     state, step = restored
     if parallel.is_main_process():
@@ -208,14 +212,20 @@ def restore_or_init(
 
 
 def train(
-    config: ConfigDict, workdir: str | Path, task: Task | None = None
+    config: ConfigDict,
+    workdir: str | Path,
+    task: Task | None = None,
+    preemption: Preemption | None = None,
 ) -> TrainState:
     """Trains a configuration to its last step, resuming what `workdir` holds.
+
+    Holds the lock of `workdir` meanwhile.
 
     Args:
       config: Complete configuration; validated first.
       workdir: Folder for checkpoints, metrics and pictures of this run.
       task: The configuration's task if it is built already.
+      preemption: Who is asked after each step whether to save and stop.
 
     Returns:
       The final state.
@@ -223,29 +233,53 @@ def train(
     Raises:
       ConfigError: Before anything is written, if the configuration is faulty.
       TrainingError: If loss or gradient stop being finite.
+      LockError: If another run is using `workdir`.
+      Preempted: If the run was asked to stop; what it has learned is saved.
     """
     validate(config)
     task = task or make_task(config)
+    with hold(workdir) as lock:
+        return _train(config, workdir, task, preemption or Preemption(), lock)
+
+
+def _train(
+    config: ConfigDict,
+    workdir: str | Path,
+    task: Task,
+    preemption: Preemption,
+    lock: Lock,
+) -> TrainState:
     tx = make_optimizer(config)
     store = Checkpoints(workdir, config_to_json(config), config.train.max_to_keep)
     try:
-        state = restore_or_init(task, tx, config.seed, store, workdir)
+        state = restore_or_init(task, tx, config.seed, store, workdir, preemption)
         start = int(state.step)
         if start >= config.train.num_steps:
             return state
         if parallel.is_main_process():
             print(f"training {num_params(state.params):,} parameters", flush=True)
             # Only now: a folder of another model's run keeps its own configuration.
-            Path(workdir).mkdir(parents=True, exist_ok=True)
-            (Path(workdir) / "config.json").write_text(config_to_json(config) + "\n")
+            _write_config(config, Path(workdir))
         writer = MetricsWriter(workdir, start + 1, active=parallel.is_main_process())
-        with writer:
-            return _loop(config, task, tx, state, store, writer)
+        logger = _StepLogger(config, task, writer, store)
+        saver = _Saver(store, logger, lock)
+        with writer, preemption.postponed():
+            return _loop(config, task, tx, state, logger, saver, preemption)
     finally:
         store.close()
 
 
-def _train_first_stage(task: Task, workdir: str | Path) -> None:
+def _write_config(config: ConfigDict, workdir: Path) -> None:
+    """Writes config.json, of which a kill leaves all or nothing."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    partial = workdir / "config.json.partial"
+    partial.write_text(config_to_json(config) + "\n")
+    partial.replace(workdir / "config.json")
+
+
+def _train_first_stage(
+    task: Task, workdir: str | Path, preemption: Preemption | None
+) -> None:
     """Trains what a task stands on, if anything, and hands it over."""
     stage = task.first_stage()
     if stage is None:
@@ -253,7 +287,7 @@ def _train_first_stage(task: Task, workdir: str | Path) -> None:
     config, first = stage
     if parallel.is_main_process():
         print(f"first stage: {config.task}", flush=True)
-    state = train(config, Path(workdir) / FIRST_STAGE, first)
+    state = train(config, Path(workdir) / FIRST_STAGE, first, preemption)
     task.adopt(jax.device_get(state.ema), jax.device_get(state.model_state))
 
 
@@ -262,13 +296,13 @@ def _loop(
     task: Task,
     tx: optax.GradientTransformation,
     state: TrainState,
-    store: Checkpoints,
-    writer: MetricsWriter,
+    logger: "_StepLogger",
+    saver: "_Saver",
+    preemption: Preemption,
 ) -> TrainState:
     num_steps, start = config.train.num_steps, int(state.step)
     step_fn = parallel.data_parallel(make_train_step(task, tx, config))
-    local = parallel.local_batch_size(config.train.batch_size)
-    rows = slice(jax.process_index() * local, (jax.process_index() + 1) * local)
+    rows = parallel.rows_of_process(config.train.batch_size)
 
     def load(step):
         return parallel.put_batch(task.batch(step, rows))
@@ -276,7 +310,6 @@ def _loop(
     rng = parallel.replicate(jax.random.key(config.seed + 1))
     _compile_all(step_fn, step_kinds(task, start, num_steps), load, state, rng)
     state = parallel.replicate(state)
-    logger = _StepLogger(config, task, writer, store)
     progress = Progress(
         num_steps,
         start,
@@ -294,13 +327,19 @@ def _loop(
             if pending is not None:
                 logger.check(*pending, progress)
             pending = (step + 1, metrics)
-            if (step + 1) % config.train.checkpoint_every_steps == 0:
+            is_due = (step + 1) % config.train.checkpoint_every_steps == 0
+            is_last = preemption.reached(step + 1)
+            if is_due or is_last:
                 logger.check(*pending, progress)
                 pending = None
-                store.save(step + 1, jax.device_get(state))
+                saver.save(step + 1, state, is_due=is_due)
+            if is_last:
+                saver.wait()
+                raise Preempted(step + 1)
         if pending is not None:
             logger.check(*pending, progress)
-    store.save(num_steps, jax.device_get(state))
+    saver.save(num_steps, state, is_due=False)
+    saver.wait()
     return state
 
 
@@ -322,6 +361,31 @@ def _compile_all(step_fn, kinds, load, state, rng) -> None:
         print(f"compiled steps of {names} in {seconds}", flush=True)
 
 
+class _Saver:
+    """Stores a state with what the log needs, unless another run has the folder."""
+
+    def __init__(self, store: Checkpoints, logger: "_StepLogger", lock: Lock):
+        self._store = store
+        self._logger = logger
+        self._lock = lock
+
+    def save(self, step: int, state: TrainState, *, is_due: bool) -> None:
+        """Stores a state; only those that are due can be the best.
+
+        Their loss is the mean since the one before: of just a few steps it would be
+        low by chance.
+        """
+        self._lock.check()
+        loss = self._logger.end_of_period() if is_due else None
+        notes = self._logger.notes()
+        self._store.save(step, jax.device_get(state), loss=loss, notes=notes)
+
+    def wait(self) -> None:
+        """Waits until all that was saved is on disk, on every process."""
+        self._store.wait()
+        parallel.wait_for_all("saved")
+
+
 class _StepLogger:
     """Fetches a step's metrics, refuses what is not finite, logs now and then."""
 
@@ -330,7 +394,20 @@ class _StepLogger:
         self._names = task.bucket_names
         self._writer = writer
         self._store = store
-        self._values: dict[str, list[float]] = {}
+        # Since the last line of the log, and since the last checkpoint that was due.
+        self._values: dict[str, list[float]] = store.notes.get("values", {})
+        self._loss_sum, self._loss_count = store.notes.get("losses", (0.0, 0))
+
+    def notes(self) -> dict[str, Any]:
+        """Returns what a resumed run has to begin with."""
+        values = {name: list(values) for name, values in self._values.items()}
+        return {"values": values, "losses": [self._loss_sum, self._loss_count]}
+
+    def end_of_period(self) -> float:
+        """Returns the mean loss since it was last asked for."""
+        mean = self._loss_sum / self._loss_count
+        self._loss_sum, self._loss_count = 0.0, 0
+        return mean
 
     def check(self, step: int, metrics: Metrics, progress: Progress) -> None:
         metrics = jax.device_get(metrics)
@@ -339,6 +416,8 @@ class _StepLogger:
         for name, value in zip(self._names, metrics["bucket_loss"], strict=True):
             if value != NO_ROWS:
                 flat[f"loss/{name}"] = float(value)
+        self._loss_sum += flat["loss"]
+        self._loss_count += 1
         for name, value in flat.items():
             self._values.setdefault(name, []).append(value)
         if step % self._every == 0:

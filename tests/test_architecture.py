@@ -17,18 +17,22 @@ NAMES = [path.relative_to(ROOT).as_posix() for path in FILES]
 # What a part may import besides itself. Parts are the packages and top modules.
 DOMAIN = {"process", "graphs", "metrics", "data", "pictures", "faults"}
 TASK_LEVEL = DOMAIN | {"models", "parallel", "logs"}
-RUN_LEVEL = TASK_LEVEL | {"tasks", "state", "checkpoint", "config"}
+RUN_LEVEL = TASK_LEVEL | {"tasks", "state", "checkpoint", "config", "processes"}
+RUN_LEVEL |= {"lock", "preemption"}
 COMPARE_LEVEL = RUN_LEVEL | {"train", "generate", "evaluate"}
 ALLOWED = {
     **dict.fromkeys(DOMAIN, set()),
-    "parallel": set(),
+    "processes": set(),
+    "parallel": {"processes"},
+    "lock": {"processes"},
+    "preemption": {"processes"},
     "logs": set(),
     "state": set(),
     "checkpoint_format": set(),
     "models": {"graphs"},
     "convert": {"graphs", "models"},
     "config": {"faults", "parallel"},
-    "checkpoint": {"checkpoint_format", "config", "parallel"},
+    "checkpoint": {"checkpoint_format", "config", "processes"},
     "tasks": TASK_LEVEL,
     "train": RUN_LEVEL,
     "generate": RUN_LEVEL | {"train"},

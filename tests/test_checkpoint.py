@@ -327,6 +327,44 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
         assert not list(store.folder.glob("*tmp*"))
 
 
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    """Also over a restart; of equals the later; without a loss none is the best."""
+    losses = {1: 5.0, 2: 1.0, 3: 4.0, 4: None, 5: 1.0, 6: 3.0}
+    kept = {1: [1], 2: [1, 2], 3: [2, 3], 4: [2, 3, 4], 5: [4, 5], 6: [5, 6]}
+    for step, loss in losses.items():
+        store = Checkpoints(tmp_path, "{}", 2)
+        store.save(step, {"w": np.full(3, step)}, loss=loss)
+        store.close()
+        assert store.steps() == kept[step]
+        assert store.best() == {1: 1, 5: 5, 6: 5}.get(step, 2)
+    like = {"w": np.zeros(3, np.int64)}
+    with jax.enable_x64(True):
+        for wanted, step in (("best", 5), (5, 5), (6, 6), ("newest", 6)):
+            state, found = store.restore(like, step=wanted)
+            assert found == step
+            assert (np.asarray(state["w"]) == step).all()
+    with pytest.raises(
+        CheckpointError, match=r"no checkpoint 4 in .*there are \[5, 6\]"
+    ):
+        store.restore(like, step=4)
+
+
+def test_no_best_without_a_loss(store):
+    store.save(1, {"w": np.zeros(3, np.float32)})
+    assert store.best() is None
+    with pytest.raises(CheckpointError, match="no checkpoint best"):
+        store.restore({"w": np.zeros(3, np.float32)}, step="best")
+
+
+def test_notes_come_back_with_the_state(store):
+    state = {"w": np.zeros(3, np.float32)}
+    assert store.notes == {}
+    store.save(1, state, notes={"losses": [0.1, 2]})
+    again = Checkpoints(store.folder.parent, "{}", read_only=True)
+    again.restore(state)
+    assert again.notes == {"losses": [0.1, 2]}
+
+
 def test_any_number_of_arrays_is_one_buffer(tmp_path):
     """Orbax takes time for each array; 404 of them would hold up the training loop."""
     params = {

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ncgn_jax.checkpoint import CheckpointError
+from ncgn_jax.checkpoint import CheckpointError, Checkpoints
 from ncgn_jax.config import ConfigError, apply_overrides, load_config
 from ncgn_jax.data.point_sets import DataError
 from ncgn_jax.graphs.fitted_schedules import table_overrides
@@ -91,6 +91,26 @@ def test_one_sampler_step_is_enough_for_every_sampler(finished, sampler):
     run(SMOKE, overrides, str(finished), "sample")
     with np.load(finished / "samples" / "ema.npz", allow_pickle=False) as samples:
         assert np.isfinite(samples["points"]).all()
+
+
+@pytest.mark.slow
+def test_a_checkpoint_can_be_chosen(finished, tmp_path, monkeypatch):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    monkeypatch.setattr(Checkpoints, "best", lambda self: 4)
+    for checkpoint, step in (("best", 4), ("newest", 8), ("4", 4)):
+        overrides = ["evaluate.weights=ema", "sample.num_steps=1"]
+        run(SMOKE, overrides, str(workdir), "evaluate", checkpoint)
+        table = json.loads((workdir / "table.json").read_text())
+        assert table["meta"]["steps"] == step
+    with pytest.raises(CheckpointError, match="no checkpoint 5"):
+        run(SMOKE, [], str(workdir), "sample", "5")
+
+
+def test_a_checkpoint_is_chosen_for_sampling_only(tmp_path):
+    with pytest.raises(ConfigError, match="allowed: newest, best or a step"):
+        run(SMOKE, [], str(tmp_path), "sample", "worst")
+    with pytest.raises(ConfigError, match="goes with --mode=sample"):
+        run(SMOKE, [], str(tmp_path), "all", "best")
 
 
 def test_nothing_is_written_before_validation(tmp_path):

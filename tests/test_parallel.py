@@ -15,6 +15,7 @@ import pytest
 
 import ncgn_jax.parallel
 from ncgn_jax import parallel
+from ncgn_jax.processes import ProcessError
 from ncgn_jax.state import make_train_state
 
 TX = optax.adam(1e-2)
@@ -168,9 +169,9 @@ def test_one_process_needs_no_start(monkeypatch):
     assert parallel.num_processes() == 1
     parallel.wait_for_all("nothing")
     monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
-    with pytest.raises(ValueError, match=r"coordinator=None, num_processes=2"):
+    with pytest.raises(ProcessError, match=r"coordinator=None .*num_processes=2"):
         parallel.start()
-    with pytest.raises(ValueError, match=r"process_id 2 is outside 0\.\.1"):
+    with pytest.raises(ProcessError, match=r"process_id 2 is outside 0\.\.1"):
         parallel.start("localhost:1", process_id=2)
 
 
@@ -180,7 +181,7 @@ import jax
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
 import numpy as np
-from ncgn_jax import checkpoint, parallel
+from ncgn_jax import checkpoint, parallel, processes
 parallel.start()
 rank = jax.process_index()
 assert (parallel.num_devices(), len(parallel.local_devices())) == (4, 2)
@@ -204,8 +205,30 @@ restored, number = store.restore(jax.eval_shape(lambda: state))
 store.close()
 restored, _ = step(restored, parallel.split_for_devices(batch), jax.random.key(0))
 np.testing.assert_allclose(restored["w"], np.full(3, 4 * 3.5))
-rows = parallel.map_over_devices(lambda x: x * 2)(batch[:3])
-np.testing.assert_array_equal(rows, batch[:3] * 2)
+rows = np.arange(5, dtype=np.float32)  # do not fill 4 devices evenly
+double = parallel.map_over_devices(lambda x: x * 2)
+np.testing.assert_array_equal(double(rows), rows * 2)
+if rank == 0:
+    with parallel.alone():
+        np.testing.assert_array_equal(double(rows), rows * 2)
+assert parallel.rows_of_process(8) == slice(4 * rank, 4 * rank + 4)
+
+processes.check_same({"configuration": "a"})
+try:
+    processes.check_same({"configuration": "a", "data": f"of {rank}"})
+    raise AssertionError("differences were not noticed")
+except processes.ProcessError as error:
+    assert "different from process 0: process 1\\n" in str(error)
+    assert ("data here:\\n    of 1" in str(error)) == (rank == 1)
+try:
+    processes.from_main({}.popitem)
+    raise AssertionError("the failure of process 0 was not passed on")
+except (KeyError, processes.ProcessError) as error:
+    assert isinstance(error, KeyError) == (rank == 0)
+    assert "dictionary is empty" in str(error)
+large = np.arange(100, dtype=np.uint8)
+processes._CHUNK_BYTES = 33
+np.testing.assert_array_equal(processes.from_main(lambda: large[: 100 - rank]), large)
 print("finished", number, int(restored["n"]))
 """
 
@@ -230,7 +253,11 @@ def test_two_processes_train_save_and_restore_together(tmp_path):
         )
         for rank in range(2)
     ]
-    results = [worker.communicate(timeout=120) for worker in workers]
+    try:
+        results = [worker.communicate(timeout=120) for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()  # one that failed leaves the other waiting
     for worker, (out, err) in zip(workers, results, strict=True):
         assert worker.returncode == 0, err
         assert out.splitlines()[-1] == "finished 3 4"

@@ -1,0 +1,406 @@
+"""Processes of one run: joining, agreeing, waiting, leaving.
+
+A run is one process, or one on each host of a pod. Several are told of each other by
+three variables, `JAX_COORDINATOR_ADDRESS` (host:port of process 0),
+`JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`, or find each other by themselves
+(`JAX_COORDINATOR_ADDRESS=auto`, on TPU pods and under Slurm). Process 0 reads and
+writes what there is one of: lock, checkpoints, logs, tables.
+
+All processes run the same program, and the devices of one wait for those of the
+others. So what only one of them can know has to be told to all (`from_main`), what they
+must have in common is compared (`check_same`), and a process that fails must end at
+once: whatever it waited for would wait for it (`together`).
+
+Example:
+  >>> from ncgn_jax import processes
+  >>> processes.start()  # one process: nothing to join
+  >>> processes.num_processes(), processes.is_main_process()
+  (1, True)
+  >>> processes.from_main(lambda: b"only process 0 computes this").tobytes()
+  b'only process 0 computes this'
+"""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from orbax.checkpoint.multihost import sync_global_processes
+
+_JOIN_SECONDS = 300
+# A process that says nothing for so long counts as dead, and the others end.
+_HEARTBEAT_SECONDS = 40
+# Process 0 may measure samples for hours while the others wait for it.
+_LEAVE_SECONDS = 30 * 24 * 3600
+_CHUNK_BYTES = 64 * 2**20
+# Prints the last line it was sent, once this process has gone, however it went.
+_WATCHER = (
+    "trap '' INT TERM HUP; last=; while read -r line; do last=$line; done; "
+    '[ -z "$last" ] || printf "%s\\n" "$last" >&2'
+)
+
+
+class ProcessError(RuntimeError):
+    """Processes that cannot join, do not fit together, or failed; says what to do."""
+
+
+def start(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    join_seconds: float | None = None,
+) -> None:
+    """Joins the processes of one run; does nothing for a single process.
+
+    Must come before anything touches a device. What is not given is read from
+    `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES`, `JAX_PROCESS_ID` and
+    `NCGN_JOIN_SECONDS`.
+
+    Args:
+      coordinator: "host:port" of process 0, or "auto" where JAX can find out by
+        itself (TPU pods, Slurm, Open MPI). None, also in the environment: one
+        process.
+      num_processes: Number of processes; not needed with "auto".
+      process_id: Number of this process, from 0; not needed with "auto".
+      join_seconds: How long to wait for the others; 300 if given nowhere.
+
+    Raises:
+      ProcessError: If only some of the three are given, they contradict, the
+        coordinator cannot be reached, or the processes differ in devices. Where some
+        processes never come, this one ends with the same kind of message.
+    """
+    environment = os.environ
+    coordinator = coordinator or environment.get("JAX_COORDINATOR_ADDRESS") or None
+    num_processes = _number(num_processes, "JAX_NUM_PROCESSES")
+    process_id = _number(process_id, "JAX_PROCESS_ID")
+    seconds = _number(join_seconds, "NCGN_JOIN_SECONDS") or _JOIN_SECONDS
+    if num_processes == 1 or (coordinator is None and num_processes is None):
+        return
+    if jax.distributed.is_initialized():
+        return
+    if coordinator == "auto":
+        environment.pop("JAX_COORDINATOR_ADDRESS", None)
+        _join(seconds, "the processes of this job", {})
+        return
+    if coordinator is None or num_processes is None or process_id is None:
+        raise ProcessError(
+            "a run of several processes needs all three: coordinator="
+            f"{coordinator!r} (JAX_COORDINATOR_ADDRESS), num_processes={num_processes}"
+            f" (JAX_NUM_PROCESSES), process_id={process_id} (JAX_PROCESS_ID)"
+        )
+    if not 0 <= process_id < num_processes:
+        raise ProcessError(
+            f"process_id {process_id} is outside 0..{num_processes - 1} "
+            f"(num_processes={num_processes})"
+        )
+    host, port = _split_address(coordinator)
+    if process_id == 0:
+        _check_port_is_free(port)
+    else:
+        _wait_for_coordinator(host, port, seconds)
+    arguments = {
+        "coordinator_address": coordinator,
+        "num_processes": num_processes,
+        "process_id": process_id,
+        # Otherwise Slurm's variables would leave each process only one of its GPUs.
+        "cluster_detection_method": "deactivate",
+    }
+    _join(seconds, f"{num_processes} processes at {coordinator}", arguments)
+
+
+def num_processes() -> int:
+    """Counts the processes of this run."""
+    return jax.process_count()
+
+
+def process_index() -> int:
+    """Gives the number of this process, from 0."""
+    return jax.process_index()
+
+
+def is_main_process() -> bool:
+    """Tells whether this process is the one that logs, prints and writes."""
+    return process_index() == 0
+
+
+def wait_for_all(name: str) -> None:
+    """Waits until every process has come to the point called `name`."""
+    if num_processes() > 1:
+        with jax.transfer_guard("allow"):
+            multihost_utils.sync_global_devices(name)
+
+
+def from_main(compute: Callable[[], bytes | np.ndarray]) -> np.ndarray:
+    """Computes on process 0 and hands the result, or the failure, to all.
+
+    Args:
+      compute: Returns bytes, or an array uint8 [byte]; called on process 0 alone.
+
+    Returns:
+      The bytes, uint8 [byte], the same on every process.
+
+    Raises:
+      ProcessError: On the others, with the message of what process 0 raised; there
+        the exception goes on as it is.
+    """
+    if num_processes() == 1:
+        return _as_bytes(compute())
+    content, error = np.zeros(0, np.uint8), None
+    if is_main_process():
+        try:
+            content = _as_bytes(compute())
+        except Exception as failure:
+            error, content = failure, _as_bytes(str(failure).encode())
+    header = np.asarray([error is not None, *divmod(content.size, 2**31)], np.uint32)
+    failed, high, low = (int(n) for n in multihost_utils.broadcast_one_to_all(header))
+    size = high * 2**31 + low
+    if not is_main_process():
+        content = np.zeros(size, np.uint8)
+    for start in range(0, size, _CHUNK_BYTES):
+        chunk = content[start : start + _CHUNK_BYTES]
+        received = multihost_utils.broadcast_one_to_all(chunk)
+        if not is_main_process():
+            chunk[:] = received
+    if error is not None:
+        raise error
+    if failed:
+        raise ProcessError(f"process 0 failed: {content.tobytes().decode()}")
+    return content
+
+
+def gather_rows(tree):
+    """Joins rows of all processes: [row, ...] of each to [process * row, ...].
+
+    Args:
+      tree: Tree of numpy arrays, of the same shapes on every process.
+
+    Returns:
+      Numpy arrays, the same on every process.
+    """
+    if num_processes() == 1:
+        return tree
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def check_same(facts: Mapping[str, str]) -> None:
+    """Refuses processes that differ in what they must have in common.
+
+    Args:
+      facts: Text by name, such as the configuration.
+
+    Raises:
+      ProcessError: On every process, with the numbers of those that differ from
+        process 0; on these with what they have instead.
+    """
+    if num_processes() == 1:
+        return
+    shared = from_main(lambda: json.dumps(dict(facts)).encode())
+    theirs = json.loads(shared.tobytes())
+    lines = []
+    for name, own in facts.items():
+        if own != theirs.get(name):
+            lines += [f"  {name} here:", _indent(own)]
+            lines += [f"  {name} on process 0:", _indent(theirs.get(name, "none"))]
+    differs = multihost_utils.process_allgather(np.asarray([bool(lines)]))
+    if differs.any():
+        numbers = ", ".join(str(n) for n in np.flatnonzero(differs.reshape(-1)))
+        raise ProcessError(
+            "all processes must be started with the same command, code and data; "
+            f"different from process 0: process {numbers}\n" + "\n".join(lines)
+        )
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Runs the work of a process and leaves the run as it has to be left.
+
+    At the end, and after `SystemExit` with code 0, this process waits for the others:
+    process 0 must be the last. After anything else it ends at once with code 1, and
+    the others notice. A single process is left alone.
+    """
+    try:
+        yield
+    except SystemExit as stop:
+        if jax.distributed.is_initialized():
+            _end(stop.code)
+        raise
+    except BaseException:
+        if not jax.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+        _end(1)
+    leave()
+
+
+def leave(patience: float | None = None) -> None:
+    """Waits until all processes are done and takes leave of them.
+
+    Args:
+      patience: Seconds to wait at most; None for as long as it takes. Signals are
+        handled while waiting.
+    """
+    if not jax.distributed.is_initialized():
+        return
+
+    def wait():
+        # Not a barrier of devices, nor JAX's own at exit: those give up too soon.
+        everyone = set(range(num_processes()))
+        sync_global_processes("leave", timeout=_LEAVE_SECONDS, processes=everyone)
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    end = time.monotonic() + (patience if patience is not None else np.inf)
+    while waiting.is_alive() and time.monotonic() < end:
+        waiting.join(0.2)
+    _Watcher.say("")
+
+
+def _end(code: int | str | None) -> None:
+    """Ends this process of several now, without JAX's wait at exit."""
+    if isinstance(code, str):
+        print(f"process {process_index()}: {code}", file=sys.stderr)
+    if not code:
+        # Whoever was stopped with this one gets the time to stop as well.
+        leave(patience=10)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(bool(code)))
+
+
+class _Watcher:
+    """A shell beside this process that speaks when it is no longer able to.
+
+    JAX ends a process whose peer has died from a thread of its own, by abort(), with
+    no way for Python to say anything.
+    """
+
+    _pipe = None
+
+    @classmethod
+    def say(cls, line: str) -> None:
+        """Sets the line to print should this process end now; empty for none."""
+        if cls._pipe is None:
+            if not line:
+                return
+            cls._pipe = subprocess.Popen(
+                ["/bin/sh", "-c", _WATCHER],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+            ).stdin
+        with contextlib.suppress(OSError):
+            cls._pipe.write(f"{line}\n".encode())
+            cls._pipe.flush()
+
+
+def _join(seconds: float, whom: str, arguments: dict) -> None:
+    """Connects to the others; ends this process if they do not come in time."""
+    advice = (
+        f"error: could not join {whom} within {seconds:g} s. Start the same command "
+        "JAX_NUM_PROCESSES times, each with its own JAX_PROCESS_ID from 0; look in the "
+        "other logs for one that ended early, or for an id or a number of processes "
+        "that is not the same; NCGN_JOIN_SECONDS sets how long to wait"
+    )
+
+    def give_up():
+        # JAX's own answer would be abort() with a trace of its C++ code.
+        _Watcher.say("")
+        print(advice, file=sys.stderr, flush=True)
+        os._exit(1)
+
+    _Watcher.say(advice)
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        jax.distributed.initialize(
+            **arguments,
+            initialization_timeout=int(seconds) + 60,
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+        )
+    except (RuntimeError, ValueError) as error:
+        _Watcher.say("")
+        raise ProcessError(f"could not join {whom}: {error}") from error
+    finally:
+        timer.cancel()
+    local, count = jax.local_device_count(), jax.process_count()
+    if jax.device_count() != local * count:
+        _Watcher.say("")
+        raise ProcessError(
+            f"process {process_index()} has {local} devices, but {count} processes "
+            f"have {jax.device_count()}; every process needs the same number"
+        )
+    _Watcher.say(
+        f"error: process {process_index()} of {count} (on {socket.gethostname()}) has "
+        "ended. If no error of its own stands above, another process ended first: look "
+        "in the other logs for the reason. Then start the same command again on all "
+        "of them; the run resumes from its last checkpoint"
+    )
+
+
+def _number(value: float | None, variable: str) -> int | None:
+    if value is None and os.environ.get(variable):
+        try:
+            return int(os.environ[variable])
+        except ValueError as error:
+            text = os.environ[variable]
+            raise ProcessError(f"{variable}={text!r} is not a whole number") from error
+    return value
+
+
+def _split_address(coordinator: str) -> tuple[str, int]:
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ProcessError(
+            f"the coordinator {coordinator!r} is not host:port, such as 10.0.0.1:1234"
+        )
+    return host.strip("[]"), int(port)
+
+
+def _check_port_is_free(port: int) -> None:
+    with socket.socket() as probe:
+        # As the service itself does, so that a port just given up counts as free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise ProcessError(
+                f"process 0 cannot listen at port {port} ({error.strerror}); choose "
+                "another in JAX_COORDINATOR_ADDRESS, for all processes"
+            ) from error
+
+
+def _wait_for_coordinator(host: str, port: int, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=5).close()
+        except OSError as error:
+            if time.monotonic() < end:
+                time.sleep(0.2)
+                continue
+            raise ProcessError(
+                f"process 0 does not answer at {host}:{port} after {seconds:g} s "
+                f"({error}); is it running there, with the same "
+                "JAX_COORDINATOR_ADDRESS, and does a firewall let this port through?"
+            ) from error
+        return
+
+
+def _as_bytes(content: bytes | np.ndarray) -> np.ndarray:
+    if isinstance(content, bytes):
+        return np.frombuffer(content, np.uint8)
+    return content
+
+
+def _indent(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines())
