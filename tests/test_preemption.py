@@ -226,7 +226,6 @@ def test_killed_runs_end_bit_identical(tmp_path, start):
             assert "resumable" in lines[-1]
         else:
             assert process.returncode == -signal.SIGKILL
-            assert half_written or place != "saving"
     process = start(tmp_path / "killed")
     rest, _ = process.communicate(timeout=600)
     assert process.returncode == 0

@@ -1,10 +1,8 @@
 """The training loop: learning, resuming, devices, compile counts, bad values."""
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import chex
@@ -15,7 +13,7 @@ import pytest
 
 from ncgn_jax import parallel
 from ncgn_jax.checkpoint import CheckpointError, Checkpoints
-from ncgn_jax.config import ConfigError, apply_overrides, config_to_json, load_config
+from ncgn_jax.config import ConfigError, apply_overrides, load_config
 from ncgn_jax.logs import read_metrics
 from ncgn_jax.tasks import make_task
 from ncgn_jax.train import (
@@ -197,56 +195,6 @@ def test_one_trace_for_training_and_one_per_bucket_for_sampling(task, monkeypatc
         task.sample(state.params, state.model_state, 5, seed, num_steps=16)
     assert len(traced) == len(task.time.buckets)
     assert set(applied) == set(range(len(task.time.buckets)))
-
-
-@pytest.mark.slow
-def test_killed_runs_end_bit_identical(tmp_path):
-    """SIGKILL at random moments, twice, then to the end."""
-    # The run has to outlast the kills.
-    overrides = [
-        *ONE_BUCKET, "train.num_steps=300", "train.checkpoint_every_steps=20",
-        "train.log_every_steps=50",
-    ]  # fmt: skip
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"}
-    moments = np.random.default_rng(time.time_ns() % 1000)
-
-    def start(name):
-        command = [
-            sys.executable, "-m", "ncgn_jax.main", f"--config={SMOKE}",
-            "--mode=train", f"--workdir={tmp_path / name}",
-            *(f"--config.{override}" for override in overrides),
-        ]  # fmt: skip
-        return subprocess.Popen(
-            command, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL
-        )
-
-    assert start("whole").wait() == 0
-    for _ in range(2):
-        process = start("killed")
-        folder = tmp_path / "killed" / "checkpoints"
-        before = _steps(folder)
-        # Not before it got anywhere, or nothing would be tested.
-        while process.poll() is None and _steps(folder) == before:
-            time.sleep(0.005)
-        time.sleep(moments.uniform(0, 0.05))
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, "the run ended before it was killed"
-    assert start("killed").wait() == 0
-    config = smoke_config(*overrides)
-    shape = jax.eval_shape(
-        lambda: init_state(make_task(config), make_optimizer(config), 0)
-    )
-    states = []
-    for name in ("whole", "killed"):
-        store = Checkpoints(tmp_path / name, config_to_json(config), read_only=True)
-        state, step = store.restore(shape)
-        assert step == 300
-        states.append(state)
-    assert_same_bits(*states)
-
-
-def _steps(folder):
-    return {entry.name for entry in folder.glob("*") if entry.name.isdecimal()}
 
 
 def test_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path):

@@ -85,6 +85,7 @@ def test_rows_and_columns_are_in_order(scorer, table):
         "split": "test",
         "sizes": "60 images a set, 120 test images",
         "features": "classifier of 3 classes, 30 steps, seed 0",
+        "nearest": "among all 300 training images",
     }
     sizes = {(row["num_generated"], row["num_reference"]) for row in rows.values()}
     assert sizes == {(60, 120), (60, 60)}
