@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     config.dmp.patches = (4, 2, 1)
     config.model.width = 64
     config.model.num_layers = 4
-    config.train.num_steps = 1200
+    config.train.num_steps = 1600
     config.train.batch_size = 64
     config.train.optimizer = "muon"
     config.train.learning_rate = 5e-3
