@@ -1,14 +1,11 @@
 """What the image task refuses before it trains or measures."""
 
-import functools
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ncgn_jax.config import apply_overrides, load_config
+from ncgn_jax.config import load_config
 from ncgn_jax.data.point_sets import DataError
 from ncgn_jax.faults import ConfigError
 from ncgn_jax.graphs.grids import make_grid_buckets
@@ -16,36 +13,9 @@ from ncgn_jax.process import make_schedule
 from ncgn_jax.tasks import make_task
 from ncgn_jax.tasks.bucketed import BucketedTime
 from ncgn_jax.tasks.image_times import bucket_shares
-from ncgn_jax.tasks.images import ImageTask
 from ncgn_jax.tasks.images_config import make_range_resolution
 from ncgn_jax.train import validate
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-SMALL = (
-    "model.width=8", "model.num_layers=1", "model.num_heads=2", "train.batch_size=16",
-    "sample.num_samples=6", "sample.num_steps=5", "sample.batch_size=8",
-    "train.warmup_steps=0", "evaluate.classifier_steps=20", "evaluate.max_images=64",
-)  # fmt: skip
-
-
-def small_config(*overrides):
-    config = load_config(REPOSITORY / "configs" / "digits.py")
-    return apply_overrides(config, [*SMALL, *overrides])
-
-
-@functools.cache
-def small_task(*overrides) -> ImageTask:
-    config = small_config(*overrides)
-    validate(config)
-    return make_task(config)
-
-
-def init_params(task, seed=0):
-    params, _ = task.init(jax.random.key(seed))
-    # Off the initial value, at which every prediction is 0.
-    return jax.tree.map(
-        lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), params
-    )
+from tests.tasks.image_tasks import REPOSITORY, init_params, small_config, small_task
 
 
 @pytest.mark.parametrize(

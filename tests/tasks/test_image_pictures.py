@@ -1,49 +1,23 @@
 """Pictures of the image task, and the classes that are sampled."""
 
 import dataclasses
-import functools
 from pathlib import Path
 from types import SimpleNamespace
 
-import jax
 import numpy as np
 import pytest
 from matplotlib import image
 
-from ncgn_jax.config import apply_overrides, load_config
 from ncgn_jax.data.point_sets import DataError
 from ncgn_jax.pictures.images import draw_image_rows
 from ncgn_jax.tasks import image_pictures, make_task
 from ncgn_jax.tasks.image_pictures import draw_classes, draw_paths
 from ncgn_jax.tasks.images import ImageTask
-from ncgn_jax.train import validate
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-SMALL = (
-    "model.width=8", "model.num_layers=1", "model.num_heads=2", "train.batch_size=16",
-    "sample.num_samples=6", "sample.num_steps=5", "sample.batch_size=8",
-    "train.warmup_steps=0", "evaluate.classifier_steps=20", "evaluate.max_images=64",
-)  # fmt: skip
-
-
-def small_config(*overrides):
-    config = load_config(REPOSITORY / "configs" / "digits.py")
-    return apply_overrides(config, [*SMALL, *overrides])
-
-
-@functools.cache
-def small_task(*overrides) -> ImageTask:
-    config = small_config(*overrides)
-    validate(config)
-    return make_task(config)
-
-
-def init_params(task, seed=0):
-    params, _ = task.init(jax.random.key(seed))
-    # Off the initial value, at which every prediction is 0.
-    return jax.tree.map(
-        lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), params
-    )
+from tests.tasks.image_tasks import (
+    init_params,
+    small_config,
+    small_task,
+)
 
 
 def test_classes_are_sampled_in_turn_if_named():
