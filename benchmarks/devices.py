@@ -29,12 +29,12 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks.step import paper_config, random_task
+from benchmarks.step import paper_config, prepare, random_task
 from ncgn_jax import parallel
 from ncgn_jax.config import apply_overrides, load_config, split_config_arguments
 from ncgn_jax.faults import ConfigError
 from ncgn_jax.metrics.table import Column, Row, format_table
-from ncgn_jax.train import init_state, make_optimizer, make_train_step, validate
+from ncgn_jax.train import validate
 
 COLUMNS = (
     Column("graphs", "graphs", 1, 0, "graphs in a batch, over all devices"),
@@ -74,28 +74,25 @@ def _num_bytes(kind: str, bits: str, sizes: str) -> int:
 
 def measure(config: ConfigDict, repeats: int) -> Row:
     """Measures the training step of a configuration on all devices of this process."""
-    task, tx = random_task(config), make_optimizer(config)
-    step, num_traces = make_train_step(task, tx, config), 0
+    task, num_traces = random_task(config), 0
+    loss = task.loss
 
     def counted(*args):
         nonlocal num_traces
         num_traces += 1
-        return step(*args)
+        return loss(*args)
 
-    lifted = parallel.data_parallel(counted)
-    state = parallel.replicate(init_state(task, tx, config.seed))
-    rng = parallel.replicate(jax.random.key(config.seed + 1))
-    rows = slice(0, config.train.batch_size)
+    task.loss = counted
+    steps, state, batch = prepare(task)
     num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
     began = time.perf_counter()
-    program = lifted.lower(state, parallel.put_batch(task.batch(0, rows)), rng)
-    sizes = exchanges(program.compile().as_text())
+    sizes = exchanges(steps.lower(state, batch).compile().as_text())
     compile_seconds = time.perf_counter() - began
     seconds = []
     for number in range(3 + repeats):
-        batch = parallel.put_batch(task.batch(number, rows))
+        batch = steps.load(number)
         began = time.perf_counter()
-        state, metrics = lifted(state, batch, rng)
+        state, metrics = steps(state, batch)
         jax.block_until_ready((state, metrics))
         seconds.append(time.perf_counter() - began)
     median = float(np.median(seconds[3:]))

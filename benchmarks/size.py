@@ -23,19 +23,23 @@ import json
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks.step import measure_graphs, paper_config, random_task
+from benchmarks.step import (
+    measure_graphs,
+    paper_config,
+    prepare,
+    random_task,
+    time_steps,
+)
 from ncgn_jax import parallel
 from ncgn_jax.config import apply_overrides, load_config, split_config_arguments
 from ncgn_jax.faults import ConfigError
 from ncgn_jax.metrics.table import Column, Row, format_table
-from ncgn_jax.train import init_state, make_optimizer, make_train_step, validate
+from ncgn_jax.train import validate
 
 POINTS = (400, 2000, 10_000, 50_000, 100_000)
 FIT_FROM = 2000
@@ -61,31 +65,18 @@ def measure(config: ConfigDict, repeats: int) -> Row:
       config: Validated configuration; `data.num_points` is the size.
       repeats: Steps to time, after one that warms up.
     """
-    task, tx = random_task(config), make_optimizer(config)
-    step = parallel.data_parallel(make_train_step(task, tx, config))
-    state = parallel.replicate(init_state(task, tx, config.seed))
-    rng = parallel.replicate(jax.random.key(config.seed + 1))
-    batch = parallel.put_batch(task.batch(0, slice(0, config.train.batch_size)))
-    began = time.perf_counter()
-    compiled = jax.jit(step, donate_argnums=0).lower(state, batch, rng).compile()
-    compile_seconds = time.perf_counter() - began
-    seconds, processor = [], []
-    for _ in range(WARM_UP + repeats):
-        began = time.perf_counter(), time.process_time()
-        state, metrics = compiled(state, batch, rng)
-        jax.block_until_ready((state, metrics))
-        seconds.append(time.perf_counter() - began[0])
-        processor.append(time.process_time() - began[1])
-    memory = compiled.memory_analysis()
+    task = random_task(config)
+    timing = time_steps(*prepare(task), WARM_UP, repeats)
+    memory = timing.compiled.memory_analysis()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     return {
         "points": config.data.num_points,
         "graphs": config.train.batch_size,
         "buckets": len(task.time.buckets),
-        "compile": compile_seconds,
-        "step": float(np.median(seconds[WARM_UP:])),
-        "fastest": float(np.min(seconds[WARM_UP:])),
-        "processor": float(np.median(processor[WARM_UP:])),
+        "compile": timing.compile_seconds,
+        "step": float(np.median(timing.seconds)),
+        "fastest": float(np.min(timing.seconds)),
+        "processor": float(np.median(timing.processor)),
         "building": measure_graphs(task, repeats, WARM_UP),
         "peak": peak,
         "scratch": memory.temp_size_in_bytes / 2**20 if memory else float("nan"),

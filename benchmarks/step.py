@@ -29,7 +29,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,10 +42,12 @@ from ncgn_jax.data.point_sets import make_dataset
 from ncgn_jax.faults import ConfigError
 from ncgn_jax.graphs import build_graphs, join_graphs
 from ncgn_jax.metrics.table import Column, Row, format_table
+from ncgn_jax.optimizer import make_optimizer
 from ncgn_jax.process import integrate, make_sampler_step
+from ncgn_jax.state import TrainState
 from ncgn_jax.tasks.bucketed import BucketedTime, bucket_names, make_batch_layout
 from ncgn_jax.tasks.point_clouds import PointCloudTask, default_config
-from ncgn_jax.train import init_state, make_optimizer, make_train_step, validate
+from ncgn_jax.train import TrainingSteps, init_state, validate
 
 WARM_UP = 15
 
@@ -99,37 +101,65 @@ def one_bucket_task(task: PointCloudTask, index: int) -> PointCloudTask:
     return single
 
 
+class Timing(NamedTuple):
+    """A compiled training step, and what it took.
+
+    Attributes:
+      compiled: The program.
+      compile_seconds: Tracing, lowering and compiling.
+      seconds: Of each step, by the clock.
+      processor: Of each step, of all processors together.
+    """
+
+    compiled: jax.stages.Compiled
+    compile_seconds: float
+    seconds: list[float]
+    processor: list[float]
+
+
+def prepare(task: PointCloudTask) -> tuple[TrainingSteps, TrainState, Any]:
+    """Returns training steps, a state of step 0 and a batch, on the devices."""
+    tx = make_optimizer(task.config)
+    steps = TrainingSteps(task, tx, task.config)
+    state = parallel.replicate(init_state(task, tx, task.config.seed))
+    return steps, state, steps.load(0)
+
+
+def time_steps(
+    steps: TrainingSteps, state: TrainState, batch: Any, warm_up: int, repeats: int
+) -> Timing:
+    """Compiles a training step and times it `repeats` times after `warm_up` times."""
+    began = time.perf_counter()
+    program = jax.jit(steps, donate_argnums=0).lower(state, batch)
+    timing = Timing(program.compile(), time.perf_counter() - began, [], [])
+    for number in range(warm_up + repeats):
+        began = time.perf_counter(), time.process_time()
+        state, metrics = timing.compiled(state, batch)
+        jax.block_until_ready((state, metrics))
+        if number >= warm_up:
+            timing.seconds.append(time.perf_counter() - began[0])
+            timing.processor.append(time.process_time() - began[1])
+    return timing
+
+
 def measure_training(task: PointCloudTask, repeats: int, rate: float) -> Row:
     """Compiles and times training steps; `rate` is in GFLOP/s."""
-    config, tx = task.config, make_optimizer(task.config)
-    step = parallel.data_parallel(make_train_step(task, tx, config))
-    state = parallel.replicate(init_state(task, tx, config.seed))
-    rng = parallel.replicate(jax.random.key(config.seed + 1))
-    rows = slice(0, config.train.batch_size)
-    batch = parallel.put_batch(task.batch(0, rows))
+    steps, state, batch = prepare(task)
 
     def forward(state, batch, rng):
         loss, _ = task.loss(state.params, state.model_state, batch, rng)
         return parallel.mean_over_devices(loss)
 
     lifted = parallel.data_parallel(forward, donate_argnums=())
-    only_forward = matmul_gflop(lifted, state, batch, rng)
-    gflop = matmul_gflop(step, state, batch, rng)
-    began = time.perf_counter()
-    compiled = jax.jit(step, donate_argnums=0).lower(state, batch, rng).compile()
-    compile_seconds = time.perf_counter() - began
-    seconds = []
-    for _ in range(WARM_UP + repeats):
-        began = time.perf_counter()
-        state, metrics = compiled(state, batch, rng)
-        jax.block_until_ready((state, metrics))
-        seconds.append(time.perf_counter() - began)
+    only_forward = matmul_gflop(lifted, state, batch, steps.rng)
+    gflop = matmul_gflop(steps, state, batch)
+    timing = time_steps(steps, state, batch, WARM_UP, repeats)
     return {
-        "graphs": config.train.batch_size // parallel.num_devices(),
-        "compile": compile_seconds,
+        "graphs": task.config.train.batch_size // parallel.num_devices(),
+        "compile": timing.compile_seconds,
         "building": measure_graphs(task, repeats),
         "forward": only_forward,
-        **_figures(compiled, seconds[WARM_UP:], gflop, rate),
+        **_figures(timing.compiled, timing.seconds, gflop, rate),
     }
 
 

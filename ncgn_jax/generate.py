@@ -19,9 +19,10 @@ from ncgn_jax.checkpoint import CheckpointError, Checkpoints
 from ncgn_jax.config import config_from_json, config_to_json
 from ncgn_jax.faults import ConfigError
 from ncgn_jax.logs import format_seconds
+from ncgn_jax.optimizer import make_optimizer
 from ncgn_jax.state import TrainState
 from ncgn_jax.tasks import Task, complete_config
-from ncgn_jax.train import init_state, make_optimizer
+from ncgn_jax.train import init_state
 
 Samples = dict[str, dict[str, np.ndarray]]
 # Sections that samples do not depend on, once it is known how far training went.

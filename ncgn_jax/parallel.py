@@ -61,6 +61,7 @@ __all__ = [
     "num_devices",
     "num_processes",
     "put_batch",
+    "put_batches",
     "replicate",
     "rows_of_process",
     "split_for_devices",
@@ -175,6 +176,20 @@ def replicate(tree: Tree) -> Tree:
 def put_batch(batch: Tree) -> Tree:
     """Splits a host batch over the local devices and starts the transfer."""
     return _place(split_for_devices(batch), _sharding(replicated=False), copy=False)
+
+
+def put_batches(batches: Sequence[Tree]) -> Tree:
+    """Does the same for batches of one shape, as one tree with an axis of batches.
+
+    Args:
+      batches: Trees with leaves [B, ...].
+
+    Returns:
+      A tree with leaves [local_devices, batch, B / local_devices, ...].
+    """
+    parts = [split_for_devices(batch) for batch in batches]
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *parts)
+    return _place(stacked, _sharding(replicated=False), copy=False)
 
 
 def mean_over_devices(tree: Tree) -> Tree:

@@ -86,16 +86,16 @@ class Preemption:
         if self._requested:
             raise Preempted
 
-    def reached(self, step: int) -> bool:
-        """Tells whether to save and stop now, after a step.
+    def reached(self, call: int) -> bool:
+        """Tells whether to save and stop now, after a call of the training step.
 
-        With several processes all must ask after every step; the answer is the same.
+        With several processes all must ask after every call; the answer is the same.
 
         Args:
-          step: Number of finished steps.
+          call: Number of the call, of one step or more; rises by 1.
         """
         if processes.num_processes() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
+            return multihost_utils.reached_preemption_sync_point(call)
         return self._requested
 
     def _handle(self, number, frame) -> None:

@@ -8,10 +8,11 @@ from ml_collections import ConfigDict
 
 from ncgn_jax import parallel
 from ncgn_jax.config import with_fields
+from ncgn_jax.optimizer import make_optimizer
 from ncgn_jax.state import TrainState
 from ncgn_jax.tasks import Task, step_kinds
 from ncgn_jax.tasks.bucketed import rows_per_call
-from ncgn_jax.train import init_state, make_optimizer, make_train_step
+from ncgn_jax.train import TrainingSteps, init_state
 
 _BESIDES = ("num_published", "num_reconstructed")
 # Shares of kinds of steps are counted among at least so many.
@@ -30,30 +31,24 @@ def time_training_steps(
     Args:
       config: Validated configuration.
       task: Its task.
-      num_steps: Steps of each kind to time.
-      num_warm_up: Steps of each kind before, of which the first compiles.
+      num_steps: Calls of each kind to time, of as many steps as in the training.
+      num_warm_up: Calls of each kind before, of which the first compiles.
 
     Returns:
       Seconds.
     """
-    tx = make_optimizer(config)
-    step = parallel.data_parallel(make_train_step(task, tx, config))
+    tx, count = make_optimizer(config), config.train.steps_per_call
+    steps = TrainingSteps(task, tx, config)
     state = parallel.replicate(init_state(task, tx, config.seed))
-    rng = parallel.replicate(jax.random.key(config.seed + 1))
-    rows = slice(0, config.train.batch_size)
-
-    def load(kind):
-        return parallel.put_batch(task.batch(kind.step, rows))
-
     kinds = step_kinds(task, 0, max(config.train.num_steps, _MANY_STEPS))
     seconds = np.empty((num_warm_up + num_steps, len(kinds)))
-    batch = load(kinds[0])
+    batch = steps.load(kinds[0].step, count)
     for i, k in np.ndindex(seconds.shape):
         began = time.perf_counter()
-        state, metrics = step(state, batch, rng)
-        batch = load(kinds[(k + 1) % len(kinds)])
+        state, metrics = steps(state, batch, count)
+        batch = steps.load(kinds[(k + 1) % len(kinds)].step, count)
         jax.block_until_ready((state, metrics))
-        seconds[i, k] = time.perf_counter() - began
+        seconds[i, k] = (time.perf_counter() - began) / count
     medians = np.median(seconds[num_warm_up:], axis=0)
     return float(medians @ [kind.share for kind in kinds])
 

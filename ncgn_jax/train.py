@@ -10,15 +10,13 @@ the run before anything of it is saved. What the log has gathered between two of
 lines is saved too.
 """
 
-import functools
-import math
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
@@ -29,12 +27,14 @@ from ncgn_jax.config import check_known_fields, config_to_json
 from ncgn_jax.faults import Faults
 from ncgn_jax.lock import Lock, hold
 from ncgn_jax.logs import MetricsWriter, Progress, format_seconds
+from ncgn_jax.optimizer import make_optimizer
 from ncgn_jax.preemption import Preempted, Preemption
 from ncgn_jax.process import ema_decay, update_ema
 from ncgn_jax.state import TrainState, make_train_state, num_params
 from ncgn_jax.tasks import (
     NO_ROWS,
     TASKS,
+    StepKind,
     Task,
     default_config,
     make_task,
@@ -59,85 +59,6 @@ def validate(config: ConfigDict) -> None:
         validate_base(config, faults, parallel.num_devices())
     validate_task(config, faults)
     faults.raise_if_any()
-
-
-def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """Builds Adam(W) or Muon with linear warm-up, optional cosine decay and clipping.
-
-    Muon (Jordan et al. 2024) moves every matrix by an orthogonalised momentum and
-    leaves the vectors to Nesterov's Adam. Its updates are scaled to the usual root
-    mean square of Adam's, 0.2 (Liu et al. 2025).
-    """
-    train = config.train
-    if train.decay == "cosine":
-        rate = optax.warmup_cosine_decay_schedule(
-            0.0,
-            train.learning_rate,
-            min(train.warmup_steps, train.num_steps - 1),
-            train.num_steps,
-            end_value=0.01 * train.learning_rate,
-        )
-    else:
-        rate = optax.join_schedules(
-            [
-                optax.linear_schedule(0.0, train.learning_rate, train.warmup_steps),
-                optax.constant_schedule(train.learning_rate),
-            ],
-            [train.warmup_steps],
-        )
-    clip = optax.clip_by_global_norm(train.clip_norm or math.inf)
-    if not train.spare_unused:
-        return optax.chain(clip, _make_rule(config, rate))
-    # The norm is that of all arrays and the rate follows the training, not an array.
-    rule = spare_unused(_make_rule(config, 1.0))
-    return optax.chain(clip, rule, optax.scale_by_schedule(rate))
-
-
-def _make_rule(config: ConfigDict, rate: optax.ScalarOrSchedule):
-    """Builds what turns gradients into updates, array by array."""
-    decay = config.train.weight_decay
-    if config.train.optimizer == "adam":
-        return optax.adamw(rate, weight_decay=decay)
-    return optax.contrib.muon(
-        rate, weight_decay=decay, adam_weight_decay=decay, consistent_rms=0.2
-    )
-
-
-def spare_unused(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Leaves an array and its state as they are where its gradient is exactly 0.
-
-    For networks of which a step uses only a part: momentum would go on moving the rest,
-    weight decay shrink it, and second moments forget how large its gradients are. Each
-    array has a state of its own, its count of steps too: bias corrections are those of
-    the steps that used it.
-
-    Args:
-      tx: The transformation to wrap; must treat every array by itself.
-
-    Returns:
-      A transformation whose state is a tree of states of `tx`, one an array.
-    """
-
-    def init(params):
-        return jax.tree.map(tx.init, params)
-
-    def update_array(grad, state, param):
-        used = jnp.any(grad != 0)
-        update, new_state = tx.update(grad, state, param)
-        keep = functools.partial(jnp.where, used)
-        return keep(update, 0), jax.tree.map(keep, new_state, state)
-
-    def update(grads, state, params=None):
-        arrays, structure = jax.tree.flatten(grads)
-        states = structure.flatten_up_to(state)
-        given = [None] * len(arrays) if params is None else jax.tree.leaves(params)
-        pairs = [
-            update_array(*parts) for parts in zip(arrays, states, given, strict=True)
-        ]
-        updates, new_states = zip(*pairs, strict=True)
-        return structure.unflatten(updates), structure.unflatten(new_states)
-
-    return optax.GradientTransformation(init, update)
 
 
 def make_train_step(
@@ -179,6 +100,54 @@ def make_train_step(
         return state, metrics
 
     return train_step
+
+
+class TrainingSteps:
+    """A configuration's training steps on all devices, one or several at a call.
+
+    Several are one `lax.scan`: the host hands over all their batches together, and
+    hears of them together. Every number of steps is compiled once.
+
+    Attributes:
+      rng: The run's key, on the devices.
+    """
+
+    def __init__(
+        self, task: Task, tx: optax.GradientTransformation, config: ConfigDict
+    ) -> None:
+        step = make_train_step(task, tx, config)
+
+        def steps(state, batches, rng):
+            return jax.lax.scan(lambda s, batch: step(s, batch, rng), state, batches)
+
+        self._task = task
+        self._rows = parallel.rows_of_process(config.train.batch_size)
+        self._one, self._several = map(parallel.data_parallel, (step, steps))
+        self.rng = parallel.replicate(jax.random.key(config.seed + 1))
+
+    def load(self, step: int, num_steps: int = 1) -> Any:
+        """Starts the transfer of the batches of steps from `step` on."""
+        batches = [self._task.batch(step + i, self._rows) for i in range(num_steps)]
+        if num_steps == 1:
+            return parallel.put_batch(batches[0])
+        return parallel.put_batches(batches)
+
+    def __call__(
+        self, state: TrainState, batch: Any, num_steps: int = 1
+    ) -> tuple[TrainState, Metrics]:
+        """Takes as many steps as were loaded, which takes over the state's memory.
+
+        Returns:
+          The new state and metrics, those of several steps with an axis of steps.
+        """
+        return self._function(num_steps)(state, batch, self.rng)
+
+    def lower(self, state: TrainState, batch: Any, num_steps: int = 1) -> Any:
+        """Returns the program of a call, to look at, compile and time."""
+        return self._function(num_steps).lower(state, batch, self.rng)
+
+    def _function(self, num_steps):
+        return self._one if num_steps == 1 else self._several
 
 
 def init_state(task: Task, tx: optax.GradientTransformation, seed: int) -> TrainState:
@@ -301,14 +270,8 @@ def _loop(
     preemption: Preemption,
 ) -> TrainState:
     num_steps, start = config.train.num_steps, int(state.step)
-    step_fn = parallel.data_parallel(make_train_step(task, tx, config))
-    rows = parallel.rows_of_process(config.train.batch_size)
-
-    def load(step):
-        return parallel.put_batch(task.batch(step, rows))
-
-    rng = parallel.replicate(jax.random.key(config.seed + 1))
-    _compile_all(step_fn, step_kinds(task, start, num_steps), load, state, rng)
+    steps = TrainingSteps(task, tx, config)
+    _compile_all(steps, step_kinds(task, start, num_steps), state)
     state = parallel.replicate(state)
     progress = Progress(
         num_steps,
@@ -317,33 +280,46 @@ def _loop(
         every_steps=10 * config.train.log_every_steps,
         active=parallel.is_main_process(),
     )
-    batch, pending = load(start), None
+    size = config.train.steps_per_call
+    calls = _calls(start, num_steps, size)
+    batch, pending = steps.load(*calls[0]), None
     with progress, jax.transfer_guard_device_to_host("disallow"):
-        for step in range(start, num_steps):
-            state, metrics = step_fn(state, batch, rng)
+        for next_call, (step, count) in enumerate(calls, 1):
+            state, metrics = steps(state, batch, count)
             # While the device works: the next batch, then the last step's metrics.
-            if step + 1 < num_steps:
-                batch = load(step + 1)
+            if next_call < len(calls):
+                batch = steps.load(*calls[next_call])
             if pending is not None:
-                logger.check(*pending, progress)
-            pending = (step + 1, metrics)
-            is_due = (step + 1) % config.train.checkpoint_every_steps == 0
-            is_last = preemption.reached(step + 1)
+                logger.check_all(*pending, progress)
+            pending, done = (step + 1, metrics), step + count
+            is_due = done % config.train.checkpoint_every_steps == 0
+            is_last = preemption.reached(-(-done // size))
             if is_due or is_last:
-                logger.check(*pending, progress)
+                logger.check_all(*pending, progress)
                 pending = None
-                saver.save(step + 1, state, is_due=is_due)
+                saver.save(done, state, is_due=is_due)
             if is_last:
                 saver.wait()
-                raise Preempted(step + 1)
+                raise Preempted(done)
         if pending is not None:
-            logger.check(*pending, progress)
+            logger.check_all(*pending, progress)
     saver.save(num_steps, state, is_due=False)
     saver.wait()
     return state
 
 
-def _compile_all(step_fn, kinds, load, state, rng) -> None:
+def _calls(start: int, stop: int, size: int) -> list[tuple[int, int]]:
+    """Divides steps into calls (first step, steps) that end at multiples of `size`.
+
+    Those of a resumed run are then those of one that was not stopped.
+    """
+    ends = [start, *range(start - start % size + size, stop, size), stop]
+    return [(first, end - first) for first, end in itertools.pairwise(ends)]
+
+
+def _compile_all(
+    steps: TrainingSteps, kinds: Sequence[StepKind], state: TrainState
+) -> None:
     """Takes a step of every kind on a copy of the state, so that none compiles later.
 
     A single kind compiles at the first step anyway.
@@ -353,7 +329,7 @@ def _compile_all(step_fn, kinds, load, state, rng) -> None:
     began = time.monotonic()
     copy = parallel.replicate(state)
     for kind in kinds:
-        copy, _ = step_fn(copy, load(kind.step), rng)
+        copy, _ = steps(copy, steps.load(kind.step))
     jax.block_until_ready(copy)
     if parallel.is_main_process():
         names = ", ".join(kind.name for kind in kinds)
@@ -409,8 +385,18 @@ class _StepLogger:
         self._loss_sum, self._loss_count = 0.0, 0
         return mean
 
-    def check(self, step: int, metrics: Metrics, progress: Progress) -> None:
+    def check_all(self, step: int, metrics: Metrics, progress: Progress) -> None:
+        """Checks what a call returned, whose first step ended as number `step`."""
         metrics = jax.device_get(metrics)
+        if np.ndim(metrics["loss"]) == 0:
+            self.check(step, metrics, progress)
+            return
+        for i in range(len(metrics["loss"])):
+            of_step = {name: values[i] for name, values in metrics.items()}
+            self.check(step + i, of_step, progress)
+
+    def check(self, step: int, metrics: Metrics, progress: Progress) -> None:
+        """Takes in one step's metrics, on the host."""
         self._refuse_non_finite(step, metrics)
         flat = {k: float(v) for k, v in metrics.items() if k != "bucket_loss"}
         for name, value in zip(self._names, metrics["bucket_loss"], strict=True):

@@ -18,7 +18,7 @@ NAMES = [path.relative_to(ROOT).as_posix() for path in FILES]
 DOMAIN = {"process", "graphs", "metrics", "data", "pictures", "faults"}
 TASK_LEVEL = DOMAIN | {"models", "parallel", "logs"}
 RUN_LEVEL = TASK_LEVEL | {"tasks", "state", "checkpoint", "config", "processes"}
-RUN_LEVEL |= {"lock", "preemption"}
+RUN_LEVEL |= {"lock", "preemption", "optimizer"}
 COMPARE_LEVEL = RUN_LEVEL | {"train", "generate", "evaluate"}
 ALLOWED = {
     **dict.fromkeys(DOMAIN, set()),
@@ -27,6 +27,7 @@ ALLOWED = {
     "lock": {"processes"},
     "preemption": {"processes"},
     "logs": set(),
+    "optimizer": set(),
     "state": set(),
     "checkpoint_format": set(),
     "models": {"graphs"},

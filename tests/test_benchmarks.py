@@ -11,8 +11,9 @@ import pytest
 from benchmarks import shapes, size, step
 from ncgn_jax.checkpoint import Checkpoints
 from ncgn_jax.config import apply_overrides, config_to_json, load_config
+from ncgn_jax.optimizer import make_optimizer
 from ncgn_jax.tasks import make_task
-from ncgn_jax.train import init_state, make_optimizer
+from ncgn_jax.train import init_state
 
 SMOKE = Path(__file__).resolve().parent.parent / "configs" / "smoke.py"
 # One noise bucket: little to compile.

@@ -15,15 +15,9 @@ from ncgn_jax import parallel
 from ncgn_jax.checkpoint import CheckpointError, Checkpoints
 from ncgn_jax.config import ConfigError, apply_overrides, load_config
 from ncgn_jax.logs import read_metrics
+from ncgn_jax.optimizer import make_optimizer
 from ncgn_jax.tasks import make_task
-from ncgn_jax.train import (
-    TrainingError,
-    init_state,
-    make_optimizer,
-    make_train_step,
-    train,
-    validate,
-)
+from ncgn_jax.train import TrainingError, init_state, make_train_step, train, validate
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SMOKE = REPOSITORY / "configs" / "smoke.py"

@@ -160,6 +160,12 @@ def validate(config: ConfigDict, faults: Faults) -> None:
         patches,
         "different whole numbers of at least 1",
     )
+    faults.check(
+        config.train.steps_per_call == 1 or len(patches) == 1,
+        "train.steps_per_call",
+        config.train.steps_per_call,
+        "1 where dmp.patches has several sizes: steps of each are another program",
+    )
     faults.in_range(config, "dmp.num_neighbors", 0)
     if faults.choice(config, "dmp.schedule", DMP_SCHEDULES):
         try:

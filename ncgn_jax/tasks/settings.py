@@ -69,6 +69,8 @@ def base_config() -> ConfigDict:
             "ema_warm_up": True,
             "log_every_steps": 50,
             "checkpoint_every_steps": 500,
+            # Steps that the host starts at a time; more spare an accelerator waiting.
+            "steps_per_call": 1,
             "max_to_keep": 3,
         }
     )
@@ -241,6 +243,7 @@ def validate_base(config: ConfigDict, faults: Faults, num_devices: int) -> None:
         "train.batch_size",
         "train.log_every_steps",
         "train.checkpoint_every_steps",
+        "train.steps_per_call",
         "train.max_to_keep",
         "sample.num_samples",
         "sample.num_steps",
@@ -264,6 +267,14 @@ def validate_base(config: ConfigDict, faults: Faults, num_devices: int) -> None:
             faults.lines.append(f"sample.time_table: {error}")
     if config.sample.data_limit is not None:
         faults.in_range(config, "sample.data_limit", 0, without_ends=True)
+    if config.train.steps_per_call > 0:
+        faults.check(
+            config.train.checkpoint_every_steps % config.train.steps_per_call == 0,
+            "train.steps_per_call",
+            config.train.steps_per_call,
+            "what divides train.checkpoint_every_steps, "
+            f"{config.train.checkpoint_every_steps}",
+        )
     if config.train.batch_size > 0:
         faults.check(
             config.train.batch_size % num_devices == 0,

@@ -18,12 +18,13 @@ from ncgn_jax.data.point_sets import DataError
 from ncgn_jax.faults import ConfigError
 from ncgn_jax.generate import read_run_config
 from ncgn_jax.main import run
+from ncgn_jax.optimizer import make_optimizer
 from ncgn_jax.tasks import NO_ROWS, make_task, run_costs
 from ncgn_jax.tasks.image_costs import count_macs
 from ncgn_jax.tasks.image_sampling import guided_prediction
 from ncgn_jax.tasks.image_times import bucket_at
 from ncgn_jax.tasks.images import ImageTask
-from ncgn_jax.train import init_state, make_optimizer, make_train_step, validate
+from ncgn_jax.train import init_state, make_train_step, validate
 from ncgn_jax.variants import make_variants
 from tests.tasks.image_tasks import (
     LEARNED,

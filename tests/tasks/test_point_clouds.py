@@ -9,9 +9,10 @@ import pytest
 
 from ncgn_jax import parallel
 from ncgn_jax.config import apply_overrides, load_config
+from ncgn_jax.optimizer import make_optimizer
 from ncgn_jax.tasks import make_task
 from ncgn_jax.tasks.point_cloud_views import errors_by_time
-from ncgn_jax.train import init_state, make_optimizer, make_train_step, validate
+from ncgn_jax.train import init_state, make_train_step, validate
 
 SMOKE = Path(__file__).resolve().parents[2] / "configs" / "smoke.py"
 

@@ -11,10 +11,11 @@ from ncgn_jax.data.fields import FieldDataset, FieldSet
 from ncgn_jax.data.point_sets import DataError
 from ncgn_jax.faults import ConfigError
 from ncgn_jax.metrics.table import format_table
+from ncgn_jax.optimizer import make_optimizer
 from ncgn_jax.tasks.conditioning import FIELD_TASKS
 from ncgn_jax.tasks.field_scores import evaluate_fields
 from ncgn_jax.tasks.transcriptomics import TranscriptomicsTask, default_config
-from ncgn_jax.train import init_state, make_optimizer, make_train_step, validate
+from ncgn_jax.train import init_state, make_train_step, validate
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
