@@ -189,26 +189,34 @@ def measure_sampler(
     rate: float,
 ) -> Row:
     """Times Euler steps within a bucket, graph building included."""
+    walk, x, times = sampler_program(task, bucket, num_graphs, num_steps)
+    gflop = matmul_gflop(walk, x, times) / num_steps
+    began = time.perf_counter()
+    compiled = walk.lower(x, times).compile(parallel.forward_options())
+    compile_seconds = time.perf_counter() - began
+    seconds = np.asarray(_time(lambda: compiled(x, times), repeats)) / num_steps
+    row = _figures(compiled, seconds, gflop, rate)
+    del row["all_flop"]  # XLA counts the body of a scan once
+    return {"graphs": num_graphs, "compile": compile_seconds, **row}
+
+
+def sampler_program(
+    task: PointCloudTask, bucket: int, num_graphs: int, num_steps: int
+) -> tuple[Any, jax.Array, np.ndarray]:
+    """Returns a jitted walk of Euler steps within a bucket, its start and times."""
     params, model_state = jax.jit(task.init)(jax.random.key(0))
     variables, label = {"params": params, **model_state}, jnp.zeros(num_graphs, int)
     low, high = task.time.intervals()[bucket]
     times = np.linspace(low, high, num_steps + 1, dtype=np.float32)
     advance, schedule = make_sampler_step("euler"), task.time.schedule
 
+    @jax.jit
     def walk(x, times):
         apply = functools.partial(task.apply, variables, bucket)
         denoise = task.denoiser(apply, label)
         return integrate(advance, denoise, schedule, x, times, jax.random.key(0))
 
-    x = jnp.asarray(task.prior_clouds(num_graphs, seed=0))
-    gflop = matmul_gflop(walk, x, times) / num_steps
-    began = time.perf_counter()
-    compiled = jax.jit(walk).lower(x, times).compile(parallel.forward_options())
-    compile_seconds = time.perf_counter() - began
-    seconds = np.asarray(_time(lambda: compiled(x, times), repeats)) / num_steps
-    row = _figures(compiled, seconds, gflop, rate)
-    del row["all_flop"]  # XLA counts the body of a scan once
-    return {"graphs": num_graphs, "compile": compile_seconds, **row}
+    return walk, jnp.asarray(task.prior_clouds(num_graphs, seed=0)), times
 
 
 def matmul_gflop(fn: Callable[..., Any], *args: Any) -> float:
