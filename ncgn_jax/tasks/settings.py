@@ -211,8 +211,8 @@ def describe_network(config: ConfigDict, time: BucketedTime) -> tuple[str, str]:
         f"graphs: {dmp.connectivity}, {dmp.clustering} clustering, {dmp.schedule} "
         f"schedule; supernodes x neighbours {', '.join(shapes)}",
         f"model: NCGN {model.convolution}, width {model.width}, {model.num_layers} "
-        f"layers, {model.norm} norm{narrow}; {process.schedule} process, {process.target} "
-        "target",
+        f"layers, {model.norm} norm{narrow}; {process.schedule} process, "
+        f"{process.target} target",
     )
 
 
