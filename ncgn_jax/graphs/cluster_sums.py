@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ncgn_jax.graphs.clustering import balanced_runs
+from ncgn_jax.graphs.precision import einsum, narrowed, widen
 
 # Entries of one graph's membership matrix up to which it is faster (measured on CPU).
 _MEMBERSHIP_UP_TO = 2**20
@@ -31,13 +32,15 @@ def cluster_means(
       balanced: Whether the clusters are the `balanced_runs`.
 
     Returns:
-      [graph, supernode, f].
+      [graph, supernode, f]; float32 for values of bfloat16.
     """
     num_nodes = values.shape[1]
     if num_nodes * size <= _MEMBERSHIP_UP_TO:
         member = jax.nn.one_hot(assignment, size, dtype=values.dtype)
-        counts = jnp.maximum(member.sum(axis=1), 1)[..., None]
-        return jnp.einsum("gnm,gnf->gmf", member, values) / counts
+        counts = jnp.maximum(widen(member).sum(axis=1), 1)[..., None]
+        sums = einsum("gnm,gnf->gmf", member, values, constant_left=True)
+        return sums / counts
+    values = widen(values)
     if balanced:
         counts = np.diff(balanced_runs(num_nodes, size)).astype(values.dtype)
         return _sum_runs(values, size) / counts[None, :, None]
@@ -66,11 +69,14 @@ def copy_to_members(
     num_nodes, size = assignment.shape[1], values.shape[1]
     if num_nodes * size <= _MEMBERSHIP_UP_TO:
         member = jax.nn.one_hot(assignment, size).astype(values.dtype)
-        return jnp.einsum("gnm,gmf->gnf", member, values)
+        copies = einsum("gnm,gmf->gnf", member, values, constant_left=True)
+        return narrowed(copies, values.dtype)
     if balanced:
         return _copy_runs(values, num_nodes)
-    copies = jnp.take_along_axis(values, jnp.maximum(assignment, 0)[..., None], axis=1)
-    return jnp.where(assignment[..., None] >= 0, copies, 0)
+    places = jnp.maximum(assignment, 0)[..., None]
+    # The gradient of a copy is a sum.
+    copies = jnp.take_along_axis(widen(values), places, axis=1)
+    return narrowed(jnp.where(assignment[..., None] >= 0, copies, 0), values.dtype)
 
 
 @lru_cache(maxsize=64)
@@ -88,7 +94,8 @@ def _sum_runs(values: jax.Array, size: int) -> jax.Array:
     """Sums over runs: [graph, node, f] -> [graph, run, f]."""
     places, inside = _places_of_runs(values.shape[1], size)
     rows = jnp.take(values, places, axis=1)  # [graph, run, member, f]
-    return jnp.sum(jnp.where(inside[None, :, :, None], rows, 0), axis=2)
+    rows = jnp.where(inside[None, :, :, None], rows, 0)
+    return narrowed(jnp.sum(widen(rows), axis=2), values.dtype)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))

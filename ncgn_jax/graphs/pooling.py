@@ -17,15 +17,16 @@ from ncgn_jax.graphs.multiscale import (
     sort_points,
     unsort_points,
 )
+from ncgn_jax.graphs.precision import narrowed, take_rows, widen
 
 
 def coarsen(values: jax.Array, graph: MultiscaleGraph) -> jax.Array:
     """Averages point values over each cluster: [point, f] -> [supernode, f].
 
-    Empty supernodes get zero.
+    Empty supernodes get zero. Means of bfloat16 are float32.
     """
     if not graph.blocks:
-        return jraph.segment_mean(values, graph.assignment, graph.num_supernodes)
+        return jraph.segment_mean(widen(values), graph.assignment, graph.num_supernodes)
     return jnp.concatenate(
         [
             _coarsen_block(values[points], graph.assignment[points], supernodes, block)
@@ -37,7 +38,7 @@ def coarsen(values: jax.Array, graph: MultiscaleGraph) -> jax.Array:
 def spread(values: jax.Array, graph: MultiscaleGraph) -> jax.Array:
     """Copies supernode values to their points: [supernode, f] -> [point, f]."""
     if not graph.blocks:
-        return values[graph.assignment]
+        return take_rows(values, graph.assignment)
     return jnp.concatenate(
         [
             _spread_block(values[nodes], graph.assignment[points], nodes, block)
@@ -93,10 +94,10 @@ def _coarsen_block(
 ) -> jax.Array:
     width = values.shape[-1]
     if block.num_nodes == block.num_supernodes and block.equal_runs:
-        return values
+        return widen(values)
     if block.equal_runs:
         rows = block.num_graphs * block.num_supernodes
-        return values.reshape(rows, -1, width).mean(axis=1)
+        return widen(values).reshape(rows, -1, width).mean(axis=1)
     means = cluster_means(
         values.reshape(block.num_graphs, block.num_nodes, width),
         _local(assignment, supernodes, block),
@@ -114,8 +115,10 @@ def _spread_block(
         return values
     if block.equal_runs:
         copies = block.num_nodes // block.num_supernodes
-        rows = jnp.broadcast_to(values[:, None, :], (values.shape[0], copies, width))
-        return rows.reshape(-1, width)
+        shape = values.shape[0], copies, width
+        # The gradient of a copy is a sum.
+        rows = jnp.broadcast_to(widen(values)[:, None, :], shape)
+        return narrowed(rows.reshape(-1, width), values.dtype)
     copies = copy_to_members(
         values.reshape(block.num_graphs, block.num_supernodes, width),
         _local(assignment, supernodes, block),

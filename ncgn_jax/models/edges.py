@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from ncgn_jax.graphs import Block, MultiscaleGraph, adjacency, block_slices
+from ncgn_jax.graphs.precision import einsum, take_rows
 
 # A dense product of M x M beats gathering K rows while M is below about this many
 # times K (measured on CPU; see benchmarks/step.py).
@@ -48,13 +49,16 @@ class PairList:
     def dot(self, query: jax.Array, key: jax.Array) -> jax.Array:
         """Returns query_i . key_j per head, [group, receiver, head, sender].
 
+        Sums of bfloat16 are float32, here and in `mix`.
+
         Args:
           query: Grouped, [group, receiver, head, f].
           key: Of the nodes, [node, head, f].
         """
         if self.senders is None:
-            return jnp.einsum("grhf,gshf->grhs", query, self.group(key))
-        return jnp.einsum("grhf,grshf->grhs", query, key[self.senders][None])
+            return einsum("grhf,gshf->grhs", query, self.group(key))
+        keys = take_rows(key, self.senders)[None]
+        return einsum("grhf,grshf->grhs", query, keys)
 
     def mix(self, weights: jax.Array, values: jax.Array) -> jax.Array:
         """Returns sum_j weight_ij value_j, [group, receiver, head, f].
@@ -64,8 +68,9 @@ class PairList:
           values: Of the nodes, [node, head, f].
         """
         if self.senders is None:
-            return jnp.einsum("grhs,gshf->grhf", weights, self.group(values))
-        return jnp.einsum("grhs,grshf->grhf", weights, values[self.senders][None])
+            return einsum("grhs,gshf->grhf", weights, self.group(values))
+        sent = take_rows(values, self.senders)[None]
+        return einsum("grhs,grshf->grhf", weights, sent)
 
 
 def is_dense(block: Block, up_to: int | None = None) -> bool:

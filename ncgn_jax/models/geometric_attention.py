@@ -16,6 +16,9 @@ the points there Gaussian, the score at x would be -C^-1 (x - m): towards the su
 where the neighbourhood is flat, towards the middle where it is not. `LocalFrames`
 carries m and C^-1 (scaled to be of order one at any noise) to the points, as input of
 the message that spreads supernode features. Positions enter by differences only.
+
+Of bfloat16 values the products of features are bfloat16. Sums, softmax, the result and
+all that positions enter are float32: C is a difference of nearly equal numbers.
 """
 
 from functools import partial
@@ -27,8 +30,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ncgn_jax.graphs import MultiscaleGraph, spread
+from ncgn_jax.graphs.precision import narrowed, widen
 from ncgn_jax.models.edges import PairList, pairs_of_blocks
-from ncgn_jax.models.layers import Norm
+from ncgn_jax.models.layers import Norm, dense
 from ncgn_jax.models.rematerialization import compute_again
 
 _LENGTHS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
@@ -86,13 +90,15 @@ class GeometricAttention(nn.Module):
             raise ValueError(
                 f"width {self.width} is not a multiple of {self.num_heads} heads"
             )
+        dtype, values = values.dtype, widen(values)
         inner = Norm("layer", name="norm_attention")(values, train=False)
+        inner = narrowed(inner, dtype)
         project = {
-            name: nn.Dense(self.width, use_bias=False, name=name)(inner)
+            name: narrowed(dense(self.width, name, use_bias=False)(inner), dtype)
             for name in ("query", "key", "value")
         }
         num_features = _pair_features_dim(graph.positions.shape[-1])
-        project["look"] = nn.Dense(self.num_heads * num_features, name="look")(inner)
+        project["look"] = dense(self.num_heads * num_features, "look")(inner)
         parts = []
         for pairs in pairs_of_blocks(graph):
             own = {name: array[pairs.nodes] for name, array in project.items()}
@@ -103,10 +109,11 @@ class GeometricAttention(nn.Module):
                     own, parts[-1] = jax.lax.optimization_barrier((own, parts[-1]))
             parts.append(attend(own))
         attended, frames = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
-        values = values + nn.Dense(self.width, name="out")(attended)
+        values = values + dense(self.width, "out")(narrowed(attended, dtype))
         inner = Norm("layer", name="norm_update")(values, train=False)
-        inner = jax.nn.relu(nn.Dense(2 * self.width, name="update_0")(inner))
-        return values + nn.Dense(self.width, name="update_1")(inner), frames
+        hidden = dense(2 * self.width, "update_0")(narrowed(inner, dtype))
+        hidden = narrowed(jax.nn.relu(hidden), dtype)
+        return values + dense(self.width, "update_1")(hidden), frames
 
     def _attend(
         self, project: dict[str, jax.Array], pairs: PairList

@@ -6,6 +6,9 @@ a ragged graph takes jraph's segment operations; a regular block has a constant
 in-degree, so a reshape serves; and where a block is small next to its number of
 edges, the same sum is one dense (masked) matrix product, without any gather.
 The three agree to rounding (tests/models/test_graph_convolutions.py).
+
+Of bfloat16 values every convolution makes bfloat16 products and messages; sums, softmax
+and the result are float32 (`graphs.precision`).
 """
 
 from collections.abc import Callable, Sequence
@@ -18,6 +21,7 @@ import jax.numpy as jnp
 import jraph
 
 from ncgn_jax.graphs import Block, MultiscaleGraph
+from ncgn_jax.graphs.precision import matmul, narrowed, widen
 from ncgn_jax.models.edges import (
     block_edges,
     dense_adjacency,
@@ -25,6 +29,7 @@ from ncgn_jax.models.edges import (
     listed_edges,
 )
 from ncgn_jax.models.geometric_attention import GeometricAttention
+from ncgn_jax.models.layers import dense
 from ncgn_jax.models.rematerialization import compute_again
 
 CONVOLUTIONS = ("gat", "gcn", "geometric")
@@ -47,7 +52,8 @@ class GCN(nn.Module):
     @nn.compact
     def __call__(self, values: jax.Array, graph: MultiscaleGraph) -> jax.Array:
         """Maps supernode features [supernode, f] to [supernode, width]."""
-        values = nn.Dense(self.width, use_bias=False, name="linear")(values)
+        dtype = values.dtype
+        values = narrowed(dense(self.width, "linear", use_bias=False)(values), dtype)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.width,))
         out = _over_blocks(
             values, graph, _dense_gcn, _sparse_gcn, rematerialize=self.rematerialize
@@ -73,12 +79,17 @@ class GAT(nn.Module):
     @nn.compact
     def __call__(self, values: jax.Array, graph: MultiscaleGraph) -> jax.Array:
         """Maps supernode features [supernode, f] to [supernode, width]."""
-        values = nn.Dense(self.width, use_bias=False, name="linear")(values)
+        dtype = values.dtype
+        values = narrowed(dense(self.width, "linear", use_bias=False)(values), dtype)
         init = nn.initializers.glorot_uniform()
         source = self.param("attend_source", init, (self.width, 1))
         target = self.param("attend_target", init, (self.width, 1))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.width,))
-        nodes = {"value": values, "source": values @ source, "target": values @ target}
+        nodes = {
+            "value": values,
+            "source": matmul(values, source),
+            "target": matmul(values, target),
+        }
         out = _over_blocks(
             nodes, graph, self._dense, self._sparse, rematerialize=self.rematerialize
         )
@@ -91,7 +102,7 @@ class GAT(nn.Module):
         logits = jnp.where(joined, logits, -jnp.inf)
         weights = jax.nn.softmax(logits, axis=-1)
         self.sow("intermediates", "attention", weights)
-        return weights @ nodes["value"]
+        return matmul(weights, nodes["value"])
 
     def _sparse(
         self,
@@ -202,7 +213,9 @@ class _Aggregation:
 def _ragged_aggregation(graph: jraph.GraphsTuple) -> _Aggregation:
     num_nodes = graph.nodes["mask"].shape[0]
     return _Aggregation(
-        lambda edges, receivers, _: jraph.segment_sum(edges, receivers, num_nodes),
+        lambda edges, receivers, _: jraph.segment_sum(
+            widen(edges), receivers, num_nodes
+        ),
         lambda logits, segment_ids, num_segments: jraph.segment_softmax(
             logits, segment_ids, num_nodes
         ),
@@ -230,7 +243,7 @@ def _regular_graph(
         return edges.reshape(num_nodes, degree, -1)
 
     return graph, _Aggregation(
-        lambda edges, receivers, _: by_receiver(edges).sum(axis=1),
+        lambda edges, receivers, _: by_receiver(widen(edges)).sum(axis=1),
         lambda logits, segment_ids, num_segments: jax.nn.softmax(
             by_receiver(logits), axis=1
         ).reshape(logits.shape),
@@ -252,18 +265,21 @@ def _dense_gcn(values: jax.Array, joined: jax.Array) -> jax.Array:
     joined = jnp.broadcast_to(
         joined.astype(values.dtype), (values.shape[0], *joined.shape[1:])
     )
-    scale = jax.lax.rsqrt(joined.sum(axis=-1, keepdims=True))  # [graph, node, 1]
-    return scale * (joined @ (scale * values))
+    in_degree = widen(joined).sum(axis=-1, keepdims=True)
+    scale = jax.lax.rsqrt(in_degree)  # [graph, node, 1]
+    sent = narrowed(scale * values, values.dtype)
+    return scale * matmul(joined, sent, constant_left=True)
 
 
 def _sparse_gcn(
     values: jax.Array, graph: jraph.GraphsTuple, aggregation: _Aggregation
 ) -> jax.Array:
+    dtype, values = values.dtype, widen(values)  # Gathered: the gradient is a sum.
     weight = graph.edges["mask"].astype(values.dtype)[:, None]
     in_degree = aggregation.total(weight, graph.receivers, None)
     network = jraph.GraphNetwork(
         update_edge_fn=lambda mask, sent, received, _: (
-            mask * sent["value"] * sent["scale"]
+            mask * narrowed(sent["value"], dtype) * sent["scale"]
         ),
         update_node_fn=lambda nodes, sent, received, _: nodes["scale"] * received,
         aggregate_edges_for_nodes_fn=aggregation.total,
@@ -275,6 +291,8 @@ def _sparse_gcn(
 def _sparse_gat(
     nodes: dict[str, jax.Array], graph: jraph.GraphsTuple, aggregation: _Aggregation
 ) -> jax.Array:
+    dtype = nodes["value"].dtype
+
     def logits(mask, sent, received, _):
         raw = jax.nn.leaky_relu(received["target"] + sent["source"], _NEGATIVE_SLOPE)
         # Finite, because a segment softmax of -inf minus -inf would be NaN.
@@ -283,7 +301,7 @@ def _sparse_gat(
     network = jraph.GraphNetwork(
         update_edge_fn=lambda edges, sent, received, _: {
             "mask": edges["mask"],
-            "value": sent["value"],
+            "value": narrowed(sent["value"], dtype),
             "logit": logits(edges["mask"], sent, received, _),
         },
         update_node_fn=lambda nodes, sent, received, _: received,
@@ -292,4 +310,4 @@ def _sparse_gat(
         attention_reduce_fn=lambda edges, weights: edges["value"] * weights,
         aggregate_edges_for_nodes_fn=aggregation.total,
     )
-    return network(graph._replace(nodes=nodes)).nodes
+    return network(graph._replace(nodes=jax.tree.map(widen, nodes))).nodes

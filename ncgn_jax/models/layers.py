@@ -5,14 +5,46 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
+from jax.typing import DTypeLike
+
+from ncgn_jax.graphs.precision import is_narrow, narrowed, wide_dot_general, widen
 
 NORMS = ("batch", "layer", "rms", "none")
 
 _BATCH_EPSILON = 1e-5
 
 
+def dense(width: int, name: str, *, use_bias: bool = True) -> nn.Dense:
+    """Returns `flax.linen.Dense` that is as narrow as what it reads.
+
+    Of bfloat16 values it makes a product of bfloat16 that is summed, and stays, in
+    float32; the kernel itself, and its gradient, are float32.
+
+    Args:
+      width: Features of the result.
+      name: Of the module.
+      use_bias: Whether a bias is added.
+    """
+    return nn.Dense(
+        width,
+        use_bias=use_bias,
+        promote_dtype=_promote_unless_narrow,
+        dot_general=wide_dot_general,
+        name=name,
+    )
+
+
+def _promote_unless_narrow(inputs, *params, **options):
+    if is_narrow(inputs.dtype):
+        return inputs, *params
+    return promote_dtype(inputs, *params, **options)
+
+
 class Norm(nn.Module):
     """Normalises features over the batch, over the channels, or not at all.
+
+    Statistics and result are float32 for values of bfloat16.
 
     Attributes:
       kind: `batch` (running statistics, momentum 0.9, eps 1e-5), `layer` or `none`.
@@ -27,6 +59,7 @@ class Norm(nn.Module):
         self, values: jax.Array, *, train: bool, mask: jax.Array | None = None
     ) -> jax.Array:
         """Normalises [node, feature]; `mask` [node] keeps rows out of statistics."""
+        values = widen(values)
         if self.kind == "none":
             return values
         if self.kind in ("layer", "rms"):
@@ -197,6 +230,8 @@ class MLP(nn.Module):
       share_norm: One norm for all layers.
       plain_last: Leaves norm and ReLU off the last layer.
       axis_name: See `Norm`.
+      dtype: What hidden values are rounded to, if narrower than float32. The first
+        layer takes its inputs as they come; a plain last one stays float32.
     """
 
     features: tuple[int, ...]
@@ -204,6 +239,7 @@ class MLP(nn.Module):
     share_norm: bool = True
     plain_last: bool = False
     axis_name: str | None = None
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -216,7 +252,9 @@ class MLP(nn.Module):
             for i in range(min(num_normed, 1) if self.share_norm else num_normed)
         ]
         for i, width in enumerate(self.features):
-            values = nn.Dense(width, name=f"dense_{i}")(values)
+            if 0 < i < num_normed:
+                values = narrowed(values, self.dtype)
+            values = dense(width, f"dense_{i}")(values)
             if i < num_normed:
                 norm = norms[0] if self.share_norm else norms[i]
                 values = jax.nn.relu(norm(values, train=train, mask=mask))

@@ -14,11 +14,16 @@ While training on so many points that the intermediate results would take more t
 2 GiB, the backward pass keeps only what enters each part (a message, a gate, a stack of
 dense layers, the convolution of a block) and computes the rest again: the same numbers
 in a third of the memory.
+
+With bfloat16 (`dtype`) matrix products between hidden features read bfloat16, and so
+are messages. Layers that read coordinates, the last one, all sums, norms and what runs
+past a layer (x and y) stay float32; see `graphs.precision`.
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from ncgn_jax.graphs import (
     MultiscaleGraph,
@@ -27,8 +32,9 @@ from ncgn_jax.graphs import (
     spread,
     unsort_points,
 )
+from ncgn_jax.graphs.precision import narrowed
 from ncgn_jax.models.graph_convolutions import make_convolution
-from ncgn_jax.models.layers import MLP, Norm, exact_gelu, safe_norm
+from ncgn_jax.models.layers import MLP, Norm, dense, exact_gelu, safe_norm
 from ncgn_jax.models.rematerialization import compute_module_again
 
 # Arrays [point, width] that the backward pass of a layer reads, and how many numbers
@@ -63,7 +69,7 @@ class GeometricMessage(nn.Module):
         *,
         train: bool,
     ) -> jax.Array:
-        """Returns messages [point, width].
+        """Returns messages [point, width], in the type of `points`.
 
         Args:
           points: Point features x, [point, f].
@@ -72,17 +78,17 @@ class GeometricMessage(nn.Module):
           graph: Which point belongs to which supernode.
           train: Whether batch norm uses the batch's statistics.
         """
-        per_point = nn.Dense(self.width, name="point")(points)
-        per_point += nn.Dense(self.width, use_bias=False, name="geometry")(geometry)
-        per_supernode = nn.Dense(self.width, use_bias=False, name="supernode")(
-            supernodes
-        )
-        values = per_point + spread(per_supernode, graph)
+        dtype = points.dtype
+        per_point = dense(self.width, "point")(points)
+        per_point += dense(self.width, "geometry", use_bias=False)(geometry)
+        per_supernode = dense(self.width, "supernode", use_bias=False)(supernodes)
+        values = per_point + spread(narrowed(per_supernode, dtype), graph)
         norm = Norm(self.norm, self.axis_name, name="norm_0")
         values = jax.nn.relu(norm(values, train=train, mask=graph.point_mask))
-        values = nn.Dense(self.width, name="dense_1")(values)
+        values = dense(self.width, "dense_1")(narrowed(values, dtype))
         norm = Norm(self.norm, self.axis_name, name="norm_1")
-        return jax.nn.relu(norm(values, train=train, mask=graph.point_mask))
+        values = jax.nn.relu(norm(values, train=train, mask=graph.point_mask))
+        return narrowed(values, dtype)
 
 
 class NCGN(nn.Module):
@@ -95,6 +101,7 @@ class NCGN(nn.Module):
       convolution: Message passing among supernodes, see `graph_convolutions`.
       norm: `batch` as published, `layer`, or `none`.
       axis_name: Device axis for batch statistics, None outside pmap.
+      dtype: Of hidden products and messages; parameters and output stay float32.
     """
 
     out_dim: int
@@ -103,6 +110,7 @@ class NCGN(nn.Module):
     convolution: str = "gat"
     norm: str = "layer"
     axis_name: str | None = None
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -127,7 +135,7 @@ class NCGN(nn.Module):
         inputs = jnp.concatenate([sort_points(features, graph), point_level], axis=-1)
         three = (self.width,) * 3
         real = graph.point_mask
-        gate = nn.Dense(self.width, name="gate")
+        gate = dense(self.width, "gate")
 
         def embed(network, values, mask):
             return network(values, train=train, mask=mask)
@@ -135,21 +143,25 @@ class NCGN(nn.Module):
         def send(message, *inputs):
             return message(*inputs, graph, train=train)
 
+        def hidden(values):
+            return narrowed(values, self.dtype)
+
         def mix(gate, x, pulled):
-            keep = jax.nn.sigmoid(gate(jnp.concatenate([x, pulled], axis=-1)))
+            keep = jax.nn.sigmoid(gate(jnp.concatenate([hidden(x), pulled], axis=-1)))
             return keep * x + (1 - keep) * pulled
 
         def update(network, values):
-            return network(exact_gelu(values), train=train, mask=real)
+            return network(hidden(exact_gelu(values)), train=train, mask=real)
 
         is_large = train and self._keeps_much(len(inputs))
         if is_large:
             parts = (embed, send, mix, update)
             embed, send, mix, update = map(compute_module_again, parts)
 
-        x = embed(MLP(three, **norm, name="point_embed"), inputs, real)
+        mlp = MLP(three, **norm, dtype=self.dtype, name="point_embed")
+        x = embed(mlp, inputs, real)
         y = embed(
-            MLP(three, **norm, name="supernode_embed"),
+            MLP(three, **norm, dtype=self.dtype, name="supernode_embed"),
             coarsen(inputs, graph),
             graph.coarse.nodes["mask"],
         )
@@ -160,27 +172,30 @@ class NCGN(nn.Module):
         for i in range(self.num_layers):
             first_x, first_y = x, y
             message = GeometricMessage(self.width, **norm, name=f"coarsen_{i}")
-            y = coarsen(send(message, x, y, towards_supernode), graph)
+            sent = send(message, hidden(x), hidden(y), towards_supernode)
+            y = coarsen(sent, graph)
             y = make_convolution(
                 self.convolution,
                 self.width,
                 f"convolve_{i}",
                 rematerialize=is_large,
-            )(y, graph)
+            )(hidden(y), graph)
             geometry = towards_point
             if isinstance(y, tuple):
                 y, frames = y
                 local = frames.scores(offset, graph)
                 geometry = jnp.concatenate([towards_point, local], axis=-1)
             message = GeometricMessage(self.width, **norm, name=f"spread_{i}")
-            x = mix(gate, x, send(message, x, y + first_y, geometry))
+            pulled = send(message, hidden(x), hidden(y + first_y), geometry)
+            x = mix(gate, x, pulled)
             if i + 1 < self.num_layers:
                 x = Norm(**_named(norm), name=f"norm_{i}")(x, train=train, mask=real)
-            mlp = MLP((self.width,) * 2, **norm, name=f"update_{i}")
+            widths = (self.width,) * 2
+            mlp = MLP(widths, **norm, dtype=self.dtype, name=f"update_{i}")
             x = update(mlp, x) + first_x
         readout = (self.width, self.width, self.out_dim)
-        mlp = MLP(readout, **norm, plain_last=True, name="readout")
-        return unsort_points(embed(mlp, x, real), graph)
+        mlp = MLP(readout, **norm, plain_last=True, dtype=self.dtype, name="readout")
+        return unsort_points(embed(mlp, hidden(x), real), graph)
 
     def _keeps_much(self, num_points: int) -> bool:
         """Says whether a backward pass would keep more than is worth its memory."""

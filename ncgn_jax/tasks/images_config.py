@@ -9,10 +9,9 @@ from ncgn_jax.faults import Faults, is_type
 from ncgn_jax.graphs import SCHEDULES as DMP_SCHEDULES
 from ncgn_jax.graphs import RangeResolution
 from ncgn_jax.models.dit import DIT_SIZES
-from ncgn_jax.tasks.settings import WEIGHTS, base_config
+from ncgn_jax.tasks.settings import DTYPES, WEIGHTS, base_config
 
 IMAGE_SOURCES = ("digits", "arrays", "folder", "latents")
-DTYPES = ("float32", "bfloat16")
 BAD_IMAGES = ("stop", "skip")
 # Fields of `data` that a source reads; others must keep their defaults.
 _READ = {

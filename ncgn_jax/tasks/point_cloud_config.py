@@ -42,6 +42,9 @@ def default_config() -> ConfigDict:
             "num_layers": 3,
             "convolution": "gat",
             "norm": "layer",
+            # bfloat16: matrix products and messages; sums, norms, coordinates,
+            # parameters and output stay float32.
+            "dtype": "float32",
             "class_conditional": False,
             "label_dropout": 0.1,
             # What the network is told of the noise: the level that goes with the

@@ -6,6 +6,7 @@ sections. Two levels, no inheritance: configuration files copy what they change
 from the task's `default_config()`.
 """
 
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict, config_dict
 
@@ -32,6 +33,7 @@ from ncgn_jax.process import (
 )
 from ncgn_jax.tasks.bucketed import BucketedTime
 
+DTYPES = ("float32", "bfloat16")
 DECAYS = ("constant", "cosine")
 OPTIMIZERS = ("adam", "muon")
 SIGNALS = ("mixing", "time")
@@ -122,6 +124,7 @@ def validate_graphs(config: ConfigDict, faults: Faults) -> None:
     faults.choice(config, "dmp.schedule", DMP_SCHEDULES)
     faults.choice(config, "model.convolution", CONVOLUTIONS)
     faults.choice(config, "model.norm", NORMS)
+    faults.choice(config, "model.dtype", DTYPES)
     for field in ("dmp.num_neighbors", "model.width", "model.num_layers"):
         faults.positive_int(config, field)
     faults.in_range(config, "dmp.short_fraction", 0, 1)
@@ -197,19 +200,21 @@ def make_network(config: ConfigDict, out_dim: int, axis_name: str | None) -> NCG
         convolution=model.convolution,
         norm=model.norm,
         axis_name=axis_name,
+        dtype=jnp.dtype(model.dtype),
     )
 
 
 def describe_network(config: ConfigDict, time: BucketedTime) -> tuple[str, str]:
     """Says in a line each which graphs and which network are used."""
     dmp, model, process = config.dmp, config.model, config.process
+    narrow = "" if model.dtype == "float32" else f", {model.dtype}"
     shapes = (f"{b.num_supernodes} x {b.num_neighbors}" for b in time.buckets)
     return (
         f"graphs: {dmp.connectivity}, {dmp.clustering} clustering, {dmp.schedule} "
         f"schedule; supernodes x neighbours {', '.join(shapes)}",
         f"model: NCGN {model.convolution}, width {model.width}, {model.num_layers} "
-        f"layers, {model.norm} norm; {process.schedule} process, {process.target} "
-        "target",
+        f"layers, {model.norm} norm{narrow}; {process.schedule} process, "
+        f"{process.target} target",
     )
 
 

@@ -52,6 +52,9 @@ def default_config() -> ConfigDict:
             "num_layers": 3,
             "convolution": "gcn",
             "norm": "batch",
+            # bfloat16: matrix products and messages; sums, norms, coordinates,
+            # parameters and output stay float32.
+            "dtype": "float32",
             # Tells the network what is given, drawn at random in training.
             "conditional": False,
         }

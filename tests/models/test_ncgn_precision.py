@@ -1,0 +1,270 @@
+"""NCGN in bfloat16: near float32, every sum float32, every large product bfloat16."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from ncgn_jax.graphs import NoiseBucket, build_graphs, join_graphs, make_noise_buckets
+from ncgn_jax.models import edges, graph_convolutions, ncgn
+from ncgn_jax.models.graph_convolutions import CONVOLUTIONS, make_convolution
+from ncgn_jax.models.layers import Norm
+from ncgn_jax.models.ncgn import NCGN
+
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
+NUM_NODES, NUM_GRAPHS, DIM, WIDTH = 32, 2, 3, 32
+BUCKETS = {
+    f"{clustering}_{bucket.num_supernodes}": bucket
+    for clustering in ("balanced", "voxel")
+    for bucket in make_noise_buckets(NUM_NODES, 3, DIM, clustering=clustering)
+    if clustering == "balanced" or bucket.num_supernodes == 27
+}
+RAGGED = "ragged"
+# One convolution is tried with batch norm, in training as published.
+BATCH_NORMED = "gcn"
+# Axes of what coordinates enter: inputs with the level, offsets with it, and (geometric
+# attention) scores of 4 heads, pair features, means, precisions. And the output.
+EXACT_AXES = {DIM + 2, DIM + 2 + 4 * DIM, 15, 4 * DIM, 4 * DIM * DIM, DIM}
+LEVEL = np.asarray([0.3, 0.8], np.float32)
+
+
+def clouds():
+    shape = (NUM_GRAPHS, NUM_NODES, DIM)
+    return np.random.default_rng(0).normal(size=shape).astype("f4")
+
+
+def features(points):
+    return jnp.concatenate([points, jnp.sin(3 * points[..., :1])], -1).reshape(-1, 4)
+
+
+@functools.cache
+def graph_of(name):
+    if name != RAGGED:
+        return jax.jit(lambda points: build_graphs(points, BUCKETS[name]))(clouds())
+    halves = zip(clouds()[:, None], list(BUCKETS.values())[:2], strict=True)
+    return join_graphs([build_graphs(*half) for half in halves]).replace(blocks=())
+
+
+def make(convolution, dtype, num_layers):
+    norm = "batch" if convolution == BATCH_NORMED else "layer"
+    return NCGN(DIM, WIDTH, num_layers, convolution, norm, dtype=dtype)
+
+
+@functools.cache
+def variables_of(convolution, num_layers=1):
+    """Random weights, biases too; the same whichever graph they were made for."""
+    graph = graph_of("balanced_32")
+    network = make(convolution, jnp.float32, num_layers)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), *inputs(), graph)
+    rng = np.random.default_rng(1)
+
+    def draw(path, leaf):
+        size = leaf.shape[0] ** -0.5 if leaf.ndim == 2 else 0.2
+        start = float(path[-1].key in ("scale", "var"))
+        return (start + size * rng.normal(size=leaf.shape)).astype("f4")
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def inputs():
+    return features(clouds()), jnp.asarray(LEVEL)
+
+
+def gradient_of(convolution, dtype, num_layers=1):
+    """A function of parameters and graph: their gradient, and the network's output."""
+    state = variables_of(convolution, num_layers)
+    weight = np.random.default_rng(2).normal(size=(NUM_GRAPHS * NUM_NODES, DIM))
+
+    def loss(params, graph):
+        out, _ = make(convolution, dtype, num_layers).apply(
+            {**state, "params": params},
+            *inputs(),
+            graph,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        return jnp.mean((out - weight.astype("f4")) ** 2), out
+
+    return jax.grad(loss, has_aux=True)
+
+
+def combinations():
+    for convolution in CONVOLUTIONS:
+        for name in (*BUCKETS, RAGGED):
+            if (convolution, name) != ("geometric", RAGGED):  # needs blocks
+                yield convolution, name
+
+
+def relative_error(found, expected):
+    found, expected = np.asarray(found, float), np.asarray(expected, float)
+    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+
+
+def test_there_are_graphs_of_every_kind():
+    assert {bucket.clustering for bucket in BUCKETS.values()} >= {"balanced", "voxel"}
+    assert len({bucket.num_supernodes for bucket in BUCKETS.values()}) >= 3
+
+
+@pytest.mark.parametrize(("convolution", "name"), list(combinations()))
+def test_output_and_gradient_are_float32_and_near(convolution, name):
+    params, graph = variables_of(convolution)["params"], graph_of(name)
+    (exact, out), (narrow, narrow_out) = (
+        jax.jit(gradient_of(convolution, dtype))(params, graph)
+        for dtype in (jnp.float32, jnp.bfloat16)
+    )
+    assert {leaf.dtype for leaf in jax.tree.leaves((narrow, narrow_out))} == {
+        np.dtype("float32")
+    }
+    # Narrow it is, and as near as rounding to 8 bits in each layer allows.
+    assert 1e-4 < relative_error(narrow_out, out) < 0.02
+    # Batch norm of so few rows magnifies any rounding: that of the weights alone, in
+    # float32, gives cosines from 0.975 to 0.996.
+    assert cosine(narrow, exact) > (0.9 if convolution == BATCH_NORMED else 0.99)
+
+
+def cosine(one, other):
+    one, other = ravel_pytree(one)[0], ravel_pytree(other)[0]
+    return np.vdot(one, other) / np.linalg.norm(one) / np.linalg.norm(other)
+
+
+def widen(leaf):
+    return leaf.astype(jnp.float32)
+
+
+def test_parameters_are_the_same_whatever_the_type():
+    for convolution in CONVOLUTIONS:
+        one, other = (
+            jax.eval_shape(
+                make(convolution, dtype, 2).init,
+                jax.random.key(0),
+                *inputs(),
+                graph_of("balanced_32"),
+            )
+            for dtype in (jnp.float32, jnp.bfloat16)
+        )
+        assert one == other
+        assert {leaf.dtype for leaf in jax.tree.leaves(other)} == {jnp.dtype("float32")}
+
+
+def equations(jaxpr):
+    """Yields every equation, those of inner functions too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in equation.params.values():
+            for part in value if isinstance(value, tuple | list) else (value,):
+                inner = getattr(part, "jaxpr", part)
+                if hasattr(inner, "eqns"):
+                    yield from equations(inner)
+
+
+def program(convolution, name, dtype=jnp.bfloat16):
+    traced = jax.make_jaxpr(gradient_of(convolution, dtype, num_layers=2))
+    params = variables_of(convolution, num_layers=2)["params"]
+    return list(equations(traced(params, graph_of(name)).jaxpr))
+
+
+def is_narrow(variable):
+    return variable.aval.dtype == jnp.bfloat16
+
+
+def flop(equation):
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    shape = equation.invars[0].aval.shape
+    return equation.outvars[0].aval.size * np.prod([shape[i] for i in contracted])
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize(("convolution", "name"), list(combinations()))
+def test_no_sum_is_narrow_and_large_products_are(convolution, name, again, monkeypatch):
+    if again:
+        monkeypatch.setattr(ncgn, "_KEPT_UP_TO", 0)
+    found = program(convolution, name)
+    sums = ("reduce", "cum", "arg", "scatter", "psum")
+    assert not any(
+        is_narrow(variable)
+        for equation in found
+        if equation.primitive.name in ("exp", "rsqrt", "log", "div", "erf", "erf_inv")
+        for variable in equation.invars
+    )
+    bad = {
+        equation.primitive.name
+        for equation in found
+        if equation.primitive.name.startswith(sums)
+        and any(map(is_narrow, equation.invars))
+        # An axis of length 1 is dropped by a sum.
+        and equation.invars[0].aval.size != equation.outvars[0].aval.size
+    }
+    assert not bad
+    dots = [e for e in found if e.primitive.name == "dot_general"]
+    assert not any(is_narrow(dot.outvars[0]) for dot in dots)
+    exact = [dot for dot in dots if not any(map(is_narrow, dot.invars))]
+    assert all(len(set(map(is_narrow, dot.invars))) == 1 for dot in dots)
+    for dot in exact:
+        shapes = [v.aval.shape for v in (*dot.invars, *dot.outvars)]
+        assert EXACT_AXES & set(sum(shapes, ())), shapes
+    share = 1 - sum(map(flop, exact)) / sum(map(flop, dots))
+    # Pair features are as wide as a head of so small a network.
+    assert share > (0.5 if convolution == "geometric" else 0.8)
+
+
+@pytest.mark.parametrize("convolution", CONVOLUTIONS)
+def test_float32_has_nothing_narrow(convolution):
+    found = program(convolution, "balanced_32", jnp.float32)
+    assert not any(is_narrow(v) for e in found for v in (*e.invars, *e.outvars))
+
+
+# Equal messages from more neighbours than 256, where sums of bfloat16 stall.
+CROWD = NoiseBucket(0.0, 1.0, 600, 600, 599)
+
+
+@pytest.mark.parametrize("form", ["dense", "listed", "ragged"])
+@pytest.mark.parametrize("kind", ["gat", "gcn", "geometric"])
+def test_hundreds_of_equal_messages_add_up(kind, form, monkeypatch):
+    if (kind, form) == ("geometric", "ragged"):
+        pytest.skip("geometric attention needs blocks")
+    for module in (edges, graph_convolutions):
+        monkeypatch.setattr(module, "is_dense", lambda *_: form == "dense")
+    network = make_convolution(kind, 8)
+    # All at one place: attention is equal whatever the weights.
+    graph = build_graphs(jnp.zeros((1, 600, 3)), CROWD)
+    if form == "ragged":
+        graph = graph.replace(blocks=())
+    values = jnp.ones((600, 8))
+    if kind == "geometric":  # Its norm takes from each row what is equal in it.
+        values = jnp.tile(jnp.asarray([[-1.0, 1.0, 2.0, -2.0]]), (600, 2))
+    variables = jax.jit(network.init)(jax.random.key(3), values, graph)
+
+    @jax.jit
+    def run(values, variables):
+        out = network.apply(variables, values, graph)
+        return out[0] if kind == "geometric" else out
+
+    out, pull = jax.vjp(run, values, variables)
+    narrow = values.astype(jnp.bfloat16)
+    narrow_out, narrow_pull = jax.vjp(run, narrow, variables)
+    assert narrow_out.dtype == jnp.float32
+    assert relative_error(narrow_out, out) < 0.01
+    cotangent = jnp.ones_like(out)
+    exact, found = (
+        ravel_pytree(jax.tree.map(widen, p(cotangent)))[0] for p in (pull, narrow_pull)
+    )
+    assert relative_error(found, exact) < 0.02
+
+
+@pytest.mark.parametrize("kind", ["batch", "layer", "rms"])
+def test_statistics_of_narrow_values_are_float32(kind):
+    rng = np.random.default_rng(0)
+    values = jnp.asarray(3 + rng.normal(size=(4096, 16)), jnp.bfloat16)
+    norm = Norm(kind)
+    variables = norm.init(jax.random.key(0), widen(values), train=True)
+    one, other = (
+        norm.apply(variables, v, train=True, mutable=["batch_stats"])
+        for v in (values, widen(values))
+    )
+    for found, expected in zip(*map(jax.tree.leaves, (one, other)), strict=True):
+        assert found.dtype == jnp.float32
+        np.testing.assert_array_equal(found, expected)

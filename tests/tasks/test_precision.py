@@ -1,0 +1,77 @@
+"""`model.dtype` of tasks on graphs: checked, trained with, not seen in the state."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ncgn_jax import parallel
+from ncgn_jax.config import apply_overrides, load_config
+from ncgn_jax.faults import ConfigError
+from ncgn_jax.tasks import images_config, make_task, point_clouds, transcriptomics
+from ncgn_jax.train import init_state, make_optimizer, make_train_step, validate
+
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
+SMOKE = Path(__file__).resolve().parents[2] / "configs" / "smoke.py"
+NARROW = "model.dtype=bfloat16"
+NUM_STEPS = 40
+
+
+@pytest.mark.parametrize("task", [point_clouds, transcriptomics, images_config])
+def test_another_type_is_refused(task):
+    config = apply_overrides(task.default_config(), ["model.dtype=float16"])
+    wanted = "model.dtype: found 'float16'; allowed: float32, bfloat16"
+    with pytest.raises(ConfigError, match=wanted):
+        validate(config)
+
+
+def start(*overrides):
+    fields = ["train.learning_rate=0.01", *overrides]
+    config = apply_overrides(load_config(SMOKE), fields)
+    validate(config)
+    task, tx = make_task(config), make_optimizer(config)
+    state = parallel.replicate(init_state(task, tx, 0))
+    step = parallel.data_parallel(make_train_step(task, tx, config))
+    batch = parallel.put_batch(task.batch(0, slice(0, config.train.batch_size)))
+    return task, step, state, batch
+
+
+def float_types(tree):
+    leaves = jax.tree.leaves(tree)
+    return {leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)}
+
+
+def test_training_in_bfloat16_lowers_the_loss_on_eight_devices():
+    assert parallel.num_devices() == 8
+    task, step, state, batch = start(NARROW, "train.warmup_steps=0")
+    assert "bfloat16" in "".join(task.describe())
+    losses = []
+    for _ in range(NUM_STEPS):
+        state, metrics = step(state, batch, jax.random.key(1))
+        losses.append(float(metrics["loss"]))
+    assert np.isfinite(losses).all()
+    assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:3])
+    # Parameters, their average, moments of the optimiser.
+    assert float_types(state) == {jnp.dtype("float32")}
+    samples = task.sample(state.params, state.model_state, 3, seed=0)["points"]
+    assert samples.dtype == np.float32
+    assert np.isfinite(samples).all()
+
+
+def test_a_state_fits_both_types():
+    (_, wide, state, batch), (_, narrow, other, _) = start(), start(NARROW)
+    before = jax.device_get(state)
+    jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(other))
+    (after, one), (narrow_after, two) = (
+        step(given, batch, jax.random.key(1))
+        for step, given in ((wide, state), (narrow, other))
+    )
+    assert one["loss"] != two["loss"]
+    np.testing.assert_allclose(one["loss"], two["loss"], rtol=0.01)
+    # Goes on in float32 from what was trained in bfloat16.
+    _, metrics = wide(narrow_after, batch, jax.random.key(2))
+    assert np.isfinite(metrics["loss"])
+    assert jax.tree.structure(after) == jax.tree.structure(narrow_after)
