@@ -117,28 +117,50 @@ class Timing(NamedTuple):
     processor: list[float]
 
 
-def prepare(task: PointCloudTask) -> tuple[TrainingSteps, TrainState, Any]:
-    """Returns training steps, a state of step 0 and a batch, on the devices."""
+def prepare(
+    task: PointCloudTask, num_steps: int = 1
+) -> tuple[TrainingSteps, TrainState, Any]:
+    """Returns training steps, a state of step 0 and a batch, on the devices.
+
+    Args:
+      task: What to train.
+      num_steps: Steps that the batch is for.
+    """
     tx = make_optimizer(task.config)
     steps = TrainingSteps(task, tx, task.config)
     state = parallel.replicate(init_state(task, tx, task.config.seed))
-    return steps, state, steps.load(0)
+    return steps, state, steps.load(0, num_steps)
 
 
 def time_steps(
-    steps: TrainingSteps, state: TrainState, batch: Any, warm_up: int, repeats: int
+    steps: TrainingSteps,
+    state: TrainState,
+    batch: Any,
+    warm_up: int,
+    repeats: int,
+    num_steps: int = 1,
 ) -> Timing:
-    """Compiles a training step and times it `repeats` times after `warm_up` times."""
+    """Compiles a training step and times it `repeats` times after `warm_up` times.
+
+    Args:
+      steps: Training steps, as `prepare` returns them.
+      state: Their state; its memory is taken over.
+      batch: Their batch.
+      warm_up: Calls before those that are timed.
+      repeats: Calls that are timed.
+      num_steps: Steps of a call, over which its seconds are divided.
+    """
     began = time.perf_counter()
-    program = jax.jit(steps, donate_argnums=0).lower(state, batch)
+    call = functools.partial(steps, num_steps=num_steps)
+    program = jax.jit(call, donate_argnums=0).lower(state, batch)
     timing = Timing(program.compile(), time.perf_counter() - began, [], [])
     for number in range(warm_up + repeats):
         began = time.perf_counter(), time.process_time()
         state, metrics = timing.compiled(state, batch)
         jax.block_until_ready((state, metrics))
         if number >= warm_up:
-            timing.seconds.append(time.perf_counter() - began[0])
-            timing.processor.append(time.process_time() - began[1])
+            timing.seconds.append((time.perf_counter() - began[0]) / num_steps)
+            timing.processor.append((time.process_time() - began[1]) / num_steps)
     return timing
 
 
