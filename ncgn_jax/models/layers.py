@@ -8,7 +8,13 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jax.typing import DTypeLike
 
-from ncgn_jax.graphs.precision import is_narrow, narrowed, wide_dot_general, widen
+from ncgn_jax.graphs.precision import (
+    is_narrow,
+    matmul,
+    narrowed,
+    wide_dot_general,
+    widen,
+)
 
 NORMS = ("batch", "layer", "rms", "none")
 
@@ -33,6 +39,29 @@ def dense(width: int, name: str, *, use_bias: bool = True) -> nn.Dense:
         dot_general=wide_dot_general,
         name=name,
     )
+
+
+class PairDense(nn.Module):
+    """A dense layer of two arrays side by side, [x, y] W + b, that never joins them.
+
+    Parameters are those of `flax.linen.Dense` on the joined array. Joining would write
+    and read all values once more, forward and backward.
+
+    Attributes:
+      width: Features of the result.
+    """
+
+    width: int
+
+    @nn.compact
+    def __call__(self, left: jax.Array, right: jax.Array) -> jax.Array:
+        """Maps [row, f] and [row, g] to [row, width]."""
+        size = left.shape[-1]
+        shape = size + right.shape[-1], self.width
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.width,))
+        sums = matmul(left, kernel[:size]) + matmul(right, kernel[size:])
+        return sums + bias[None]
 
 
 def _promote_unless_narrow(inputs, *params, **options):

@@ -34,7 +34,7 @@ from ncgn_jax.graphs import (
 )
 from ncgn_jax.graphs.precision import narrowed
 from ncgn_jax.models.graph_convolutions import make_convolution
-from ncgn_jax.models.layers import MLP, Norm, dense, exact_gelu, safe_norm
+from ncgn_jax.models.layers import MLP, Norm, PairDense, dense, exact_gelu, safe_norm
 from ncgn_jax.models.rematerialization import compute_module_again
 
 # Arrays [point, width] that the backward pass of a layer reads, and how many numbers
@@ -135,7 +135,7 @@ class NCGN(nn.Module):
         inputs = jnp.concatenate([sort_points(features, graph), point_level], axis=-1)
         three = (self.width,) * 3
         real = graph.point_mask
-        gate = dense(self.width, "gate")
+        gate = PairDense(self.width, name="gate")
 
         def embed(network, values, mask):
             return network(values, train=train, mask=mask)
@@ -147,7 +147,7 @@ class NCGN(nn.Module):
             return narrowed(values, self.dtype)
 
         def mix(gate, x, pulled):
-            keep = jax.nn.sigmoid(gate(jnp.concatenate([hidden(x), pulled], axis=-1)))
+            keep = jax.nn.sigmoid(gate(hidden(x), pulled))
             return keep * x + (1 - keep) * pulled
 
         def update(network, values):

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from ncgn_jax.models.layers import (
     MLP,
     NORMS,
     Norm,
+    PairDense,
     batch_norm,
     exact_gelu,
     layer_norm,
@@ -233,3 +235,32 @@ def test_masked_statistics_count_the_rows_of_all_devices():
         np.testing.assert_allclose(
             np.asarray(found).reshape(-1, 4), whole, rtol=1e-4, atol=1e-5
         )
+
+
+def test_pairs_go_through_a_dense_layer_unjoined():
+    """Parameters, values and gradients are those of a dense layer of the joined."""
+    left, right, weight = (
+        jax.random.normal(jax.random.key(i), (9, width))
+        for i, width in enumerate((5, 7, 4))
+    )
+    pair, joined = PairDense(4), nn.Dense(4)
+    variables = pair.init(jax.random.key(3), left, right)
+    chex.assert_trees_all_equal_shapes(
+        variables, joined.init(jax.random.key(3), jnp.ones((1, 12)))
+    )
+    variables["params"]["bias"] = jnp.arange(4.0)
+
+    def by_pair(variables, left, right):
+        return jnp.sum(weight * pair.apply(variables, left, right))
+
+    def by_joined(variables, left, right):
+        both = jnp.concatenate([left, right], axis=1)
+        return jnp.sum(weight * joined.apply(variables, both))
+
+    found, expected = (
+        jax.value_and_grad(fn, (0, 1, 2))(variables, left, right)
+        for fn in (by_pair, by_joined)
+    )
+    chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-5)
+    program = str(jax.make_jaxpr(jax.grad(by_pair, (0, 1, 2)))(variables, left, right))
+    assert "[9,12]" not in program
