@@ -237,14 +237,6 @@ def test_the_channel_axis_is_found_or_asked_for():
     assert find_channel_axis((9, 4, 5, 6), "first", "x") == 1
 
 
-@pytest.fixture
-def pixels():
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (12, 6, 5, 3), dtype=np.uint8)
-    images[0, 0, 0] = 0, 128, 255
-    return images
-
-
 def write(path, **arrays):
     np.savez(path, **arrays)
     return path

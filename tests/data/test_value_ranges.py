@@ -7,14 +7,6 @@ from ncgn_jax.data.images import load_arrays
 from ncgn_jax.data.point_sets import DataError
 
 
-@pytest.fixture
-def pixels():
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (12, 6, 5, 3), dtype=np.uint8)
-    images[0, 0, 0] = 0, 128, 255
-    return images
-
-
 def write(path, **arrays):
     np.savez(path, **arrays)
     return path
