@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from ncgn_jax import parallel
 from ncgn_jax.config import apply_overrides, load_config
@@ -75,3 +76,25 @@ def test_a_state_fits_both_types():
     _, metrics = wide(narrow_after, batch, jax.random.key(2))
     assert np.isfinite(metrics["loss"])
     assert jax.tree.structure(after) == jax.tree.structure(narrow_after)
+
+
+def test_one_device_and_eight_agree_in_bfloat16():
+    """Nearly: sums in another order may tip a rounding to bfloat16 here and there."""
+    task, _, state, batch = start(NARROW)
+    params, model_state = jax.device_get((state.params, state.model_state))
+    whole = jax.tree.map(lambda leaf: leaf[None], parallel.merge_devices(batch))
+
+    def grade(params, batch):
+        def loss(params):
+            return task.loss(params, model_state, batch, jax.random.key(1))[0]
+
+        return parallel.mean_over_devices(jax.value_and_grad(loss)(params))
+
+    eight = parallel.data_parallel(grade, donate_argnums=())(state.params, batch)
+    one = jax.vmap(grade, (None, 0), axis_name=parallel.AXIS)(params, whole)
+    (loss, gradient), (one_loss, one_gradient) = (
+        (tree[0], ravel_pytree(tree[1])[0]) for tree in (eight, one)
+    )
+    np.testing.assert_allclose(loss, one_loss[0], rtol=1e-4)
+    off = np.linalg.norm(gradient - one_gradient)
+    assert off < 0.002 * np.linalg.norm(gradient)

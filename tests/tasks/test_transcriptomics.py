@@ -118,6 +118,7 @@ def test_the_jitted_steps_contain_no_clustering_and_no_search(connectivity, prim
     [
         ("model.convolution=gat", "sample.conditioning=replace"),
         ("model.conditional=true", "sample.conditioning=trained", "model.norm=batch"),
+        ("model.dtype=bfloat16", "sample.conditioning=replace"),
     ],
 )
 def test_settings_train_and_sample(overrides):
