@@ -98,6 +98,46 @@ def make_target(
     return _divide(-noise, sigma)
 
 
+def linear_skip(
+    kind: str, schedule: Schedule, t: ArrayLike, x: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Splits a target into what is linear in x_t, and a rest of its own size.
+
+    For data of mean square 1, target a data + b noise, prediction = skip x_t +
+    scale * output has the least error that any multiple of x_t has at output 0:
+
+      skip = (a alpha + b sigma) / (alpha^2 + sigma^2),
+      scale = |a sigma - b alpha| / sqrt(alpha^2 + sigma^2),
+
+    and the output that is wanted has mean square 1 at every noise level (Karras et al.
+    2022, arXiv 2206.00364, equations 7 and 8, for every schedule and target). The
+    network then need not carry the noise of x_t from its input to its output.
+
+    Args:
+      kind: What is predicted, one of `PREDICTION_KINDS`.
+      schedule: The noise schedule.
+      t: Times, [batch] or scalar.
+      x: Array that both shall broadcast against, [batch, ...].
+
+    Returns:
+      skip and scale. Score, where sigma = 0: both 0.
+
+    Raises:
+      ValueError: if `kind` does not exist.
+    """
+    naming.require_choice("prediction kind", kind, PREDICTION_KINDS)
+    alpha, sigma, d_alpha, d_sigma = _coefficients(schedule, t, x)
+    a, b = {
+        "data": (1.0, 0.0),
+        "noise": (0.0, 1.0),
+        "velocity": (d_alpha, d_sigma),
+        "score": (0.0, _divide(-jnp.ones_like(sigma), sigma)),
+    }[kind]
+    variance = alpha**2 + sigma**2
+    scale = jnp.abs(a * sigma - b * alpha) / jnp.sqrt(variance)
+    return (a * alpha + b * sigma) / variance, scale
+
+
 def to_data_and_noise(
     kind: str, prediction: jax.Array, x_t: jax.Array, schedule: Schedule, t: ArrayLike
 ) -> tuple[jax.Array, jax.Array]:

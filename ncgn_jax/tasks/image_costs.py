@@ -56,8 +56,8 @@ def mean_step_macs(task: Any) -> float:
     Args:
       task: A `tasks.images.ImageTask`.
     """
-    per_image = float(task.shares @ count_macs(task, with_gradient=True))
-    return per_image * task.config.train.batch_size
+    per_step = task.images_a_step * count_macs(task, with_gradient=True)
+    return float(task.shares @ per_step)
 
 
 def training_and_sampling_costs(task: Any, num_steps: int) -> dict[str, float]:
@@ -74,7 +74,7 @@ def training_and_sampling_costs(task: Any, num_steps: int) -> dict[str, float]:
     visits = np.bincount(
         task.bucket_of_step(np.arange(num_steps)), minlength=len(task.time.buckets)
     )
-    images = visits * task.config.train.batch_size
+    images = visits * task.images_a_step
     a_step = (2 if task.config.sample.sampler == "heun" else 1) * (1 + task.is_guided)
     sampled = sum(
         task.forward_macs[bucket] * (len(times) - 1)

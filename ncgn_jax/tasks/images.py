@@ -27,6 +27,7 @@ from ncgn_jax.models.dit import DiT
 from ncgn_jax.parallel import map_over_devices, replicate
 from ncgn_jax.process import (
     interpolate,
+    linear_skip,
     loss_weight,
     make_schedule,
     make_target,
@@ -59,6 +60,7 @@ from ncgn_jax.tasks.image_times import (
 )
 from ncgn_jax.tasks.images_config import (
     default_config,
+    images_a_step,
     make_range_resolution,
     network_sizes,
     validate,
@@ -126,6 +128,7 @@ class ImageTask:
         )
         self.bucket_names = tuple(f"p{b.patch}_w{b.window}" for b in buckets)
         self.shares = bucket_shares(self.time)
+        self.images_a_step = tuple(images_a_step(config, b.patch) for b in buckets)
         many = len(dataset.class_names)
         self.num_classes = many if many > 1 else 0
         self._stretches: dict[int, Any] = {}
@@ -222,15 +225,17 @@ class ImageTask:
 
     def batch(self, step: int, rows: slice) -> ImageBatch:
         """Returns this host's rows of the batch of a step."""
-        size = self.config.train.batch_size
+        size, bucket = self.config.train.batch_size, int(self.bucket_of_step(step))
         index = batch_indices(len(self.dataset.train), size, step, self.config.seed)
+        fewer = size // self.images_a_step[bucket]
+        rows = slice(rows.start // fewer, rows.stop // fewer)
         images, label = self.dataset.take(index[rows])
         row = np.arange(size, dtype=np.int32)[rows]
         if self.config.data.flip:
             rng = np.random.default_rng([self.config.seed, 7, step])
             mirrored = (rng.random(size) < 0.5)[rows, None, None, None]
             images = np.where(mirrored, images[:, :, ::-1], images)
-        return ImageBatch(images, label, row, int(self.bucket_of_step(step)))
+        return ImageBatch(images, label, row, bucket)
 
     def loss(
         self, params: Any, model_state: Any, batch: ImageBatch, rng: jax.Array
@@ -381,7 +386,7 @@ class ImageTask:
 
     def _training_times(self, batch: ImageBatch, keys: jax.Array) -> jax.Array:
         interval = self.time.training_intervals()[batch.bucket]
-        t = spread_times(interval, batch.row, keys, self.config.train.batch_size)
+        t = spread_times(interval, batch.row, keys, self.images_a_step[batch.bucket])
         if self.config.model.learned_variance:
             # A chain has whole steps.
             count = self.config.model.num_variance_steps
@@ -413,7 +418,7 @@ class ImageTask:
         Returns:
           The prediction, with twice the channels if variances are learned.
         """
-        return self.network().apply(
+        output = self.network().apply(
             {"params": params},
             x_t,
             self.time.level(t),
@@ -421,6 +426,12 @@ class ImageTask:
             patch=bucket.patch,
             window=bucket.window,
         )
+        if not self.config.model.skip:
+            return output
+        kind, mean = self.config.process.target, output[..., : self.num_channels]
+        skip, scale = linear_skip(kind, self.time.schedule, t, x_t)
+        mean = skip * x_t + scale * mean
+        return jnp.concatenate([mean, output[..., self.num_channels :]], axis=-1)
 
 
 def classifier_steps(num_steps: int, num_classes: int) -> int:

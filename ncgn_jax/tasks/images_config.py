@@ -9,6 +9,7 @@ from ncgn_jax.faults import Faults, is_type
 from ncgn_jax.graphs import SCHEDULES as DMP_SCHEDULES
 from ncgn_jax.graphs import RangeResolution
 from ncgn_jax.models.dit import DIT_SIZES
+from ncgn_jax.parallel import num_devices
 from ncgn_jax.tasks.settings import DTYPES, WEIGHTS, base_config
 
 IMAGE_SOURCES = ("digits", "arrays", "folder", "latents")
@@ -66,6 +67,9 @@ def default_config() -> ConfigDict:
             # Patches are drawn at random, in training and for each sampler step, as
             # often as the schedule has them: the control for following the noise.
             "random_buckets": False,
+            # Steps of smaller patches take fewer images, so that all cost about the
+            # same: train.batch_size is that of the largest patches.
+            "equal_tokens": False,
         }
     )
     config.model = ConfigDict(
@@ -75,6 +79,8 @@ def default_config() -> ConfigDict:
             "num_layers": 4,
             "num_heads": 4,
             "base_patch": 8,
+            # Adds to the output what is linear in the image; see `process.linear_skip`.
+            "skip": False,
             "label_dropout": 0.1,
             "learned_variance": False,
             "num_variance_steps": 1000,  # steps of the chain that variances belong to
@@ -104,6 +110,17 @@ def network_sizes(config: ConfigDict) -> tuple[int, int, int]:
     if model.size is not None:
         return DIT_SIZES[model.size]
     return model.width, model.num_layers, model.num_heads
+
+
+def images_a_step(config: ConfigDict, patch: int) -> int:
+    """Returns the images of a global batch that has patches of a size.
+
+    With `dmp.equal_tokens`, batch_size (patch / largest patch)^2.
+    """
+    size = config.train.batch_size
+    if not config.dmp.equal_tokens:
+        return size
+    return size * patch**2 // max(config.dmp.patches) ** 2
 
 
 def make_range_resolution(config: ConfigDict) -> RangeResolution:
@@ -159,6 +176,15 @@ def validate(config: ConfigDict, faults: Faults) -> None:
         patches,
         "different whole numbers of at least 1",
     )
+    if not faults.lines and config.dmp.equal_tokens:
+        unit = num_devices() * max(patches) ** 2
+        faults.check(
+            all(config.train.batch_size * patch**2 % unit == 0 for patch in patches),
+            "train.batch_size",
+            config.train.batch_size,
+            "with dmp.equal_tokens, batch_size (patch / largest patch)^2 is a multiple "
+            f"of the {num_devices()} devices for each of the patches {patches}",
+        )
     faults.check(
         config.train.steps_per_call == 1 or len(patches) == 1,
         "train.steps_per_call",

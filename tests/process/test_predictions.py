@@ -47,6 +47,28 @@ def test_velocity_target_is_the_time_derivative(default_schedule, rng):
     np.testing.assert_allclose(target, derivative, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_linear_skip_is_the_least_squares_fit(default_schedule, kind):
+    """Of a target on x_t, for data and noise of mean square 1 and no correlation."""
+    data, noise = jnp.array([[1.0, 1, -1, -1]]), jnp.array([[1.0, -1, 1, -1]])
+    for t in (0.0, 0.1, 0.6, 0.97):
+        t = jnp.array([t])
+        x_t = process.interpolate(default_schedule, t, data, noise)[0]
+        target = process.make_target(kind, default_schedule, t, data, noise)[0]
+        slope, *_ = np.linalg.lstsq(np.asarray(x_t)[:, None], target)
+        skip, scale = process.linear_skip(kind, default_schedule, t, data)
+        assert skip.shape == scale.shape == (1, 1)
+        np.testing.assert_allclose(skip[0], slope, rtol=1e-9, atol=1e-12)
+        rest = np.sqrt(np.mean(np.square(target - slope * x_t)))
+        np.testing.assert_allclose(scale[0, 0], rest, rtol=1e-7, atol=1e-9)
+
+
+def test_linear_skip_is_finite_at_the_ends(default_schedule):
+    for kind in KINDS:
+        both = process.linear_skip(kind, default_schedule, jnp.arange(2.0), jnp.ones(2))
+        assert np.isfinite(both).all()
+
+
 @pytest.fixture(scope="module")
 def compiled_round_trip(x64, default_schedule):
     """(data, noise, t) -> data_hat, noise_hat, velocity, score from each kind."""

@@ -19,6 +19,7 @@ from ncgn_jax.faults import ConfigError
 from ncgn_jax.generate import read_run_config
 from ncgn_jax.main import run
 from ncgn_jax.optimizer import make_optimizer
+from ncgn_jax.process import linear_skip
 from ncgn_jax.tasks import NO_ROWS, make_task, run_costs
 from ncgn_jax.tasks.image_costs import count_macs
 from ncgn_jax.tasks.image_sampling import guided_prediction
@@ -115,6 +116,36 @@ def test_training_times_are_uniform_over_steps(random, monkeypatch):
     assert kstest(times, "uniform").statistic < 0.02
 
 
+def test_steps_of_equal_tokens():
+    """Fewer images of smaller patches, shared out and spread over times alike."""
+    task = small_task("dmp.equal_tokens=True", "train.batch_size=128")
+    plain = small_task("train.batch_size=128")
+    assert task.images_a_step == (128, 32, 8)
+    assert plain.images_a_step == (128, 128, 128)
+    assert {
+        images * bucket.num_supernodes
+        for images, bucket in zip(task.images_a_step, task.time.buckets, strict=True)
+    } == {512}
+    keys = jax.random.split(jax.random.key(0), 128)
+    for kind in task.step_kinds(0, 40):
+        whole = task.batch(kind.step, slice(0, 128))
+        parts = [task.batch(kind.step, slice(i, i + 32)) for i in range(0, 128, 32)]
+        chex.assert_trees_all_equal(
+            whole, jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+        )
+        count = task.images_a_step[whole.bucket]
+        assert len(whole.images) == len(np.unique(whole.images, axis=0)) == count
+        low, high = task.time.training_intervals()[whole.bucket]
+        t = np.sort(task._training_times(whole, keys[:count]))
+        places = (t - low) / (high - low) * count
+        np.testing.assert_allclose(places, np.arange(count) + 0.5, atol=0.5 + 1e-3)
+    trained = np.bincount(task.bucket_of_step(np.arange(10))) * task.images_a_step
+    by_hand = trained @ count_macs(task, with_gradient=True) / 1e12
+    assert task.costs(10)["train_tmac"] == pytest.approx(by_hand)
+    assert 10 * task.step_macs() / 1e12 == pytest.approx(by_hand, rel=0.1)
+    assert plain.step_macs() > 2 * task.step_macs()
+
+
 def test_loss_is_of_the_batch_bucket_alone():
     task = small_task()
     batch = task.batch(3, slice(0, 16))
@@ -135,6 +166,24 @@ def test_untrained_loss_is_the_second_moment_of_the_velocity():
         losses.append(float(task.loss(params, {}, batch, key)[0]))
         squares.append(np.mean(np.square(batch.images)))
     assert np.mean(losses) == pytest.approx(1 + np.mean(squares), rel=0.01)
+
+
+@pytest.mark.parametrize("extra", [(), LEARNED])
+def test_skip_adds_what_is_linear_in_the_image(extra):
+    """And leaves variances alone."""
+    plain, skipping = small_task(*extra), small_task("model.skip=True", *extra)
+    params, rng = init_params(plain), np.random.default_rng(0)
+    x_t = rng.normal(size=(2, 8, 8, 1)).astype(np.float32)
+    t, label = np.array([0.3, 0.8], np.float32), np.array([4, 10], np.int32)
+    output, found = (
+        np.asarray(task.predict(params, task.time.buckets[0], x_t, t, label))
+        for task in (plain, skipping)
+    )
+    kind = plain.config.process.target
+    skip, scale = linear_skip(kind, plain.time.schedule, t, x_t)
+    wanted = skip * x_t + scale * output[..., :1]
+    np.testing.assert_allclose(found[..., :1], wanted, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(found[..., 1:], output[..., 1:])
 
 
 def test_one_trace_for_each_bucket():
@@ -272,6 +321,7 @@ def test_patches_that_do_not_divide_the_image_are_refused():
         (["dmp.patches=()"], "dmp.patches"),
         (["dmp.patches=(2,2)"], "different whole numbers"),
         (["dmp.patches=(0,2)"], "at least 1"),
+        (["dmp.equal_tokens=True"], "found 16; .* 8 devices"),
         (["model.width=10"], "model.num_heads|multiple of 4"),
         (["model.size=Q"], "S, B, L, XL"),
         (["data.source=folder"], "data.image_size"),
