@@ -6,12 +6,16 @@ Command:  python -m ncgn_jax.main --config=configs/mnist.py
 Hardware: 2 CPU cores, 1 device
 Expect:   see README.md, "Results"
 
+Three things are not the paper's, and DiT/4 below has them too: attention is told of
+distances, the output begins at what is linear in the image, and steps of smaller
+patches take fewer images (32, 8 and 2), so that all steps have as many tokens.
+
 `--config.dmp.patches="(4,)" --config.dmp.num_neighbors=0` is DiT/4, with `"(2,)"` it
 is DiT/2, `--config.dmp.reverse_schedule=True` and `--config.dmp.random_buckets=True`
 are the controls. At equal multiply-adds of training, that is with unequal steps:
 
 python -m ncgn_jax.compare --config=configs/mnist.py --config.data.path=mnist.npz
-    --tmac=12 --variant=dmp: --variant="DiT/4: dmp.patches=(4,) dmp.num_neighbors=0"
+    --tmac=3 --variant=dmp: --variant="DiT/4: dmp.patches=(4,) dmp.num_neighbors=0"
     --variant="DiT/2: dmp.patches=(2,) dmp.num_neighbors=0"
     --variant="reversed: dmp.reverse_schedule=True"
     --variant="random: dmp.random_buckets=True"
@@ -28,8 +32,11 @@ def get_config() -> ConfigDict:
     config.data.source = "arrays"
     config.data.image_size = 32
     config.dmp.patches = (4, 2, 1)
+    config.dmp.equal_tokens = True
     config.model.width = 64
     config.model.num_layers = 4
+    config.model.skip = True
+    config.model.rotary = True
     config.train.num_steps = 3000
     config.train.batch_size = 32
     config.train.optimizer = "muon"

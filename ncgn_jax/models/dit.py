@@ -22,10 +22,17 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ncgn_jax.models.layers import layer_norm
 from ncgn_jax.models.neighborhood_attention import neighborhood_attention
-from ncgn_jax.models.patches import PatchEmbedding, patch_positions, unpatchify
+from ncgn_jax.models.patches import (
+    PatchEmbedding,
+    patch_positions,
+    rotary_angles,
+    rotate,
+    unpatchify,
+)
 
 # Width, layers and heads of the published models.
 DIT_SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16)}
@@ -48,6 +55,7 @@ class DiT(nn.Module):
         takes no labels.
       mlp_ratio: Width of a block's MLP over `width`.
       base_patch: Side of the kernel that all patch embeddings are resized from.
+      rotary: Whether attention is told of distances too, see `rotary_angles`.
       dtype: Of the arithmetic of blocks; parameters and output stay float32.
     """
 
@@ -59,6 +67,7 @@ class DiT(nn.Module):
     num_classes: int = 0
     mlp_ratio: int = 4
     base_patch: int = 8
+    rotary: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -96,11 +105,14 @@ class DiT(nn.Module):
         tokens = tokens + patch_positions(grid, patch, self.width)[None]
         condition = self._condition(level, label)
         tokens = tokens.astype(self.dtype)
+        angles = None
+        if self.rotary:
+            angles = rotary_angles(grid, patch, self.width // self.num_heads)
         for i in range(self.num_layers):
             block = _Block(
                 self.num_heads, self.mlp_ratio, self.dtype, name=f"block_{i}"
             )
-            tokens = block(tokens, condition, grid, window)
+            tokens = block(tokens, condition, grid, window, angles)
         outputs = {}
         # Initialisation makes the heads of all patch sizes.
         for size in self.patches if self.is_initializing() else (patch,):
@@ -164,6 +176,7 @@ class _Block(nn.Module):
         condition: jax.Array,
         grid: tuple[int, int],
         window: int,
+        angles: np.ndarray | None,
     ) -> jax.Array:
         """Maps tokens [batch, node, width] to the same shape."""
         width = tokens.shape[-1]
@@ -178,6 +191,8 @@ class _Block(nn.Module):
         heads = dense(3 * width, "qkv")(values)
         heads = heads.reshape((*heads.shape[:2], 3, self.num_heads, -1))
         query, key, value = (heads[:, :, i] for i in range(3))
+        if angles is not None:
+            query, key = rotate(query, angles), rotate(key, angles)
         seen = neighborhood_attention(query, key, value, grid, (window, window))
         seen = dense(width, "project")(seen.reshape(tokens.shape))
         tokens = tokens + (gate_a * seen).astype(tokens.dtype)

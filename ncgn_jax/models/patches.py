@@ -24,6 +24,7 @@ from ncgn_jax.graphs.grids import grid_of
 from ncgn_jax.graphs.windows import Grid
 
 _KEYS_CUBIC = -0.5  # Keys' parameter of the cubic kernel
+_LONGEST_TURN = 100.0
 _LONGEST = 10_000.0  # period that position features approach, over 2 pi, in pixels
 
 
@@ -184,6 +185,52 @@ def patch_positions(grid: Grid, patch: int, features: int) -> np.ndarray:
     angles = ((index + 0.5) * patch)[..., None] * frequencies
     parts = [part for axis in angles for part in (np.sin(axis), np.cos(axis))]
     return _constant(np.concatenate(parts, axis=1).astype(np.float32))
+
+
+@functools.cache
+def rotary_angles(grid: Grid, patch: int, features: int) -> np.ndarray:
+    """Returns by how much to turn queries and keys for where their patches lie.
+
+    y f_i, then x f_i, with y and x as in `patch_positions` and f_i = 100^(-i / n), n a
+    quarter of the features: waves of 6 pixels up to 600. Products of turned
+    queries and keys depend on distances in pixels alone, whatever the patches (RoPE,
+    Su et al. 2021, arXiv 2104.09864, on two axes).
+
+    Args:
+      grid: Patches along height and width.
+      patch: Pixels a side of a patch.
+      features: Numbers of a query, a multiple of four.
+
+    Returns:
+      float32 [node, features / 2], read-only.
+
+    Raises:
+      ValueError: If `features` is no positive multiple of four.
+    """
+    if features < 4 or features % 4:
+        raise ValueError(
+            f"features must be a positive multiple of four, found {features}"
+        )
+    frequencies = _LONGEST_TURN ** (-np.arange(features // 4) / (features // 4))
+    index = np.indices(grid).reshape(2, -1)  # [axis, node]
+    angles = ((index + 0.5) * patch)[..., None] * frequencies
+    return _constant(np.concatenate(angles, axis=1).astype(np.float32))
+
+
+def rotate(values: jax.Array, angles: np.ndarray) -> jax.Array:
+    """Turns pairs of features, (i, i + half), by angles.
+
+    Args:
+      values: Queries or keys, [batch, node, head, feature].
+      angles: [node, feature / 2].
+
+    Returns:
+      Shape and type of `values`, the same lengths; computed in float32.
+    """
+    cos, sin = np.cos(angles)[None, :, None], np.sin(angles)[None, :, None]
+    first, second = jnp.split(values.astype(jnp.float32), 2, axis=-1)
+    turned = first * cos - second * sin, first * sin + second * cos
+    return jnp.concatenate(turned, axis=-1).astype(values.dtype)
 
 
 def _resize_axis(base: int, patch: int) -> np.ndarray:

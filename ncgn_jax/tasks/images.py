@@ -191,6 +191,7 @@ class ImageTask:
             num_heads=num_heads,
             num_classes=self.num_classes,
             base_patch=model.base_patch,
+            rotary=model.rotary,
             dtype=jnp.dtype(model.dtype),
         )
 

@@ -79,6 +79,7 @@ def default_config() -> ConfigDict:
             "num_layers": 4,
             "num_heads": 4,
             "base_patch": 8,
+            "rotary": False,  # attention is told of distances; see `models.patches`
             # Adds to the output what is linear in the image; see `process.linear_skip`.
             "skip": False,
             "label_dropout": 0.1,
@@ -206,6 +207,12 @@ def validate(config: ConfigDict, faults: Faults) -> None:
         width, _, heads = network_sizes(config)
         faults.check(width % heads == 0, "model.num_heads", heads, f"divides {width}")
         faults.check(width % 4 == 0, "model.width", width, "a multiple of 4")
+        faults.check(
+            not model.rotary or width % (4 * heads) == 0,
+            "model.num_heads",
+            heads,
+            f"with model.rotary, heads of {width} / num_heads features, 4 divides",
+        )
     faults.check(
         0 <= model.label_dropout < 1,
         "model.label_dropout",

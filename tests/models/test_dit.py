@@ -42,7 +42,18 @@ def case():
     return net, shaken(params), x, level, label
 
 
-def written_out(params, x, level, label, patch):
+def turned(values, side, patch):
+    """RoPE on two axes (arXiv 2104.09864) as a product of complex numbers."""
+    half = values.shape[-1] // 2
+    centre = (np.arange(side) + 0.5) * patch
+    rates = 100.0 ** (-np.arange(half // 2) / (half // 2))
+    y, x = np.repeat(centre, side)[:, None], np.tile(centre, side)[:, None]
+    angles = np.concatenate([y * rates, x * rates], axis=-1)[:, None]
+    numbers = (values[..., :half] + 1j * values[..., half:]) * np.exp(1j * angles)
+    return np.concatenate([numbers.real, numbers.imag], axis=-1)
+
+
+def written_out(params, x, level, label, patch, rotary):
     """DiT in numpy (arXiv 2212.09748), full attention, patches cut by hand."""
     p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
     x, level = np.asarray(x, np.float64), np.asarray(level, np.float64)
@@ -77,6 +88,8 @@ def written_out(params, x, level, label, patch):
         values = norm(tokens) * (1 + parts[1]) + parts[0]
         qkv = dense(values, block["qkv"]).reshape(batch, side**2, 3, HEADS, -1)
         q, k, v = (qkv[:, :, j] for j in range(3))
+        if rotary:
+            q, k = turned(q, side, patch), turned(k, side, patch)
         logits = np.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(WIDTH // HEADS)
         weights = np.exp(logits - logits.max(-1, keepdims=True))
         weights /= weights.sum(-1, keepdims=True)
@@ -92,9 +105,11 @@ def written_out(params, x, level, label, patch):
     return out.reshape(batch, side * patch, side * patch, -1)
 
 
+@pytest.mark.parametrize("rotary", [False, True])
 @pytest.mark.parametrize("patch", [4, 2, 1])
-def test_equals_the_transformer_written_out(case, patch):
-    net, params, x, level, label = case
+def test_equals_the_transformer_written_out(case, patch, rotary):
+    _, params, x, level, label = case
+    net = make_net(rotary=rotary)
     side = 8 // patch
     found = net.apply({"params": params}, x, level, label, patch=patch, window=side)
     # The linear map of the embedding, read off by feeding it unit patches.
@@ -108,7 +123,7 @@ def test_equals_the_transformer_written_out(case, patch):
     )[:, 0]
     whole = {**params, "embed": table - offset}
     whole["embedding"] = {"bias": offset}
-    wanted = written_out(whole, x, level, label, patch)
+    wanted = written_out(whole, x, level, label, patch, rotary)
     np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=2e-4)
 
 

@@ -16,6 +16,8 @@ from ncgn_jax.models.patches import (
     patch_positions,
     patchify,
     resize_matrix,
+    rotary_angles,
+    rotate,
     unpatchify,
 )
 
@@ -157,6 +159,27 @@ def test_a_place_has_the_same_position_in_all_grids():
     np.testing.assert_allclose(coarse, fine[1::3, 1::3], atol=1e-6)
 
 
+def test_turned_products_depend_on_distances_in_pixels():
+    """Up by 2 pixels and left by 4 is the same anywhere, whatever the patches."""
+    rng = np.random.default_rng(0)
+    query, key = rng.normal(size=(2, 1, 1, 1, 8)).astype("f4")
+
+    def products(grid, patch, down, right):
+        angles = rotary_angles(grid, patch, 8)
+        nodes = np.arange(len(angles)).reshape(grid)
+        ends = nodes[down:, right:].ravel()
+        starts = nodes[: grid[0] - down, : grid[1] - right].ravel()
+        spread = np.ones((1, len(angles), 1, 1), "f4")
+        turned = [rotate(values * spread, angles)[0, :, 0] for values in (query, key)]
+        return np.sum(np.asarray(turned[0])[ends] * np.asarray(turned[1])[starts], -1)
+
+    fine, coarse = products((8, 12), 1, 2, 4), products((4, 6), 2, 1, 2)
+    np.testing.assert_allclose(fine, fine[0], rtol=1e-4)
+    np.testing.assert_allclose(coarse, fine[0], rtol=1e-4)
+    assert abs(products((8, 12), 1, 2, 3)[0] - fine[0]) > 1e-2
+    np.testing.assert_allclose(products((8, 12), 1, 0, 0), np.sum(query * key), 1e-4)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -167,6 +190,7 @@ def test_a_place_has_the_same_position_in_all_grids():
         (lambda x: unpatchify(x[0], (3, 4), 2), "2 x 2 wanted, found 12 tokens of 3"),
         (lambda x: patch_positions((2, 2), 1, 6), "multiple of four, found 6"),
         (lambda x: patch_positions((2, 2), 1, 0), "multiple of four, found 0"),
+        (lambda x: rotary_angles((2, 2), 1, 6), "multiple of four, found 6"),
         (lambda x: resize_matrix(8, 0), "positive, found 8 and 0"),
     ],
 )
