@@ -3,7 +3,7 @@
 Paper:    arXiv 2507.09391, section "Images": 64, 256 and 1,024 tokens
 Command:  python -m ncgn_jax.main --config=configs/mnist.py
           --config.data.path=mnist.npz
-Hardware: 2 CPU cores, 1 device
+Hardware: 2 CPU cores, 1 or 2 devices (8 with `--config.train.batch_size=128`)
 Expect:   see README.md, "Results"
 
 Three things are not the paper's, and DiT/4 below has them too: attention is told of
