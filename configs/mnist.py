@@ -33,6 +33,7 @@ def get_config() -> ConfigDict:
     config.data.image_size = 32
     config.dmp.patches = (4, 2, 1)
     config.dmp.equal_tokens = True
+    config.dmp.overlap = 0.1
     config.model.width = 64
     config.model.num_layers = 4
     config.model.skip = True

@@ -45,12 +45,14 @@ class BucketedTime:
       buckets: Buckets in order of rising signal level.
       signal: `mixing` for the schedule's signal level, `time` for t itself.
       random_buckets: Whether a graph is trained in a bucket of any level.
+      overlap: How far training goes beyond a bucket's ends, in its own lengths.
     """
 
     schedule: Schedule
     buckets: tuple[NoiseBucket, ...]
     signal: str = "mixing"
     random_buckets: bool = False
+    overlap: float = 0.0
 
     def level(self, t: jax.Array) -> jax.Array:
         """Returns the noise variable that graphs and network see at t."""
@@ -64,7 +66,9 @@ class BucketedTime:
         """Returns from where in time each bucket's graphs are drawn, [bucket, 2]."""
         if self.random_buckets:
             return np.tile([0.0, 1.0], (len(self.buckets), 1))
-        return self.intervals()
+        intervals = self.intervals()
+        beyond = self.overlap * np.diff(intervals, axis=1)
+        return np.clip(intervals + beyond * [-1.0, 1.0], 0.0, 1.0)
 
     def bucket_of_times(self, times: np.ndarray) -> np.ndarray:
         """Returns the bucket of each time, int [time]."""

@@ -125,6 +125,7 @@ class ImageTask:
             buckets,
             config.process.signal,
             dmp.random_buckets,
+            dmp.overlap,
         )
         self.bucket_names = tuple(f"p{b.patch}_w{b.window}" for b in buckets)
         self.shares = bucket_shares(self.time)

@@ -70,6 +70,9 @@ def default_config() -> ConfigDict:
             # Steps of smaller patches take fewer images, so that all cost about the
             # same: train.batch_size is that of the largest patches.
             "equal_tokens": False,
+            # How far training of a patch size goes beyond the ends of its noise levels,
+            # in lengths of its own: a network is at its worst where its levels end.
+            "overlap": 0.0,
         }
     )
     config.model = ConfigDict(
@@ -193,6 +196,7 @@ def validate(config: ConfigDict, faults: Faults) -> None:
         "1 where dmp.patches has several sizes: steps of each are another program",
     )
     faults.in_range(config, "dmp.num_neighbors", 0)
+    faults.in_range(config, "dmp.overlap", 0)
     if faults.choice(config, "dmp.schedule", DMP_SCHEDULES):
         try:
             make_range_resolution(config)

@@ -42,6 +42,16 @@ def test_intervals_tile_time_and_agree_with_levels(process, signal):
         assert bucket.low - 1e-4 <= level <= bucket.high + 1e-4
 
 
+def test_training_overlaps_by_a_share_of_each_interval():
+    time = make_time()
+    low, high = time.intervals().T
+    wide = dataclasses.replace(time, overlap=0.25).training_intervals()
+    np.testing.assert_array_equal(time.training_intervals(), time.intervals())
+    np.testing.assert_allclose(wide[1:, 0], (low - (high - low) / 4)[1:])
+    np.testing.assert_allclose(wide[:-1, 1], (high + (high - low) / 4)[:-1])
+    assert (wide[0, 0], wide[-1, 1]) == (0, 1)
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     st.sampled_from(["exp", "linear", "log", "relu"]),

@@ -116,6 +116,26 @@ def test_training_times_are_uniform_over_steps(random, monkeypatch):
     assert kstest(times, "uniform").statistic < 0.02
 
 
+def test_training_times_overlap():
+    """Patches see a little of their neighbours' levels, samplers their own alone."""
+    task, plain = small_task("dmp.overlap=0.2"), small_task()
+    batches = [task.batch(kind.step, slice(0, 16)) for kind in task.step_kinds(0, 40)]
+    keys = jax.random.split(jax.random.key(0), 16)
+    extremes = {}
+    for batch in batches:
+        t = task._training_times(batch, keys)
+        extremes[batch.bucket] = float(t.min()), float(t.max())
+    low, high = task.time.intervals().T
+    least, most = np.asarray([extremes[bucket] for bucket in range(3)]).T
+    width = high - low
+    assert ((least - low)[1:] < -0.12 * width[1:]).all()
+    assert ((most - high)[:-1] > 0.12 * width[:-1]).all()
+    assert (np.abs(least - low) < 0.21 * width).all()
+    assert (np.abs(most - high) < 0.21 * width).all()
+    np.testing.assert_array_equal(task.shares, plain.shares)
+    assert task.step_macs() == plain.step_macs()
+
+
 def test_steps_of_equal_tokens():
     """Fewer images of smaller patches, shared out and spread over times alike."""
     task = small_task("dmp.equal_tokens=True", "train.batch_size=128")
@@ -322,6 +342,7 @@ def test_patches_that_do_not_divide_the_image_are_refused():
         (["dmp.patches=(2,2)"], "different whole numbers"),
         (["dmp.patches=(0,2)"], "at least 1"),
         (["dmp.equal_tokens=True"], "found 16; .* 8 devices"),
+        (["dmp.overlap=-0.1"], "dmp.overlap"),
         (["model.width=10"], "model.num_heads|multiple of 4"),
         (["model.size=Q"], "S, B, L, XL"),
         (["data.source=folder"], "data.image_size"),
