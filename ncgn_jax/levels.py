@@ -1,18 +1,20 @@
 """What a trained run gets wrong at each noise level, and the grids that follow.
 
-    python -m ncgn_jax.levels --workdir=runs/modelnet [--num_levels=40] [--clouds=64]
+    python -m ncgn_jax.levels --workdir=runs/modelnet [--num_levels=40] [--examples=64]
 
-Measures the error on test clouds at levels from noise to data, fits a time grid to it
-(`process.fit_time_table`: equal information in each step), and prints the fields that
-sample with it. Of a run with `dmp.random_buckets`, which knows every graph shape at
-every level, it also finds the range/resolution schedule with the least loss. Writes
-`levels.json` and `levels.png` into the run's folder.
+For runs of point clouds and of images. Measures the error on test data at levels from
+noise to data, fits a time grid to it (`process.fit_time_table`: equal information in
+each step), and prints the fields that sample with it. Of a run with
+`dmp.random_buckets`, which knows every graph shape, or patch size, at every level, it
+also finds the range/resolution schedule with the least loss. Writes `levels.json` and
+`levels.png` into the run's folder.
 """
 
 import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,49 +28,53 @@ from ncgn_jax.metrics.table import align_table
 from ncgn_jax.pictures import Panel, draw_panels, save_figure
 from ncgn_jax.process import fit_time_table, make_time_grid
 from ncgn_jax.tasks import make_task
-from ncgn_jax.tasks.point_cloud_views import NetworkView, errors_by_time
+from ncgn_jax.tasks.level_errors import PROBED, LevelProbe, make_level_probe
 from ncgn_jax.train import validate
 
 # Enough for a curve without corners; short enough for a command line.
 _TABLE_ROWS = 24
 
 
-def measure_levels(workdir: Path, num_levels: int, num_clouds: int) -> dict[str, list]:
+def measure_levels(workdir: Path, num_levels: int, num_examples: int) -> dict[str, Any]:
     """Measures, prints, draws and writes the errors of a run, EMA weights.
 
     Args:
-      workdir: Folder of a trained run of the point-cloud task.
+      workdir: Folder of a trained run of point clouds or images.
       num_levels: Levels, evenly spaced within (0, 1), at least 2.
-      num_clouds: Test clouds at each.
+      num_examples: Test clouds or images at each.
 
     Returns:
-      `level`, `t`, `data_error` and `target_error` [level], and the fitted
-      `time_table`, pairs (t, share of the steps). With `dmp.random_buckets` also
-      `bucket_errors`, those of the target in each bucket [level, bucket], and
-      `dmp_table`, the schedule learned from them.
+      `level`, `t`, `data_error` and `target_error` [level], their means over t, and
+      the fitted `time_table`, pairs (t, share of the steps). With
+      `dmp.random_buckets` also `bucket_errors`, those of the target in each bucket
+      [level, bucket], and `dmp_table`, the schedule learned from them.
 
     Raises:
-      ConfigError: If the folder holds no run of that task.
+      ConfigError: If the folder holds no run of these tasks.
     """
     config = read_run_config(workdir)
     validate(config)
-    if config.task != "point_clouds":
+    if config.task not in PROBED:
         raise ConfigError(
-            f"{workdir}: found task {config.task!r}; allowed: point_clouds"
+            f"{workdir}: found task {config.task!r}; allowed: {', '.join(PROBED)}"
         )
     task = make_task(config)
     state = restore_state(config, workdir, task)
     schedule = task.time.schedule
     levels = (np.arange(num_levels) + 0.5) / num_levels
     times = np.asarray(schedule.time_of_signal_level(levels), np.float64)
-    view = NetworkView(task, state.ema, state.model_state)
-    data_error, target_error = errors_by_time(view, times, num_clouds)
+    probe = make_level_probe(task, state.ema, state.model_state, num_examples)
+    data_error, target_error = probe.errors(times)
+    # What a level counts for in training: the time that it stands for.
+    spans = np.gradient(times)
     table = _thin(fit_time_table(schedule, times, data_error))
     found = {
         "level": levels.tolist(),
         "t": times.tolist(),
         "data_error": data_error.tolist(),
         "target_error": target_error.tolist(),
+        "mean_data_error": float(np.average(data_error, weights=spans)),
+        "mean_target_error": float(np.average(target_error, weights=spans)),
         "time_table": table,
     }
     target = config.process.target
@@ -76,36 +82,32 @@ def measure_levels(workdir: Path, num_levels: int, num_clouds: int) -> dict[str,
     rows = zip(levels, times, data_error, target_error, strict=True)
     cells += [[f"{value:.4g}" for value in row] for row in rows]
     print("\n".join(align_table(cells)))
+    print(
+        f"\nmean over t: data_hat {found['mean_data_error']:.4g}, {target} "
+        f"{found['mean_target_error']:.4g}"
+    )
     pairs = ",".join(f"({t:.5g},{share:.5g})" for t, share in table)
     print(
         "\nequal information in each step:\n  --config.sample.time_grid=table "
         f"'--config.sample.time_table=({pairs})'"
     )
     if config.dmp.random_buckets:
-        found |= _learn_schedule(view, levels, times, num_clouds)
+        found |= _learn_schedule(probe, levels, times, spans)
     (workdir / "levels.json").write_text(json.dumps(found, indent=2) + "\n")
     save_figure(_draw(found, target, config.sample.num_steps), workdir / "levels.png")
     return found
 
 
 def _learn_schedule(
-    view: NetworkView, levels: np.ndarray, times: np.ndarray, num_clouds: int
+    probe: LevelProbe, levels: np.ndarray, times: np.ndarray, spans: np.ndarray
 ) -> dict[str, list]:
     """Measures every graph shape at every level, prints, and chooses."""
-    buckets, dmp = view.task.time.buckets, view.task.config.dmp
-    columns = [
-        errors_by_time(view, times, num_clouds, i)[1] for i in range(len(buckets))
-    ]
+    columns = [probe.errors(times, i)[1] for i in range(len(probe.sizes))]
     # Coarsest first, whatever the order of the schedule of training.
-    order = np.argsort([bucket.num_supernodes for bucket in buckets])
+    order = np.argsort(probe.sizes)
     errors = np.stack(columns, axis=1)[:, order]
-    sizes = [buckets[i].num_supernodes for i in order]
-    # What a level counts for in training: the time that it stands for.
-    spans = np.gradient(times) if len(times) > 1 else np.ones(1)
-    num_nodes = buckets[0].num_nodes
-    table = least_loss_schedule(
-        levels, sizes, errors * spans[:, None], num_nodes, dmp.num_neighbors
-    )
+    sizes, weights = (np.take(a, order).tolist() for a in (probe.sizes, probe.weights))
+    table = least_loss_schedule(levels, weights, errors * spans[:, None])
     cells = [["level", *(f"{size} supernodes" for size in sizes)]]
     for level, row in zip(levels, errors, strict=True):
         cells.append([f"{value:.4g}" for value in (level, *row)])
@@ -128,7 +130,7 @@ def _thin(table: tuple[tuple[float, float], ...]) -> list[tuple[float, float]]:
     return list(zip(kept.tolist(), np.round(even, 6).tolist(), strict=True))
 
 
-def _draw(found: dict[str, list], target: str, num_steps: int):
+def _draw(found: dict[str, Any], target: str, num_steps: int):
     level = found["level"]
     errors = {
         "data_hat": (level, found["data_error"]),
@@ -159,9 +161,9 @@ def _draw(found: dict[str, list], target: str, num_steps: int):
     return draw_panels(
         [
             Panel(
-                "Error on test clouds",
+                "Error on test data",
                 "signal level",
-                "mean squared error per coordinate",
+                "mean squared error per number",
                 errors,
                 log_y=True,
             ),
@@ -185,13 +187,13 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--num_levels", type=int, default=40)
-    parser.add_argument("--clouds", type=int, default=64)
+    parser.add_argument("--examples", type=int, default=64)
     options = parser.parse_args((argv or sys.argv)[1:])
-    if options.num_levels < 2 or options.clouds < 1:
-        parser.error("--num_levels must be at least 2 and --clouds at least 1")
+    if options.num_levels < 2 or options.examples < 1:
+        parser.error("--num_levels must be at least 2 and --examples at least 1")
     parallel.start()
     try:
-        measure_levels(options.workdir, options.num_levels, options.clouds)
+        measure_levels(options.workdir, options.num_levels, options.examples)
     except (ConfigError, DataError, CheckpointError) as error:
         sys.exit(f"error: {error}")
 

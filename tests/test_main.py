@@ -62,7 +62,7 @@ def test_time_grid_and_schedule_are_fitted_to_a_run(finished, tmp_path):
     config = json.loads((finished / "config.json").read_text())
     config["dmp"]["random_buckets"] = True
     (workdir / "config.json").write_text(json.dumps(config))
-    found = measure_levels(workdir, num_levels=4, num_clouds=2)
+    found = measure_levels(workdir, num_levels=4, num_examples=2)
     stored = json.loads((workdir / "levels.json").read_text())
     assert stored["data_error"] == found["data_error"]
     # Nearly clean clouds are nearly right, whatever the network says.

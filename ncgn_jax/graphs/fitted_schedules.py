@@ -6,7 +6,7 @@ supernodes as a function of the noise, and leaves the way between them open.
 Example: the coarse graph is better at the first two levels, the fine one at the last.
 
 >>> losses = [[0.3, 0.4], [0.2, 0.3], [0.2, 0.1]]
->>> least_loss_schedule((0.2, 0.5, 0.8), (50, 400), losses, 400, 7)
+>>> least_loss_schedule((0.2, 0.5, 0.8), (0.0, 1.0), losses)
 ((0.0, 0.0), (0.5, 0.0), (0.8, 1.0), (1.0, 1.0))
 """
 
@@ -14,8 +14,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from jax.typing import ArrayLike
-
-from ncgn_jax.graphs.range_resolution import weight_of_supernodes
 
 Table = tuple[tuple[float, float], ...]
 
@@ -60,31 +58,26 @@ def table_arguments(table: Table) -> str:
     return f"--config.{schedule} '--config.{pairs}'"
 
 
-def check_rising(levels: Sequence[float], name: str, choices: Sequence[float]) -> None:
+def check_rising(levels: Sequence[float], weights: Sequence[float]) -> None:
     """Refuses what no schedule can be chosen from.
 
     Args:
       levels: Signal levels.
-      name: What is chosen from, for the message.
-      choices: Numbers of supernodes, or weights.
+      weights: u of what is chosen from.
 
     Raises:
-      ValueError: If levels do not rise within (0, 1), or choices do not rise.
+      ValueError: If levels do not rise within (0, 1), or weights do not rise.
     """
-    rising = np.all(np.diff(levels) > 0) and np.all(np.diff(choices) > 0)
+    rising = np.all(np.diff(levels) > 0) and np.all(np.diff(weights) > 0)
     if not rising or levels[0] <= 0 or levels[-1] >= 1:
         raise ValueError(
-            f"levels must rise within (0, 1) and {name} rise, found {levels} and "
-            f"{choices}"
+            f"levels must rise within (0, 1) and weights rise, found {levels} and "
+            f"{weights}"
         )
 
 
 def least_loss_schedule(
-    levels: Sequence[float],
-    sizes: Sequence[int],
-    losses: ArrayLike,
-    num_nodes: int,
-    num_neighbors: int,
+    levels: Sequence[float], weights: Sequence[float], losses: ArrayLike
 ) -> Table:
     """Chooses the graph of each noise level from the losses a network has in each.
 
@@ -94,31 +87,28 @@ def least_loss_schedule(
 
     Args:
       levels: Signal levels, rising within (0, 1), [level].
-      sizes: Supernodes of each graph, rising, [size].
+      weights: u at which the schedule has each graph, rising, [graph].
       losses: What a network trained with every graph at every level gets wrong,
-        [level, size]; weigh rows that stand for more of the time.
-      num_nodes: Points of a graph, N.
-      num_neighbors: Neighbours of the full graph, k.
+        [level, graph]; weigh rows that stand for more of the time.
 
     Returns:
       Pairs (signal level, u) for `RangeResolution(name="table")`.
 
     Raises:
-      ValueError: If the shapes do not fit, levels or sizes do not rise, or a loss is
-        not finite.
+      ValueError: If the shapes do not fit, levels or weights do not rise, or a loss
+        is not finite.
     """
     losses = np.asarray(losses, float)
-    if losses.shape != (len(levels), len(sizes)) or not np.isfinite(losses).all():
+    if losses.shape != (len(levels), len(weights)) or not np.isfinite(losses).all():
         raise ValueError(
-            f"losses must be finite, [{len(levels)}, {len(sizes)}], found {losses}"
+            f"losses must be finite, [{len(levels)}, {len(weights)}], found {losses}"
         )
-    check_rising(levels, "sizes", sizes)
-    least = np.zeros_like(losses)  # of all choices up to a level that end in a size
+    check_rising(levels, weights)
+    least = np.zeros_like(losses)  # of all choices up to a level that end in a graph
     least[0] = losses[0]
     for i in range(1, len(levels)):
         least[i] = losses[i] + np.minimum.accumulate(least[i - 1])
     chosen = [int(np.argmin(least[-1]))]
     for row in least[-2::-1]:
         chosen.append(int(np.argmin(row[: chosen[-1] + 1])))
-    weights = [weight_of_supernodes(s, num_nodes, num_neighbors) for s in sizes]
     return table_of_weights(levels, [weights[j] for j in reversed(chosen)])

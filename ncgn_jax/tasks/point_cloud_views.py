@@ -11,12 +11,7 @@ import numpy as np
 from ncgn_jax.graphs import MultiscaleGraph, NoiseBucket, bucket_index
 from ncgn_jax.models.graph_convolutions import edge_attention
 from ncgn_jax.pictures import DenoisingState
-from ncgn_jax.process import (
-    interpolate,
-    make_sampler_step,
-    make_target,
-    to_data_and_noise,
-)
+from ncgn_jax.process import interpolate, make_sampler_step
 from ncgn_jax.tasks.bucketed import split_time_grid
 from ncgn_jax.tasks.settings import make_sample_times
 
@@ -163,7 +158,7 @@ def attention_by_level(
       One measurement for each level.
     """
     task = view.task
-    data, label = _test_clouds(task, _NUM_CLOUDS)
+    data, label = draw_test_clouds(task, _NUM_CLOUDS)
     noise = jax.random.normal(jax.random.key(_SEED), data.shape)
     measured = []
     for level in levels:
@@ -174,44 +169,6 @@ def attention_by_level(
         bucket = task.time.buckets[index]
         measured.append(_real_edges(bucket, graph, np.asarray(weight)))
     return measured
-
-
-def errors_by_time(
-    view: NetworkView,
-    times: Sequence[float],
-    num_clouds: int,
-    bucket: int | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Measures what the network gets wrong on noisy test clouds at some times.
-
-    Args:
-      view: The network.
-      times: In (0, 1), [time].
-      num_clouds: Test clouds at each time.
-      bucket: Whose graphs; those of each time's own bucket if None.
-
-    Returns:
-      Mean squared error per coordinate of data_hat, and of the network's own target,
-      each [time].
-    """
-    task, target = view.task, view.task.config.process.target
-    data, label = _test_clouds(task, num_clouds)
-    noise = jax.random.normal(jax.random.key(_SEED), data.shape)
-    schedule = task.time.schedule
-
-    def errors(bucket, t):
-        t = jnp.full(len(data), t, jnp.float32)
-        x_t = interpolate(schedule, t, data, noise)
-        prediction = view(bucket, x_t, t, label)[0]
-        truth = make_target(target, schedule, t, data, noise)
-        data_hat, _ = to_data_and_noise(target, prediction, x_t, schedule, t)
-        return [jnp.mean((data_hat - data) ** 2), jnp.mean((prediction - truth) ** 2)]
-
-    buckets = task.time.bucket_of_times(np.asarray(times))
-    if bucket is not None:
-        buckets = np.full_like(buckets, bucket)
-    found = [errors(int(b), t) for b, t in zip(buckets, times, strict=True)]
-    return tuple(np.asarray(found, np.float64).T)
 
 
 class InferredLevels(NamedTuple):
@@ -235,7 +192,7 @@ def inferred_levels(task: Any, params: Any) -> InferredLevels:
       task: A `PointCloudTask` whose model is blind.
       params: Its parameters.
     """
-    data, _ = _test_clouds(task, _NUM_CLOUDS_TO_INFER)
+    data, _ = draw_test_clouds(task, _NUM_CLOUDS_TO_INFER)
     noise = jax.random.normal(jax.random.key(_SEED), data.shape)
     levels = np.linspace(0.0, 1.0, 41)
 
@@ -256,8 +213,16 @@ def inferred_levels(task: Any, params: Any) -> InferredLevels:
     return InferredLevels(levels, inferred, buckets == true[:, None])
 
 
-def _test_clouds(task: Any, count: int) -> tuple[jax.Array, jax.Array]:
-    """Some test clouds at unit variance, drawn at random, and their classes."""
+def draw_test_clouds(task: Any, count: int) -> tuple[jax.Array, jax.Array]:
+    """Draws test clouds.
+
+    Args:
+      task: A `PointCloudTask`.
+      count: Number of clouds; they repeat if there are fewer.
+
+    Returns:
+      Clouds at unit variance, [cloud, point, 3], and their classes, [cloud].
+    """
     test = task.dataset.test[:, : task.config.data.num_points]
     chosen = np.random.default_rng(_SEED).permutation(len(test))[:count]
     chosen = np.resize(chosen, count)

@@ -15,6 +15,7 @@ from ncgn_jax.graphs.range_resolution import (
 )
 
 SIZES = (60, 120, 400)
+WEIGHTS = tuple(weight_of_supernodes(size, 400, 7) for size in SIZES)
 
 
 @settings(max_examples=40, deadline=None)
@@ -22,7 +23,7 @@ SIZES = (60, 120, 400)
 def test_no_rising_choice_has_less_loss(seed, num_levels):
     losses = np.random.default_rng(seed).uniform(size=(num_levels, len(SIZES)))
     levels = (np.arange(num_levels) + 0.5) / num_levels
-    table = least_loss_schedule(levels, SIZES, losses, 400, 7)
+    table = least_loss_schedule(levels, WEIGHTS, losses)
     schedule = RangeResolution("table", table=table)
     exact = [num_supernodes_exact(level, 400, 7, schedule) for level in levels]
     chosen = [int(np.argmin(np.abs(np.subtract(SIZES, size)))) for size in exact]
@@ -36,7 +37,7 @@ def test_no_rising_choice_has_less_loss(seed, num_levels):
 
 def test_ties_go_to_the_coarser_graph_and_buckets_follow():
     losses = [[1, 1, 1], [1, 1, 1], [2, 1, 1], [3, 2, 1]]
-    table = least_loss_schedule((0.2, 0.4, 0.6, 0.8), SIZES, losses, 400, 7)
+    table = least_loss_schedule((0.2, 0.4, 0.6, 0.8), WEIGHTS, losses)
     assert [level for level, _ in table] == [0, 0.4, 0.6, 0.8, 1]
     buckets = make_noise_buckets(
         400, 7, 3, schedule=RangeResolution("table", table=table)
@@ -55,15 +56,15 @@ def test_weights_of_supernodes_undo_the_number_of_supernodes():
 
 
 @pytest.mark.parametrize(
-    ("levels", "sizes", "losses", "expected"),
+    ("levels", "weights", "losses", "expected"),
     [
-        ((0.2, 0.8), (60, 400), np.ones((2, 3)), r"\[2, 2\]"),
-        ((0.2, 0.8), (60, 400), [[1, np.nan], [1, 1]], "finite"),
-        ((0.8, 0.2), (60, 400), np.ones((2, 2)), "must rise"),
-        ((0.0, 0.5), (60, 400), np.ones((2, 2)), "must rise"),
-        ((0.2, 0.8), (400, 60), np.ones((2, 2)), "sizes rise"),
+        ((0.2, 0.8), (0, 1), np.ones((2, 3)), r"\[2, 2\]"),
+        ((0.2, 0.8), (0, 1), [[1, np.nan], [1, 1]], "finite"),
+        ((0.8, 0.2), (0, 1), np.ones((2, 2)), "must rise"),
+        ((0.0, 0.5), (0, 1), np.ones((2, 2)), "must rise"),
+        ((0.2, 0.8), (1, 0), np.ones((2, 2)), "weights rise"),
     ],
 )
-def test_what_cannot_be_chosen_from_is_refused(levels, sizes, losses, expected):
+def test_what_cannot_be_chosen_from_is_refused(levels, weights, losses, expected):
     with pytest.raises(ValueError, match=expected):
-        least_loss_schedule(levels, sizes, losses, 400, 7)
+        least_loss_schedule(levels, weights, losses)

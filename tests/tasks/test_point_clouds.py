@@ -11,7 +11,6 @@ from ncgn_jax import parallel
 from ncgn_jax.config import apply_overrides, load_config
 from ncgn_jax.optimizer import make_optimizer
 from ncgn_jax.tasks import make_task
-from ncgn_jax.tasks.point_cloud_views import errors_by_time
 from ncgn_jax.train import init_state, make_train_step, validate
 
 SMOKE = Path(__file__).resolve().parents[2] / "configs" / "smoke.py"
@@ -118,25 +117,6 @@ def test_blind_models_choose_the_graph_by_what_clouds_show(monkeypatch):
         found = task._apply_inferred({"params": {}}, x, t, label)[0]
         np.testing.assert_array_equal(found, bucket)
     assert set(used) == set(range(len(task.time.buckets)))
-
-
-def test_errors_of_a_network_that_predicts_nothing():
-    """A velocity of 0 takes x_t for the data: wrong by (1 - t)(noise - data)."""
-    task = make_task(load_config(SMOKE))
-
-    class Nothing:
-        def __init__(self):
-            self.task = task
-
-        def __call__(self, bucket, x_t, t, label):
-            return (jnp.zeros_like(x_t),)
-
-    times = [0.1, 0.5, 0.9]
-    data_error, own_error = errors_by_time(Nothing(), times, 6)
-    np.testing.assert_allclose(own_error, own_error[0], rtol=1e-5)
-    assert 1.0 < own_error[0] < 3.0
-    expected = (1 - np.asarray(times)) ** 2 * own_error
-    np.testing.assert_allclose(data_error, expected, rtol=1e-4)
 
 
 def test_sampling_does_not_depend_on_how_many_are_drawn_together():

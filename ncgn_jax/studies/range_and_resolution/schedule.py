@@ -129,7 +129,7 @@ def derive_schedule(
         raise ValueError(
             f"gains must be [{len(levels)}, {len(weights)}], found {gains.shape}"
         )
-    check_rising(levels, "weights", weights)
+    check_rising(levels, weights)
     relative = relative_gains(gains)
     # Ties, and levels where nothing is explained, go to the coarsest.
     chosen = weights[np.argmax(relative, axis=1)]
