@@ -6,9 +6,10 @@ Command:  python -m ncgn_jax.main --config=configs/mnist.py
 Hardware: 2 CPU cores, 1 or 2 devices (8 with `--config.train.batch_size=128`)
 Expect:   see README.md, "Results"
 
-Three things are not the paper's, and DiT/4 below has them too: attention is told of
-distances, the output begins at what is linear in the image, and steps of smaller
-patches take fewer images (32, 8 and 2), so that all steps have as many tokens.
+Four things are not the paper's. Attention is told of distances, and the output begins
+at what is linear in the image: DiT/4 below has these too. Steps of smaller patches take
+fewer images (32, 8 and 2), so that all steps have as many tokens, and each patch size
+trains a little beyond its noise levels.
 
 `--config.dmp.patches="(4,)" --config.dmp.num_neighbors=0` is DiT/4, with `"(2,)"` it
 is DiT/2, `--config.dmp.reverse_schedule=True` and `--config.dmp.random_buckets=True`
@@ -16,7 +17,7 @@ are the controls. At equal multiply-adds of training, that is with unequal steps
 
 python -m ncgn_jax.compare --config=configs/mnist.py --config.data.path=mnist.npz
     --tmac=3 --variant=dmp: --variant="DiT/4: dmp.patches=(4,) dmp.num_neighbors=0"
-    --variant="DiT/2: dmp.patches=(2,) dmp.num_neighbors=0"
+    --variant="DiT/2: dmp.patches=(2,) dmp.num_neighbors=0 train.batch_size=8"
     --variant="reversed: dmp.reverse_schedule=True"
     --variant="random: dmp.random_buckets=True"
 """
@@ -44,7 +45,7 @@ def get_config() -> ConfigDict:
     config.train.learning_rate = 5e-3
     config.train.ema_decay = 0.995
     config.sample.num_samples = 5000
-    config.sample.num_steps = 15
+    config.sample.num_steps = 10
     config.sample.batch_size = 250
     config.evaluate.weights = ("ema",)
     config.evaluate.max_images = 5000
