@@ -24,10 +24,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ncgn_jax import parallel
-from ncgn_jax.checkpoint import CheckpointError
 from ncgn_jax.config import apply_overrides, split_config_arguments
-from ncgn_jax.data.point_sets import DataError
-from ncgn_jax.faults import ConfigError
+from ncgn_jax.faults import CheckpointError, ConfigError, DataError
 from ncgn_jax.generate import read_run_config, restore_state
 from ncgn_jax.metrics.table import (
     POINT_CLOUD_COLUMNS,
@@ -36,8 +34,8 @@ from ncgn_jax.metrics.table import (
     format_table,
     write_table,
 )
+from ncgn_jax.point_clouds.task import PointCloudTask
 from ncgn_jax.tasks import make_task
-from ncgn_jax.tasks.point_clouds import PointCloudTask
 from ncgn_jax.train import validate
 
 COLUMNS = (

@@ -12,7 +12,7 @@ CPU), since nothing is computed again in the backward pass; patches of 4 keep 25
 
 from ml_collections import ConfigDict
 
-from ncgn_jax.tasks.images import default_config
+from ncgn_jax.images.task import default_config
 
 
 def get_config() -> ConfigDict:

@@ -21,7 +21,7 @@ pure noise for most of its steps, and its mean would be 8.5 GMAC against 2.2.
 
 from ml_collections import ConfigDict
 
-from ncgn_jax.tasks.images import default_config
+from ncgn_jax.images.task import default_config
 
 
 def get_config() -> ConfigDict:

@@ -26,9 +26,8 @@ import numpy as np
 from absl import logging as absl_logging
 
 from ncgn_jax import parallel
-from ncgn_jax.checkpoint import CheckpointError
-from ncgn_jax.compare_report import report
-from ncgn_jax.compare_runs import (
+from ncgn_jax.comparison.report import report
+from ncgn_jax.comparison.runs import (
     Run,
     TaskMaker,
     anchors_path,
@@ -36,20 +35,22 @@ from ncgn_jax.compare_runs import (
     read_json,
     write_json,
 )
+from ncgn_jax.comparison.speed import time_sampling, time_training_steps
+from ncgn_jax.comparison.variants import Variant, make_variants, training_fields
 from ncgn_jax.config import config_to_json, split_config_arguments, with_fields
-from ncgn_jax.data.point_sets import DataError
-from ncgn_jax.faults import ConfigError
+from ncgn_jax.faults import (
+    ConfigError,
+    TrainingError,
+    one_line_errors,
+)
 from ncgn_jax.generate import Samples, generate
-from ncgn_jax.logs import format_seconds
-from ncgn_jax.speed import time_sampling, time_training_steps
-from ncgn_jax.state import num_params
+from ncgn_jax.run.logs import format_seconds
+from ncgn_jax.run.state import num_params
 from ncgn_jax.tasks import COUNTING_TASKS, run_costs, task_notes
 from ncgn_jax.tasks.settings import sampling_notes
-from ncgn_jax.train import TrainingError, train
-from ncgn_jax.variants import Variant, make_variants, training_fields
+from ncgn_jax.train import train
 
 _UNKNOWN_SPEED = {"seconds_per_step": math.nan, "sampling_seconds": math.nan}
-_EXPECTED = (ConfigError, DataError, CheckpointError)
 
 
 def compare(
@@ -303,7 +304,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the command line; expected errors become one message."""
-    try:
+    with one_line_errors():
         path, overrides, rest = split_config_arguments((argv or sys.argv)[1:])
         options = make_parser().parse_args(rest)
         if path is None:
@@ -315,8 +316,6 @@ def main(argv: list[str] | None = None) -> None:
         parallel.keep_host_memory()
         variants = make_variants(path, overrides, options.vary, options.variant)
         compare(variants, options.workdir, options.seeds, options.seconds, options.tmac)
-    except _EXPECTED as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

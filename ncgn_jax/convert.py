@@ -28,14 +28,11 @@ import jax.numpy as jnp
 import jraph
 import numpy as np
 
+from ncgn_jax.faults import DataError, one_line_errors
 from ncgn_jax.graphs import MultiscaleGraph
 from ncgn_jax.models.ncgn import NCGN
 
 StateDict = Mapping[str, np.ndarray]
-
-
-class ConversionError(ValueError):
-    """A file that is not what was promised; says which key and what was found."""
 
 
 def convert_state_dict(state: StateDict) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -48,7 +45,7 @@ def convert_state_dict(state: StateDict) -> tuple[dict[str, Any], dict[str, Any]
       Keyword arguments for `NCGN` and its variables (`params`, `batch_stats`).
 
     Raises:
-      ConversionError: If keys are missing or unknown, naming them.
+      DataError: If keys are missing or unknown, naming them.
     """
     state = _Reader({_clean(name): np.asarray(v) for name, v in state.items()})
     width = state.take("gate_proj.bias").shape[0]
@@ -132,7 +129,7 @@ def check_parity(path: str | os.PathLike) -> float:
     file = _load_npz(path)
     missing = [key for key in ("output", "graph/x_og", "graph/t") if key not in file]
     if missing:
-        raise ConversionError(f"{path}: not a parity file, lacks {', '.join(missing)}")
+        raise DataError(f"{path}: not a parity file, lacks {', '.join(missing)}")
     dtype = np.float64 if jax.config.jax_enable_x64 else np.float32
     file = {
         key: value.astype(dtype) if value.dtype.kind == "f" else value
@@ -159,22 +156,22 @@ def convert_checkpoint(checkpoint: str | os.PathLike, out: str | os.PathLike) ->
     `model_state_dict` or `ema`.
 
     Raises:
-      ConversionError: If PyTorch is not installed, the file cannot be read or does
+      DataError: If PyTorch is not installed, the file cannot be read or does
         not hold an NCGN, or the result cannot be written.
     """
     try:
         import torch
     except ImportError as error:
-        raise ConversionError(
+        raise DataError(
             "reading a .pt file needs PyTorch: install the extra with "
             "`pip install 'ncgn_jax[torch]'`"
         ) from error
     try:
         loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise ConversionError(f"{checkpoint}: no such file") from None
+        raise DataError(f"{checkpoint}: no such file") from None
     except Exception as error:
-        raise ConversionError(
+        raise DataError(
             f"{checkpoint}: not a PyTorch weights file "
             f"({type(error).__name__}: {error})"
         ) from error
@@ -183,7 +180,7 @@ def convert_checkpoint(checkpoint: str | os.PathLike, out: str | os.PathLike) ->
             loaded = loaded[key]
             break
     if not isinstance(loaded, Mapping):
-        raise ConversionError(
+        raise DataError(
             f"{checkpoint}: holds {type(loaded).__name__}, expected a state dict"
         )
     tensors = {
@@ -203,7 +200,7 @@ def convert_checkpoint(checkpoint: str | os.PathLike, out: str | os.PathLike) ->
         partial.replace(out)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise ConversionError(f"{out}: cannot be written ({error})") from error
+        raise DataError(f"{out}: cannot be written ({error})") from error
     return sum(value.size for key, value in flat.items() if key.startswith("params/"))
 
 
@@ -216,7 +213,7 @@ def load_converted(path: str | os.PathLike) -> tuple[NCGN, dict[str, Any]]:
         if key.startswith("settings/")
     }
     if not settings:
-        raise ConversionError(f"{path}: not a converted checkpoint, lacks settings/")
+        raise DataError(f"{path}: not a converted checkpoint, lacks settings/")
     variables = flax.traverse_util.unflatten_dict(
         {k: v for k, v in flat.items() if not k.startswith("settings/")}, sep="/"
     )
@@ -228,9 +225,9 @@ def _load_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
     except FileNotFoundError:
-        raise ConversionError(f"{path}: no such file") from None
+        raise DataError(f"{path}: no such file") from None
     except Exception as error:
-        raise ConversionError(
+        raise DataError(
             f"{path}: not a readable .npz file ({type(error).__name__}: {error})"
         ) from error
 
@@ -252,7 +249,7 @@ class _Reader:
 
     def take(self, name: str) -> np.ndarray:
         if name not in self._state:
-            raise ConversionError(f"the checkpoint is not an NCGN: it lacks {name!r}")
+            raise DataError(f"the checkpoint is not an NCGN: it lacks {name!r}")
         self._unread.discard(name)
         return self._state[name]
 
@@ -266,7 +263,7 @@ class _Reader:
     def refuse_leftovers(self) -> None:
         if self._unread:
             names = sorted(self._unread)
-            raise ConversionError(
+            raise DataError(
                 f"the checkpoint is not an NCGN: {len(names)} unknown weights, "
                 f"first {', '.join(names[:5])}"
             )
@@ -359,13 +356,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if bool(options.check) == bool(options.files) or len(options.files) not in (0, 2):
         parser.error("give either --check FIXTURE.npz or CHECKPOINT.pt OUT.npz")
-    try:
+    with one_line_errors():
         if options.check:
             return _report_check(options)
         total = convert_checkpoint(*options.files)
-    except ConversionError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     print(f"wrote {options.files[1]}: {total:,} parameters")
     return 0
 

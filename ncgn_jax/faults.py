@@ -1,4 +1,4 @@
-"""Collects the faults of a configuration, so that all are told at once.
+"""Defines the errors of the package, and collects the faults of a configuration.
 
 Example:
   >>> from ml_collections import ConfigDict
@@ -10,15 +10,53 @@ Example:
   ["kind: found 'expp'; allowed: linear, exp (did you mean 'exp'?)"]
 """
 
+import contextlib
 import difflib
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message lists every fault."""
+class NcgnError(Exception):
+    """Is the base of all errors that a user can mend; the message says how.
+
+    Every command ends with the message alone, without a traceback.
+    """
+
+
+class ConfigError(NcgnError, ValueError):
+    """Reports a configuration that cannot be used, with all its faults."""
+
+
+class DataError(NcgnError, ValueError):
+    """Reports data that are missing, faulty, or do not fit the configuration."""
+
+
+class CheckpointError(NcgnError, RuntimeError):
+    """Reports a checkpoint that cannot be written, read, or used by this model."""
+
+
+class TrainingError(NcgnError, RuntimeError):
+    """Reports the step at which training cannot go on, and where it can resume."""
+
+
+class LockError(NcgnError, RuntimeError):
+    """Reports that another run uses a folder."""
+
+
+class ProcessError(NcgnError, RuntimeError):
+    """Reports that the processes of a run cannot work together."""
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Ends the program with one message where a `NcgnError` is raised within."""
+    try:
+        yield
+    except NcgnError as error:
+        sys.exit(f"error: {error}")
 
 
 class Faults:

@@ -15,12 +15,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ncgn_jax import parallel, processes
-from ncgn_jax.checkpoint import CheckpointError, Checkpoints
 from ncgn_jax.config import config_from_json, config_to_json
-from ncgn_jax.faults import ConfigError
-from ncgn_jax.logs import format_seconds
-from ncgn_jax.optimizer import make_optimizer
-from ncgn_jax.state import TrainState
+from ncgn_jax.faults import CheckpointError, ConfigError
+from ncgn_jax.run.checkpoint import Checkpoints
+from ncgn_jax.run.logs import format_seconds
+from ncgn_jax.run.optimizer import make_optimizer
+from ncgn_jax.run.state import TrainState
 from ncgn_jax.tasks import Task, complete_config
 from ncgn_jax.train import init_state
 

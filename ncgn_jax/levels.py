@@ -19,9 +19,7 @@ from typing import Any
 import numpy as np
 
 from ncgn_jax import parallel
-from ncgn_jax.checkpoint import CheckpointError
-from ncgn_jax.data.point_sets import DataError
-from ncgn_jax.faults import ConfigError
+from ncgn_jax.faults import ConfigError, one_line_errors
 from ncgn_jax.generate import read_run_config, restore_state
 from ncgn_jax.graphs.fitted_schedules import least_loss_schedule, table_arguments
 from ncgn_jax.metrics.table import align_table
@@ -192,10 +190,8 @@ def main(argv: list[str] | None = None) -> None:
     if options.num_levels < 2 or options.examples < 1:
         parser.error("--num_levels must be at least 2 and --examples at least 1")
     parallel.start()
-    try:
+    with one_line_errors():
         measure_levels(options.workdir, options.num_levels, options.examples)
-    except (ConfigError, DataError, CheckpointError) as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

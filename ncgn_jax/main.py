@@ -17,22 +17,23 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from ncgn_jax import parallel, processes
-from ncgn_jax.checkpoint import CheckpointError
 from ncgn_jax.config import (
     apply_overrides,
     config_to_json,
     load_config,
     split_config_arguments,
 )
-from ncgn_jax.data.point_sets import DataError
 from ncgn_jax.evaluate import evaluate
-from ncgn_jax.faults import ConfigError
+from ncgn_jax.faults import (
+    ConfigError,
+    one_line_errors,
+)
 from ncgn_jax.generate import draw, generate, restore_state
-from ncgn_jax.lock import LockError, hold
-from ncgn_jax.preemption import Preempted, Preemption
+from ncgn_jax.run.lock import hold
+from ncgn_jax.run.preemption import Preempted, Preemption
 from ncgn_jax.tasks import make_task, task_notes
 from ncgn_jax.tasks.settings import sampling_notes
-from ncgn_jax.train import TrainingError, train, validate
+from ncgn_jax.train import train, validate
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; default runs/<configuration name>."
@@ -42,14 +43,6 @@ _MODE = flags.DEFINE_enum(
 )
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "newest", "What --mode=sample and evaluate take: newest, best, STEP."
-)
-_EXPECTED = (
-    ConfigError,
-    DataError,
-    CheckpointError,
-    TrainingError,
-    LockError,
-    processes.ProcessError,
 )
 
 
@@ -103,10 +96,8 @@ def _sample(config, workdir, task, state, mode, preemption) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Parses the command line and turns expected errors into one message."""
-    try:
+    with one_line_errors():
         path, overrides, rest = split_config_arguments(argv or sys.argv)
-    except ConfigError as error:
-        sys.exit(f"error: {error}")
 
     def start(extra: list[str]) -> None:
         # Orbax reports every file it touches; its failures reach us as exceptions.
@@ -115,11 +106,9 @@ def main(argv: list[str] | None = None) -> None:
             sys.exit(f"error: unknown arguments: {' '.join(extra[1:])}")
         if path is None:
             sys.exit("error: --config=FILE is needed, for example configs/modelnet.py")
-        with processes.together():
+        with processes.together(), one_line_errors():
             try:
                 run(path, overrides, _WORKDIR.value, _MODE.value, _CHECKPOINT.value)
-            except _EXPECTED as error:
-                sys.exit(f"error: {error}")
             except Preempted as stop:
                 print(stop, flush=True)
                 raise

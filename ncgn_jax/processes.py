@@ -36,6 +36,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint.multihost import sync_global_processes
 
+from ncgn_jax.faults import ProcessError
+
 _JOIN_SECONDS = 300
 # A process that says nothing for so long counts as dead, and the others end.
 _HEARTBEAT_SECONDS = 40
@@ -47,10 +49,6 @@ _WATCHER = (
     "trap '' INT TERM HUP; last=; while read -r line; do last=$line; done; "
     '[ -z "$last" ] || printf "%s\\n" "$last" >&2'
 )
-
-
-class ProcessError(RuntimeError):
-    """Processes that cannot join, do not fit together, or failed; says what to do."""
 
 
 def start(

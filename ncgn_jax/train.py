@@ -22,15 +22,15 @@ import optax
 from ml_collections import ConfigDict
 
 from ncgn_jax import parallel
-from ncgn_jax.checkpoint import Checkpoints
 from ncgn_jax.config import check_known_fields, config_to_json
-from ncgn_jax.faults import Faults
-from ncgn_jax.lock import Lock, hold
-from ncgn_jax.logs import MetricsWriter, Progress, format_seconds
-from ncgn_jax.optimizer import make_optimizer
-from ncgn_jax.preemption import Preempted, Preemption
+from ncgn_jax.faults import Faults, TrainingError
 from ncgn_jax.process import ema_decay, update_ema
-from ncgn_jax.state import TrainState, make_train_state, num_params
+from ncgn_jax.run.checkpoint import Checkpoints
+from ncgn_jax.run.lock import Lock, hold
+from ncgn_jax.run.logs import MetricsWriter, Progress, format_seconds
+from ncgn_jax.run.optimizer import make_optimizer
+from ncgn_jax.run.preemption import Preempted, Preemption
+from ncgn_jax.run.state import TrainState, make_train_state, num_params
 from ncgn_jax.tasks import (
     NO_ROWS,
     TASKS,
@@ -45,10 +45,6 @@ from ncgn_jax.tasks.settings import validate_base
 
 Metrics = dict[str, Any]
 FIRST_STAGE = "first_stage"  # folder within that of the run
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; says at which step and where it can resume."""
 
 
 def validate(config: ConfigDict) -> None:

@@ -9,7 +9,7 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Asserts of helpers fail as readably as those of tests.
-pytest.register_assert_rewrite("tests.data.cell_tables")
+pytest.register_assert_rewrite("tests.expression.cell_tables")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

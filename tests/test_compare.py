@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 import ncgn_jax.compare
-import ncgn_jax.variants
+import ncgn_jax.comparison.variants
 from ncgn_jax.compare import compare, main, plan_runs
+from ncgn_jax.comparison.speed import time_sampling, time_training_steps
+from ncgn_jax.comparison.variants import make_variants, parse_variants, training_fields
 from ncgn_jax.config import apply_overrides, load_config
 from ncgn_jax.faults import ConfigError
 from ncgn_jax.metrics import summary as summary_module
 from ncgn_jax.metrics.summary import format_summary, summarise
 from ncgn_jax.metrics.table import POINT_CLOUD_COLUMNS
-from ncgn_jax.speed import time_sampling, time_training_steps
 from ncgn_jax.tasks import COUNTING_TASKS, TASKS, make_task
-from ncgn_jax.variants import make_variants, parse_variants, training_fields
 
 SMOKE = str(Path(__file__).resolve().parent.parent / "configs" / "smoke.py")
 # One noise bucket compiles in a quarter of the time.
@@ -33,7 +33,7 @@ TINY = [
 SPEED = {"seconds_per_step": 0.25, "sampling_seconds": 2.0}
 
 
-@pytest.mark.parametrize("module", [ncgn_jax.variants, summary_module])
+@pytest.mark.parametrize("module", [ncgn_jax.comparison.variants, summary_module])
 def test_docstring_examples(module):
     assert doctest.testmod(module).failed == 0
 

@@ -10,12 +10,12 @@ import pytest
 
 from ncgn_jax import convert
 from ncgn_jax.convert import (
-    ConversionError,
     convert_checkpoint,
     convert_state_dict,
     load_converted,
     parity_graph,
 )
+from ncgn_jax.faults import DataError
 
 PARITY_FILES = ("ncgn_gat_points.npz", "ncgn_gcn_transcriptomics.npz")
 # Published, but without effect: the same norm under other names, an unused layer.
@@ -138,24 +138,24 @@ def test_every_missing_weight_is_noticed(fixtures, file):
         if unused or "num_batches_tracked" in name:
             assert_same(convert_state_dict(less)[1], full)
             continue
-        with pytest.raises(ConversionError, match="not an NCGN"):
+        with pytest.raises(DataError, match="not an NCGN"):
             convert_state_dict(less)
 
 
 def test_a_missing_layer_is_noticed(weights):
     for layer in ("out.lins.2", "og_proj.lins.2", "og_lin.1.lins.1", "model.convs.2"):
         less = {key: v for key, v in weights.items() if not key.startswith(layer)}
-        with pytest.raises(ConversionError, match="not an NCGN"):
+        with pytest.raises(DataError, match="not an NCGN"):
             convert_state_dict(less)
 
 
 def test_unknown_and_missing_weights_are_named(weights):
-    with pytest.raises(ConversionError, match="1 unknown weights, first extra.weight"):
+    with pytest.raises(DataError, match="1 unknown weights, first extra.weight"):
         convert_state_dict(weights | {"extra.weight": np.zeros(3)})
     del weights["gate_proj.weight"]
-    with pytest.raises(ConversionError, match="lacks 'gate_proj.weight'"):
+    with pytest.raises(DataError, match="lacks 'gate_proj.weight'"):
         convert_state_dict(weights)
-    with pytest.raises(ConversionError, match="lacks"):
+    with pytest.raises(DataError, match="lacks"):
         convert_state_dict({})
 
 
@@ -170,7 +170,7 @@ def test_unknown_and_missing_weights_are_named(weights):
 )
 def test_bad_checkpoints_are_explained(fake_torch, tmp_path, content, message):
     fake_torch.files["file.pt"] = content
-    with pytest.raises(ConversionError, match=message):
+    with pytest.raises(DataError, match=message):
         convert_checkpoint("file.pt", tmp_path / "ours.npz")
     assert os.listdir(tmp_path) == []
 
@@ -185,7 +185,7 @@ def test_a_failed_write_leaves_the_old_file(fake_torch, weights, tmp_path, monke
         raise OSError("no space left on device")
 
     monkeypatch.setattr(np, "savez", full_disk)
-    with pytest.raises(ConversionError, match="cannot be written .*no space left"):
+    with pytest.raises(DataError, match="cannot be written .*no space left"):
         convert_checkpoint("published.pt", out)
     assert out.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["ours.npz"]
@@ -193,7 +193,7 @@ def test_a_failed_write_leaves_the_old_file(fake_torch, weights, tmp_path, monke
 
 def test_without_pytorch_the_extra_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ConversionError, match=r"pip install 'ncgn_jax\[torch\]'"):
+    with pytest.raises(DataError, match=r"pip install 'ncgn_jax\[torch\]'"):
         convert_checkpoint(tmp_path / "published.pt", tmp_path / "ours.npz")
 
 
@@ -218,28 +218,28 @@ def test_a_checkpoint_with_code_is_refused(tmp_path, monkeypatch):
     torch = pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
     torch.save({"gate_proj.bias": Malicious()}, "bad.pt")
-    with pytest.raises(ConversionError, match="not a PyTorch weights file"):
+    with pytest.raises(DataError, match="not a PyTorch weights file"):
         convert_checkpoint("bad.pt", "ours.npz")
     assert os.listdir(tmp_path) == ["bad.pt"]
 
 
 def test_bad_npz_files_are_explained(tmp_path):
     for read in (load_converted, convert.check_parity):
-        with pytest.raises(ConversionError, match="no such file"):
+        with pytest.raises(DataError, match="no such file"):
             read(tmp_path / "absent.npz")
         (tmp_path / "text.npz").write_text("hello")
-        with pytest.raises(ConversionError, match="not a readable .npz file"):
+        with pytest.raises(DataError, match="not a readable .npz file"):
             read(tmp_path / "text.npz")
         np.savez(tmp_path / "pickled.npz", thing=np.asarray(Malicious(), object))
-        with pytest.raises(ConversionError, match="not a readable .npz file"):
+        with pytest.raises(DataError, match="not a readable .npz file"):
             read(tmp_path / "pickled.npz")
         np.save(tmp_path / "array.npy", np.zeros(3))
-        with pytest.raises(ConversionError, match="not a readable .npz file"):
+        with pytest.raises(DataError, match="not a readable .npz file"):
             read(tmp_path / "array.npy")
     np.savez(tmp_path / "other.npz", points=np.zeros(3))
-    with pytest.raises(ConversionError, match="lacks settings/"):
+    with pytest.raises(DataError, match="lacks settings/"):
         load_converted(tmp_path / "other.npz")
-    with pytest.raises(ConversionError, match="lacks output, graph/x_og, graph/t"):
+    with pytest.raises(DataError, match="lacks output, graph/x_og, graph/t"):
         convert.check_parity(tmp_path / "other.npz")
 
 

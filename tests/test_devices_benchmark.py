@@ -7,7 +7,7 @@ import pytest
 from benchmarks import devices
 from ncgn_jax import parallel
 from ncgn_jax.config import apply_overrides
-from ncgn_jax.optimizer import make_optimizer
+from ncgn_jax.run.optimizer import make_optimizer
 from ncgn_jax.train import init_state
 
 TEXT = """

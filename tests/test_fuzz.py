@@ -19,25 +19,24 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ncgn_jax.checkpoint import CheckpointError, Checkpoints
 from ncgn_jax.config import apply_overrides, config_to_json, load_config
-from ncgn_jax.convert import ConversionError, check_parity
-from ncgn_jax.data.cell_files import load_cells
-from ncgn_jax.data.fields import load_profiles
-from ncgn_jax.data.image_folders import load_folder
-from ncgn_jax.data.images import load_arrays
-from ncgn_jax.data.latent_shards import load_latents
-from ncgn_jax.data.modelnet import load_modelnet
-from ncgn_jax.data.molecule_files import load_molecules
-from ncgn_jax.data.point_files import load_point_files
-from ncgn_jax.data.point_sets import DataError
-from ncgn_jax.data.qm9 import load_qm9
-from ncgn_jax.faults import ConfigError
+from ncgn_jax.convert import check_parity
+from ncgn_jax.expression.cell_files import load_cells
+from ncgn_jax.expression.sets import load_profiles
+from ncgn_jax.faults import CheckpointError, ConfigError, DataError
 from ncgn_jax.generate import read_run_config
+from ncgn_jax.images.arrays import load_arrays
+from ncgn_jax.images.folders import load_folder
+from ncgn_jax.images.latent_shards import load_latents
+from ncgn_jax.molecules.files import load_molecules
+from ncgn_jax.molecules.qm9 import load_qm9
+from ncgn_jax.point_clouds.files import load_point_files
+from ncgn_jax.point_clouds.modelnet import load_modelnet
+from ncgn_jax.run.checkpoint import Checkpoints
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SMOKE = REPOSITORY / "configs" / "smoke.py"
-EXPECTED = (DataError, ConfigError, CheckpointError, ConversionError)
+EXPECTED = (DataError, ConfigError, CheckpointError, DataError)
 NUM_EXAMPLES = int(os.environ.get("NCGN_FUZZ", "0"))
 try_many = settings(
     max_examples=NUM_EXAMPLES or 30,

@@ -15,8 +15,8 @@ import pytest
 
 import ncgn_jax.parallel
 from ncgn_jax import parallel
-from ncgn_jax.processes import ProcessError
-from ncgn_jax.state import make_train_state
+from ncgn_jax.faults import ProcessError
+from ncgn_jax.run.state import make_train_state
 
 TX = optax.adam(1e-2)
 

@@ -7,7 +7,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from ncgn_jax import pictures
-from ncgn_jax.pictures import attention, comparison, curves, denoising, projection
+from ncgn_jax.pictures import comparison, curves
+from ncgn_jax.point_clouds import draw_attention as attention
+from ncgn_jax.point_clouds import draw_path as denoising
+from ncgn_jax.point_clouds import projection
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ncgn_jax.checkpoint import Checkpoints
-from ncgn_jax.logs import read_metrics
+from ncgn_jax.run.checkpoint import Checkpoints
+from ncgn_jax.run.logs import read_metrics
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ARGUMENTS = [

@@ -11,7 +11,8 @@ import jax
 import pytest
 
 import ncgn_jax.processes
-from ncgn_jax.processes import ProcessError, check_same, from_main, start
+from ncgn_jax.faults import ProcessError
+from ncgn_jax.processes import check_same, from_main, start
 
 
 @pytest.fixture

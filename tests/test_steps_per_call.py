@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ncgn_jax.checkpoint import Checkpoints
 from ncgn_jax.config import apply_overrides, load_config
-from ncgn_jax.faults import ConfigError
-from ncgn_jax.logs import read_metrics
-from ncgn_jax.preemption import Preempted, Preemption
+from ncgn_jax.faults import ConfigError, TrainingError
+from ncgn_jax.run.checkpoint import Checkpoints
+from ncgn_jax.run.logs import read_metrics
+from ncgn_jax.run.preemption import Preempted, Preemption
 from ncgn_jax.tasks import make_task
-from ncgn_jax.train import TrainingError, _calls, train, validate
+from ncgn_jax.train import _calls, train, validate
 from tests.test_train import SMOKE
 
 TINY = (

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from ncgn_jax import parallel
-from ncgn_jax.checkpoint import CheckpointError, Checkpoints
 from ncgn_jax.config import ConfigError, apply_overrides, load_config
-from ncgn_jax.logs import read_metrics
-from ncgn_jax.optimizer import make_optimizer
+from ncgn_jax.faults import CheckpointError, TrainingError
+from ncgn_jax.run.checkpoint import Checkpoints
+from ncgn_jax.run.logs import read_metrics
+from ncgn_jax.run.optimizer import make_optimizer
 from ncgn_jax.tasks import make_task
-from ncgn_jax.train import TrainingError, init_state, make_train_step, train, validate
+from ncgn_jax.train import init_state, make_train_step, train, validate
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SMOKE = REPOSITORY / "configs" / "smoke.py"

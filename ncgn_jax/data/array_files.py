@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ncgn_jax.data.point_sets import DataError
+from ncgn_jax.faults import DataError
 
 _KINDS = "biufcUS"
 _ALLOWED = "arrays of numbers or text; pickled files are refused"

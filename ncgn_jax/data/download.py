@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ncgn_jax.data.point_sets import DataError
+from ncgn_jax.faults import DataError
 
 MODELNET_URL = "http://modelnet.cs.princeton.edu/{name}.zip"
 MODELNET10_URL = "http://3dvision.princeton.edu/projects/2014/3DShapeNets/{name}.zip"

@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ncgn_jax.metrics.anchors import ANCHOR_NAMES
-from ncgn_jax.metrics.evaluation import (
+from ncgn_jax.point_clouds.anchors import ANCHOR_NAMES
+from ncgn_jax.point_clouds.evaluation import (
     EvaluationSettings,
     PreparedReference,
     Row,

@@ -14,16 +14,16 @@ Example:
     pictures.save_figure(figure, "runs/example/clouds.png")
 """
 
-from ncgn_jax.pictures.attention import draw_attention
-from ncgn_jax.pictures.clouds import draw_clouds
+from ncgn_jax.expression.draw_fields import draw_fields, draw_path
+from ncgn_jax.expression.draw_imputation import draw_profiles, draw_scatter, draw_tissue
 from ncgn_jax.pictures.comparison import draw_comparison
 from ncgn_jax.pictures.curves import draw_loss, draw_schedule
-from ncgn_jax.pictures.denoising import DenoisingState, draw_denoising_path
-from ncgn_jax.pictures.fields import draw_fields, draw_path
-from ncgn_jax.pictures.imputation import draw_profiles, draw_scatter, draw_tissue
-from ncgn_jax.pictures.interactive import write_interactive_clouds
 from ncgn_jax.pictures.output import save_figure
 from ncgn_jax.pictures.panels import Panel, draw_panels
+from ncgn_jax.point_clouds.draw_attention import draw_attention
+from ncgn_jax.point_clouds.draw_clouds import draw_clouds
+from ncgn_jax.point_clouds.draw_page import write_interactive_clouds
+from ncgn_jax.point_clouds.draw_path import DenoisingState, draw_denoising_path
 
 __all__ = [
     "DenoisingState",

@@ -194,13 +194,11 @@ def complete_config(config: ConfigDict) -> ConfigDict:
 
 
 def _module(task: str):
-    from ncgn_jax.tasks import (
-        images,
-        molecule_autoencoder,
-        molecules,
-        point_clouds,
-        transcriptomics,
-    )
+    from ncgn_jax.expression import task as transcriptomics
+    from ncgn_jax.images import task as images
+    from ncgn_jax.molecules import autoencoder_task as molecule_autoencoder
+    from ncgn_jax.molecules import task as molecules
+    from ncgn_jax.point_clouds import task as point_clouds
 
     return {
         "point_clouds": point_clouds,

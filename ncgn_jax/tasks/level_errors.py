@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ncgn_jax.graphs.range_resolution import weight_of_supernodes
+from ncgn_jax.images.sampling import split_output
+from ncgn_jax.point_clouds.views import NetworkView, draw_test_clouds
 from ncgn_jax.process import interpolate, make_target, to_data_and_noise
 from ncgn_jax.tasks.bucketed import BucketedTime
-from ncgn_jax.tasks.image_sampling import split_output
-from ncgn_jax.tasks.point_cloud_views import NetworkView, draw_test_clouds
 
 _SEED = 0
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ncgn_jax.data.array_files import open_npy, read_npz
-from ncgn_jax.data.point_sets import DataError
+from ncgn_jax.faults import DataError
 
 ARRAYS = {
     "numbers": np.arange(24, dtype=np.float32).reshape(2, 3, 4),

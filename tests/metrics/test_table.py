@@ -7,9 +7,6 @@ import json
 import numpy as np
 import pytest
 
-from ncgn_jax.metrics import evaluation
-from ncgn_jax.metrics.anchors import ANCHOR_NAMES
-from ncgn_jax.metrics.point_clouds import chamfer_matrix, minimum_matching_distance
 from ncgn_jax.metrics.table import (
     POINT_CLOUD_COLUMNS,
     REQUIRED_META,
@@ -22,6 +19,9 @@ from ncgn_jax.metrics.table import (
     write_table,
 )
 from ncgn_jax.metrics.transport import wasserstein_flat, wasserstein_matched
+from ncgn_jax.point_clouds import evaluation
+from ncgn_jax.point_clouds.anchors import ANCHOR_NAMES
+from ncgn_jax.point_clouds.distances import chamfer_matrix, minimum_matching_distance
 
 SETTINGS = EvaluationSettings(max_matched_clouds=4, max_emd_clouds=3)
 META = dict.fromkeys(REQUIRED_META, "x")

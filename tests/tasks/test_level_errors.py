@@ -11,7 +11,7 @@ from ncgn_jax.graphs.fitted_schedules import table_of_weights
 from ncgn_jax.graphs.grids import make_grid_buckets
 from ncgn_jax.tasks import make_task
 from ncgn_jax.tasks.level_errors import make_level_probe
-from tests.tasks.image_tasks import LEARNED, REPOSITORY, init_params, small_task
+from tests.images.image_tasks import LEARNED, REPOSITORY, init_params, small_task
 
 TIMES = np.asarray([0.1, 0.5, 0.9])
 

@@ -10,8 +10,11 @@ from jax.flatten_util import ravel_pytree
 
 from ncgn_jax import parallel
 from ncgn_jax.config import apply_overrides, load_config
+from ncgn_jax.expression import task as transcriptomics
 from ncgn_jax.faults import ConfigError
-from ncgn_jax.tasks import images_config, make_task, point_clouds, transcriptomics
+from ncgn_jax.images import config as images_config
+from ncgn_jax.point_clouds import task as point_clouds
+from ncgn_jax.tasks import make_task
 from ncgn_jax.train import init_state, make_optimizer, make_train_step, validate
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")

@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ncgn_jax.data.load import load_point_dataset
 from ncgn_jax.graphs import (
     NoiseBucket,
     build_graphs,
@@ -29,6 +28,7 @@ from ncgn_jax.graphs import (
     unsort_points,
 )
 from ncgn_jax.graphs.neighbors import squared_distances
+from ncgn_jax.point_clouds.load import load_point_dataset
 from ncgn_jax.process import interpolate, make_schedule
 
 DIM, NUM_NODES, NUM_NEIGHBORS = 3, 400, 7

@@ -23,8 +23,8 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from ncgn_jax.metrics.point_clouds import coverage
 from ncgn_jax.metrics.sliced import sliced_wasserstein
+from ncgn_jax.point_clouds.distances import coverage
 from ncgn_jax.process import (
     Denoiser,
     SamplerStep,

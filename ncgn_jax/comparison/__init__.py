@@ -1,0 +1,1 @@
+"""Comparisons of variants: what varies, the runs, their speed and the report."""

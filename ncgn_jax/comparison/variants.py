@@ -1,0 +1,166 @@
+"""Variants of one configuration: read from the command line, checked together.
+
+`--vary=FIELD=A,B` varies one field; `--variant="NAME: FIELD=A FIELD=B"` names a set
+of fields. All that is given is crossed with each other. Values of a tuple field are
+separated by semicolons (`--vary=dmp.table=1,2;3,4`).
+
+Example:
+  >>> from ncgn_jax.comparison.variants import parse_variants
+  >>> parse_variants(["model.num_layers=1,2"], [])
+  [('num_layers=1', ['model.num_layers=1']), ('num_layers=2', ['model.num_layers=2'])]
+"""
+
+import dataclasses
+import itertools
+import json
+import re
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ncgn_jax.config import apply_overrides, config_to_json, field_types, load_config
+from ncgn_jax.faults import ConfigError
+from ncgn_jax.point_clouds.anchors import ANCHOR_NAMES
+from ncgn_jax.tasks import TASKS, default_config
+from ncgn_jax.train import validate
+
+# What changes neither the trained weights nor the time a training step takes.
+_FREE_SECTIONS = ("sample", "evaluate")
+_FREE_FIELDS = (
+    "train.log_every_steps",
+    "train.checkpoint_every_steps",
+    "train.max_to_keep",
+    "data.cache_dir",
+    "data.allow_download",
+)
+Named = tuple[str, list[str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One configuration of a comparison.
+
+    Attributes:
+      name: What tables print.
+      folder: Its sub-folder.
+      config: Complete, validated configuration.
+    """
+
+    name: str
+    folder: str
+    config: ConfigDict
+
+
+def make_variants(
+    config_path: str,
+    overrides: Sequence[str] = (),
+    vary: Sequence[str] = (),
+    explicit: Sequence[str] = (),
+) -> list[Variant]:
+    """Builds and validates every variant.
+
+    Weights default to the averaged ones alone: `evaluate.weights` counts only where
+    the configuration or an override changes it.
+
+    Args:
+      config_path: The configuration they all start from.
+      overrides: Fields set in all of them, as `a.b=VALUE`.
+      vary: `FIELD=VALUE,VALUE`, each crossed with all others.
+      explicit: `NAME: FIELD=VALUE FIELD=VALUE`.
+
+    Returns:
+      The variants in the order given; one named after the file if none is asked for.
+
+    Raises:
+      ConfigError: With the faults of all variants.
+    """
+    base = load_config(config_path)
+    default = default_config(base.task) if base.get("task") in TASKS else None
+    asked = any(override.startswith("evaluate.weights") for override in overrides)
+    if default is not None and not asked:
+        weights = base.get("evaluate", {}).get("weights")
+        if weights == default.evaluate.weights:
+            overrides = [*overrides, "evaluate.weights=ema"]
+    try:
+        parsed = parse_variants(vary, explicit, field_types(base))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    variants, faults = [], []
+    for name, fields in parsed:
+        try:
+            config = apply_overrides(base, [*overrides, *fields])
+            validate(config)
+            variants.append(Variant(name, _folder(name), config))
+        except ConfigError as error:
+            faults.append(f"variant {name!r}: {error}")
+        if name in ANCHOR_NAMES:
+            faults.append(
+                f"variant {name!r}: every table has a row of that name (of "
+                f"{', '.join(ANCHOR_NAMES)}); choose another"
+            )
+    folders = [_folder(name) for name, _ in parsed]
+    for folder in sorted({folder for folder in folders if folders.count(folder) > 1}):
+        faults.append(f"{folders.count(folder)} variants would share folder {folder!r}")
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return variants
+
+
+def parse_variants(
+    vary: Sequence[str],
+    explicit: Sequence[str],
+    types: dict[str, type] | None = None,
+) -> list[Named]:
+    """Reads variants as (name, overrides); see the module's docstring.
+
+    Args:
+      vary: `FIELD=VALUE,VALUE`.
+      explicit: `NAME: FIELD=VALUE FIELD=VALUE`.
+      types: Types of the fields; values of text fields name themselves.
+
+    Raises:
+      ValueError: With every argument that cannot be read.
+    """
+    factors, faults = [], []
+    if explicit:
+        named = []
+        for text in explicit:
+            name, colon, fields = text.partition(":")
+            if not colon or not name.strip():
+                faults.append(f"--variant={text!r}: write 'NAME: FIELD=VALUE ...'")
+            named.append((name.strip(), shlex.split(fields)))
+        factors.append(named)
+    for text in vary:
+        field, equals, listed = text.partition("=")
+        values = listed.split(";" if ";" in listed else ",")
+        values = [value.strip() for value in values if value.strip()]
+        if not equals or not values:
+            faults.append(f"--vary={text!r}: write FIELD=VALUE,VALUE")
+        # Values that are words name themselves, but not as a row without a model does.
+        is_clear = (types or {}).get(field) is str and not set(values) & {*ANCHOR_NAMES}
+        label = "" if is_clear else field.split(".")[-1] + "="
+        factors.append([(label + value, [f"{field}={value}"]) for value in values])
+    if faults:
+        raise ValueError("\n".join(faults))
+    product = itertools.product(*factors) if factors else [(("base", []),)]
+    return [
+        (", ".join(name for name, _ in chosen), [f for _, more in chosen for f in more])
+        for chosen in product
+    ]
+
+
+def training_fields(config: ConfigDict) -> dict[str, Any]:
+    """Lists the fields that decide what is learnt, by dotted name, as in JSON."""
+    flat = {}
+    for name, value in json.loads(config_to_json(config)).items():
+        if name in _FREE_SECTIONS:
+            continue
+        section = value if isinstance(value, dict) else {"": value}
+        flat |= {f"{name}.{key}".rstrip("."): item for key, item in section.items()}
+    return {name: value for name, value in flat.items() if name not in _FREE_FIELDS}
+
+
+def _folder(name: str) -> str:
+    return re.sub(r"[^\w.=+-]+", "_", name).strip("_.") or "variant"

@@ -1,0 +1,1 @@
+"""Gene expression over space and time: data, model, task, measures and pictures."""

@@ -1,0 +1,164 @@
+"""Parts of a field that are given, and samplers that keep to them.
+
+The published tasks are masks: nothing given, the first time, the first and the last,
+two of three genes, half of the places, a gene that is knocked out. `given_mask` makes
+them for any data they make sense for; `random_masks` draws such masks for training.
+
+Three ways to condition (`sample.conditioning`):
+- `hold`, as published: given entries stand in x_t at their clean values at every t;
+- `replace`: they carry the noise that belongs to t, alpha data + sigma noise, with one
+  noise for the whole path, so that x_t looks as in training;
+- `trained`: held, and a network trained with random masks is told which they are.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ncgn_jax.expression.sets import FieldSet
+from ncgn_jax.faults import DataError
+from ncgn_jax.process import Denoiser
+
+FIELD_TASKS = (
+    "unconditional",
+    "forward",
+    "interpolation",
+    "gene_imputation",
+    "space_imputation",
+    "knockout",
+)
+CONDITIONINGS = ("hold", "replace", "trained")
+_GIVEN_SHARE = 0.7
+
+
+def given_mask(
+    task: str, fields: FieldSet, hidden_genes: tuple[int, ...], seed: int = 0
+) -> np.ndarray:
+    """Returns what a task gives of each sample, bool [sample, node, gene].
+
+    On a grid: `forward` gives the first time, `interpolation` first and last,
+    `space_imputation` two of five places (0, 1, 5, 6, 10, 11 of 12). Off a grid it
+    gives the same of twelve stretches of a profile, else 70 % of the nodes at random.
+
+    Args:
+      task: One of `FIELD_TASKS`.
+      fields: The fields; padding is never given.
+      hidden_genes: Genes that `gene_imputation` hides.
+      seed: Seed of random nodes.
+
+    Raises:
+      DataError: If the data have no times or no knocked-out genes, or the mask gives
+        everything, or (but for `unconditional`) nothing.
+    """
+    shape = fields.values.shape
+    if task in ("forward", "interpolation") and fields.grid is None:
+        raise DataError(
+            f"sample.tasks: {task} needs fields on a grid of times and places"
+        )
+    if task == "knockout" and fields.knocked_out is None:
+        raise DataError("sample.tasks: knockout needs fields with a knocked-out gene")
+    given = np.zeros(shape, bool)
+    if task == "gene_imputation":
+        given[:] = ~np.isin(np.arange(shape[2]), hidden_genes)
+    elif task == "knockout":
+        given[:] = fields.knocked_out[:, None, None] == np.arange(shape[2])
+    elif task == "space_imputation":
+        given[:] = _given_nodes(fields, seed)[:, :, None]
+    elif task != "unconditional":
+        num_times = len(fields.grid[0])
+        ends = (0,) if task == "forward" else (0, num_times - 1)
+        time = np.arange(shape[1]) // len(fields.grid[1])
+        given[:] = np.isin(time, ends)[:, None]
+    real = np.broadcast_to(fields.point_mask[:, :, None], shape)
+    given &= real
+    each = given.reshape(len(given), -1).sum(1), real.reshape(len(given), -1).sum(1)
+    if (each[0] == each[1]).any():
+        raise DataError(f"sample.tasks: {task} gives everything: nothing to generate")
+    if task != "unconditional" and (each[0] == 0).any():
+        raise DataError(
+            f"sample.tasks: {task} gives nothing of sample {each[0].argmin()}"
+        )
+    return given
+
+
+def num_generated_times(task: str, fields: FieldSet) -> int:
+    """Returns how many times of a grid are generated; 1 off a grid."""
+    if fields.grid is None:
+        return 1
+    return len(fields.grid[0]) - {"forward": 1, "interpolation": 2}.get(task, 0)
+
+
+def random_masks(keys: jax.Array, positions: jax.Array, num_genes: int) -> jax.Array:
+    """Draws what is given to a network in training, bool [row, node, gene].
+
+    Each row gets one of four at equal odds: nothing; nodes at random; nodes outside an
+    interval of one coordinate (either end may be hidden too); genes at random.
+
+    Args:
+      keys: One key a row.
+      positions: [row, node, dim].
+      num_genes: Genes.
+    """
+
+    def draw(key, points):
+        kind, share, nodes, axis, ends, genes = jax.random.split(key, 6)
+        num_nodes, dim = points.shape
+        at_random = jax.random.uniform(nodes, (num_nodes,)) < jax.random.uniform(share)
+        along = points[:, jax.random.randint(axis, (), 0, dim)]
+        pair = jax.random.uniform(ends, (2,), minval=-0.2, maxval=1.2)
+        span = jnp.max(along) - jnp.min(along)
+        place = (along - jnp.min(along)) / jnp.where(span > 0, span, 1.0)
+        outside = (place < jnp.min(pair)) | (place > jnp.max(pair))
+        of_genes = jax.random.bernoulli(genes, 0.5, (num_genes,))
+        nothing = jnp.zeros((1, 1), bool)
+        kinds = [nothing, at_random[:, None], outside[:, None], of_genes[None, :]]
+        every = jnp.stack([jnp.broadcast_to(k, (num_nodes, num_genes)) for k in kinds])
+        return every[jax.random.randint(kind, (), 0, len(kinds))]
+
+    return jax.vmap(draw)(keys, positions)
+
+
+def keep_given(
+    denoise: Denoiser,
+    given: jax.Array,
+    data: jax.Array,
+    noise: jax.Array,
+    *,
+    hold: bool,
+) -> Denoiser:
+    """Wraps a denoiser so that given entries come out as what they are.
+
+    A sampler then moves them along their interpolant. With `hold` the network sees
+    their clean values instead.
+
+    Args:
+      denoise: (x_t, t) -> (data_hat, noise_hat).
+      given: bool, shape of x_t.
+      data: Clean values where given, shape of x_t.
+      noise: Noise at t = 0, shape of x_t.
+      hold: Whether the network sees clean values.
+    """
+
+    def wrapped(x_t, t):
+        seen = jnp.where(given, data, x_t) if hold else x_t
+        data_hat, noise_hat = denoise(seen, t)
+        return jnp.where(given, data, data_hat), jnp.where(given, noise, noise_hat)
+
+    return wrapped
+
+
+def _given_nodes(fields: FieldSet, seed: int) -> np.ndarray:
+    num_samples, num_nodes, _ = fields.values.shape
+    if fields.grid is not None:
+        place = np.arange(num_nodes) % len(fields.grid[1])
+        return np.broadcast_to(place % 5 < 2, (num_samples, num_nodes))
+    if fields.is_profile:
+        twelfth = np.arange(num_nodes) * 12 // num_nodes
+        return np.broadcast_to(twelfth % 5 < 2, (num_samples, num_nodes))
+    given = np.zeros((num_samples, num_nodes), bool)
+    for i, real in enumerate(fields.point_mask):
+        # A draw of its own for each sample, the same however many there are.
+        size = int(real.sum())
+        count = min(max(1, round(_GIVEN_SHARE * size)), size - 1)
+        given[i, np.random.default_rng([seed, i]).permutation(size)[:count]] = True
+    return given

@@ -1,0 +1,53 @@
+"""Whether an HDF5 file can be read at all, found out where it does no harm.
+
+The HDF5 library trusts what files say of themselves: a spoilt one can end the program
+that reads it (segmentation fault) or ask for more memory than there is. So another
+process reads it first.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+
+from ncgn_jax.faults import DataError
+
+_READ_ALL = """
+import sys, h5py
+def read(name, item):
+    dict(item.attrs)
+    if isinstance(item, h5py.Dataset):
+        item[()]
+with h5py.File(sys.argv[1], "r") as file:
+    read("/", file)
+    file.visititems(read)
+"""
+
+
+def check_hdf5(path: str | os.PathLike[str], timeout_seconds: float = 3600.0) -> None:
+    """Reads all of an HDF5 file in a process of its own; h5py has to be installed.
+
+    Args:
+      path: The file.
+      timeout_seconds: When to give up.
+
+    Raises:
+      DataError: If that process reports an error, crashes or does not end.
+    """
+    # -P: a file h5py.py in the current folder is not what is meant.
+    command = [sys.executable, "-P", "-c", _READ_ALL, os.fspath(path)]
+    try:
+        result = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout_seconds
+        )
+    except subprocess.TimeoutExpired as error:
+        raise DataError(
+            f"{path}: reading it did not end within {timeout_seconds:g} s; "
+            "it is probably damaged"
+        ) from error
+    if result.returncode < 0:
+        name = signal.Signals(-result.returncode).name
+        raise DataError(f"{path}: damaged: HDF5 ended with {name} when it read it")
+    if result.returncode:
+        reason = result.stderr.strip().splitlines()[-1:] or ["no reason given"]
+        raise DataError(f"{path}: not readable as HDF5 ({reason[0]})")

@@ -1,0 +1,417 @@
+"""Expression fields on graphs of known positions, whatever they come from.
+
+A field gives every node of a layout the expression of a few genes. Layouts may differ
+in size; arrays are padded to the largest. Three sources: simulations of a Turing
+system (`turing`), profiles along an axis measured at several times (`profiles`), and
+tissue cut into patches of neighbouring cells (`cells`).
+"""
+
+import dataclasses
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from ncgn_jax.data.array_files import read_npz
+from ncgn_jax.data.cache import cached_arrays
+from ncgn_jax.expression.cell_files import CellTable, load_cells
+from ncgn_jax.expression.turing import (
+    GENES,
+    SIMULATOR_VERSION,
+    TRAIN_PLACES,
+    TRAIN_TIMES,
+    TimeNormaliser,
+    simulate,
+    turing_sets,
+)
+from ncgn_jax.faults import DataError
+
+FIELD_SOURCES = ("turing", "profiles", "cells")
+# The published positions are divided by the largest of the training grid.
+_UNITS = np.asarray([max(TRAIN_TIMES), max(TRAIN_PLACES)], np.float64)
+
+
+@dataclasses.dataclass(frozen=True)
+class FieldSet:
+    """Fields on layouts.
+
+    Attributes:
+      values: Expression, float32 [sample, node, gene]; 0 in the padding.
+      layouts: Positions of each layout, float32 [node, dim].
+      layout: Layout of each sample, int32 [sample].
+      grid: Times and places if all samples lie on one grid, whose nodes run through
+        the places of one time after the other.
+      knocked_out: Gene held at 0 in each sample, int32 [sample]; None if there is none.
+    """
+
+    values: np.ndarray
+    layouts: tuple[np.ndarray, ...]
+    layout: np.ndarray
+    grid: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    knocked_out: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def layout_mask(self) -> np.ndarray:
+        """False for padding, bool [layout, node]."""
+        sizes = np.asarray([len(points) for points in self.layouts])
+        return np.arange(self.values.shape[1])[None, :] < sizes[:, None]
+
+    @property
+    def point_mask(self) -> np.ndarray:
+        """False for padding, bool [sample, node]."""
+        return self.layout_mask[self.layout]
+
+    @property
+    def is_profile(self) -> bool:
+        """Whether every layout is a line: place, and one time for all nodes."""
+        return self.grid is None and all(
+            points.shape[1] == 1 or (points.shape[1] == 2 and np.ptp(points[:, 1]) == 0)
+            for points in self.layouts
+        )
+
+    def padded_positions(self) -> np.ndarray:
+        """Returns positions of each layout with padding 0, [layout, node, dim]."""
+        shape = (len(self.layouts), self.values.shape[1], self.layouts[0].shape[1])
+        out = np.zeros(shape, np.float32)
+        for row, points in zip(out, self.layouts, strict=True):
+            row[: len(points)] = points
+        return out
+
+    def first(self, count: int) -> "FieldSet":
+        """Returns the first samples."""
+        knocked_out = self.knocked_out
+        return dataclasses.replace(
+            self,
+            values=self.values[:count],
+            layout=self.layout[:count],
+            knocked_out=None if knocked_out is None else knocked_out[:count],
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class FieldDataset:
+    """Training and test fields.
+
+    Attributes:
+      name: What every table prints.
+      source: One line: where the fields come from and how they were prepared.
+      genes: Name of each gene.
+      train: Training fields.
+      test: Test fields.
+      knockout: Test fields with one gene held at 0; None if there are none.
+      floor: As many independent fields of the training distribution on the layout of
+        the test fields, [sample, node, gene]; None if there are none.
+      zero: Where an expression of 0 has gone in the units of the fields,
+        [node, gene] of the test layout; None without knock-outs.
+    """
+
+    name: str
+    source: str
+    genes: tuple[str, ...]
+    train: FieldSet
+    test: FieldSet
+    knockout: FieldSet | None = None
+    floor: np.ndarray | None = None
+    zero: np.ndarray | None = None
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns mean and standard deviation of each gene over the training nodes."""
+        nodes = self.train.values[self.train.point_mask].astype(np.float64)
+        scale = nodes.std(axis=0)
+        return nodes.mean(axis=0), np.where(scale > 1e-6, scale, 1.0)
+
+
+def load_turing(
+    num_train: int,
+    num_test: int,
+    test_times: Sequence[float],
+    test_places: Sequence[float],
+    seed: int = 0,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> FieldDataset:
+    """Simulates the published training set, and a test set on any grid.
+
+    Expression goes to [0, 1] by the smallest and largest value of the training
+    simulations at each time, at the times of the test set too, since bounds that grow
+    exponentially cannot be interpolated. Positions are [place / 54, time / 90].
+
+    Raises:
+      DataError: If times or places lie outside the simulated domain.
+    """
+    grid = tuple(map(float, test_times)), tuple(map(float, test_places))
+    sets = turing_sets(num_train, num_test, seed, cache_dir, test_grid=grid)
+    all_times = sorted({*map(float, TRAIN_TIMES), *grid[0]})
+    settings = {
+        "seed": seed,
+        "counts": [num_train, num_test],
+        "grid": grid,
+        "version": SIMULATOR_VERSION,
+    }
+
+    def build() -> dict[str, np.ndarray]:
+        return {
+            "floor": simulate(num_test, *grid, [seed, 1]),
+            "bounds": simulate(num_train, all_times, TRAIN_PLACES, [seed, 1]),
+        }
+
+    # The training simulations once more, where `turing_sets` does not show them.
+    other = cached_arrays(cache_dir, "turing-train", settings, build)
+    bounds = TimeNormaliser.fit(other["bounds"], all_times)
+
+    def prepare(fields, times):
+        fields = bounds.apply(fields, times).astype(np.float32)
+        return fields.reshape(len(fields), -1, len(GENES))
+
+    def make(fields, grid, knocked_out=None):
+        layout = np.zeros(len(fields), np.int32)
+        positions = (_grid_positions(*grid),)
+        return FieldSet(prepare(fields, grid[0]), positions, layout, grid, knocked_out)
+
+    num_places = len(grid[1])
+    zero = np.zeros((1, len(grid[0]), num_places, len(GENES)), np.float32)
+    return FieldDataset(
+        name=f"Turing system, {len(grid[0])} x {num_places} times and places",
+        source=f"simulated: {num_train} training, {num_test} test, seed {seed}",
+        genes=GENES,
+        train=make(sets["train"], (TRAIN_TIMES, TRAIN_PLACES)),
+        test=make(sets["test"], grid),
+        knockout=make(sets["knockout"], grid, sets["knocked_out_gene"]),
+        floor=prepare(other["floor"], grid[0]),
+        zero=prepare(zero, grid[0])[0],
+    )
+
+
+def load_profiles(
+    path: str | os.PathLike[str],
+    genes: Sequence[str] = (),
+    num_nodes: int = 100,
+    extent: tuple[float, float] = (0.1, 0.9),
+    test_fraction: float = 0.2,
+) -> FieldDataset:
+    """Loads profiles along an axis, each measured at its own time.
+
+    Every profile is one graph; its nodes lie at [place, time], both in [0, 1], so that
+    the time is the same for all nodes of a profile. Genes go to [0, 1] by the smallest
+    and largest value of the training profiles. In order of time, every k-th profile is
+    held out, where 1 / k is the test fraction.
+
+    Args:
+      path: `.npz` with `expression` [profile, place, gene], a time for each profile in
+        `age_minutes` or `time` [profile], and `genes` [gene].
+      genes: Which genes, in this order; () for all.
+      num_nodes: Nodes of a graph, at equal distances within `extent`.
+      extent: Part of the axis to keep, as fractions; ends are often not measured.
+      test_fraction: Share of profiles held out.
+
+    Raises:
+      DataError: If an array is absent, shapes do not fit, a gene does not exist or a
+        kept value is not a number.
+    """
+    arrays = read_npz(path, ("expression", "genes"))
+    times = arrays.get("age_minutes", arrays.get("time"))
+    expression, known = arrays["expression"], [str(g) for g in arrays["genes"]]
+    if times is None:
+        raise DataError(f"{path}: no array 'age_minutes' or 'time'")
+    if expression.ndim != 3 or expression.shape[::2] != (len(times), len(known)):
+        raise DataError(
+            f"{path}: expression {expression.shape} for {len(times)} times and "
+            f"{len(known)} genes; allowed: [profile, place, gene]"
+        )
+    kept = _choose(path, known, genes or known)
+    length = expression.shape[1]
+    places = np.linspace(extent[0] * (length - 1), extent[1] * (length - 1), num_nodes)
+    places = np.unique(np.round(places).astype(int))
+    if len(places) < num_nodes:
+        raise DataError(
+            f"{path}: {num_nodes} nodes asked of {len(places)} measured places"
+        )
+    values = expression[:, places][..., kept].astype(np.float32)
+    _refuse_nan(path, values, [f"profile {i}" for i in range(len(values))], known, kept)
+    if not np.isfinite(times).all():
+        raise DataError(f"{path}: profile {np.argmin(np.isfinite(times))} has no time")
+    every = max(2, round(1 / test_fraction))
+    rank = np.argsort(np.argsort(times, kind="stable"), kind="stable")
+    is_test = rank % every == every // 2
+    low = values[~is_test].min(axis=(0, 1))
+    high = values[~is_test].max(axis=(0, 1))
+    values = (values - low) / np.maximum(high - low, 1e-12)
+    clock = (times - times.min()) / max(np.ptp(times), 1e-12)
+    layouts = [
+        np.stack([places / (length - 1), np.full(num_nodes, t)], axis=1) for t in clock
+    ]
+    train, test = (
+        FieldSet(
+            values[rows].astype(np.float32),
+            tuple(np.float32(layouts[i]) for i in np.flatnonzero(rows)),
+            np.arange(rows.sum(), dtype=np.int32),
+        )
+        for rows in (~is_test, is_test)
+    )
+    return FieldDataset(
+        name=f"{Path(path).stem} ({num_nodes} places)",
+        source=f"{path}: {len(train)} training and {len(test)} test profiles, "
+        f"times {times.min():.3g} to {times.max():.3g}",
+        genes=tuple(known[i] for i in kept),
+        train=train,
+        test=test,
+        floor=_nearest_in_time(train, test),
+    )
+
+
+def load_tissue(
+    path: str | os.PathLike[str],
+    coordinates: str | os.PathLike[str] | None = None,
+    genes: Sequence[str] = (),
+    num_nodes: int = 128,
+    num_train: int = 500,
+    num_test: int = 100,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    *,
+    time_column: str | None = None,
+    logarithm: bool = False,
+    repeated_cells: str = "refuse",
+) -> FieldDataset:
+    """Cuts a tissue into patches of neighbouring cells, each one graph.
+
+    The test patches come from an end of the longest axis that no training patch
+    touches. A patch is a cell with its nearest ones; a section (cells of one time)
+    with fewer cells than `num_nodes` is one smaller graph. Positions are relative to
+    the patch's middle, in units of the typical patch's half-width (with the time beside
+    them if there is one); genes are standardised by the training cells.
+
+    Args:
+      path: Expression, see `cell_files.load_cells`.
+      coordinates: File of the positions if they are apart.
+      genes: Which genes; () for all.
+      num_nodes: Cells of a patch.
+      num_train: Training patches.
+      num_test: Test patches.
+      test_fraction: Share of the axis whose cells are held out.
+      seed: Seed of the patches' middles.
+      time_column: Column of the time of each cell.
+      logarithm: Whether to take log(1 + expression) first, for counts.
+      repeated_cells: See `load_cells`.
+
+    Raises:
+      DataError: As `load_cells`, for negative counts under the logarithm, or if a
+        part has fewer than two cells.
+    """
+    table = load_cells(
+        path,
+        coordinates=coordinates,
+        gene_columns=list(genes) or None,
+        time_column=time_column,
+        repeated_cells=repeated_cells,
+    )
+    expression = table.expression.astype(np.float64)
+    if logarithm:
+        if expression.min() < 0:
+            raise DataError(
+                f"{path}: expression {expression.min():.4g} is negative; "
+                "data.logarithm is for counts"
+            )
+        expression = np.log1p(expression)
+    axis = int(np.argmax(np.ptp(table.positions, axis=0)))
+    along = table.positions[:, axis]
+    cut = np.quantile(along, 1 - test_fraction)
+    is_test = along >= cut
+    mean, scale = expression[~is_test].mean(axis=0), expression[~is_test].std(axis=0)
+    expression = (expression - mean) / np.where(scale > 1e-9, scale, 1.0)
+    rng = np.random.default_rng(seed)
+    parts = []
+    width = _half_width(table, num_nodes)
+    for rows, count in ((~is_test, num_train), (is_test, num_test)):
+        parts.append(_cut(table, expression, rows, count, num_nodes, width, rng, path))
+    return FieldDataset(
+        name=f"{Path(path).stem} (patches of {num_nodes} cells)",
+        source=f"{table.source}; {len(parts[0])} training and {len(parts[1])} test "
+        f"patches, test where axis {axis} >= {cut:.4g}",
+        genes=table.genes,
+        train=parts[0],
+        test=parts[1],
+    )
+
+
+def _grid_positions(times: Sequence[float], places: Sequence[float]) -> np.ndarray:
+    time, place = np.meshgrid(times, places, indexing="ij")
+    return (np.stack([place, time], axis=-1) / _UNITS[::-1]).reshape(-1, 2).astype("f4")
+
+
+def _nearest_in_time(train: FieldSet, test: FieldSet) -> np.ndarray:
+    """For every test profile the training profile whose time is nearest."""
+    known, asked = (
+        np.asarray([part.layouts[i][0, -1] for i in part.layout])
+        for part in (train, test)
+    )
+    return train.values[np.abs(asked[:, None] - known[None, :]).argmin(axis=1)]
+
+
+def _half_width(table: CellTable, num_nodes: int) -> float:
+    """Root mean square half-width of a patch, were cells spread evenly."""
+    dim = table.positions.shape[1]
+    tree = cKDTree(table.positions)
+    some = table.positions[:: max(1, len(table.positions) // 200)]
+    nearest = min(num_nodes, len(table.positions))
+    far, _ = tree.query(some, k=[nearest])
+    return float(np.median(far)) / math.sqrt(dim) + 1e-12
+
+
+def _cut(table, expression, rows, count, num_nodes, width, rng, path) -> FieldSet:
+    index = np.flatnonzero(rows)
+    if len(index) < 2:
+        raise DataError(
+            f"{path}: {len(index)} cells on one side of the split; allowed: >= 2"
+        )
+    moments = np.zeros(len(index)) if table.time is None else table.time[index]
+    patches = []
+    for moment, share in zip(*np.unique(moments, return_counts=True), strict=True):
+        own = index[moments == moment]
+        tree = cKDTree(table.positions[own])
+        if len(own) <= num_nodes:
+            patches.append(own)
+            continue
+        wanted = max(1, round(count * share / len(index)))
+        middles = rng.choice(len(own), min(wanted, len(own)), replace=False)
+        _, nearest = tree.query(table.positions[own[middles]], k=num_nodes)
+        patches.extend(own[near] for near in nearest)
+    longest = max(map(len, patches))
+    values = np.zeros((len(patches), longest, expression.shape[1]), np.float32)
+    layouts = []
+    for row, patch in zip(values, patches, strict=True):
+        row[: len(patch)] = expression[patch]
+        points = table.positions[patch].astype(np.float64)
+        points = (points - points.mean(axis=0)) / width
+        if table.time is not None:
+            clock = (table.time[patch] - table.time.min()) / max(
+                np.ptp(table.time), 1e-12
+            )
+            points = np.concatenate([points, clock[:, None]], axis=1)
+        layouts.append(points.astype(np.float32))
+    return FieldSet(values, tuple(layouts), np.arange(len(patches), dtype=np.int32))
+
+
+def _choose(path, known: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    missing = [gene for gene in wanted if gene not in known]
+    if missing:
+        raise DataError(
+            f"{path}: no gene {', '.join(missing)}; allowed: {', '.join(known)}"
+        )
+    return [known.index(gene) for gene in wanted]
+
+
+def _refuse_nan(path, values, samples, known, kept) -> None:
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        sample, node, gene = bad[0]
+        raise DataError(
+            f"{path}: {samples[sample]}, node {node}, gene {known[kept[gene]]}: "
+            f"found {values[tuple(bad[0])]}; allowed: finite numbers (narrow "
+            "data.extent if the ends were not measured)"
+        )

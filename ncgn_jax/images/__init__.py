@@ -1,0 +1,1 @@
+"""Images by a diffusion transformer whose patches follow the noise."""

@@ -1,0 +1,322 @@
+"""Latents of an image autoencoder, computed beforehand and kept in shards on disk.
+
+    root/train/latents-00000.npy   [image, height, width, channel], float16 or float32
+    root/train/labels-00000.npy    [image], whole numbers; for every shard or for none
+    root/test/...                  the same
+    root/classes.txt               names of the classes, one a line; may be absent
+
+Shards are numbered from 0 without gaps and may differ in length; channels may be the
+first axis of an image instead. Without `train` and `test` the shards lie in the root
+and some images of each class are held out.
+
+To make them, scale and crop the images, encode them in any framework, and save the mean
+of the encoder's posterior as it comes, not multiplied by anything; `latent_scale`
+(0.18215 for the autoencoder of Stable Diffusion) is applied when batches are drawn:
+
+    for number, (images, labels) in enumerate(batches_of_some_thousand_images):
+        latents = np.float16(encode(images))  # 256 x 256 x 3 become 32 x 32 x 4
+        np.save(f"root/train/latents-{number:05d}.npy", latents)
+        np.save(f"root/train/labels-{number:05d}.npy", np.int32(labels))
+
+Only the rows of a batch are read; NaN and infinity are refused there.
+"""
+
+import functools
+import math
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ncgn_jax.data.array_files import open_npy
+from ncgn_jax.faults import DataError
+from ncgn_jax.images.sets import (
+    ImageDataset,
+    check_labels,
+    find_channel_axis,
+    make_image_dataset,
+    num_held_out,
+    stratified_split,
+)
+
+LATENT_SCALE = 0.18215
+CLASS_FILE = "classes.txt"
+_DTYPES = ("float16", "float32")
+_PATTERN = re.compile(r"(latents|labels)-(\d+)\.npy")
+
+
+class Shards:
+    """Images in several `.npy` files, as one array that is read where it is indexed.
+
+    Rows are asked for as of an array: `shards[3]`, `shards[10:20]`, `shards[indices]`.
+    Files are mapped into memory when first needed, at most `max_open` at a time.
+
+    Attributes:
+      shape: [image, height, width, channel], wherever the files have their channels.
+      dtype: Type of the numbers, as in the files.
+    """
+
+    def __init__(
+        self, files: Sequence[Path], channel_axis: str = "auto", max_open: int = 64
+    ):
+        """Looks at the headers of all files.
+
+        Args:
+          files: The shards in order, each [image, height, width, channel] or
+            [image, channel, height, width].
+          channel_axis: "first", "last", or "auto": the axis beside two equal ones.
+          max_open: Files kept open at a time.
+
+        Raises:
+          DataError: If there is none, one cannot be read, or shapes or types differ.
+        """
+        if not files:
+            raise DataError("no shards; allowed: at least one")
+        self._files = tuple(files)
+        self._open = functools.lru_cache(maxsize=max_open)(self._open_shard)
+        first = open_npy(self._files[0])
+        _check_shard(self._files[0], first)
+        self._channel_axis = find_channel_axis(
+            first.shape, channel_axis, str(self._files[0])
+        )
+        self._stored = (first.shape[1:], first.dtype)
+        sizes = [self._check_like_first(file, open_npy(file)) for file in self._files]
+        self._starts = np.concatenate([[0], np.cumsum(sizes)])
+        self._rows: np.ndarray | None = None
+        image = list(first.shape[1:])
+        image.append(image.pop(self._channel_axis - 1))
+        self._image_shape = tuple(image)
+        self.dtype = first.dtype.newbyteorder("=")
+
+    def __len__(self) -> int:
+        return int(self._starts[-1] if self._rows is None else len(self._rows))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Images, height, width and channels."""
+        return (len(self), *self._image_shape)
+
+    def subset(self, rows: np.ndarray) -> "Shards":
+        """Returns some of the images, in the order given, without reading them."""
+        part = object.__new__(Shards)
+        part.__dict__.update(self.__dict__)
+        part._rows = self._to_rows(rows)
+        return part
+
+    def __getitem__(self, rows) -> np.ndarray:
+        """Reads images.
+
+        Args:
+          rows: An index, a slice, or whole numbers, [batch]; negative ones count from
+            the end.
+
+        Returns:
+          [height, width, channel] or [batch, height, width, channel].
+
+        Raises:
+          DataError: If a value read is not finite or a file has changed.
+          IndexError: If there is no such row.
+        """
+        if isinstance(rows, int | np.integer):
+            return self[np.array([rows])][0]
+        rows = self._to_rows(rows)
+        images = np.empty((len(rows), *self._stored[0]), self.dtype)
+        shards = np.searchsorted(self._starts, rows, side="right") - 1
+        for shard in np.unique(shards):
+            of_shard = np.flatnonzero(shards == shard)
+            images[of_shard] = self._read(shard, rows[of_shard] - self._starts[shard])
+        return np.moveaxis(images, self._channel_axis, -1)
+
+    def _to_rows(self, rows) -> np.ndarray:
+        """Places in the files, counted through, of an index array or a slice."""
+        if isinstance(rows, slice):
+            rows = np.arange(*rows.indices(len(self)))
+        rows = np.asarray(rows)
+        if rows.ndim != 1 or (rows.dtype.kind not in "iu" and rows.size):
+            raise IndexError(
+                f"rows {rows.dtype} {rows.shape}; allowed: an index, a slice or a "
+                "vector of whole numbers"
+            )
+        rows = rows.astype(np.int64)
+        wrong = rows[(rows < -len(self)) | (rows >= len(self))]
+        if wrong.size:
+            raise IndexError(f"row {wrong[0]} of {len(self)} images")
+        rows = np.where(rows < 0, rows + len(self), rows)
+        return rows if self._rows is None else self._rows[rows]
+
+    def _read(self, shard: int, rows: np.ndarray) -> np.ndarray:
+        file = self._files[shard]
+        images = self._open(shard)[rows]
+        finite = np.isfinite(images).reshape(len(rows), -1).all(axis=1)
+        if not finite.all():
+            raise DataError(
+                f"{file}: row {rows[np.argmin(finite)]} holds NaN or infinity; "
+                "allowed: finite numbers"
+            )
+        return images
+
+    def _open_shard(self, shard: int) -> np.ndarray:
+        """Maps a shard, which is checked again: it may be another file by now."""
+        file = self._files[shard]
+        array = open_npy(file)
+        expected = self._starts[shard + 1] - self._starts[shard]
+        if self._check_like_first(file, array) != expected:
+            raise DataError(
+                f"{file}: {len(array)} rows, but {expected} when it was first opened"
+            )
+        return array
+
+    def _check_like_first(self, file: Path, array: np.ndarray) -> int:
+        _check_shard(file, array)
+        shape, dtype = self._stored
+        if (array.shape[1:], array.dtype) != (shape, dtype):
+            raise DataError(
+                f"{file}: images {array.shape[1:]} {array.dtype}, but {shape} {dtype} "
+                f"in {self._files[0].name}; allowed: one shape and type in all shards"
+            )
+        return len(array)
+
+
+def load_latents(
+    path: str | os.PathLike[str],
+    channel_axis: str = "auto",
+    latent_scale: float = LATENT_SCALE,
+    test_fraction: float = 0.1,
+    seed: int = 0,
+) -> ImageDataset:
+    """Opens a folder of latents; the module says how it is laid out and made.
+
+    Args:
+      path: The folder.
+      channel_axis: Where an image has its channels: "last", "first", or "auto" for
+        the axis beside two equal ones.
+      latent_scale: Factor that brings latents to about unit variance.
+      test_fraction: Share of each class held out where there is no test folder.
+      seed: Seed of that split.
+
+    Returns:
+      The dataset, its images `Shards` of what the files hold.
+
+    Raises:
+      DataError: On a folder laid out otherwise, shards that are missing, unreadable
+        or differ, or labels that do not fit.
+    """
+    root = Path(path)
+    num_held_out(1, test_fraction)  # a wrong share is refused before reading
+    if not (math.isfinite(latent_scale) and latent_scale > 0):
+        raise DataError(f"data.latent_scale={latent_scale}; allowed: > 0")
+    folders = _find_folders(root)
+    found = [_list_shards(folder) for folder in folders]
+    images = [Shards(files, channel_axis) for files, _ in found]
+    labels = [_read_labels(*pair) for pair in found]
+    if len({part is None for part in labels}) > 1:
+        raise DataError(
+            f"{root}: labels in one of train and test only; allowed: both or neither"
+        )
+    class_names = _read_class_names(root / CLASS_FILE)
+    if labels[0] is None:
+        class_names = class_names or ("image",)
+        labels = [np.zeros(len(part), np.int32) for part in images]
+    how = "train and test folders"
+    if len(folders) == 1:
+        num_test = num_held_out(len(images[0]), test_fraction)
+        rows = stratified_split(labels[0], num_test, seed, str(root))
+        images = [images[0].subset(part) for part in rows]
+        labels = [labels[0][part] for part in rows]
+        how = f"split seed {seed}"
+    return make_image_dataset(
+        f"{root.resolve().name} latents",
+        *images,
+        *labels,
+        class_names,
+        f"{root}: latents of {len(images[0])} train and {len(images[1])} test images "
+        f"in {sum(len(files) for files, _ in found)} shards, {how}, scaled by "
+        f"{latent_scale:g}",
+        shift=0.0,
+        scale=1 / latent_scale,
+        is_latent=True,
+    )
+
+
+def _check_shard(file: Path, array: np.ndarray) -> None:
+    if array.dtype.name not in _DTYPES:
+        raise DataError(f"{file}: dtype {array.dtype}; allowed: {' or '.join(_DTYPES)}")
+    if array.ndim != 4 or 0 in array.shape:
+        raise DataError(
+            f"{file}: shape {array.shape}; allowed: [image, height, width, channel] or "
+            "[image, channel, height, width], none of them 0"
+        )
+
+
+def _find_folders(root: Path) -> list[Path]:
+    """The train and the test folder, or the root if there is neither."""
+    if not root.is_dir():
+        found = "a file" if root.exists() else "no such folder"
+        raise DataError(f"{root}: {found}; allowed: a folder of latents")
+    folders = [root / split for split in ("train", "test")]
+    present = [folder for folder in folders if folder.is_dir()]
+    if not present:
+        return [root]
+    if len(present) == 1:
+        raise DataError(
+            f"{root}: a folder {present[0].name} alone; allowed: train and test, or "
+            "shards in the folder itself"
+        )
+    return present
+
+
+def _list_shards(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Files of latents and of labels, in order and checked to be complete."""
+    found = {"latents": {}, "labels": {}}
+    for file in sorted(folder.glob("*.npy")):
+        match = _PATTERN.fullmatch(file.name)
+        if match is None or int(match[2]) in found[match[1]]:
+            raise DataError(
+                f"{file}: not a name of its own; allowed: latents-00000.npy and "
+                "labels-00000.npy, each number once"
+            )
+        found[match[1]][int(match[2])] = file
+    latents, labels = found["latents"], found["labels"]
+    if not latents:
+        raise DataError(f"{folder}: no shards; allowed: latents-00000.npy and so on")
+    if sorted(latents) != list(range(len(latents))):
+        missing = min(set(range(len(latents))) - set(latents))
+        raise DataError(
+            f"{folder}: latents-{missing:05d}.npy is missing, {len(latents)} others "
+            "are there; allowed: numbers from 0 without gaps"
+        )
+    if labels and set(labels) != set(latents):
+        odd = min(set(labels) ^ set(latents))
+        has, lacks = ("labels", "latents") if odd in labels else ("latents", "labels")
+        raise DataError(
+            f"{folder}: {has}-{odd:05d}.npy without {lacks}-{odd:05d}.npy; allowed: "
+            "labels for all shards or for none"
+        )
+    return [latents[i] for i in sorted(latents)], [labels[i] for i in sorted(labels)]
+
+
+def _read_labels(latents: list[Path], labels: list[Path]) -> np.ndarray | None:
+    if not labels:
+        return None
+    return np.concatenate(
+        [
+            check_labels(open_npy(file), len(open_npy(latent)), str(file))
+            for latent, file in zip(latents, labels, strict=True)
+        ]
+    )
+
+
+def _read_class_names(file: Path) -> tuple[str, ...] | None:
+    if not file.exists():
+        return None
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: not readable as UTF-8 ({error})") from error
+    names = tuple(line.strip() for line in lines)
+    if not names or not all(names):
+        found = f"line {names.index('') + 1} is empty" if names else "no lines"
+        raise DataError(f"{file}: {found}; allowed: the name of a class in each line")
+    return names

@@ -1,0 +1,420 @@
+"""What a set of images is, how it is checked and how it is split.
+
+Images are `[image, height, width, channel]`, pixels or the latents of an autoencoder,
+and stay as they are stored; a batch goes to the units of training by
+`(stored - shift) / scale`, which for pixels is [-1, 1]. Rows are drawn by
+`dataset.train[rows]`, whether `train` is an array or lies on disk
+(`latent_shards.Shards`).
+
+>>> import numpy as np
+>>> images, labels = np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1), np.arange(6) % 2
+>>> train, test = stratified_split(labels, num_test=2, seed=0)
+>>> parts = (images[train], images[test], labels[train], labels[test])
+>>> dataset = make_image_dataset("dots", *parts, None, "made up", shift=2.5, scale=2.5)
+>>> dataset.name, len(dataset.train), dataset.test_labels
+('dots (1x1x1)', 4, array([0, 1], dtype=int32))
+>>> pixels, classes = dataset.take(np.array([0, 3, 3]))
+>>> pixels.shape, pixels.dtype, float(pixels.min())
+((3, 1, 1, 1), dtype('float32'), -1.0)
+"""
+
+import collections
+import dataclasses
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from ncgn_jax.faults import DataError
+
+CHANNEL_AXES = ("auto", "first", "last")
+# Latents of unit variance hardly ever leave this interval.
+_LATENT_RANGE = 3.0
+
+
+class Rows(Protocol):
+    """What images need to be: an array, or something that reads like one."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def __getitem__(self, rows) -> np.ndarray:
+        """Images at an index, a slice or an array of indices."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageDataset:
+    """A training and a test set of images of one size.
+
+    Attributes:
+      name: What every table prints, e.g. "digits (8x8x1)".
+      train: Training images as stored, [image, height, width, channel].
+      test: Test images, as `train`.
+      train_labels: Class of each training image, int32 [image].
+      test_labels: Class of each test image, int32 [image].
+      class_names: Name of each class.
+      source: One line: where the images come from, how they were split and what was
+        left out.
+      shift: Stored value that becomes 0 in training.
+      scale: Difference of stored values that becomes 1 in training, > 0.
+      is_latent: Whether the images are latents of an autoencoder, not pixels.
+    """
+
+    name: str
+    train: Rows
+    test: Rows
+    train_labels: np.ndarray
+    test_labels: np.ndarray
+    class_names: tuple[str, ...]
+    source: str
+    shift: float
+    scale: float
+    is_latent: bool = False
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        height, width, channels = self.train.shape[1:]
+        return int(height), int(width), int(channels)
+
+    def take(self, rows, split: str = "train") -> tuple[np.ndarray, np.ndarray]:
+        """Draws images in the units of training, and their classes.
+
+        Args:
+          rows: Indices, [batch], or a slice.
+          split: "train" or "test".
+
+        Returns:
+          Images, float32 [batch, height, width, channel], and labels, int32 [batch].
+
+        Raises:
+          DataError: If a row on disk cannot be used.
+        """
+        images = {"train": self.train, "test": self.test}[split]
+        labels = {"train": self.train_labels, "test": self.test_labels}[split]
+        return self.to_training(images[rows]), labels[rows]
+
+    def rows(self, split: str = "train") -> "TrainingRows":
+        """Returns a split, "train" or "test", in the units of training, unread."""
+        return TrainingRows(self, {"train": self.train, "test": self.test}[split])
+
+    def to_training(self, stored: np.ndarray) -> np.ndarray:
+        """Returns stored images in the units of training, float32."""
+        shift, scale = np.float32(self.shift), np.float32(self.scale)
+        return (np.asarray(stored, np.float32) - shift) / scale
+
+    def from_training(self, images: np.ndarray) -> np.ndarray:
+        """Returns images in the units they are stored in, float32; not rounded."""
+        shift, scale = np.float32(self.shift), np.float32(self.scale)
+        return np.asarray(images, np.float32) * scale + shift
+
+    def to_saved(self, images: np.ndarray) -> np.ndarray:
+        """Makes what is saved of images in the units of training.
+
+        Returns:
+          Pixels as bytes, 0 black and 255 white; latents in the units they are stored
+          in, float32, ready for the decoder of their autoencoder.
+        """
+        return self.from_training(images) if self.is_latent else self.to_pixels(images)
+
+    def from_saved(self, saved: np.ndarray) -> np.ndarray:
+        """Returns what `to_saved` made in the units of training, float32."""
+        if self.is_latent:
+            return self.to_training(saved)
+        return np.asarray(saved, np.float32) / np.float32(127.5) - np.float32(1)
+
+    def to_pixels(self, images: np.ndarray) -> np.ndarray:
+        """Makes pictures of images in the units of training.
+
+        Latents are shown in false colours: their first three channels (the first
+        one, if there are fewer), from -3 to 3.
+
+        Args:
+          images: In the units of training, [..., height, width, channel].
+
+        Returns:
+          uint8 [..., height, width, 1 or 3], 0 black and 255 white.
+        """
+        images = np.asarray(images, np.float32)
+        if self.is_latent:
+            shown = 3 if images.shape[-1] >= 3 else 1
+            images = images[..., :shown] / np.float32(_LATENT_RANGE)
+        levels = np.round((images + 1) * np.float32(127.5))
+        return np.clip(levels, 0, 255).astype(np.uint8)
+
+
+class TrainingRows:
+    """Images in the units of training, read and converted where they are indexed.
+
+    Attributes:
+      shape: [image, height, width, channel].
+      dtype: float32.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, dataset: ImageDataset, images: Rows):
+        """Remembers what to read: images as stored, and in whose units."""
+        self._dataset, self._images = dataset, images
+        self.shape = tuple(images.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows) -> np.ndarray:
+        """Returns images at a slice or an array of indices, float32.
+
+        Raises:
+          DataError: If a row on disk cannot be used.
+        """
+        return self._dataset.to_training(self._images[rows])
+
+
+def make_image_dataset(
+    name: str,
+    train: Rows,
+    test: Rows,
+    train_labels: np.ndarray,
+    test_labels: np.ndarray,
+    class_names: Sequence[str] | None,
+    source: str,
+    shift: float,
+    scale: float,
+    is_latent: bool = False,
+) -> ImageDataset:
+    """Checks images and labels and joins them into an `ImageDataset`.
+
+    Args:
+      name: Name for tables; the size of the images is added.
+      train: Training images, [image, height, width, channel].
+      test: Test images.
+      train_labels: Class of each training image, [image] or [image, 1].
+      test_labels: Class of each test image.
+      class_names: Name of each class; None calls them by their numbers.
+      source: One-line description.
+      shift: Stored value that becomes 0 in training.
+      scale: Difference of stored values that becomes 1 in training.
+      is_latent: Whether the images are latents.
+
+    Returns:
+      The dataset.
+
+    Raises:
+      DataError: If a part is empty, sizes differ, labels are not whole numbers, do
+        not fit the images or the class names, or a class has no training image.
+    """
+    for split, images in (("train", train), ("test", test)):
+        if len(images.shape) != 4 or 0 in images.shape:
+            raise DataError(
+                f"{name}, {split}: shape {tuple(images.shape)}; allowed: "
+                "[image, height, width, channel], none of them 0"
+            )
+    if train.shape[1:] != test.shape[1:]:
+        raise DataError(
+            f"{name}: train images {_size(train)}, test images {_size(test)}; "
+            "allowed: one size"
+        )
+    train_labels = check_labels(train_labels, len(train), f"{name}, train labels")
+    test_labels = check_labels(test_labels, len(test), f"{name}, test labels")
+    return ImageDataset(
+        name=f"{name} ({_size(train)})",
+        train=train,
+        test=test,
+        train_labels=train_labels,
+        test_labels=test_labels,
+        class_names=_name_classes(name, train_labels, test_labels, class_names),
+        source=source,
+        shift=float(shift),
+        scale=float(scale),
+        is_latent=is_latent,
+    )
+
+
+def check_finite(images: np.ndarray, what: str) -> None:
+    """Refuses generated images that are not numbers.
+
+    Args:
+      images: [image, height, width, channel].
+      what: What they are, for the message.
+
+    Raises:
+      DataError: If one holds NaN or infinity.
+    """
+    finite = np.isfinite(images).reshape(len(images), -1).all(axis=1)
+    if not finite.all():
+        raise DataError(
+            f"{what}: {(~finite).sum()} of {len(images)} images hold NaN or infinity; "
+            "training or the sampler has diverged: try a smaller train.learning_rate, "
+            "more sample.num_steps, or sample.data_limit"
+        )
+
+
+def check_labels(labels: np.ndarray, num_images: int, where: str) -> np.ndarray:
+    """Returns the classes of images as int32 [image].
+
+    Args:
+      labels: Classes, [image] or [image, 1].
+      num_images: How many there must be.
+      where: File or field, for the message.
+
+    Raises:
+      DataError: Unless they are whole numbers >= 0, one for each image.
+    """
+    labels = np.asarray(labels)
+    if labels.dtype.kind not in "iu":
+        raise DataError(
+            f"{where}: dtype {labels.dtype}; allowed: whole numbers (int or uint)"
+        )
+    if labels.shape not in ((num_images,), (num_images, 1)):
+        raise DataError(
+            f"{where}: shape {labels.shape} for {num_images} images; allowed: one "
+            "number for each image"
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high > np.iinfo(np.int32).max:
+        raise DataError(f"{where}: {low}..{high}; allowed: 0..number of classes - 1")
+    return labels.reshape(num_images).astype(np.int32)
+
+
+def stratified_split(
+    labels: np.ndarray, num_test: int, seed: int, where: str = "labels"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Splits images so that every class is held out in proportion to its size.
+
+    Shares are rounded by largest remainder, and every class keeps a training image.
+
+    Args:
+      labels: Class of each image, [image].
+      num_test: Test images wanted; there are fewer only where classes are so small
+        that they have none to give.
+      seed: Seed of the draw.
+      where: File or field, for the message.
+
+    Returns:
+      Indices of the training and of the test images, each in ascending order.
+
+    Raises:
+      DataError: If nothing would be left on one side.
+    """
+    _, members, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    available = int((counts - 1).sum())
+    if num_test < 1 or available < 1:
+        raise DataError(
+            f"{where}: {num_test} test images asked of {len(labels)} images in "
+            f"{len(counts)} classes; allowed: 1..{available}, so that every class "
+            "keeps a training image"
+        )
+    share = min(num_test, available) * counts / len(labels)
+    given = np.floor(share).astype(int)
+    while given.sum() < min(num_test, available):
+        given[np.argmax(np.where(given < counts - 1, share - given, -np.inf))] += 1
+    rng = np.random.default_rng(seed)
+    is_test = np.zeros(len(labels), bool)
+    by_class = np.split(np.argsort(members, kind="stable"), np.cumsum(counts)[:-1])
+    for rows, count in zip(by_class, given, strict=True):
+        is_test[rng.permutation(rows)[:count]] = True
+    return np.flatnonzero(~is_test), np.flatnonzero(is_test)
+
+
+def num_held_out(num_images: int, test_fraction: float) -> int:
+    """Returns how many of some images a share is, at least one.
+
+    Raises:
+      DataError: If the share is not between 0 and 1.
+    """
+    if not 0 < test_fraction < 1:
+        raise DataError(f"test_fraction={test_fraction}; allowed: between 0 and 1")
+    return max(1, round(test_fraction * num_images))
+
+
+def find_channel_axis(
+    shape: tuple[int, ...],
+    channel_axis: str,
+    where: str,
+    channels: Sequence[int] = (),
+) -> int:
+    """Says which axis of an array of images holds the channels.
+
+    Args:
+      shape: Of four axes, the images first.
+      channel_axis: "first" (axis 1), "last" (axis 3), or "auto": the axis that has
+        one of the allowed numbers of channels, or where any number is allowed the
+        one beside two equal axes.
+      where: File or field, for the message.
+      channels: Allowed numbers of channels; () for any.
+
+    Returns:
+      1 or 3.
+
+    Raises:
+      DataError: If both axes could be it, or neither, or the number is not allowed.
+    """
+    if channel_axis not in CHANNEL_AXES:
+        raise DataError(
+            f"data.channel_axis={channel_axis!r}; allowed: {', '.join(CHANNEL_AXES)}"
+        )
+    axes = {"first": 1, "last": 3}
+    if channel_axis != "auto":
+        axis = axes[channel_axis]
+        if channels and shape[axis] not in channels:
+            raise DataError(
+                f"{where}: shape {shape}, {shape[axis]} channels with "
+                f"data.channel_axis={channel_axis!r}; allowed: {_either(channels)}"
+            )
+        return axis
+    if channels:
+        fitting = [axis for axis in axes.values() if shape[axis] in channels]
+    else:
+        sides = {1: shape[2:], 3: shape[1:3]}
+        fitting = [axis for axis, (one, other) in sides.items() if one == other]
+    if len(fitting) != 1:
+        rule = f"{_either(channels)} channels" if channels else "two equal sides"
+        fault = "either axis could be" if fitting else "neither axis 1 nor 3 can be"
+        raise DataError(
+            f"{where}: shape {shape}, {fault} that of the channels; allowed: {rule}, "
+            "or say data.channel_axis='first' or 'last'"
+        )
+    return fitting[0]
+
+
+def _either(channels: Sequence[int]) -> str:
+    return " or ".join(map(str, channels))
+
+
+def _size(images: Rows) -> str:
+    return "x".join(map(str, images.shape[1:]))
+
+
+def _name_classes(
+    name: str,
+    train_labels: np.ndarray,
+    test_labels: np.ndarray,
+    class_names: Sequence[str] | None,
+) -> tuple[str, ...]:
+    present = np.unique(train_labels)
+    highest = int(max(present[-1], test_labels.max()))
+    num_classes = highest + 1 if class_names is None else len(class_names)
+    if highest >= num_classes:
+        raise DataError(
+            f"{name}: label {highest} for {num_classes} class names; allowed: "
+            f"0..{num_classes - 1}"
+        )
+    if len(present) < num_classes:
+        gap = int(np.setdiff1d(np.arange(len(present) + 1), present)[0])
+        called = "" if class_names is None else f" ({class_names[gap]})"
+        raise DataError(
+            f"{name}: class {gap}{called} has no training image, {len(present)} of "
+            f"{num_classes} classes have; allowed: labels 0..{num_classes - 1}, each "
+            "with at least one"
+        )
+    names = range(num_classes) if class_names is None else class_names
+    names = tuple(str(called) for called in names)
+    called, times = collections.Counter(names).most_common(1)[0]
+    if times > 1:
+        raise DataError(
+            f"{name}: class name {called!r} {times} times; allowed: each name once"
+        )
+    return names

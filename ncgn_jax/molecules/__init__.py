@@ -1,0 +1,1 @@
+"""Molecules by diffusion in the latents of an autoencoder: data, models, measures."""

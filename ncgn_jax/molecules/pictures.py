@@ -1,0 +1,122 @@
+"""What the molecule tasks draw, and the files of molecules they leave."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ncgn_jax.molecules.codec import MoleculeCodec, Variables
+from ncgn_jax.molecules.draw_molecules import (
+    draw_latents,
+    draw_molecule_sheet,
+    draw_nearest,
+)
+from ncgn_jax.molecules.files import write_sdf, write_smiles
+from ncgn_jax.molecules.sets import MoleculeDataset
+from ncgn_jax.molecules.validity import check_molecules, to_molecule
+
+_NUM_SHEET = 36
+_NUM_PATHS = 5
+_NUM_LATENTS = 500
+
+
+def draw_all(
+    task: Any,
+    params: Any,
+    model_state: Any,
+    samples: dict[str, np.ndarray],
+    folder: Path,
+) -> list[Path]:
+    """Draws generated molecules, their nearest ones, paths and latents.
+
+    Args:
+      task: A `tasks.molecules.MoleculeTask`.
+      params: Parameters of the network.
+      model_state: With the autoencoder.
+      samples: As the task's `sample` returned them.
+      folder: Where to.
+
+    Returns:
+      Paths of the pictures. Beside them `molecules.smi` and `molecules.sdf` hold the
+      valid molecules, as decoded and in one piece, in the order of the samples.
+    """
+    classes = task.dataset.train.classes
+    checks = check_molecules(samples["atoms"], samples["bonds"], classes)
+    whole = np.flatnonzero(checks.valid & checks.connected)
+    smiles = [checks.smiles[i] for i in whole]
+    write_smiles(folder / "molecules.smi", smiles)
+    write_sdf(folder / "molecules.sdf", smiles_to_molecules(smiles))
+    drawn = [
+        to_molecule(*pair, classes)
+        for pair in zip(
+            samples["atoms"][:_NUM_SHEET], samples["bonds"][:_NUM_SHEET], strict=True
+        )
+    ]
+    pictures = [draw_molecule_sheet(drawn, folder / "molecules.png")]
+    if smiles:
+        known = task.dataset.train.smiles.tolist()
+        nearest = list(dict.fromkeys(smiles))[: _NUM_PATHS * 2]
+        pictures.append(draw_nearest(nearest, known, folder / "nearest.png", columns=5))
+    codec = model_state["codec"]
+    pictures.append(_draw_paths(task, params, codec, folder))
+    pictures.append(draw_latent_space(task.codec, codec, task.dataset, folder))
+    return pictures
+
+
+def draw_latent_space(
+    codec: MoleculeCodec,
+    variables: Variables,
+    dataset: MoleculeDataset,
+    folder: Path,
+) -> Path:
+    """Draws the latents of test molecules by class, and of pairs by bond order."""
+    test = dataset.test.take(slice(_NUM_LATENTS))
+    latents = codec.encode_all(variables, test, len(test), seed=0)
+    mask = test.node_mask
+    number = np.cumsum(mask.ravel()).reshape(mask.shape) - 1  # of the real atoms
+    molecule, one, other = np.nonzero(np.triu(mask[:, :, None] & mask[:, None], k=1))
+    return draw_latents(
+        latents[mask],
+        test.atoms[mask],
+        test.classes,
+        folder / "latents.png",
+        pairs=np.stack([number[molecule, one], number[molecule, other]], axis=1),
+        bonds=test.bonds[molecule, one, other],
+    )
+
+
+def smiles_to_molecules(smiles: list[str]) -> list[Any]:
+    """Reads canonical SMILES; each molecule gets a drawing and its SMILES as name."""
+    from rdkit import Chem
+    from rdkit.Chem import rdDepictor
+
+    read = {text: Chem.MolFromSmiles(text) for text in smiles}
+    # What RDKit wrote itself it reads but for rare faults of its own.
+    molecules = [read[text] for text in smiles if read[text] is not None]
+    for molecule in molecules:
+        text = Chem.MolToSmiles(molecule)
+        rdDepictor.Compute2DCoords(molecule)
+        molecule.SetProp("_Name", text)
+    return molecules
+
+
+def _draw_paths(task, params, codec, folder: Path) -> Path:
+    """Draws molecules decoded on the way from noise to data, a row each."""
+    sizes = Counter(task.dataset.train.num_atoms.tolist()).most_common(1)[0][0]
+    counts = np.full(_NUM_PATHS, sizes)
+    mask = task.codec.mask_of(counts)
+    columns, captions = [], []
+    for latents, t in task.walk(params, codec, counts, task.config.seed):
+        parts = task.codec.decode_all(codec, latents, mask)
+        columns.append(
+            [
+                to_molecule(atoms, bonds, task.dataset.train.classes)
+                for atoms, bonds in zip(parts["atoms"], parts["bonds"], strict=True)
+            ]
+        )
+        captions.append(f"t = {t:.2f}")
+    rows = [column[i] for i in range(_NUM_PATHS) for column in columns]
+    return draw_molecule_sheet(
+        rows, folder / "paths.png", captions * _NUM_PATHS, columns=len(columns)
+    )

@@ -1,0 +1,253 @@
+"""QM9: molecules of up to nine atoms of C, N, O and F, and some of their properties.
+
+The tables come from the package qm9pack 1.0.3, which leaves out the molecules that
+QM9 itself calls uncharacterised. The package is only read, never imported: its wheel,
+the folder of its tables or an installed copy will do. A sample of 600 molecules comes
+with this package: 60 of the 172 with 2 to 5 heavy atoms and 540 larger ones, drawn
+without replacement out of those with different SMILES.
+
+Properties: `gap` between the frontier orbitals in hartree, `dipole` moment in debye,
+isotropic `polarizability` in bohr^3.
+
+>>> sample = load_sample()
+>>> len(sample.train), len(sample.validation), len(sample.test)
+(480, 60, 60)
+>>> sample.train.atoms.shape, sample.train.classes[:4]
+((480, 9), ('C', 'N', 'O', 'F'))
+"""
+
+import csv
+import io
+import os
+import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+from tqdm import tqdm
+
+from ncgn_jax.data.cache import cached_arrays
+from ncgn_jax.faults import DataError
+from ncgn_jax.molecules.faults import (
+    Fault,
+    Limits,
+    describe_faults,
+    find_fault,
+    parse_smiles,
+)
+from ncgn_jax.molecules.sets import (
+    MoleculeDataset,
+    MoleculeSet,
+    encode_molecules,
+    split_molecules,
+)
+
+QM9_CLASSES = ("C", "N", "O", "F", "N+", "O-", "N-", "C-")
+MAX_ATOMS = 9
+QM9_COLUMNS = {
+    "gap": "HOMO_LUMO_gap_au",
+    "dipole": "Dipole_debye",
+    "polarizability": "Polarizability_bohr3",
+}
+SAMPLE_FILE = Path(__file__).parent / "embedded" / "qm9_sample.csv"
+_TABLES = tuple(f"qm9_part{part}.csv" for part in (1, 2, 3))
+_HOW = "`pip install qm9pack==1.0.3 --no-deps`, or data.path=... (its .whl or folder)"
+_FIELD_BYTES = 2**24  # cells of the tables hold whole geometries
+_VERSION = 1  # raise when the arrays change, so that cached sets are made anew
+
+
+def find_qm9() -> Path | None:
+    """Returns the folder with the tables of an installed qm9pack, or None."""
+    try:
+        found = metadata.distribution("qm9pack").locate_file("qm9pack/data")
+    except metadata.PackageNotFoundError:
+        return None
+    folder = Path(str(found))
+    return folder if all((folder / table).is_file() for table in _TABLES) else None
+
+
+def load_qm9(
+    path: str | os.PathLike[str] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    num_train: int = 100_000,
+    num_validation: int = 20_000,
+    seed: int = 0,
+) -> MoleculeDataset:
+    """Loads all molecules of two or more heavy atoms, drawn, and splits them.
+
+    A few SMILES stand in QM9 more than once and may be in two parts of the split.
+
+    Args:
+      path: The wheel of qm9pack, a folder that holds its tables (at any depth), or
+        one table with the same columns; None takes the installed package.
+      cache_dir: Folder for the prepared arrays, which take minutes to make; None to
+        keep nothing.
+      num_train: Training molecules.
+      num_validation: Validation molecules; those left are the test molecules.
+      seed: Seed of the split.
+
+    Returns:
+      The dataset, its arrays padded to 9 atoms.
+
+    Raises:
+      DataError: If the tables are not found or are not as expected, or the split
+        does not fit.
+    """
+    path = find_qm9() if path is None else Path(path)
+    if path is None:
+        raise DataError(f"QM9 is not installed; {_HOW}")
+    with _open_tables(path) as tables:
+        settings = {
+            "tables": [[name, size] for name, size, _ in tables],
+            "classes": QM9_CLASSES,
+            "version": _VERSION,
+        }
+        arrays = cached_arrays(cache_dir, "qm9", settings, lambda: _build(tables))
+    report = str(arrays.pop("report"))
+    molecules = _from_arrays(arrays)
+    parts = split_molecules(molecules, num_train, num_validation, seed)
+    source = f"QM9 (qm9pack, {path.name}): {len(molecules)} molecules; {report}"
+    return MoleculeDataset("QM9", f"{source}; split seed {seed}", *parts)
+
+
+def load_sample(seed: int = 0) -> MoleculeDataset:
+    """Loads the 600 molecules of QM9 that come with this package, split 80/10/10.
+
+    Args:
+      seed: Seed of the split.
+
+    Returns:
+      The dataset, its arrays as those of `load_qm9`.
+    """
+    columns = {name: name for name in QM9_COLUMNS}
+    with SAMPLE_FILE.open(newline="", encoding="utf-8") as file:
+        rows = list(_read_rows(file, SAMPLE_FILE.name, "smiles", columns))
+    molecules, _ = _encode_rows(rows)
+    tenth = len(molecules) // 10
+    parts = split_molecules(molecules, len(molecules) - 2 * tenth, tenth, seed)
+    source = (
+        f"{len(molecules)} molecules of QM9 that come with the package; "
+        f"split seed {seed}; not the whole of QM9"
+    )
+    return MoleculeDataset("QM9 sample", source, *parts)
+
+
+_Table = tuple[str, int, TextIO]  # name, bytes, opened
+_Row = tuple[int, str, list[float]]  # line, SMILES, properties
+
+
+@contextmanager
+def _open_tables(path: Path) -> Iterator[list[_Table]]:
+    """Opens the tables of a wheel, a folder or a file, in the order of their names."""
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder; {_HOW}")
+    if path.suffix.lower() == ".csv":
+        with path.open(newline="", encoding="utf-8") as file:
+            yield [(path.name, path.stat().st_size, file)]
+    elif path.is_dir():
+        found = {file.name: file for file in sorted(path.rglob("qm9_part*.csv"))}
+        _check_tables(found, path)
+        files = [found[table].open(newline="", encoding="utf-8") for table in _TABLES]
+        try:
+            sizes = [found[table].stat().st_size for table in _TABLES]
+            yield list(zip(_TABLES, sizes, files, strict=True))
+        finally:
+            for file in files:
+                file.close()
+    else:
+        try:
+            archive = zipfile.ZipFile(path)
+        except Exception as error:  # the reader of zips raises whatever it meets
+            raise DataError(f"{path}: not a wheel ({error}); {_HOW}") from error
+        with archive:
+            found = {info.filename.split("/")[-1]: info for info in archive.infolist()}
+            _check_tables(found, path)
+            try:
+                files = [archive.open(found[table]) for table in _TABLES]
+            except Exception as error:  # as above
+                raise DataError(f"{path}: damaged wheel ({error}); {_HOW}") from error
+            texts = [io.TextIOWrapper(file, "utf-8", newline="") for file in files]
+            sizes = [found[table].file_size for table in _TABLES]
+            yield list(zip(_TABLES, sizes, texts, strict=True))
+
+
+def _check_tables(found: Iterable[str], path: Path) -> None:
+    absent = [table for table in _TABLES if table not in found]
+    if absent:
+        raise DataError(f"{path}: no {', '.join(absent)} in it; {_HOW}")
+
+
+def _build(tables: list[_Table]) -> dict[str, np.ndarray]:
+    rows = (
+        row
+        for name, _, file in tables
+        for row in _read_rows(file, name, "SMILES", QM9_COLUMNS)
+    )
+    bar = tqdm(rows, desc="reading QM9", unit="molecule", disable=None)
+    molecules, report = _encode_rows(bar)
+    return {
+        "atoms": molecules.atoms,
+        "bonds": molecules.bonds,
+        "smiles": molecules.smiles,
+        "depictions": molecules.depictions.astype(np.float16),
+        "report": np.asarray(report),
+        **molecules.properties,
+    }
+
+
+def _from_arrays(arrays: dict[str, np.ndarray]) -> MoleculeSet:
+    atoms, places = arrays["atoms"], arrays["depictions"].astype(np.float32)
+    mask = (atoms >= 0)[:, :, None]
+    # Rounding to half precision has moved the mean a little.
+    centre = places.sum(1, keepdims=True) / mask.sum(1, keepdims=True)
+    return MoleculeSet(
+        atoms,
+        arrays["bonds"],
+        QM9_CLASSES,
+        arrays["smiles"],
+        {name: arrays[name] for name in QM9_COLUMNS},
+        np.where(mask, places - centre.astype(np.float32), 0),
+    )
+
+
+def _read_rows(
+    file: TextIO, where: str, smiles: str, columns: dict[str, str]
+) -> Iterator[_Row]:
+    csv.field_size_limit(max(csv.field_size_limit(), _FIELD_BYTES))
+    reader = csv.DictReader(file, restval="")
+    try:
+        header = reader.fieldnames or []
+        absent = [name for name in (smiles, *columns.values()) if name not in header]
+        for row in reader if not absent else ():
+            values = [float(row[column] or "nan") for column in columns.values()]
+            yield reader.line_num, row[smiles].strip(), values
+    except Exception as error:  # of csv, text, numbers, or whatever a zip raises
+        raise DataError(f"{where}, line {reader.line_num}: {error}") from error
+    if absent:
+        raise DataError(
+            f"{where}: no column {absent[0]!r}; found: {', '.join(header)}; {_HOW}"
+        )
+
+
+def _encode_rows(rows: Iterable[_Row]) -> tuple[MoleculeSet, str]:
+    faults: list[tuple[int, Fault]] = []
+    values: list[list[float]] = []
+    limits = Limits(MAX_ATOMS, elements=("C", "N", "O", "F"))
+
+    def usable():
+        for line, smiles, numbers in rows:
+            mol, fault = parse_smiles(smiles)
+            fault = fault or find_fault(mol, limits)
+            if fault is None:
+                values.append(numbers)
+                yield mol
+            else:
+                faults.append((line, fault))
+
+    molecules = encode_molecules(usable(), QM9_CLASSES, MAX_ATOMS, depict=True)
+    columns = np.asarray(values, np.float32).reshape(len(values), len(QM9_COLUMNS)).T
+    molecules.properties.update(zip(QM9_COLUMNS, columns.copy(), strict=True))
+    return molecules, describe_faults(faults)

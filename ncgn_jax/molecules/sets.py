@@ -1,0 +1,262 @@
+"""Molecules as arrays: a class for every atom, an order for every bond.
+
+Hydrogens are left out, since they follow from the bonds; aromatic rings are stored in
+one Kekule form. What arrays cannot hold is dropped (stereo marks, isotopes, radicals),
+and the SMILES beside them are those of the graph that is stored.
+
+>>> from rdkit import Chem
+>>> molecules = encode_molecules([Chem.MolFromSmiles("C[N+](=O)[O-]")], depict=True)
+>>> molecules.classes, molecules.atoms.tolist()
+(('C', 'N+', 'O', 'O-'), [[0, 1, 2, 3]])
+>>> molecules.bonds[0, 1].tolist(), max_valences(molecules.classes).tolist()
+([1, 0, 2, 1], [4, 4, 2, 1])
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ncgn_jax.faults import DataError
+from ncgn_jax.molecules.atom_classes import class_name, import_chem
+from ncgn_jax.molecules.atom_classes import max_valences as max_valences
+from ncgn_jax.molecules.atom_classes import split_class as split_class
+
+if TYPE_CHECKING:
+    from rdkit.Chem import Mol, RWMol
+
+BOND_ORDERS = (1, 2, 3)
+
+
+@dataclasses.dataclass(frozen=True)
+class MoleculeSet:
+    """Molecular graphs of heavy atoms, padded to the largest.
+
+    Attributes:
+      atoms: Class of each atom, int8 [molecule, atom]; -1 in the padding.
+      bonds: Order of each bond, 0 for none, int8 [molecule, atom, atom], symmetric.
+      classes: Name of each class: element and formal charge, as "C", "N+", "Fe+2".
+      smiles: Canonical SMILES of each graph, unicode [molecule].
+      properties: Numbers by name, float32 [molecule]; NaN where unknown.
+      depictions: Place of each atom in a drawing with bonds of length 1.5, float32
+        [molecule, atom, 2], mean 0, padding 0; None if not drawn.
+    """
+
+    atoms: np.ndarray
+    bonds: np.ndarray
+    classes: tuple[str, ...]
+    smiles: np.ndarray
+    properties: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    depictions: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.atoms)
+
+    @property
+    def node_mask(self) -> np.ndarray:
+        """False for padding, bool [molecule, atom]."""
+        return self.atoms >= 0
+
+    @property
+    def num_atoms(self) -> np.ndarray:
+        """Heavy atoms of each molecule, int32 [molecule]."""
+        return self.node_mask.sum(axis=1, dtype=np.int32)
+
+    def take(self, index: np.ndarray | slice) -> "MoleculeSet":
+        """Returns the molecules at `index` (numbers, a mask or a slice)."""
+        drawn = None if self.depictions is None else self.depictions[index]
+        return dataclasses.replace(
+            self,
+            atoms=self.atoms[index],
+            bonds=self.bonds[index],
+            smiles=self.smiles[index],
+            properties={name: v[index] for name, v in self.properties.items()},
+            depictions=drawn,
+        )
+
+    def check(self) -> None:
+        """Raises DataError if shapes or values contradict the description above."""
+        num, size = self.atoms.shape
+        mask = self.node_mask
+        pairs = mask[:, :, None] & mask[:, None, :] & ~np.eye(size, dtype=bool)
+        places = (
+            np.zeros((num, size, 2)) if self.depictions is None else self.depictions
+        )
+        rules = {
+            "atoms": self.atoms.dtype == np.int8
+            and np.all((self.atoms >= -1) & (self.atoms < len(self.classes)))
+            and np.all(mask[:, :-1] >= mask[:, 1:]),
+            "bonds": self.bonds.shape == (num, size, size)
+            and self.bonds.dtype == np.int8
+            and np.all((self.bonds >= 0) & (self.bonds <= max(BOND_ORDERS)))
+            and np.all(self.bonds == self.bonds.swapaxes(1, 2))
+            and not self.bonds[~pairs].any(),
+            "classes": len(set(self.classes)) == len(self.classes),
+            "smiles": self.smiles.shape == (num,) and self.smiles.dtype.kind == "U",
+            "properties": all(v.shape == (num,) for v in self.properties.values()),
+            "depictions": places.shape == (num, size, 2)
+            and np.all(np.isfinite(places))
+            and not places[~mask].any(),
+        }
+        wrong = [name for name, holds in rules.items() if not holds]
+        if wrong:
+            raise DataError(f"molecules: {', '.join(wrong)} not as described")
+
+
+@dataclasses.dataclass(frozen=True)
+class MoleculeDataset:
+    """Training, validation and test molecules with the same classes and padding.
+
+    Attributes:
+      name: What every table prints, e.g. "QM9".
+      source: One line: where the molecules come from, how many left out and why.
+      train: Molecules to learn from.
+      validation: Molecules to choose by.
+      test: Molecules to report on.
+    """
+
+    name: str
+    source: str
+    train: MoleculeSet
+    validation: MoleculeSet
+    test: MoleculeSet
+
+    def all_smiles(self) -> frozenset[str]:
+        """Returns the different SMILES of the three parts together."""
+        parts = (self.train, self.validation, self.test)
+        return frozenset(text for part in parts for text in part.smiles.tolist())
+
+
+class _Graph(NamedTuple):
+    names: list[str]  # class of each atom
+    bonds: list[tuple[int, int, int]]  # begin, end, order
+    smiles: str
+    places: np.ndarray | None  # [atom, 2]
+
+
+def encode_molecules(
+    mols: Iterable["Mol"],
+    classes: Sequence[str] | None = None,
+    max_atoms: int | None = None,
+    *,
+    depict: bool = False,
+) -> MoleculeSet:
+    """Turns RDKit molecules into arrays; heavy atoms keep their order.
+
+    Args:
+      mols: Sanitised molecules, which are not changed; read one after the other.
+      classes: Atom classes to use; None takes those found, the commonest first.
+      max_atoms: Atoms to pad to; None takes the largest molecule.
+      depict: Whether to draw the molecules too (RDKit's 2-D coordinates).
+
+    Returns:
+      The molecules, without properties.
+
+    Raises:
+      DataError: If a molecule is too large, has an atom of another class, a bond
+        that is neither single nor double nor triple, or a valence that is too high;
+        says which molecule, counted from 0.
+    """
+    graphs = [_to_graph(mol, index, depict) for index, mol in enumerate(mols)]
+    if classes is None:
+        counts = Counter(name for graph in graphs for name in graph.names)
+        classes = sorted(counts, key=lambda name: (-counts[name], name))
+    if max_atoms is None:
+        max_atoms = max((len(graph.names) for graph in graphs), default=0)
+    atoms = np.full((len(graphs), max_atoms), -1, np.int8)
+    bonds = np.zeros((len(graphs), max_atoms, max_atoms), np.int8)
+    places = np.zeros((len(graphs), max_atoms, 2), np.float32) if depict else None
+    indices = {name: index for index, name in enumerate(classes)}
+    for row, graph in enumerate(graphs):
+        _check_graph(graph, row, indices, max_atoms)
+        atoms[row, : len(graph.names)] = [indices[name] for name in graph.names]
+        for begin, end, order in graph.bonds:
+            bonds[row, begin, end] = bonds[row, end, begin] = order
+        if depict:
+            places[row, : len(graph.names)] = graph.places
+    smiles = np.asarray([graph.smiles for graph in graphs], np.str_)
+    return MoleculeSet(atoms, bonds, tuple(classes), smiles, {}, places)
+
+
+def _check_graph(
+    graph: _Graph, row: int, indices: dict[str, int], max_atoms: int
+) -> None:
+    where = f"molecule {row} ({graph.smiles})"
+    if len(graph.names) > max_atoms:
+        raise DataError(f"{where}: {len(graph.names)} atoms; allowed: max {max_atoms}")
+    unknown = sorted(set(graph.names) - set(indices))
+    if unknown:
+        raise DataError(
+            f"{where}: atom class {unknown[0]!r}; allowed: {', '.join(indices)}"
+        )
+
+
+def _to_graph(mol: "Mol", index: int, depict: bool) -> _Graph:
+    chem = import_chem()
+    try:
+        plain = _strip_molecule(mol, chem)
+        bonds = [_to_bond(bond) for bond in plain.GetBonds()]
+        atoms = plain.GetAtoms()
+        names = [class_name(a.GetSymbol(), a.GetFormalCharge()) for a in atoms]
+        chem.SanitizeMol(plain)
+    except (ValueError, RuntimeError) as error:
+        raise DataError(f"molecule {index}: {error}") from error
+    smiles = chem.MolToSmiles(plain)
+    return _Graph(names, bonds, smiles, _draw(plain) if depict else None)
+
+
+def _strip_molecule(mol: "Mol", chem: ModuleType) -> "RWMol":
+    """Leaves elements, charges and Kekule bonds, from which all else follows."""
+    plain = chem.RWMol(mol)
+    chem.RemoveStereochemistry(plain)
+    for atom in plain.GetAtoms():
+        atom.SetIsotope(0)
+        atom.SetAtomMapNum(0)
+    if any(atom.GetAtomicNum() == 1 for atom in plain.GetAtoms()):
+        plain = chem.RWMol(chem.RemoveHs(plain))
+    chem.Kekulize(plain, clearAromaticFlags=True)
+    for atom in plain.GetAtoms():
+        atom.SetNoImplicit(False)
+        atom.SetNumExplicitHs(0)
+        atom.SetNumRadicalElectrons(0)
+    return plain
+
+
+def _to_bond(bond) -> tuple[int, int, int]:
+    order = bond.GetBondTypeAsDouble()
+    if order not in BOND_ORDERS or bond.GetBondType().name.startswith("DATIVE"):
+        raise DataError(
+            f"bond of type {bond.GetBondType().name}; allowed: SINGLE, DOUBLE, TRIPLE"
+        )
+    return bond.GetBeginAtomIdx(), bond.GetEndAtomIdx(), int(order)
+
+
+def _draw(mol: "Mol") -> np.ndarray:
+    from rdkit.Chem import rdDepictor
+
+    # RDKit's own algorithm, whatever the session prefers, so that runs agree.
+    rdDepictor.Compute2DCoords(mol, canonOrient=True, forceRDKit=True)
+    places = mol.GetConformer().GetPositions()[:, :2]
+    return places - places.mean(axis=0)
+
+
+def split_molecules(
+    molecules: MoleculeSet, num_train: int, num_validation: int, seed: int
+) -> tuple[MoleculeSet, MoleculeSet, MoleculeSet]:
+    """Draws training and validation molecules; the others are the test molecules.
+
+    Raises:
+      DataError: If one of the three would be empty.
+    """
+    left = len(molecules) - num_train - num_validation
+    if min(num_train, num_validation, left) < 1:
+        raise DataError(
+            f"num_train={num_train}, num_validation={num_validation} of "
+            f"{len(molecules)} molecules leave {left} to test; allowed: each >= 1"
+        )
+    order = np.random.default_rng(seed).permutation(len(molecules))
+    parts = np.split(order, [num_train, num_train + num_validation])
+    return tuple(molecules.take(part) for part in parts)

@@ -1,0 +1,1 @@
+"""Point clouds: files and sets, model, task, measures and pictures."""

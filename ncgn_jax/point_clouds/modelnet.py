@@ -1,0 +1,232 @@
+"""ModelNet10 and ModelNet40 as point clouds, from the official zip or a folder.
+
+Files are laid out `category/{train,test}/name.off`, at any depth. The zip is read
+member by member and never unpacked.
+"""
+
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from ncgn_jax.data.cache import cached_arrays
+from ncgn_jax.faults import DataError
+from ncgn_jax.point_clouds.off_files import read_off, sample_surface
+from ncgn_jax.point_clouds.sets import (
+    PointDataset,
+    draw_points,
+    make_dataset,
+    normalise_clouds,
+)
+
+SAMPLINGS = ("vertices", "surface")
+SPLITS = ("train", "test")
+MAX_MEMBER_BYTES = 2**29
+
+
+class _Mesh(NamedTuple):
+    """One mesh file: its place in the layout, and its size and time for the cache."""
+
+    category: str
+    split: str
+    file: str
+    size: int
+    stamp: str
+
+
+def load_modelnet(
+    path: str | os.PathLike[str],
+    num_points: int,
+    sampling: str = "vertices",
+    categories: Sequence[str] | None = None,
+    seed: int = 0,
+    cache_dir: str | os.PathLike[str] | None = None,
+    num_stored: int | None = None,
+) -> PointDataset:
+    """Loads ModelNet as clouds centred and scaled to [-1, 1].
+
+    Args:
+      path: The official zip, or a folder that holds `category/{train,test}/*.off`.
+      num_points: Points of a test cloud, and of a training cloud unless `num_stored`.
+      sampling: "vertices": as in arXiv 2507.09391, mesh vertices drawn without
+        replacement, shapes with fewer left out (and counted in `source`);
+        "surface": uniform by area.
+      categories: Categories to use; None for all.
+      seed: Seed of the draws. Each shape has its own stream, so its cloud does not
+        depend on which other shapes are loaded.
+      cache_dir: Where the result is kept as .npz; None to keep nothing.
+      num_stored: For "surface", points kept of a training cloud, >= num_points.
+
+    Returns:
+      The official split.
+
+    Raises:
+      DataError: On an unsafe zip, no usable file, an unknown category or a broken
+        mesh; the message names the file.
+    """
+    if sampling not in SAMPLINGS:
+        raise DataError(f"sampling={sampling!r}; allowed: {', '.join(SAMPLINGS)}")
+    num_stored = num_stored or num_points
+    if num_stored < num_points or (sampling == "vertices" and num_stored > num_points):
+        raise DataError(
+            f"num_stored={num_stored} with sampling={sampling!r}; allowed: "
+            f"{num_points} (= num_points), more with sampling='surface'"
+        )
+    path = Path(path)
+    with _open(path) as (meshes, read):
+        names = sorted({mesh.category for mesh in meshes})
+        names = _choose_categories(names, categories, path)
+        meshes = [mesh for mesh in meshes if mesh.category in names]
+        settings = {
+            "path": str(path.resolve()),
+            "files": zlib.crc32(repr(meshes).encode()),
+            "num_points": [num_points, num_stored],
+            "sampling": sampling,
+            "categories": names,
+            "seed": seed,
+            "version": 1,
+        }
+
+        def build() -> dict[str, np.ndarray]:
+            return _build(meshes, names, read, num_points, num_stored, sampling, seed)
+
+        arrays = cached_arrays(cache_dir, "modelnet", settings, build)
+    unit = "mesh vertices" if sampling == "vertices" else "surface points"
+    family = next((n for n in ("ModelNet40", "ModelNet10") if n in path.name), "meshes")
+    title = family if family != "meshes" else f"meshes in {path.name}"
+    skipped = int(arrays["num_skipped"])
+    return make_dataset(
+        f"{title} (OFF, {num_stored} {unit})",
+        arrays["train"],
+        arrays["test"],
+        arrays["train_labels"],
+        arrays["test_labels"],
+        tuple(names),
+        f"{path}: {len(arrays['train'])} train and {len(arrays['test'])} test shapes, "
+        f"{unit}; {skipped} shapes with fewer than {num_points} vertices not used",
+    )
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[tuple]:
+    """Yields the meshes of a folder or zip and a function that reads one."""
+    if path.is_dir():
+        yield _list_folder(path), lambda file: (path / file).read_bytes()
+        return
+    if not path.is_file():
+        raise DataError(f"{path}: no such file or folder")
+    try:
+        archive = zipfile.ZipFile(path)
+    except Exception as error:  # the reader of zips raises whatever it stumbles over
+        raise DataError(f"{path}: not a readable zip ({error})") from error
+    with archive:
+
+        def read(file: str) -> bytes:
+            try:
+                return archive.read(file)
+            except Exception as error:  # as above
+                raise DataError(f"{path}:{file}: damaged member ({error})") from error
+
+        yield _list_zip(archive, path), read
+
+
+def _list_folder(path: Path) -> list[_Mesh]:
+    found = []
+    for file in sorted(path.rglob("*")):
+        if file.suffix.lower() == ".off" and not file.name.startswith("."):
+            state = file.stat()
+            name = file.relative_to(path).as_posix()
+            found.append((name, state.st_size, str(state.st_mtime_ns)))
+    return _to_meshes(found, path)
+
+
+def _list_zip(archive: zipfile.ZipFile, path: Path) -> list[_Mesh]:
+    found = []
+    for member in archive.infolist():
+        name = PurePosixPath(member.filename.replace("\\", "/"))
+        drive = ":" in name.parts[0] if name.parts else False
+        if name.is_absolute() or ".." in name.parts or drive:
+            raise DataError(f"{path}: unsafe member path {member.filename!r}")
+        hidden = any(part.startswith((".", "__MACOSX")) for part in name.parts)
+        if name.suffix.lower() == ".off" and not hidden:
+            found.append((member.filename, member.file_size, hex(member.CRC)))
+    return _to_meshes(sorted(found), path)
+
+
+def _to_meshes(found: list[tuple[str, int, str]], path: Path) -> list[_Mesh]:
+    meshes = []
+    for file, size, stamp in found:
+        parts = PurePosixPath(file).parts
+        if len(parts) < 3 or parts[-2] not in SPLITS:
+            continue
+        if size > MAX_MEMBER_BYTES:
+            raise DataError(
+                f"{path}:{file}: {size} bytes; allowed: <= {MAX_MEMBER_BYTES}"
+            )
+        meshes.append(_Mesh(parts[-3], parts[-2], file, size, stamp))
+    if not meshes:
+        raise DataError(f"{path}: no file matches category/{{train,test}}/name.off")
+    return meshes
+
+
+def _choose_categories(
+    available: list[str], wanted: Sequence[str] | None, path: Path
+) -> list[str]:
+    if wanted is None:
+        return available
+    unknown = sorted(set(wanted) - set(available))
+    if unknown or not wanted:
+        raise DataError(
+            f"{path}: categories {unknown} unknown; allowed: {', '.join(available)}"
+        )
+    return sorted(set(wanted))
+
+
+def _build(
+    meshes: list[_Mesh],
+    names: list[str],
+    read,
+    num_points: int,
+    num_stored: int,
+    sampling: str,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    clouds = {split: [] for split in SPLITS}
+    labels = {split: [] for split in SPLITS}
+    num_skipped = 0
+    for mesh in tqdm(meshes, desc="reading meshes", unit="mesh", disable=None):
+        vertices, faces = read_off(read(mesh.file), mesh.file)
+        place = f"{mesh.category}/{mesh.split}/{PurePosixPath(mesh.file).name}"
+        rng = np.random.default_rng([seed, zlib.crc32(place.encode())])
+        if sampling == "vertices":
+            if len(vertices) < num_points:
+                num_skipped += 1
+                continue
+            cloud = normalise_clouds(
+                draw_points(vertices, num_points, rng, mesh.file), mesh.file
+            )
+        else:
+            cloud = sample_surface(vertices, faces, num_stored, rng, mesh.file)
+            cloud = normalise_clouds(cloud, mesh.file)
+            if mesh.split == "test":
+                cloud = draw_points(cloud, num_points, rng, mesh.file)
+        clouds[mesh.split].append(cloud)
+        labels[mesh.split].append(names.index(mesh.category))
+    for split in SPLITS:
+        if not clouds[split]:
+            raise DataError(
+                f"no usable {split} shapes ({num_skipped} of {len(meshes)} shapes have "
+                f"fewer than num_points={num_points} vertices; allowed: fewer points "
+                "or data.sampling='surface')"
+            )
+    return {
+        **{split: np.stack(clouds[split]) for split in SPLITS},
+        **{f"{split}_labels": np.array(labels[split], np.int32) for split in SPLITS},
+        "num_skipped": np.array(num_skipped),
+    }

@@ -1,0 +1,178 @@
+"""Triangle meshes: the OFF text format, and points uniform on their surface."""
+
+import re
+
+import numpy as np
+
+from ncgn_jax.faults import DataError
+
+_HEADER = re.compile(r"^(?:ST)?C?N?OFF")
+
+
+def read_off(text: str | bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Parses an OFF mesh.
+
+    One vertex and one face a line, as ModelNet writes it. Counts may be run together
+    with the header (`OFF1568 1484 0`, a known fault of many ModelNet files); comments
+    and blank lines are skipped; colours and normals after the coordinates are
+    ignored; polygons become fans of triangles, points and edges none.
+
+    Args:
+      text: Content of the file.
+      where: Name of the file, for messages.
+
+    Returns:
+      Vertices, float64 [vertex, 3], and triangles, int64 [triangle, 3].
+
+    Raises:
+      DataError: If the file is not OFF, is truncated, or holds a count, number or
+        index that cannot be. Counts are compared with the lines there are before
+        any memory is taken.
+    """
+    if isinstance(text, bytes):
+        try:
+            text = text.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{where}: not a text file ({error.reason})") from error
+    lines = [part for part in map(_strip, text.splitlines()) if part]
+    num_vertices, num_faces, lines = _read_header(lines, where)
+    if num_vertices + num_faces > len(lines):
+        raise DataError(
+            f"{where}: truncated: {num_vertices} vertices and {num_faces} faces "
+            f"announced, {len(lines)} lines of data found"
+        )
+    vertices = _read_vertices(lines[:num_vertices], where)
+    faces = _read_faces(lines[num_vertices : num_vertices + num_faces], where)
+    bad = np.argwhere((faces < 0) | (faces >= num_vertices))
+    if bad.size:
+        raise DataError(
+            f"{where}: a triangle names vertex {faces[tuple(bad[0])]}; "
+            f"allowed: 0..{num_vertices - 1}"
+        )
+    return vertices, faces
+
+
+def _strip(line: str) -> str:
+    return line.partition("#")[0].strip()
+
+
+def _read_header(lines: list[str], where: str) -> tuple[int, int, list[str]]:
+    match = _HEADER.match(lines[0]) if lines else None
+    if match is None:
+        start = lines[0][:20] if lines else ""
+        raise DataError(f"{where}: not an OFF file: starts with {start!r}, not 'OFF'")
+    rest = lines[0][match.end() :].strip()
+    if rest.upper().startswith("BINARY"):
+        raise DataError(f"{where}: binary OFF; allowed: text OFF")
+    lines = ([rest] if rest else []) + lines[1:]
+    counts = lines[0].split() if lines else []
+    # Leading digits only: int() also takes signs, underscores and spaces.
+    if not 2 <= len(counts) <= 3 or not all(re.fullmatch(r"[0-9]+", c) for c in counts):
+        raise DataError(
+            f"{where}: bad counts {' '.join(counts)[:40]!r}; expected 'vertices faces "
+            "edges', whole numbers >= 0"
+        )
+    if any(len(c) > 12 for c in counts) or int(counts[0]) == 0:
+        raise DataError(
+            f"{where}: bad counts {' '.join(counts)[:40]!r}; expected 1..10^12 vertices"
+        )
+    return int(counts[0]), int(counts[1]), lines[1:]
+
+
+def _read_vertices(lines: list[str], where: str) -> np.ndarray:
+    tokens = [line.split()[:3] for line in lines]
+    for index, row in enumerate(tokens):
+        if len(row) < 3:
+            raise DataError(
+                f"{where}: vertex {index}: {len(row)} numbers, 3 expected (truncated?)"
+            )
+    vertices = np.empty((len(tokens), 3))
+    for index, row in enumerate(tokens):
+        try:
+            vertices[index] = [float(token) for token in row]
+        except ValueError as error:
+            line = " ".join(row)[:60]
+            raise DataError(
+                f"{where}: vertex {index}: not a number: {line!r}"
+            ) from error
+    finite = np.isfinite(vertices).all(axis=1)
+    if not finite.all():
+        index = int(np.argmin(finite))
+        raise DataError(f"{where}: vertex {index}: not finite")
+    return vertices
+
+
+def _read_faces(lines: list[str], where: str) -> np.ndarray:
+    tokens = [line.split() for line in lines]
+    if all(row[0] == "3" and len(row) == 4 for row in tokens):
+        try:
+            table = np.array([[int(t) for t in row] for row in tokens], dtype=np.int64)
+            return table.reshape(-1, 4)[:, 1:]
+        except (ValueError, OverflowError):
+            pass  # the slow way below finds the line at fault
+    triangles: list[tuple[int, int, int]] = []
+    for index, row in enumerate(tokens):
+        corners = _read_polygon(row, f"{where}: face {index}")
+        triangles += [
+            (corners[0], corners[i], corners[i + 1]) for i in range(1, len(corners) - 1)
+        ]
+    return np.array(triangles, dtype=np.int64).reshape(-1, 3)
+
+
+def _read_polygon(row: list[str], where: str) -> list[int]:
+    line = " ".join(row)[:60]
+    if not re.fullmatch(r"[0-9]{1,9}", row[0]) or int(row[0]) == 0:
+        raise DataError(f"{where}: bad number of corners: {line!r}")
+    corners = row[1 : int(row[0]) + 1]
+    if len(corners) < int(row[0]):
+        raise DataError(f"{where}: {row[0]} corners announced: {line!r} (truncated?)")
+    if not all(re.fullmatch(r"[+-]?[0-9]{1,15}", corner) for corner in corners):
+        raise DataError(f"{where}: not a vertex index: {line!r}")
+    return [int(corner) for corner in corners]
+
+
+def sample_surface(
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    num_points: int,
+    rng: np.random.Generator,
+    where: str,
+) -> np.ndarray:
+    """Draws points uniformly by area on a triangle mesh.
+
+    A triangle is drawn in proportion to its area, then a point in it as
+    (1 - sqrt u) A + sqrt u (1 - v) B + sqrt u v C  (Osada et al. 2002, eq. 1).
+
+    Args:
+      vertices: [vertex, 3].
+      faces: Triangles, [triangle, 3].
+      num_points: Points to draw.
+      rng: Source of randomness.
+      where: Name of the mesh, for the message.
+
+    Returns:
+      float64 [num_points, 3].
+
+    Raises:
+      DataError: If the mesh has no surface: no triangles, or none with area.
+    """
+    if len(faces) == 0:
+        raise DataError(
+            f"{where}: no triangles to sample; allowed: data.sampling='vertices'"
+        )
+    unit = np.abs(vertices).max() or 1.0  # so that squares neither over- nor underflow
+    corners = (vertices / unit)[faces]  # [triangle, corner, 3]
+    edge, other = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+    cumulated = np.cumsum(np.linalg.norm(np.cross(edge, other), axis=1))
+    if not cumulated[-1] > 0:
+        raise DataError(
+            f"{where}: all {len(faces)} triangles have zero area; "
+            "allowed: data.sampling='vertices'"
+        )
+    chosen = np.searchsorted(
+        cumulated, rng.random(num_points) * cumulated[-1], side="right"
+    )
+    chosen = np.minimum(chosen, len(faces) - 1)
+    root, v = np.sqrt(rng.random((num_points, 1))), rng.random((num_points, 1))
+    a, b, c = (corners[chosen, i] for i in range(3))
+    return ((1 - root) * a + root * (1 - v) * b + root * v * c) * unit

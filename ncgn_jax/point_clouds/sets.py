@@ -1,0 +1,247 @@
+"""What a set of point clouds is, how it is checked and how it is scaled.
+
+Clouds are float32, `[shape, point, 3]`, z up. Each is normalised by itself: its
+mean is at the origin and its largest coordinate is 1, as in the point-cloud
+experiment of arXiv 2507.09391. Generative training wants unit
+variance instead, so a set carries `scale`; divide by it for training and multiply
+by it before measuring.
+
+>>> import numpy as np
+>>> rng = np.random.default_rng(0)
+>>> clouds = prepare_clouds(rng.uniform(2, 6, size=(5, 50, 3)), 20, rng)
+>>> clouds.shape, float(np.abs(clouds).max()) <= 1.0
+((5, 20, 3), True)
+"""
+
+import dataclasses
+
+import numpy as np
+
+from ncgn_jax.faults import DataError
+
+PROTOCOLS = {"unit": 1.0, "paper": 0.25, "none": None}
+
+
+@dataclasses.dataclass(frozen=True)
+class PointDataset:
+    """A training and a test set of point clouds with static shapes.
+
+    Attributes:
+      name: What every table prints, e.g. "ModelNet10 (npz, 1024 surface points)".
+      train: Training clouds, float32 [shape, stored_point, 3]; `stored_point` may
+        exceed the number of points a model sees, for a fresh draw at every step.
+      test: Test clouds, float32 [shape, point, 3], one fixed draw.
+      train_labels: Class of each training cloud, int32 [shape].
+      test_labels: Class of each test cloud, int32 [shape].
+      class_names: Name of each class.
+      source: One line: where the clouds come from, how many were left out and why.
+      scale: Overall standard deviation of `train`; `train / scale` has variance 1.
+    """
+
+    name: str
+    train: np.ndarray
+    test: np.ndarray
+    train_labels: np.ndarray
+    test_labels: np.ndarray
+    class_names: tuple[str, ...]
+    source: str
+    scale: float
+
+
+def make_dataset(
+    name: str,
+    train: np.ndarray,
+    test: np.ndarray,
+    train_labels: np.ndarray,
+    test_labels: np.ndarray,
+    class_names: tuple[str, ...],
+    source: str,
+) -> PointDataset:
+    """Checks arrays and joins them into a `PointDataset` with its scale.
+
+    Args:
+      name: Name for tables.
+      train: Training clouds, [shape, stored_point, 3].
+      test: Test clouds, [shape, point, 3].
+      train_labels: Class indices of `train`.
+      test_labels: Class indices of `test`.
+      class_names: Name of each class.
+      source: One-line description.
+
+    Returns:
+      The dataset, clouds float32 and labels int32.
+
+    Raises:
+      DataError: If a split is empty, a cloud is unusable or a label has no class.
+    """
+    for split, points, labels in (
+        ("train", train, train_labels),
+        ("test", test, test_labels),
+    ):
+        where = f"{name}, {split}"
+        check_clouds(points, where)
+        if labels.shape != points.shape[:1]:
+            raise DataError(
+                f"{where}: {len(points)} clouds but labels of shape {labels.shape}"
+            )
+        if labels.min() < 0 or labels.max() >= len(class_names):
+            raise DataError(
+                f"{where}: labels {labels.min()}..{labels.max()} for "
+                f"{len(class_names)} class names"
+            )
+    return PointDataset(
+        name=name,
+        train=np.ascontiguousarray(train, dtype=np.float32),
+        test=np.ascontiguousarray(test, dtype=np.float32),
+        train_labels=np.asarray(train_labels, dtype=np.int32),
+        test_labels=np.asarray(test_labels, dtype=np.int32),
+        class_names=tuple(str(c) for c in class_names),
+        source=source,
+        scale=standardise(train),
+    )
+
+
+def check_clouds(points: np.ndarray, where: str, num_points: int | None = None) -> None:
+    """Refuses clouds that no model could use.
+
+    Flat and straight clouds are fine; only a cloud without any extent is not.
+
+    Args:
+      points: Clouds, [shape, point, 3], or one cloud, [point, 3].
+      where: File or field, for the message.
+      num_points: Points that will be drawn from each cloud.
+
+    Raises:
+      DataError: On a wrong shape, no clouds, too few points, NaN or infinity, or
+        a cloud whose points all coincide (up to rounding).
+    """
+    if points.dtype.kind not in "fiu":
+        raise DataError(f"{where}: numbers expected, found dtype {points.dtype}")
+    if points.ndim not in (2, 3) or points.shape[-1] != 3:
+        raise DataError(
+            f"{where}: shape {points.shape}; allowed: [point, 3] or [shape, point, 3]"
+        )
+    clouds = points[None] if points.ndim == 2 else points
+    if clouds.shape[0] == 0:
+        raise DataError(f"{where}: no point clouds")
+    available = clouds.shape[1]
+    if available < max(num_points or 1, 1):
+        raise DataError(
+            f"{where}: {available} points, num_points={num_points or 1} asked; "
+            f"allowed: num_points <= {available} or data.sampling='surface'"
+        )
+    # Signalling NaN and long doubles warn when they are cast.
+    with np.errstate(invalid="ignore", over="ignore"):
+        low = clouds.min(axis=1).astype(np.float64)
+        high = clouds.max(axis=1).astype(np.float64)
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):  # NaN spreads to both
+        with np.errstate(invalid="ignore", over="ignore"):
+            bad = ~np.isfinite(clouds.astype(np.float64))
+        shape, point, axis = np.argwhere(bad)[0]
+        value = clouds[shape, point, axis]
+        raise DataError(f"{where}: cloud {shape}, point {point}, {'xyz'[axis]}={value}")
+    magnitude = np.maximum(np.abs(low), np.abs(high)).max(axis=1, keepdims=True)
+    safe = np.where(magnitude > 0, magnitude, 1.0)
+    extent = (high / safe - low / safe).max(axis=1)
+    rounding = 4 * np.finfo(np.result_type(clouds.dtype, np.float16)).eps
+    flat = np.flatnonzero(extent <= rounding)
+    if flat.size:
+        raise DataError(
+            f"{where}: all {available} points of cloud {flat[0]} coincide (zero extent)"
+        )
+
+
+def normalise_clouds(points: np.ndarray, where: str = "points") -> np.ndarray:
+    """Centres each cloud's mean and scales its largest coordinate to 1.
+
+    The published preprocessing. One factor for the three axes, so proportions stay
+    and a flat direction needs no division.
+
+    Args:
+      points: Clouds, [shape, point, 3] or [point, 3].
+      where: File or field, for the message.
+
+    Returns:
+      float32, same shape, coordinates in [-1, 1].
+
+    Raises:
+      DataError: As `check_clouds`.
+    """
+    check_clouds(points, where)
+    unit = points.astype(np.float64)
+    unit /= np.abs(unit).max(axis=(-2, -1), keepdims=True)  # the sums cannot overflow
+    unit -= unit.mean(axis=-2, keepdims=True)
+    unit /= np.abs(unit).max(axis=(-2, -1), keepdims=True)
+    return unit.astype(np.float32)
+
+
+def draw_points(
+    points: np.ndarray, num_points: int, rng: np.random.Generator, where: str = "points"
+) -> np.ndarray:
+    """Draws `num_points` of each cloud without replacement, in random order.
+
+    Args:
+      points: Clouds, [shape, point, 3] or [point, 3].
+      num_points: Points to keep.
+      rng: Source of randomness.
+      where: File or field, for the message.
+
+    Returns:
+      [shape, num_points, 3] or [num_points, 3].
+
+    Raises:
+      DataError: As `check_clouds`.
+    """
+    check_clouds(points, where, num_points)
+    if points.ndim == 2:
+        return points[rng.permutation(points.shape[0])[:num_points]]
+    order = rng.random(points.shape[:2]).argsort(axis=1)[:, :num_points]
+    return np.take_along_axis(points, order[:, :, None], axis=1)
+
+
+def prepare_clouds(
+    points: np.ndarray,
+    num_points: int | None,
+    rng: np.random.Generator,
+    protocol: str = "unit",
+) -> np.ndarray:
+    """Normalises clouds by all their points, then draws some of them.
+
+    Args:
+      points: Clouds, [shape, point, 3].
+      num_points: Points to draw from each without replacement; None keeps all.
+      rng: Source of randomness of the draw.
+      protocol: "unit" for coordinates in [-1, 1], "paper" for +-0.25 (the scaling
+        of the published figures), "none" to leave coordinates as they are.
+
+    Returns:
+      float32 [shape, num_points, 3].
+
+    Raises:
+      DataError: As `check_clouds`, or for an unknown protocol.
+    """
+    if protocol not in PROTOCOLS:
+        raise DataError(f"protocol={protocol!r}; allowed: {', '.join(PROTOCOLS)}")
+    check_clouds(points, "points", num_points)
+    half_axis = PROTOCOLS[protocol]
+    if half_axis is not None:
+        points = normalise_clouds(points) * np.float32(half_axis)
+    if num_points is not None:
+        points = draw_points(points, num_points, rng)
+    return points.astype(np.float32)
+
+
+def standardise(train: np.ndarray) -> float:
+    """Returns the overall standard deviation, by which training data is divided.
+
+    scale^2 = mean over shapes, points and axes of (x - mean_axis)^2: one number for
+    the set, so that `train / scale` has variance 1 and keeps every proportion.
+
+    Args:
+      train: Training clouds, [shape, point, 3].
+
+    Returns:
+      The scale, > 0.
+    """
+    deviations = train.std(axis=(0, 1), dtype=np.float64)
+    return float(np.sqrt(np.square(deviations).mean()))

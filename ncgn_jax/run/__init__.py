@@ -1,0 +1,1 @@
+"""Runs on disk: checkpoints, lock, logs, preemption, state and optimiser."""

@@ -1,0 +1,411 @@
+"""Saves and restores training states with Orbax.
+
+A checkpoint is whole or absent: Orbax writes into a temporary folder and renames it,
+so a kill or a full disk leaves the earlier ones. It holds the configuration, the
+versions it was made with, and the state as one buffer of bytes beside a manifest of
+(path, shape, dtype, checksum). One buffer, and not one array for each leaf, because
+every process holds the same full state, because hundreds of small arrays take ten
+times as long, and because Orbax alone does not notice a flipped bit.
+
+With several processes it is process 0 that writes, reads, and hands what it has read
+to the others. None waits for another in the background, all are sure to resume from
+the same bits, only one needs to see the files, and these say nothing of how many
+processes or devices there were.
+
+Example:
+  >>> import jax.numpy as jnp, tempfile
+  >>> from ncgn_jax.run.checkpoint import Checkpoints
+  >>> store = Checkpoints(tempfile.mkdtemp(), config_json="{}")
+  >>> store.save(10, {"w": jnp.ones(3)})
+  >>> store.wait()
+  >>> state, step = store.restore({"w": jnp.zeros(3)})
+  >>> step, float(state["w"].sum())
+  (10, 3.0)
+  >>> store.close()
+"""
+
+import contextlib
+import functools
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import orbax.checkpoint as ocp
+
+from ncgn_jax import config, processes
+from ncgn_jax.faults import CheckpointError
+from ncgn_jax.run import checkpoint_format
+
+Tree = Any
+
+_FOLDER = "checkpoints"
+_MAX_LISTED = 6  # differences shown in one message
+
+
+class Checkpoints:
+    """The checkpoints of one run, in `workdir/checkpoints/<step>`."""
+
+    def __init__(
+        self,
+        workdir: str | Path,
+        config_json: str,
+        max_to_keep: int = 3,
+        *,
+        asynchronous: bool = True,
+        read_only: bool = False,
+    ) -> None:
+        """Opens a run's folder; with several processes, all of them must.
+
+        Args:
+          workdir: Folder of the run. Nothing is written before the first `save`.
+          config_json: The configuration, stored in every checkpoint.
+          max_to_keep: Number of newest checkpoints that are kept, besides the one of
+            least loss.
+          asynchronous: Whether `save` returns once the state is copied, while the
+            writing goes on in the background.
+          read_only: Whether `save` is forbidden and leftovers are not tidied up.
+        """
+        self.folder = Path(workdir).absolute() / _FOLDER
+        self._config_json = config_json
+        self._max_to_keep = max_to_keep
+        self._asynchronous = asynchronous
+        self._read_only = read_only
+        self._writer: ocp.CheckpointManager | None = None
+        self._saving: int | None = None
+        self._unreadable: dict[int, str] = {}
+        self._losses: dict[int, float] = {}
+        self.notes: dict[str, Any] = {}
+        self._versions = functools.cache(config.versions)
+
+    def steps(self) -> list[int]:
+        """Lists the steps with a complete checkpoint, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        names = (entry.name for entry in self.folder.iterdir() if entry.is_dir())
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def best(self) -> int | None:
+        """Returns the stored step of least loss, None if none was stored with one."""
+        losses = {step: self._read_loss(step) for step in self.steps()}
+        return _step_of_least({s: x for s, x in losses.items() if x is not None})
+
+    def save(
+        self,
+        step: int,
+        state: Tree,
+        *,
+        loss: float | None = None,
+        notes: dict[str, Any] | None = None,
+    ) -> None:
+        """Stores a state. A step that is already stored stays as it is.
+
+        Args:
+          step: Number of finished steps.
+          state: Tree of arrays, the same on every device and process.
+          loss: What to judge the state by; None keeps it from being the best.
+          notes: What else is needed to go on as if nothing had happened, as JSON.
+
+        Raises:
+          CheckpointError: If this save, or an earlier one still running in the
+            background, cannot be written. Earlier checkpoints are untouched.
+        """
+        if self._read_only:
+            raise CheckpointError(f"{self.folder} was opened for reading only")
+        if not processes.is_main_process():
+            return
+        self.wait()
+        if step in self.steps() and step not in self._unreadable:
+            return
+        self._saving = step
+        try:
+            self._set_aside_unreadable()
+            manifest, buffer = checkpoint_format.pack(state)
+            about = {
+                "config": self._config_json,
+                "versions": self._versions(),
+                "leaves": manifest,
+                "loss": loss,
+                "notes": notes or {},
+            }
+            writer = self._open_writer()
+            if loss is not None:
+                self._losses[step] = loss
+            writer.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave({"buffer": buffer}),
+                    about=ocp.args.JsonSave(about),
+                ),
+                force=True,
+            )
+        except Exception as error:
+            raise self._save_error(error) from error
+        if not self._asynchronous:
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits for the background; CheckpointError if it could not write."""
+        if self._writer is None:
+            return
+        try:
+            self._writer.wait_until_finished()
+            self._writer.check_for_errors()
+        except Exception as error:
+            raise self._save_error(error) from error
+        self._saving = None
+
+    def close(self) -> None:
+        """Finishes writing and lets go of the folder."""
+        try:
+            self.wait()
+        finally:
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+
+    def restore(
+        self,
+        abstract_state: Tree,
+        *,
+        partial: bool = False,
+        step: int | Literal["newest", "best"] = "newest",
+    ) -> tuple[Tree, int] | None:
+        """Reads a checkpoint, the newest readable one if not told; sets `notes`.
+
+        Args:
+          abstract_state: Tree with the shapes and dtypes to expect; arrays or the
+            result of `jax.eval_shape`.
+          partial: Whether the checkpoint may hold more than is asked for, for example
+            an optimiser state that sampling has no use for.
+          step: Which checkpoint; `best` is that of least loss.
+
+        Returns:
+          The state, bit for bit as it was saved, and its step; None if the run has no
+          checkpoint. An unreadable one is skipped with a warning.
+
+        Raises:
+          CheckpointError: If none can be read, or one was made by another model.
+          ProcessError: On other processes than 0, if that one raised an error.
+        """
+        self.wait()
+        found: dict[str, Any] = {}
+
+        def find() -> bytes:
+            found.update(self._find(abstract_state, partial, step))
+            header = {name: found.get(name) for name in ("step", "about")}
+            return json.dumps(header).encode()
+
+        header = json.loads(processes.from_main(find).tobytes())
+        if header["step"] is None:
+            return None
+        buffer = processes.from_main(lambda: found["buffer"])
+        leaves = header["about"]["leaves"]
+        # Checkpoints of the first versions have none.
+        self.notes = header["about"].get("notes", {})
+        state = checkpoint_format.unpack(leaves, buffer, abstract_state)
+        return state, header["step"]
+
+    def _find(
+        self, abstract_state: Tree, partial: bool, wanted: int | str
+    ) -> dict[str, Any]:
+        """Reads what `restore` returns: `step`, `about`, `buffer`; {} if none."""
+        steps = self.steps()
+        if steps and wanted != "newest":
+            number = self.best() if wanted == "best" else wanted
+            if number not in steps:
+                raise CheckpointError(
+                    f"there is no checkpoint {wanted} in {self.folder}; there are "
+                    f"{steps}"
+                )
+            steps = [number]
+        self._unreadable = {}
+        for step in reversed(steps):
+            try:
+                about, buffer = self._read(step)
+                checkpoint_format.read_arrays(about["leaves"], buffer)
+            except Exception as error:
+                self._unreadable[step] = _first_line(error)
+                continue
+            self._check_same_model(step, about, abstract_state, partial)
+            for other, reason in self._unreadable.items():
+                logging.warning(
+                    "checkpoint %d unreadable (%s); using %d", other, reason, step
+                )
+            return {"step": step, "about": about, "buffer": buffer}
+        if self._unreadable:
+            reasons = "\n".join(f"  {n}: {r}" for n, r in self._unreadable.items())
+            raise CheckpointError(
+                f"no checkpoint in {self.folder} can be read; move the folder away to "
+                f"start again\n{reasons}"
+            )
+        return {}
+
+    def read(self, step: int) -> tuple[dict[str, np.ndarray], str, dict[str, Any]]:
+        """Reads one checkpoint without a model.
+
+        Returns:
+          The arrays by path such as `params/dense/kernel`, the configuration as JSON,
+          and the versions it was made with.
+
+        Raises:
+          CheckpointError: If it is absent or unreadable.
+        """
+        try:
+            about, buffer = self._read(step)
+            arrays = checkpoint_format.read_arrays(about["leaves"], buffer)
+        except Exception as error:
+            raise CheckpointError(
+                f"checkpoint {step} in {self.folder} is unreadable "
+                f"({_first_line(error)}); there are {self.steps()}"
+            ) from error
+        return arrays, about["config"], about["versions"]
+
+    def _open_writer(self) -> ocp.CheckpointManager:
+        """Makes the folder, clears what a kill left half-written in it."""
+        if self._writer is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for step in self.steps():
+                loss = self._read_loss(step)
+                if loss is not None:
+                    self._losses[step] = loss
+            self._writer = _open_manager(
+                self.folder,
+                preservation_policy=_NewestAndBest(self._max_to_keep, self._losses),
+                cleanup_tmp_directories=True,
+                enable_async_checkpointing=self._asynchronous,
+            )
+        return self._writer
+
+    def _read_loss(self, step: int) -> float | None:
+        """Reads the loss a checkpoint was stored with, None if that is not there."""
+        args = ocp.args.Composite(about=ocp.args.JsonRestore())
+        try:
+            with _open_manager(self.folder, save_root_metadata=False) as reader:
+                return reader.restore(step, args=args).about.get("loss")
+        except Exception:  # whoever needs the checkpoint hears what is wrong with it
+            return None
+
+    def _read(self, step: int) -> tuple[dict[str, Any], np.ndarray]:
+        """Reads manifest and buffer; any exception means unreadable."""
+        with _open_manager(self.folder, save_root_metadata=False) as reader:
+            found = reader.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(), about=ocp.args.JsonRestore()
+                ),
+            )
+        return found.about, np.asarray(found.state["buffer"])
+
+    def _check_same_model(self, step, about, abstract_state, partial) -> None:
+        lines = checkpoint_format.tree_differences(
+            about["leaves"], abstract_state, partial=partial
+        )
+        if not lines:
+            return
+        fields = checkpoint_format.config_differences(
+            about["config"], self._config_json
+        )
+        message = [f"checkpoint {step} in {self.folder} was made by another model:"]
+        message += _shortened(lines)
+        if fields:
+            message += ["the configurations differ in:", *_shortened(fields)]
+        raise CheckpointError("\n".join(message))
+
+    def _set_aside_unreadable(self) -> None:
+        """Renames what could not be read, so that its step can be stored again."""
+        if not self._unreadable:
+            return
+        for step in self._unreadable:
+            target = self.folder / f"unreadable-{step}"
+            shutil.rmtree(target, ignore_errors=True)
+            (self.folder / str(step)).rename(target)
+        self._unreadable = {}
+        if self._writer is not None:
+            self._writer.reload()
+
+    def _save_error(self, error: Exception) -> CheckpointError:
+        """Clears the half-written checkpoint and words the error."""
+        step, self._saving = self._saving, None
+        writer, self._writer = self._writer, None
+        with contextlib.suppress(Exception):  # closing tells the same error again
+            writer.close()
+        for leftover in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        free = ""
+        with contextlib.suppress(OSError):
+            free = f", {shutil.disk_usage(self.folder).free / 1e9:.1f} GB free"
+        return CheckpointError(
+            f"checkpoint {step} could not be written to {self.folder}"
+            f" ({_first_line(error)}{free}); kept: {self.steps() or 'none'}"
+        )
+
+
+class _NewestAndBest:
+    """Orbax's question which checkpoints to keep: the newest few and the best."""
+
+    def __init__(self, num_newest: int, losses: dict[int, float]) -> None:
+        self._num_newest = num_newest
+        self._losses = losses
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        del context
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        losses = {s: self._losses[s] for s in steps if s in self._losses}
+        kept = {*sorted(steps)[-self._num_newest :], _step_of_least(losses)}
+        return [step in kept for step in steps]
+
+
+def _step_of_least(losses: dict[int, float]) -> int | None:
+    """Returns the step of least loss, the later of equals; None of none."""
+    return min(losses, key=lambda step: (losses[step], -step), default=None)
+
+
+class _Manager(ocp.CheckpointManager):
+    """A manager that leaves preemption to the training loop.
+
+    Orbax asks JAX's preemption service too, also in the background and about a step
+    that may be long past; the processes could then agree on one that some have passed.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        """Says no, without asking."""
+        del step
+        return False
+
+
+def _open_manager(
+    folder: Path, *, enable_async_checkpointing: bool = False, **options
+) -> ocp.CheckpointManager:
+    """Opens a folder on process 0, which does not wait for others there.
+
+    Not with `read_only=True`, which warns about itself at every opening.
+    """
+    if processes.num_processes() > 1:
+        options["multiprocessing_options"] = ocp.options.MultiprocessingOptions(
+            primary_host=0, active_processes={0}
+        )
+    return _Manager(
+        folder,
+        options=ocp.CheckpointManagerOptions(
+            create=False,
+            enable_async_checkpointing=enable_async_checkpointing,
+            **options,
+        ),
+    )
+
+
+def _first_line(error: Exception) -> str:
+    """Words an error in one line; the cause stands at the end of Orbax's long ones."""
+    line = (str(error).strip().splitlines() or [""])[0]
+    if len(line) > 240:
+        line = f"{line[:80]} ... {line[-150:]}"
+    return f"{type(error).__name__}: {line}"
+
+
+def _shortened(lines: list[str]) -> list[str]:
+    rest = len(lines) - _MAX_LISTED
+    shown = [f"  {line}" for line in lines[:_MAX_LISTED]]
+    return shown + ([f"  and {rest} more"] if rest > 0 else [])

@@ -1,0 +1,42 @@
+"""Small image tasks for tests."""
+
+import functools
+from pathlib import Path
+
+import jax
+
+from ncgn_jax.config import apply_overrides, load_config
+from ncgn_jax.images.task import ImageTask
+from ncgn_jax.tasks import make_task
+from ncgn_jax.train import validate
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SMALL = (
+    "model.width=8", "model.num_layers=1", "model.num_heads=2", "train.batch_size=16",
+    "sample.num_samples=6", "sample.num_steps=5", "sample.batch_size=8",
+    "train.warmup_steps=0", "evaluate.classifier_steps=20", "evaluate.max_images=64",
+)  # fmt: skip
+LEARNED = (
+    "model.learned_variance=True", "process.schedule=ddpm_linear",
+    "process.target=noise", "sample.sampler=ancestral",
+)  # fmt: skip
+
+
+def small_config(*overrides):
+    config = load_config(REPOSITORY / "configs" / "digits.py")
+    return apply_overrides(config, [*SMALL, *overrides])
+
+
+@functools.cache
+def small_task(*overrides) -> ImageTask:
+    config = small_config(*overrides)
+    validate(config)
+    return make_task(config)
+
+
+def init_params(task, seed=0):
+    params, _ = task.init(jax.random.key(seed))
+    # Off the initial value, at which every prediction is 0.
+    return jax.tree.map(
+        lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), params
+    )

@@ -1,0 +1,273 @@
+"""Sampling images: time grids, exact samplers, devices, traces."""
+
+import collections
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ncgn_jax.images import task as images_module
+from ncgn_jax.images.sampling import walk_stretch
+from ncgn_jax.images.task import ImageTask
+from ncgn_jax.process import posterior_variances
+from ncgn_jax.tasks import task_notes
+from tests.images.image_tasks import LEARNED, init_params, small_task
+
+
+def exact_velocity(task, mean, spread):
+    """The velocity of data N(mean, spread^2) in every pixel, on the straight line."""
+
+    def predict(params, bucket, x_t, t, label):
+        t = t[:, None, None, None]
+        var = t**2 * spread**2 + (1 - t) ** 2
+        data_hat = mean + t * spread**2 / var * (x_t - t * mean)
+        noise_hat = (1 - t) / var * (x_t - t * mean)
+        return data_hat - noise_hat
+
+    return predict
+
+
+@pytest.mark.parametrize(("sampler", "steps"), [("heun", 40), ("ancestral", 250)])
+@pytest.mark.parametrize("random", [False, True])
+def test_samples_have_the_law_of_the_data(sampler, steps, random, monkeypatch):
+    task = small_task(
+        f"sample.sampler={sampler}", f"sample.num_steps={steps}",
+        "sample.batch_size=50", f"dmp.random_buckets={random}",
+    )  # fmt: skip
+    task = ImageTask(task.config, task.dataset)
+    mean, spread = 0.2, 0.15
+    monkeypatch.setattr(task, "predict", exact_velocity(task, mean, spread))
+    images = task.dataset.from_saved(task.sample({}, {}, 400, seed=3)["images"])
+    assert images.shape == (400, 8, 8, 1)
+    assert images.mean() == pytest.approx(mean, abs=5e-3)
+    assert images.std() == pytest.approx(spread, rel=0.05)
+    # All different, and no two pixels alike.
+    flat = images.reshape(400, -1)
+    assert np.abs(np.corrcoef(flat.T) - np.eye(64)).max() < 0.3
+
+
+@pytest.mark.parametrize("extra", [("sample.sampler=ancestral",), LEARNED])
+def test_an_image_does_not_depend_on_those_beside_it(extra):
+    """Noise belongs to rows: other chunks, and other devices, draw the same images."""
+    images = []
+    for size in (8, 1):
+        task = small_task(f"sample.batch_size={size}", *extra)
+        params = init_params(small_task(*extra))
+        images.append(task.sample(params, {}, 12, seed=1)["images"].astype(int))
+    np.testing.assert_allclose(*images, rtol=0, atol=1)  # of 255
+
+
+def test_random_patches_have_a_stretch_for_every_step():
+    task = small_task("dmp.random_buckets=True", "sample.num_steps=400")
+    stretches = task.stretches(0)
+    assert [offset for _, offset, _ in stretches] == list(range(400))
+    counts = np.bincount([b for b, _, _ in stretches], minlength=3) / 400
+    np.testing.assert_allclose(counts, task.shares, atol=0.01)
+    ends = [times[-1] for _, _, times in stretches[:-1]]
+    starts = [times[0] for _, _, times in stretches[1:]]
+    np.testing.assert_array_equal(ends, starts)
+
+
+def joined_times(task):
+    """The whole time grid, its stretches put together."""
+    stretches = task.stretches(0)
+    for (_, _, one), (_, _, other) in itertools.pairwise(stretches):
+        assert one[-1] == other[0]
+    lengths = [len(times) - 1 for _, _, times in stretches]
+    offsets = [offset for _, offset, _ in stretches]
+    assert offsets == [sum(lengths[:i]) for i in range(len(lengths))]
+    return np.concatenate([[0.0], *(times[1:] for _, _, times in stretches)])
+
+
+@pytest.mark.parametrize("grid", ["uniform", "cosine", "quadratic", "log_snr", "edm"])
+@pytest.mark.parametrize("num_steps", [3, 4, 12, 50, 250])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_steps_end_where_buckets_do(grid, num_steps, reverse):
+    task = small_task(
+        f"sample.time_grid={grid}", f"sample.num_steps={num_steps}",
+        f"dmp.reverse_schedule={reverse}",
+    )  # fmt: skip
+    stretches = task.stretches(0)
+    assert [bucket for bucket, _, _ in stretches] == [0, 1, 2]
+    ends = [times[[0, -1]] for _, _, times in stretches]
+    np.testing.assert_array_equal(ends, task.time.intervals().astype(np.float32))
+    times = joined_times(task)
+    assert len(times) == num_steps + 1
+    assert (np.diff(times) > 0).all()
+    # Elsewhere the grid is nearly what it was.
+    plain = small_task(
+        f"sample.time_grid={grid}", f"sample.num_steps={num_steps}", "dmp.patches=(4,)"
+    )
+    before = joined_times(plain)
+    if num_steps >= 50:
+        shift = np.interp(times, before, np.arange(num_steps + 1))
+        assert np.abs(shift - np.arange(num_steps + 1)).max() < 1.5
+
+
+@pytest.mark.parametrize("sampler", ["heun", "ancestral"])
+def test_no_network_is_asked_beyond_its_bucket(sampler, monkeypatch):
+    """Heun's second evaluation included, which is at the step's end."""
+    task = small_task(f"sample.sampler={sampler}", "sample.num_steps=7")
+    seen = collections.defaultdict(list)
+
+    def predict(params, bucket, x_t, t, label):
+        seen[bucket.patch].append(float(t[0]))
+        return jnp.zeros_like(x_t)
+
+    monkeypatch.setattr(task, "predict", predict)
+    x, keys = np.zeros((1, 8, 8, 1), np.float32), jax.random.split(jax.random.key(0), 1)
+    with jax.disable_jit():
+        for bucket, offset, times in task.stretches(0):
+            bucket = task.time.buckets[bucket]
+            walk_stretch(task, bucket, x, np.zeros(1, int), keys, {}, times, offset)
+    assert sorted(seen) == [1, 2, 4]
+    for bucket, (low, high) in zip(
+        task.time.buckets, task.time.intervals().astype(np.float32), strict=True
+    ):
+        assert min(seen[bucket.patch]) == low
+        if sampler == "heun":
+            assert max(seen[bucket.patch]) == high
+        else:
+            assert max(seen[bucket.patch]) < high
+
+
+def test_patches_without_a_step_are_named():
+    task = small_task("sample.num_steps=2")
+    assert {bucket for bucket, _, _ in task.stretches(0)} == {0}
+    (note,) = task_notes(task)
+    assert note == (
+        "NOTE: sample.num_steps=2 leaves no step to patches 2, 1; 3 steps would use all"
+    )
+    assert task_notes(small_task("sample.num_steps=3")) == []
+    (note,) = task_notes(small_task("sample.num_steps=2", "dmp.random_buckets=True"))
+    assert "more steps would use all" in note
+
+
+@pytest.mark.parametrize("num_steps", [20, 250, 1000])
+def test_learned_variances_are_asked_at_whole_steps_of_their_chain(num_steps):
+    task = small_task(*LEARNED, f"sample.num_steps={num_steps}")
+    places = joined_times(task) * 1000
+    np.testing.assert_allclose(places, np.rint(places), atol=1e-3)
+    assert (np.diff(places) > 0.5).all()
+    # At an edge the chain's step before it, which training has in both buckets.
+    for (_, _, times), (low, _) in zip(
+        task.stretches(0)[1:], task.time.intervals()[1:], strict=True
+    ):
+        assert 0 <= low - times[0] < 1e-3 + 1e-6
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_learned_variances_give_the_law_of_the_data_in_few_steps(learned, monkeypatch):
+    """Normal data has normal reverse steps: with their variance the law is exact.
+
+    Only what the last step, which adds no noise, leaves out is missing. With a fraction
+    of 0 instead, that of the posterior, samples are too narrow.
+    """
+    task = small_task(
+        *LEARNED, "sample.num_steps=12", "sample.time_grid=cosine",
+        "sample.batch_size=50",
+    )  # fmt: skip
+    task = ImageTask(task.config, task.dataset)
+    mean, spread, schedule = 0.1, 0.2, task.time.schedule
+    times = jnp.asarray(joined_times(task), jnp.float32)
+
+    def left(t):
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        return spread**2 * sigma**2 / (alpha**2 * spread**2 + sigma**2)
+
+    def fraction(t):
+        """Of the true reverse variance between its two bounds."""
+        t_next = times[jnp.argmin(jnp.abs(times - t)) + 1]
+        posterior, forward = posterior_variances(schedule, t, t_next)
+        kept = jnp.sqrt(schedule.sigma(t_next) ** 2 - posterior)
+        slope = schedule.alpha(t_next) - schedule.alpha(t) * kept / schedule.sigma(t)
+        true = posterior + slope**2 * left(t)
+        return jnp.log(true / posterior) / jnp.log(forward / posterior)
+
+    def predict(params, bucket, x_t, t, label):
+        alpha, sigma = schedule.alpha(t[0]), schedule.sigma(t[0])
+        var = alpha**2 * spread**2 + sigma**2
+        noise_hat = sigma / var * (x_t - alpha * mean)
+        raw = 2 * fraction(t[0]) - 1 if learned else -1.0
+        return jnp.concatenate([noise_hat, jnp.full_like(x_t, raw)], axis=-1)
+
+    monkeypatch.setattr(task, "predict", predict)
+    images = task.dataset.from_saved(task.sample({}, {}, 400, seed=3)["images"])
+    wanted = np.sqrt(spread**2 - float(left(times[-2])))
+    assert images.mean() == pytest.approx(mean, abs=5e-3)
+    if learned:
+        assert images.std() == pytest.approx(wanted, rel=0.02)
+    else:
+        assert images.std() < 0.95 * wanted
+
+
+@pytest.mark.parametrize("extra", [(), LEARNED])
+@pytest.mark.parametrize("bucket", [0, 1, 2])
+def test_devices_sample_every_bucket_alike(bucket, extra):
+    """Eight devices against one, from coarsest to finest patches."""
+    task = small_task("sample.num_steps=6", *extra)
+    params = init_params(task)
+    found, offset, times = task.stretches(0)[bucket]
+    assert found == bucket
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((16, 8, 8, 1)).astype(np.float32)
+    labels = np.arange(16, dtype=np.int32) % 10
+    keys = jax.random.split(jax.random.key(4), 16)
+    args = x, labels, keys, params, times, np.int32(offset)
+    many = task._stretch(bucket)(*args)
+    walk = functools.partial(walk_stretch, task, task.time.buckets[bucket])
+    one = jax.jit(walk)(*args)
+    np.testing.assert_allclose(many, one, atol=1e-5 + 2e-6 * np.abs(one).max())
+    assert np.abs(many - x).max() > 1e-2
+
+
+@pytest.mark.parametrize("extra", [(), LEARNED])
+def test_one_trace_and_one_loop_for_each_bucket(extra, monkeypatch):
+    task = small_task("sample.num_steps=9", "sample.batch_size=1", *extra)
+    task = ImageTask(task.config, task.dataset)
+    params, traces = init_params(task), collections.Counter()
+
+    def counted(task, bucket, *args):
+        traces[bucket.patch] += 1
+        return walk_stretch(task, bucket, *args)
+
+    monkeypatch.setattr(images_module, "walk_stretch", counted)
+    # Three chunks of eight, one image a device; then the same again.
+    for _ in range(2):
+        task.sample(params, {}, 20, seed=1)
+    assert traces == {4: 1, 2: 1, 1: 1}
+    x, keys = jnp.zeros((1, 8, 8, 1)), jax.random.split(jax.random.key(0), 1)
+    for bucket, offset, times in task.stretches(0):
+        walk = functools.partial(walk_stretch, task, task.time.buckets[bucket])
+        jaxpr = jax.make_jaxpr(walk)(x, jnp.zeros(1, int), keys, params, times, offset)
+        loops = [e for e in jaxpr.eqns if e.primitive.name == "scan"]
+        (loop,) = loops
+        assert loop.params["length"] == max(2, len(times) - 1)
+
+
+def test_parameters_are_copied_to_the_devices_once(monkeypatch):
+    task = small_task("sample.batch_size=1")
+    task = ImageTask(task.config, task.dataset)
+    params, seen = init_params(task), []
+
+    def stretch(bucket):
+        def walk(x, labels, keys, params, times, offset):
+            seen.append(jax.tree.leaves(params)[0])
+            return x
+
+        return walk
+
+    monkeypatch.setattr(task, "_stretch", stretch)
+    task.sample(params, {}, 20, seed=1)
+    assert len(seen) == 9
+    assert len({id(leaf) for leaf in seen}) == 1
+    assert len(seen[0].sharding.device_set) == jax.device_count() == 8
+    # Alone, as for pictures of paths.
+    seen.clear()
+    list(task.walk(params, np.zeros(4, np.int32), np.arange(4), 0))
+    assert len(seen) == 3
+    assert len({id(leaf) for leaf in seen}) == 1
+    assert len(seen[0].sharding.device_set) == 8

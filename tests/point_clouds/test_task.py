@@ -1,0 +1,128 @@
+"""The point-cloud task in the settings that the end-to-end run leaves out."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ncgn_jax import parallel
+from ncgn_jax.config import apply_overrides, load_config
+from ncgn_jax.run.optimizer import make_optimizer
+from ncgn_jax.tasks import make_task
+from ncgn_jax.train import init_state, make_train_step, validate
+
+SMOKE = Path(__file__).resolve().parents[2] / "configs" / "smoke.py"
+
+# As the published code trains, the richest settings of ours, and random edges.
+PUBLISHED = (
+    "dmp.clustering=voxel",
+    "dmp.reverse_schedule=true",
+    "model.norm=batch",
+    "process.schedule=ddpm_linear",
+    "process.target=noise",
+    "process.signal=time",
+    "sample.sampler=ancestral",
+)
+# Blind as well: the graph is chosen by the inferred level.
+CONDITIONAL = (
+    "model.noise_conditioning=inferred",
+    "model.class_conditional=true",
+    "model.convolution=geometric",
+    "sample.guidance=1.0",
+    "sample.sampler=euler",
+    "process.loss_weight=min_snr",
+)
+RANDOM_EDGES = ("dmp.connectivity=long_short", "model.convolution=gcn")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overrides", [PUBLISHED, CONDITIONAL, RANDOM_EDGES])
+def test_settings_train_and_sample(overrides):
+    config = apply_overrides(load_config(SMOKE), [*overrides, "sample.num_steps=3"])
+    validate(config)
+    task = make_task(config)
+    tx = make_optimizer(config)
+    step = parallel.data_parallel(make_train_step(task, tx, config))
+    state = parallel.replicate(init_state(task, tx, 0))
+    before = jax.device_get(state.params)
+    for i in range(2):
+        batch = parallel.put_batch(task.batch(i, slice(0, config.train.batch_size)))
+        state, metrics = step(state, batch, jax.random.key(1))
+    assert np.isfinite(metrics["loss"])
+    # Everything in the network takes part.
+    after = jax.device_get(state.params)
+    moved = jax.tree.map(lambda a, b: np.any(a != b), before, after)
+    frozen = [
+        jax.tree_util.keystr(path)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(moved)
+        if not leaf
+    ]
+    assert not frozen
+    samples = task.sample(state.params, state.model_state, 3, seed=0)
+    assert samples["points"].shape == (3, 32, 3)
+    assert np.isfinite(samples["points"]).all()
+    again = task.sample(state.params, state.model_state, 3, seed=0)
+    np.testing.assert_array_equal(samples["points"], again["points"])
+    if task.num_classes:
+        assert set(samples["label"]) <= set(range(task.num_classes))
+        # Another class gives another cloud from the same noise.
+        x = task.prior_clouds(1, 0)
+        ends = []
+        for label in (0, 1):
+            walk = task.walk(
+                state.params,
+                state.model_state,
+                x,
+                np.full(1, label, np.int32),
+                jax.random.split(jax.random.key(0), 1),
+            )
+            ends.append([stop["points"] for stop in walk][-1])
+        assert not np.array_equal(*ends)
+
+
+@pytest.mark.parametrize("conditioning", ["none", "inferred"])
+def test_blind_models_hear_nothing_of_the_time(conditioning, monkeypatch):
+    override = f"model.noise_conditioning={conditioning}"
+    task = make_task(apply_overrides(load_config(SMOKE), [override]))
+    params, model_state = jax.jit(task.init)(jax.random.key(0))
+    variables = {"params": params, **model_state}
+    x, label = jnp.asarray(task.prior_clouds(2, 0)), jnp.zeros(2, jnp.int32)
+    predict = jax.jit(lambda t: task.apply(variables, 1, x, t, label)[0])
+    early, late = predict(jnp.full(2, 0.2)), predict(jnp.full(2, 0.9))
+    np.testing.assert_array_equal(early, late)
+    monkeypatch.setattr(task, "infer_level", lambda *_: jnp.full(2, 0.7))
+    misled = jax.jit(lambda t: task.apply(variables, 1, x, t, label)[0])
+    misled = misled(jnp.full(2, 0.2))
+    assert np.allclose(misled, early, atol=1e-5) == (conditioning == "none")
+
+
+def test_blind_models_choose_the_graph_by_what_clouds_show(monkeypatch):
+    task = make_task(
+        apply_overrides(load_config(SMOKE), ["model.noise_conditioning=none"])
+    )
+    used = []
+
+    def apply(variables, bucket, x_t, *_):
+        used.append(bucket)
+        return (jnp.full_like(x_t, bucket),)
+
+    monkeypatch.setattr(task, "apply", apply)
+    x, t, label = jnp.zeros((2, 4, 3)), jnp.full(2, 0.5), jnp.zeros(2, jnp.int32)
+    for bucket, shape in enumerate(task.time.buckets):
+        # On average just within the bucket.
+        shown = jnp.asarray([shape.low - 0.05, shape.low + 0.07])
+        monkeypatch.setattr(task, "infer_level", lambda *_, shown=shown: shown)
+        found = task._apply_inferred({"params": {}}, x, t, label)[0]
+        np.testing.assert_array_equal(found, bucket)
+    assert set(used) == set(range(len(task.time.buckets)))
+
+
+def test_sampling_does_not_depend_on_how_many_are_drawn_together():
+    config = apply_overrides(load_config(SMOKE), ["sample.batch_size=2"])
+    task = make_task(config)
+    state = init_state(task, make_optimizer(config), 0)
+    few = task.sample(state.params, state.model_state, 3, seed=0)
+    assert few["points"].shape == (3, 32, 3)
+    assert len(np.unique(few["points"][:, 0, 0])) == 3

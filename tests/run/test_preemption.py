@@ -1,0 +1,250 @@
+"""Runs that are asked to stop, or killed: nothing is lost that was saved.
+
+`NCGN_KILLS=20 python -m pytest -s tests/run/test_preemption.py` kills more often, and
+says how each found the folder and left it.
+"""
+
+import doctest
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+import ncgn_jax.run.preemption
+from ncgn_jax.config import apply_overrides, load_config
+from ncgn_jax.run.checkpoint import Checkpoints
+from ncgn_jax.run.lock import hold
+from ncgn_jax.run.logs import read_metrics
+from ncgn_jax.run.preemption import Preempted, Preemption
+from ncgn_jax.train import train
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SMOKE = REPOSITORY / "configs" / "smoke.py"
+NUM_KILLS = int(os.environ.get("NCGN_KILLS", "4"))
+# Quick to compile, and with steps between those that are logged and saved.
+OVERRIDES = [
+    "dmp.connectivity=knn", "data.num_points=16", "train.batch_size=8",
+    f"train.num_steps={100 * (NUM_KILLS + 1)}", "train.checkpoint_every_steps=20",
+    "train.log_every_steps=7",
+]  # fmt: skip
+
+
+def test_a_signal_ends_a_run_at_once():
+    with pytest.raises(Preempted) as stop, Preemption():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.value.code == 0
+    assert "resumable" in str(stop.value)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_signal_waits_where_it_is_postponed():
+    reached = []
+
+    def work():
+        with Preemption() as preemption, preemption.postponed():
+            reached.append(preemption.reached(1))
+            os.kill(os.getpid(), signal.SIGTERM)
+            reached.append(preemption.reached(2))
+
+    with pytest.raises(Preempted):
+        work()
+    assert reached == [False, True]
+
+
+def test_who_does_not_listen_is_never_asked_to_stop():
+    with Preemption() as preemption:
+        assert not preemption.reached(1)
+    assert not Preemption().reached(1)
+
+
+class StopAfter(Preemption):
+    """Is asked to stop after a step."""
+
+    def __init__(self, step):
+        super().__init__()
+        self._step = step
+
+    def reached(self, step):
+        return step == self._step
+
+
+def test_a_stop_between_logged_and_saved_steps_changes_nothing(tmp_path):
+    """Parameters, log and the choice of the best are those of a run not stopped."""
+    overrides = [*OVERRIDES, "train.num_steps=23", "train.checkpoint_every_steps=5"]
+    overrides += ["train.max_to_keep=10"]
+    config = apply_overrides(load_config(SMOKE), overrides)
+    whole = train(config, tmp_path / "whole")
+    for step in (2, 10, 18):
+        with pytest.raises(Preempted) as stop:
+            train(config, tmp_path / "parts", preemption=StopAfter(step))
+        assert f"step {step} is saved" in str(stop.value)
+        store = Checkpoints(tmp_path / "parts", "{}", read_only=True)
+        assert store.steps()[-1] == step
+        assert not (tmp_path / "parts" / "lock").exists()
+    parts = train(config, tmp_path / "parts")
+    chex.assert_trees_all_equal(jax.device_get(whole), jax.device_get(parts))
+    folders = tmp_path / "whole", tmp_path / "parts"
+    stores = [Checkpoints(path, "{}", read_only=True) for path in folders]
+    losses = [[store._read_loss(step) for step in (5, 10, 15, 20)] for store in stores]
+    assert None not in losses[0]
+    assert losses[0] == losses[1]
+    assert stores[0].best() == stores[1].best()
+    # The last step and those of the stops are not due: few steps lie before them.
+    assert [stores[1]._read_loss(step) for step in (2, 18, 23)] == [None] * 3
+    first, second = (read_metrics(path) for path in folders)
+    assert first == second
+
+
+def test_a_folder_in_use_is_left_alone(tmp_path):
+    config = apply_overrides(load_config(SMOKE), OVERRIDES)
+    with hold(tmp_path):
+        path = tmp_path / "lock"
+        # As if another live process of this machine held it.
+        text = path.read_text().replace(f'"pid": {os.getpid()}', '"pid": 1')
+        text = text.replace(
+            f'"started": "{ncgn_jax.run.lock._start_of(os.getpid())}"',
+            f'"started": "{ncgn_jax.run.lock._start_of(1)}"',
+        )
+        path.write_text(text)
+        with pytest.raises(ncgn_jax.run.lock.LockError, match="process 1 of"):
+            train(config, tmp_path)
+        assert [entry.name for entry in tmp_path.iterdir()] == ["lock"]
+
+
+# Steps and the end of every save are slowed down, so that there is time to kill them.
+RUN = """
+import sys, time
+import orbax.checkpoint as ocp
+from ncgn_jax import main
+from ncgn_jax.point_clouds.task import PointCloudTask
+
+batch, finalize = PointCloudTask.batch, ocp.StandardCheckpointHandler.finalize
+
+def slow_batch(self, *args):
+    time.sleep(0.01)
+    return batch(self, *args)
+
+def slow_finalize(self, *args):
+    print("saving", flush=True)
+    time.sleep(0.15)
+    return finalize(self, *args)
+
+PointCloudTask.batch = slow_batch
+ocp.StandardCheckpointHandler.finalize = slow_finalize
+main.main(["main", *sys.argv[1:]])
+"""
+
+
+@pytest.fixture
+def start():
+    """Starts runs in a folder; whatever happens, none is left."""
+    environment = os.environ | {
+        "JAX_NUM_CPU_DEVICES": "2",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    started = []
+
+    def start_run(workdir):
+        arguments = [f"--config={SMOKE}", "--mode=train", f"--workdir={workdir}"]
+        arguments += [f"--config.{override}" for override in OVERRIDES]
+        process = subprocess.Popen(
+            [sys.executable, "-c", RUN, *arguments],
+            cwd=REPOSITORY,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start_run
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def read_until(process, word):
+    """Reads what a run says up to a line with that word."""
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if word in line:
+            return lines
+    raise AssertionError(f"ended without {word!r}: {lines}")
+
+
+def stored_steps(workdir):
+    return Checkpoints(workdir, "{}", read_only=True).steps()
+
+
+@pytest.mark.slow
+def test_killed_runs_end_bit_identical(tmp_path, start):
+    """Asked to stop and killed, while starting, training and saving."""
+    whole = start(tmp_path / "whole")
+    rng = np.random.default_rng(0)
+    num_resumed = 0
+    for number in range(NUM_KILLS):
+        kind = (signal.SIGTERM, signal.SIGKILL)[number % 2]
+        # The second is killed while it saves, the third while it starts.
+        place = ("training", "saving", "starting")[number % 3]
+        before = stored_steps(tmp_path / "killed")
+        process = start(tmp_path / "killed")
+        lines = read_until(process, "run: ")
+        if place == "starting":
+            time.sleep(rng.uniform(0, 1))
+        else:
+            lines += read_until(process, "saving")
+            time.sleep(rng.uniform(0, 0.15) + (0.15 if place == "training" else 0))
+        process.send_signal(kind)
+        rest, _ = process.communicate(timeout=120)
+        lines += rest.splitlines(keepends=True)
+        resumed = [line for line in lines if line.startswith("resuming")]
+        if resumed or place != "starting":
+            expected = [f"resuming from checkpoint {step}\n" for step in before[-1:]]
+            assert resumed == expected
+        after = stored_steps(tmp_path / "killed")
+        assert after[-1:] >= before[-1:]
+        half_written = [
+            entry.name
+            for entry in (tmp_path / "killed" / "checkpoints").glob("*")
+            if not entry.name.isdecimal()
+        ]
+        print(number, place, kind.name, before[-1:], after[-1:], half_written)
+        num_resumed += bool(resumed)
+        if kind == signal.SIGTERM:
+            assert process.returncode == 0
+            assert "resumable" in lines[-1]
+        else:
+            assert process.returncode == -signal.SIGKILL
+    process = start(tmp_path / "killed")
+    rest, _ = process.communicate(timeout=600)
+    assert process.returncode == 0
+    whole.communicate(timeout=600)
+    assert whole.returncode == 0
+    assert num_resumed >= NUM_KILLS // 2
+    last = 100 * (NUM_KILLS + 1)
+    first, second = (
+        Checkpoints(tmp_path / name, "{}", read_only=True).read(last)[0]
+        for name in ("whole", "killed")
+    )
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+    assert read_metrics(tmp_path / "whole") == read_metrics(tmp_path / "killed")
+    assert not (tmp_path / "killed" / "lock").exists()
+
+
+def test_worked_example():
+    result = doctest.testmod(ncgn_jax.run.preemption)
+    assert result.attempted
+    assert not result.failed
