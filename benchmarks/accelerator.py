@@ -40,10 +40,10 @@ from benchmarks.step import (
 )
 from ncgn_jax import parallel
 from ncgn_jax.config import apply_overrides, load_config, split_config_arguments
+from ncgn_jax.domains import validate
 from ncgn_jax.faults import ConfigError
 from ncgn_jax.metrics.table import Column, Row, format_table
 from ncgn_jax.tasks.settings import DTYPES
-from ncgn_jax.train import validate
 
 COLUMNS = (
     Column("compile", "compile s", 1, 1, "tracing, lowering and compiling"),

@@ -32,9 +32,9 @@ from ml_collections import ConfigDict
 from benchmarks.step import paper_config, prepare, random_task
 from ncgn_jax import parallel
 from ncgn_jax.config import apply_overrides, load_config, split_config_arguments
+from ncgn_jax.domains import validate
 from ncgn_jax.faults import ConfigError
 from ncgn_jax.metrics.table import Column, Row, format_table
-from ncgn_jax.train import validate
 
 COLUMNS = (
     Column("graphs", "graphs", 1, 0, "graphs in a batch, over all devices"),

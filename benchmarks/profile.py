@@ -34,9 +34,9 @@ from jax.profiler import ProfileData
 from benchmarks.step import WARM_UP, paper_config, prepare, random_task, sampler_program
 from ncgn_jax import parallel
 from ncgn_jax.config import apply_overrides, load_config, split_config_arguments
+from ncgn_jax.domains import validate
 from ncgn_jax.faults import ConfigError
 from ncgn_jax.metrics.table import Column, format_table
-from ncgn_jax.train import validate
 
 # In order: a fusion is of the first kind that anything in it has.
 KINDS = {

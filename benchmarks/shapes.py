@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 
 from ncgn_jax import parallel
 from ncgn_jax.config import apply_overrides, split_config_arguments
+from ncgn_jax.domains import make_task, validate
 from ncgn_jax.faults import CheckpointError, ConfigError, DataError
 from ncgn_jax.generate import read_run_config, restore_state
 from ncgn_jax.metrics.table import (
@@ -35,8 +36,6 @@ from ncgn_jax.metrics.table import (
     write_table,
 )
 from ncgn_jax.point_clouds.task import PointCloudTask
-from ncgn_jax.tasks import make_task
-from ncgn_jax.train import validate
 
 COLUMNS = (
     Column("seconds", "seconds", 1, 1, "all samples, compilation excluded"),

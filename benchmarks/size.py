@@ -37,9 +37,9 @@ from benchmarks.step import (
 )
 from ncgn_jax import parallel
 from ncgn_jax.config import apply_overrides, load_config, split_config_arguments
+from ncgn_jax.domains import validate
 from ncgn_jax.faults import ConfigError
 from ncgn_jax.metrics.table import Column, Row, format_table
-from ncgn_jax.train import validate
 
 POINTS = (400, 2000, 10_000, 50_000, 100_000)
 FIT_FROM = 2000

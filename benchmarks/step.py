@@ -38,6 +38,7 @@ from ml_collections import ConfigDict
 
 from ncgn_jax import parallel
 from ncgn_jax.config import apply_overrides, load_config, split_config_arguments
+from ncgn_jax.domains import validate
 from ncgn_jax.faults import ConfigError
 from ncgn_jax.graphs import build_graphs, join_graphs
 from ncgn_jax.metrics.table import Column, Row, format_table
@@ -47,7 +48,7 @@ from ncgn_jax.process import integrate, make_sampler_step
 from ncgn_jax.run.optimizer import make_optimizer
 from ncgn_jax.run.state import TrainState
 from ncgn_jax.tasks.bucketed import BucketedTime, bucket_names, make_batch_layout
-from ncgn_jax.train import TrainingSteps, init_state, validate
+from ncgn_jax.train import TrainingSteps, init_state
 
 WARM_UP = 15
 

@@ -12,7 +12,7 @@ CPU), since nothing is computed again in the backward pass; patches of 4 keep 25
 
 from ml_collections import ConfigDict
 
-from ncgn_jax.images.task import default_config
+from ncgn_jax.images.config import default_config
 
 
 def get_config() -> ConfigDict:
@@ -31,5 +31,5 @@ def get_config() -> ConfigDict:
     config.train.checkpoint_every_steps = 5000
     config.sample.num_samples = 10_000
     config.sample.num_steps = 50
-    config.sample.guidance = 1.5
+    config.sample.guidance = 0.5
     return config.lock()

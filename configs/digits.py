@@ -8,7 +8,7 @@ Expect:   see README.md, "Results"
 
 from ml_collections import ConfigDict
 
-from ncgn_jax.images.task import default_config
+from ncgn_jax.images.config import default_config
 
 
 def get_config() -> ConfigDict:

@@ -10,7 +10,7 @@ Expect:   see README.md, "Results": errors at hidden entries below all plain bas
 
 from ml_collections import ConfigDict
 
-from ncgn_jax.expression.task import default_config
+from ncgn_jax.expression.config import default_config
 
 
 def get_config() -> ConfigDict:

@@ -21,7 +21,7 @@ pure noise for most of its steps, and its mean would be 8.5 GMAC against 2.2.
 
 from ml_collections import ConfigDict
 
-from ncgn_jax.images.task import default_config
+from ncgn_jax.images.config import default_config
 
 
 def get_config() -> ConfigDict:
@@ -46,7 +46,7 @@ def get_config() -> ConfigDict:
     config.sample.num_samples = 10_000
     config.sample.sampler = "ancestral"
     config.sample.num_steps = 250
-    config.sample.guidance = 1.5
+    config.sample.guidance = 0.5
     # Of 1.28 million, which would be 5e13 multiply-adds on a host for each row.
     config.evaluate.max_nearest = 100_000
     return config.lock()

@@ -24,7 +24,7 @@ python -m ncgn_jax.compare --config=configs/mnist.py --config.data.path=mnist.np
 
 from ml_collections import ConfigDict
 
-from ncgn_jax.images.task import default_config
+from ncgn_jax.images.config import default_config
 
 
 def get_config() -> ConfigDict:

@@ -14,7 +14,7 @@ parametric shapes and says so.
 
 from ml_collections import ConfigDict
 
-from ncgn_jax.point_clouds.task import default_config
+from ncgn_jax.point_clouds.config import default_config
 
 
 def get_config() -> ConfigDict:

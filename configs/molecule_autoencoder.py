@@ -9,12 +9,12 @@ Expect:   see README.md, "Results"
 
 from ml_collections import ConfigDict
 
-from ncgn_jax.molecules.autoencoder_task import default_config
+from ncgn_jax.molecules.config import default_autoencoder_config
 
 
 def get_config() -> ConfigDict:
     """Returns the experiment."""
-    config = default_config()
+    config = default_autoencoder_config()
     config.train.num_steps = 4000
     config.train.optimizer = "muon"
     config.train.learning_rate = 4e-3

@@ -13,7 +13,7 @@ molecules that come with the package and says so. A file of one's own (.smi, .cs
 
 from ml_collections import ConfigDict
 
-from ncgn_jax.molecules.task import default_config
+from ncgn_jax.molecules.config import default_config
 
 
 def get_config() -> ConfigDict:

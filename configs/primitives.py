@@ -10,7 +10,7 @@ Expect:   `rms e-2` towards 0 and `in prior` towards 100; noise is far from both
 
 from ml_collections import ConfigDict
 
-from ncgn_jax.point_clouds.task import default_config
+from ncgn_jax.point_clouds.config import default_config
 
 
 def get_config() -> ConfigDict:

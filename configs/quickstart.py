@@ -9,7 +9,7 @@ Expect:   see README.md, "Results"
 
 from ml_collections import ConfigDict
 
-from ncgn_jax.point_clouds.task import default_config
+from ncgn_jax.point_clouds.config import default_config
 
 
 def get_config() -> ConfigDict:

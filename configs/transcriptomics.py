@@ -11,7 +11,7 @@ Expect:   see README.md, "Results"
 
 from ml_collections import ConfigDict
 
-from ncgn_jax.expression.task import default_config
+from ncgn_jax.expression.config import default_config
 
 
 def get_config() -> ConfigDict:

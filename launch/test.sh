@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Style and tests, as in CI: launch/test.sh [pytest arguments]
-# For example: launch/test.sh -m "not slow"      launch/test.sh tests/test_pictures.py
+# For example: launch/test.sh -m "not slow"      launch/test.sh tests/pictures
 set -euo pipefail
 EXTRA=test
 source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"

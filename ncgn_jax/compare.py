@@ -38,6 +38,7 @@ from ncgn_jax.comparison.runs import (
 from ncgn_jax.comparison.speed import time_sampling, time_training_steps
 from ncgn_jax.comparison.variants import Variant, make_variants, training_fields
 from ncgn_jax.config import config_to_json, split_config_arguments, with_fields
+from ncgn_jax.domains import DOMAINS
 from ncgn_jax.faults import (
     ConfigError,
     TrainingError,
@@ -46,7 +47,6 @@ from ncgn_jax.faults import (
 from ncgn_jax.generate import Samples, generate
 from ncgn_jax.run.logs import format_seconds
 from ncgn_jax.run.state import num_params
-from ncgn_jax.tasks import COUNTING_TASKS, run_costs, task_notes
 from ncgn_jax.tasks.settings import sampling_notes
 from ncgn_jax.train import train
 
@@ -83,7 +83,7 @@ def compare(
     plan_runs(variants, workdir, None, num_seeds, seconds, tmac)
     print("\n".join(tasks.make(variants[0].config).describe()), flush=True)
     for variant in variants:
-        own = task_notes(tasks.make(variant.config))
+        own = tasks.make(variant.config).notes()
         for note in (*sampling_notes(variant.config), *own):
             print(f"{variant.name}: {note}", flush=True)
     speeds = measure_speeds(variants, workdir, tasks)
@@ -111,8 +111,8 @@ def compare(
     budget = "equal steps" if seconds is None else f"{seconds:g} s of training each"
     if tmac is not None:
         budget = f"{tmac:g} TMAC of training each"
-    columns = tasks.make(variants[0].config).columns
-    return report(finished, workdir, failed, budget, columns)
+    task = tasks.make(variants[0].config)
+    return report(finished, workdir, failed, budget, task)
 
 
 def check_budget(
@@ -124,12 +124,13 @@ def check_budget(
     for option, value in (("seconds", seconds), ("tmac", tmac)):
         if value is not None and not 0 < value < math.inf:
             raise ConfigError(f"--{option}: found {value:g}; allowed: positive")
-    uncounted = {v.config.task for v in variants} - set(COUNTING_TASKS)
+    counting = {name for name, task in DOMAINS.items() if task.counts_macs}
+    uncounted = {v.config.task for v in variants} - counting
     if tmac is not None and uncounted:
         raise ConfigError(
             f"--tmac: task {', '.join(sorted(uncounted))} does not count its "
-            f"multiply-adds; allowed: {', '.join(COUNTING_TASKS)}. --seconds compares "
-            "at equal time"
+            f"multiply-adds; allowed: {', '.join(sorted(counting))}. --seconds "
+            "compares at equal time"
         )
 
 
@@ -162,7 +163,7 @@ def measure_speeds(
             speed |= {"seconds_per_step": seconds, "trained": trained}
         speed |= {"sampling_seconds": time_sampling(config, task), "sampled": sampled}
         counted = ""
-        if config.task in COUNTING_TASKS:
+        if task.counts_macs:
             speed["macs_per_step"] = task.step_macs()
             counted = f" and {speed['macs_per_step'] / 1e9:.3g} GMAC"
         print(
@@ -277,11 +278,12 @@ def evaluate_runs(
             for run, samples, _ in items
             for kind, arrays in samples.items()
         }
-        rows, meta = tasks.make(items[0][0].config).evaluate(named)
+        task = tasks.make(items[0][0].config)
+        rows, meta = task.evaluate(named), task.caption()
         anchors = {name: row for name, row in rows.items() if name not in named}
         write_json(path, {"meta": meta, "rows": anchors})
         for run, samples, count in items:
-            costs = run_costs(tasks.make(run.config), run.config.train.num_steps)
+            costs = tasks.make(run.config).costs(run.config.train.num_steps)
             own = {kind: rows[f"{run.name}, {kind}"] | costs for kind in samples}
             run.write_result(own, count)
 

@@ -18,15 +18,19 @@ import inspect
 import json
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, config_dict
 
 from ncgn_jax import parallel
 from ncgn_jax.faults import ConfigError, Faults, did_you_mean, get_field, is_type
 
+# Rises when a field changes its name or meaning; see `domains.complete_config`.
+CONFIG_VERSION = 2
+_VERSION_KEY = "config_version"
 _PLAIN = (bool, int, float, str)
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
@@ -46,8 +50,11 @@ def field_types(config: ConfigDict) -> dict[str, type]:
 def load_config(path: str | Path) -> ConfigDict:
     """Runs a configuration file and checks the form of what it returns.
 
+    The file may import its neighbours.
+
     Args:
-      path: Python file that defines `get_config()` without arguments.
+      path: Python file that defines `get_config()`; with `:argument` behind it, that
+        text is the argument of `get_config`.
 
     Returns:
       The locked configuration: at most two levels; bool, int, float, str, tuple or
@@ -56,37 +63,74 @@ def load_config(path: str | Path) -> ConfigDict:
     Raises:
       ConfigError: If the file is missing, does not run, or returns anything else.
     """
-    path = Path(path)
+    path, colon, argument = _split_argument(str(path))
     if not path.is_file():
         nearby = path.parent.glob("*.py") if path.parent.is_dir() else ()
         hint = did_you_mean(str(path), [str(other) for other in nearby])
         raise ConfigError(f"there is no configuration file {path}{hint}")
-    spec = importlib.util.spec_from_file_location("ncgn_jax_config_file", path)
-    if spec is None:
-        raise ConfigError(f"{path} is not a Python file (.py)")
-    module = importlib.util.module_from_spec(spec)
+    make = _run_file(path)
+    wanted = [
+        parameter.name
+        for parameter in inspect.signature(make).parameters.values()
+        if parameter.default is inspect.Parameter.empty
+        and parameter.kind
+        in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    if colon and not inspect.signature(make).parameters:
+        raise ConfigError(
+            f"get_config() of {path} takes no argument; found {argument!r} behind it"
+        )
+    if wanted and not colon:
+        raise ConfigError(
+            f"get_config() of {path} needs an argument, {wanted[0]}: write "
+            f"--config={path}:VALUE"
+        )
     try:
-        spec.loader.exec_module(module)
-    except SyntaxError as error:
-        place = f"{error.filename}, line {error.lineno}"
-        raise ConfigError(f"syntax error in {place}: {error.msg}") from error
-    except Exception as error:
-        raise ConfigError(f"{path} does not run: {_describe(error)}") from error
-    make = getattr(module, "get_config", None)
-    if not callable(make):
-        raise ConfigError(f"{path} does not define get_config()")
-    if inspect.signature(make).parameters:
-        raise ConfigError(f"get_config() of {path} must take no arguments")
-    try:
-        config = make()
-    except Exception as error:
+        config = make(argument) if colon else make()
+    except Exception as error:  # a configuration file may raise anything
         message = f"get_config() of {path} fails: {_describe(error)}"
         raise ConfigError(message) from error
     return _checked_form(config, str(path))
 
 
+def _split_argument(path: str) -> tuple[Path, str, str]:
+    """Splits `file.py:argument`; a file whose own name has a colon stays whole."""
+    if Path(path).is_file():
+        return Path(path), "", ""
+    name, colon, argument = path.partition(".py:")
+    return Path(name + ".py" if colon else path), colon, argument
+
+
+def _run_file(path: Path) -> Callable[..., Any]:
+    """Runs a configuration file; returns its `get_config`."""
+    spec = importlib.util.spec_from_file_location("ncgn_jax_config_file", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path} is not a Python file (.py)")
+    module = importlib.util.module_from_spec(spec)
+    folder, before = str(path.resolve().parent), set(sys.modules)
+    sys.path.insert(0, folder)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        place = f"{error.filename}, line {error.lineno}"
+        raise ConfigError(f"syntax error in {place}: {error.msg}") from error
+    except Exception as error:  # a configuration file may raise anything
+        raise ConfigError(f"{path} does not run: {_describe(error)}") from error
+    finally:
+        sys.path.remove(folder)
+        # Another folder may have other neighbours of the same name.
+        for name in set(sys.modules) - before:
+            origin = getattr(sys.modules[name], "__file__", None)
+            if origin and str(Path(origin).resolve().parent) == folder:
+                del sys.modules[name]
+    make = getattr(module, "get_config", None)
+    if not callable(make):
+        raise ConfigError(f"{path} does not define get_config()")
+    return make
+
+
 def _checked_form(config: Any, origin: str) -> ConfigDict:
-    """Refuses what cannot be overridden by type or stored as JSON; locks."""
+    """Refuses values without a type to override by or a form in JSON; locks."""
     if not isinstance(config, ConfigDict):
         kind = type(config).__name__
         raise ConfigError(f"{origin} gives a {kind} instead of a ConfigDict")
@@ -117,15 +161,15 @@ def _checked_form(config: Any, origin: str) -> ConfigDict:
 
 
 def split_config_arguments(
-    argv: Sequence[str], flag: str = "config"
+    argv: Sequence[str],
 ) -> tuple[str | None, list[str], list[str]]:
     """Takes `--config=PATH` and `--config.a.b=VALUE` out of a command line.
 
-    A value may also follow as the next argument, and a boolean field may stand alone.
+    A value may also follow as the next argument. A boolean field may stand alone, and
+    `--noconfig.a.b` sets it to false.
 
     Args:
       argv: Command line, with or without the program name.
-      flag: Name of the flag.
 
     Returns:
       The path or None, the overrides `a.b=VALUE` (or `a.b` alone) and the arguments
@@ -143,7 +187,10 @@ def split_config_arguments(
             break
         name, equals, value = argument.partition("=")
         name = name.removeprefix("-").removeprefix("-")
-        is_path, is_field = name == flag, name.startswith(f"{flag}.")
+        is_path, is_field = name == "config", name.startswith("config.")
+        if argument.startswith("-") and name.startswith("noconfig.") and not equals:
+            overrides.append(name.removeprefix("noconfig.") + "=false")
+            continue
         if not argument.startswith("-") or not (is_path or is_field):
             rest.append(argument)
             continue
@@ -152,21 +199,26 @@ def split_config_arguments(
         if is_path:
             paths.append(value)
         else:
-            overrides.append(name.removeprefix(f"{flag}.") + equals + value)
+            overrides.append(name.removeprefix("config.") + equals + value)
     if len(paths) > 1:
-        raise ConfigError(f"--{flag} is given more than once: {', '.join(paths)}")
+        raise ConfigError(f"--config is given more than once: {', '.join(paths)}")
     if paths and not paths[0]:
-        raise ConfigError(f"--{flag} needs the path of a configuration file")
+        raise ConfigError("--config needs the path of a configuration file")
     return (paths[0] if paths else None), overrides, rest
 
 
-def apply_overrides(config: ConfigDict, overrides: Iterable[str]) -> ConfigDict:
+def apply_overrides(
+    config: ConfigDict,
+    overrides: Iterable[str],
+    item_types: Mapping[str, type] | None = None,
+) -> ConfigDict:
     """Sets fields from strings, each read by the type the field has.
 
     Args:
       config: The configuration; stays as it is.
       overrides: Strings such as `dmp.schedule=linear`. A tuple is written `1,2,3` or
         `(1, 2, 3)`; `none` empties a placeholder; a boolean alone means true.
+      item_types: Type of the items of tuples that are empty in the configuration.
 
     Returns:
       A locked copy with the fields set.
@@ -186,6 +238,9 @@ def apply_overrides(config: ConfigDict, overrides: Iterable[str]) -> ConfigDict:
             old = get_field(config, field)
             if not equals and types[field] is not bool:
                 raise ValueError("no value")
+            kind = (item_types or {}).get(field)
+            if kind is not None and not old:
+                old = (kind(),)
             value = _parse(text if equals else "true", types[field], old)
         except ValueError:
             found = text if equals else "no value"
@@ -197,26 +252,17 @@ def apply_overrides(config: ConfigDict, overrides: Iterable[str]) -> ConfigDict:
     return result.lock()
 
 
-def check_known_fields(
-    config: ConfigDict,
-    reference_fields: ConfigDict | Mapping[str, type] | Iterable[str],
-) -> None:
+def check_known_fields(config: ConfigDict, reference: ConfigDict) -> None:
     """Refuses fields that nothing would read, and fields of another type.
 
     Args:
       config: The configuration.
-      reference_fields: A configuration with the same fields, a mapping from dotted
-        names to types, or dotted names alone, in which case types are not checked.
+      reference: A configuration with all fields.
 
     Raises:
       ConfigError: With every unknown or ill-typed field.
     """
-    if isinstance(reference_fields, ConfigDict):
-        known = field_types(reference_fields)
-    elif isinstance(reference_fields, Mapping):
-        known = dict(reference_fields)
-    else:
-        known = dict.fromkeys(reference_fields, object)
+    known = field_types(reference)
     faults = Faults()
     for field in field_types(config):
         if field not in known:
@@ -238,15 +284,32 @@ def with_fields(config: ConfigDict, fields: dict[str, Any]) -> ConfigDict:
     return config.lock()
 
 
+class StoredConfig(NamedTuple):
+    """A configuration as it was stored.
+
+    Attributes:
+      config: Its fields, some of which may mean something else today.
+      version: Version of the meanings.
+    """
+
+    config: ConfigDict
+    version: int
+
+
 def config_to_json(config: ConfigDict) -> str:
-    """Writes a configuration as indented JSON; tuples become lists."""
-    return json.dumps(config.to_dict(), indent=2)
+    """Writes a configuration as indented JSON; tuples become lists.
+
+    Beside the fields stands `config_version`, the version of their meanings.
+    """
+    fields = {_VERSION_KEY: CONFIG_VERSION, **config.to_dict()}
+    return json.dumps(fields, indent=2)
 
 
-def config_from_json(text: str) -> ConfigDict:
+def config_from_json(text: str) -> StoredConfig:
     """Reads what `config_to_json` wrote; lists become tuples again.
 
     JSON does not keep the type of an empty placeholder, so that one accepts anything.
+    A text without a version is of version 1.
 
     Raises:
       ConfigError: If the text is not what `config_to_json` writes.
@@ -263,7 +326,12 @@ def config_from_json(text: str) -> ConfigDict:
         content = json.loads(text)
         if not isinstance(content, dict):
             raise ValueError(f"found {type(content).__name__}, not fields")
-        return restored(content).lock()
+        version = content.pop(_VERSION_KEY, 1)
+        if version not in range(1, CONFIG_VERSION + 1):
+            raise ValueError(
+                f"version {version!r}; this program reads 1 to {CONFIG_VERSION}"
+            )
+        return StoredConfig(restored(content).lock(), version)
     except (ValueError, AttributeError, RecursionError) as error:  # also bad names
         raise ConfigError(f"not a stored configuration: {error}") from error
 
@@ -321,7 +389,8 @@ def _parse(text: str, kind: type, old: Any) -> Any:
 def _parse_tuple(text: str, old: tuple) -> tuple:
     """Reads `1,2,3` or `(1, 2, 3)`, each item by the type of the old ones.
 
-    Where there are none to tell the type, one number or bare words will do too.
+    Where there are none to tell the type, the items are what Python reads, one number
+    too; else they are words separated by commas, such as `HLA-A,IC50 (nM)`.
     """
     kinds = {type(item) for item in old}
     if len(kinds) == 1 and kinds <= set(_PLAIN):
@@ -330,11 +399,11 @@ def _parse_tuple(text: str, old: tuple) -> tuple:
         return tuple(_parse(item, *kinds, 0) for item in items if item)
     try:
         value = _to_tuple(ast.literal_eval(text))
-    except (SyntaxError, ValueError) as error:
-        words = [word.strip() for word in text.split(",")]
-        if all(word.isidentifier() for word in words):
-            return tuple(words)
-        raise ValueError(text) from error
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        words = tuple(word.strip() for word in text.split(","))
+        if kinds or not all(words) or text.lstrip().startswith(("(", "[", "{")):
+            raise ValueError(text) from error
+        return words
     if isinstance(value, int | float | str) and not old:
         value = (value,)
     if not isinstance(value, tuple) or not _is_plain(value):

@@ -6,15 +6,13 @@ from ml_collections import ConfigDict
 
 from ncgn_jax import parallel
 from ncgn_jax.generate import Samples
-from ncgn_jax.metrics.table import format_table, write_table
-from ncgn_jax.tasks import Task, run_costs
-
-Rows = dict[str, dict[str, float]]
+from ncgn_jax.metrics.table import Row, format_table, write_table
+from ncgn_jax.tasks import Task
 
 
 def evaluate(
     config: ConfigDict, workdir: str | Path, task: Task, samples: Samples, step: int
-) -> Rows:
+) -> dict[str, Row]:
     """Measures each sample set, prints the table and writes `table.json` / `.csv`.
 
     Args:
@@ -25,12 +23,12 @@ def evaluate(
       step: Training steps behind the weights.
 
     Returns:
-      The rows by name: one a kind of weights, then the anchors.
+      The rows by name: one for each kind of weights, then the anchors.
     """
-    rows, meta = task.evaluate(samples)
-    costs = run_costs(task, step)
+    rows, costs = task.evaluate(samples), task.costs(step)
     rows = {name: row | costs if name in samples else row for name, row in rows.items()}
-    meta |= {
+    notes = task.warnings(rows)
+    meta = task.caption() | {
         "seed": config.seed,
         "weights": ", ".join(samples),
         "steps": step,
@@ -38,8 +36,8 @@ def evaluate(
         "device": f"{parallel.num_devices()} x {parallel.device_kind()}",
     }
     caption = "; ".join(f"{name}: {value}" for name, value in meta.items())
-    text = format_table(rows, task.columns, caption)
+    text = format_table(rows, task.columns, caption, notes)
     print(text, flush=True)
-    write_table(rows, Path(workdir) / "table", meta)
+    write_table(rows, Path(workdir) / "table", meta, notes)
     (Path(workdir) / "table.md").write_text(text + "\n")
     return rows

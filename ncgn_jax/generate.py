@@ -16,12 +16,14 @@ from ml_collections import ConfigDict
 
 from ncgn_jax import parallel, processes
 from ncgn_jax.config import config_from_json, config_to_json
-from ncgn_jax.faults import CheckpointError, ConfigError
+from ncgn_jax.data.array_files import read_npz
+from ncgn_jax.domains import complete_config
+from ncgn_jax.faults import CheckpointError, ConfigError, DataError
 from ncgn_jax.run.checkpoint import Checkpoints
 from ncgn_jax.run.logs import format_seconds
 from ncgn_jax.run.optimizer import make_optimizer
 from ncgn_jax.run.state import TrainState
-from ncgn_jax.tasks import Task, complete_config
+from ncgn_jax.tasks import Task
 from ncgn_jax.train import init_state
 
 Samples = dict[str, dict[str, np.ndarray]]
@@ -39,7 +41,7 @@ def read_run_config(workdir: str | Path) -> ConfigDict:
     if not path.is_file():
         raise ConfigError(f"{workdir} holds no run: there is no {path.name}")
     try:
-        return complete_config(config_from_json(path.read_text()))
+        return complete_config(*config_from_json(path.read_text()))
     except (ConfigError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
 
@@ -153,11 +155,16 @@ def _save(path: Path, arrays: dict[str, np.ndarray], stamp: str) -> None:
 
 
 def _load(path: Path, stamp: str) -> dict[str, np.ndarray] | None:
-    """Reads stored samples if they are whole and still the ones asked for."""
+    """Reads stored samples if they are whole and still the ones asked for.
+
+    Damaged ones are made anew, with a line on what is wrong with them.
+    """
+    if not path.is_file():
+        return None
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, KeyError):
+        arrays = read_npz(path)
+    except DataError as error:
+        print(f"stored samples are damaged and made anew: {error}", flush=True)
         return None
     if str(arrays.pop("stamp", "")) != stamp:
         return None

@@ -19,15 +19,14 @@ from typing import Any
 import numpy as np
 
 from ncgn_jax import parallel
+from ncgn_jax.domains import make_task, validate
 from ncgn_jax.faults import ConfigError, one_line_errors
 from ncgn_jax.generate import read_run_config, restore_state
 from ncgn_jax.graphs.fitted_schedules import least_loss_schedule, table_arguments
 from ncgn_jax.metrics.table import align_table
 from ncgn_jax.pictures import Panel, draw_panels, save_figure
 from ncgn_jax.process import fit_time_table, make_time_grid
-from ncgn_jax.tasks import make_task
-from ncgn_jax.tasks.level_errors import PROBED, LevelProbe, make_level_probe
-from ncgn_jax.train import validate
+from ncgn_jax.tasks.level_errors import LevelProbe
 
 # Enough for a curve without corners; short enough for a command line.
 _TABLE_ROWS = 24
@@ -52,16 +51,16 @@ def measure_levels(workdir: Path, num_levels: int, num_examples: int) -> dict[st
     """
     config = read_run_config(workdir)
     validate(config)
-    if config.task not in PROBED:
-        raise ConfigError(
-            f"{workdir}: found task {config.task!r}; allowed: {', '.join(PROBED)}"
-        )
     task = make_task(config)
     state = restore_state(config, workdir, task)
-    schedule = task.time.schedule
     levels = (np.arange(num_levels) + 0.5) / num_levels
+    probe = task.probe(state.ema, state.model_state, num_examples)
+    if probe is None:
+        raise ConfigError(
+            f"{workdir}: task {config.task!r} has no noise buckets to measure"
+        )
+    schedule = probe.time.schedule
     times = np.asarray(schedule.time_of_signal_level(levels), np.float64)
-    probe = make_level_probe(task, state.ema, state.model_state, num_examples)
     data_error, target_error = probe.errors(times)
     # What a level counts for in training: the time that it stands for.
     spans = np.gradient(times)

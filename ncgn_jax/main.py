@@ -18,11 +18,11 @@ from absl import logging as absl_logging
 
 from ncgn_jax import parallel, processes
 from ncgn_jax.config import (
-    apply_overrides,
     config_to_json,
     load_config,
     split_config_arguments,
 )
+from ncgn_jax.domains import make_task, set_fields, validate
 from ncgn_jax.evaluate import evaluate
 from ncgn_jax.faults import (
     ConfigError,
@@ -31,9 +31,8 @@ from ncgn_jax.faults import (
 from ncgn_jax.generate import draw, generate, restore_state
 from ncgn_jax.run.lock import hold
 from ncgn_jax.run.preemption import Preempted, Preemption
-from ncgn_jax.tasks import make_task, task_notes
 from ncgn_jax.tasks.settings import sampling_notes
-from ncgn_jax.train import train, validate
+from ncgn_jax.train import train
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; default runs/<configuration name>."
@@ -57,13 +56,13 @@ def run(
     parallel.keep_host_memory()
     parallel.start()
     with Preemption() as preemption:
-        config = apply_overrides(load_config(config_path), overrides)
+        config = set_fields(load_config(config_path), overrides)
         validate(config)
         if checkpoint != "newest" and mode not in ("sample", "evaluate"):
             raise ConfigError("--checkpoint goes with --mode=sample or --mode=evaluate")
         workdir = Path(workdir or Path("runs") / Path(config_path).stem)
         task = make_task(config)
-        notes = [*sampling_notes(config), *task_notes(task)]
+        notes = [*sampling_notes(config), *task.notes()]
         about = "\n".join([*task.describe(), *notes])
         processes.check_same(
             {"configuration": config_to_json(config), "data and model": about}

@@ -22,8 +22,9 @@ import optax
 from ml_collections import ConfigDict
 
 from ncgn_jax import parallel
-from ncgn_jax.config import check_known_fields, config_to_json
-from ncgn_jax.faults import Faults, TrainingError
+from ncgn_jax.config import config_to_json
+from ncgn_jax.domains import make_task, validate
+from ncgn_jax.faults import TrainingError
 from ncgn_jax.process import ema_decay, update_ema
 from ncgn_jax.run.checkpoint import Checkpoints
 from ncgn_jax.run.lock import Lock, hold
@@ -31,30 +32,10 @@ from ncgn_jax.run.logs import MetricsWriter, Progress, format_seconds
 from ncgn_jax.run.optimizer import make_optimizer
 from ncgn_jax.run.preemption import Preempted, Preemption
 from ncgn_jax.run.state import TrainState, make_train_state, num_params
-from ncgn_jax.tasks import (
-    NO_ROWS,
-    TASKS,
-    StepKind,
-    Task,
-    default_config,
-    make_task,
-    step_kinds,
-    validate_task,
-)
-from ncgn_jax.tasks.settings import validate_base
+from ncgn_jax.tasks import NO_ROWS, StepKind, Task
 
 Metrics = dict[str, Any]
 FIRST_STAGE = "first_stage"  # folder within that of the run
-
-
-def validate(config: ConfigDict) -> None:
-    """Raises one ConfigError that lists every fault of a configuration."""
-    faults = Faults()
-    if config.get("task") in TASKS:
-        check_known_fields(config, default_config(config.task))
-        validate_base(config, faults, parallel.num_devices())
-    validate_task(config, faults)
-    faults.raise_if_any()
 
 
 def make_train_step(
@@ -66,7 +47,7 @@ def make_train_step(
     fold_in(rng, state.step). Metrics: `loss`, `bucket_loss` [bucket], and l2 norms of
     gradient, update and parameters.
     """
-    decay, warm_up = config.train.ema_decay, config.train.ema_warm_up
+    decay = config.train.ema_decay
 
     def train_step(state: TrainState, batch, rng):
         rng = jax.random.fold_in(rng, state.step)
@@ -85,7 +66,7 @@ def make_train_step(
             "update_norm": optax.tree.norm(updates),
             "param_norm": optax.tree.norm(params),
         }
-        ema = update_ema(state.ema, params, ema_decay(state.step, decay, warm_up))
+        ema = update_ema(state.ema, params, ema_decay(state.step, decay))
         state = TrainState(
             step=state.step + 1,
             params=params,
@@ -267,7 +248,7 @@ def _loop(
 ) -> TrainState:
     num_steps, start = config.train.num_steps, int(state.step)
     steps = TrainingSteps(task, tx, config)
-    _compile_all(steps, step_kinds(task, start, num_steps), state)
+    _compile_all(steps, task.step_kinds(start, num_steps), state)
     state = parallel.replicate(state)
     progress = Progress(
         num_steps,

@@ -7,13 +7,13 @@ from typing import Any
 from ncgn_jax import parallel
 from ncgn_jax.comparison.runs import Run, anchors_path, read_json
 from ncgn_jax.metrics.summary import (
-    add_floors,
     format_summary,
     summarise,
     write_summary,
 )
 from ncgn_jax.metrics.table import Column, Row
 from ncgn_jax.pictures import draw_comparison, save_figure
+from ncgn_jax.tasks import Task
 
 COST_COLUMNS = (
     Column("num_params", "params", 1, 0, "trained numbers"),
@@ -41,7 +41,7 @@ def report(
     workdir: Path,
     failed: Mapping[str, str],
     budget: str,
-    quality: Sequence[Column],
+    task: Task,
 ) -> str:
     """Prints and writes the table of finished runs, and draws the figure.
 
@@ -50,13 +50,12 @@ def report(
       workdir: Folder of the comparison; gets `comparison.md`, `.json`, `.csv`, `.png`.
       failed: Message of each run that failed.
       budget: What every run was given, in words.
-      quality: Columns of what the task measures.
+      task: A task of the runs, for its columns and warnings.
 
     Returns:
       The table.
     """
     rows, anchors, meta = collect(runs, workdir)
-    rows, anchors = add_floors(rows, anchors)
     seeds = dict.fromkeys(str(run.config.seed) for run in runs)
     meta |= {
         "seeds": ", ".join(seeds),
@@ -64,9 +63,15 @@ def report(
         "device": f"{parallel.num_devices()} x {parallel.device_kind()}",
     }
     caption = "; ".join(f"{name}: {value}" for name, value in meta.items())
-    notes = [f"failed: {name}: {message}" for name, message in failed.items()]
+    summary, quality = summarise(rows), task.columns
+    means = {
+        name: {key: spread.mean for key, spread in row.items()}
+        for name, row in summary.items()
+    }
+    notes = task.warnings({**anchors, **means})
+    notes += [f"failed: {name}: {message}" for name, message in failed.items()]
     columns = (*quality, *COST_COLUMNS)
-    text = format_summary(summarise(rows), anchors, columns, caption, notes)
+    text = format_summary(summary, anchors, columns, caption, notes)
     print(text, flush=True)
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "comparison.md").write_text(text + "\n")

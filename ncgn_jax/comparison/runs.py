@@ -18,8 +18,9 @@ from ml_collections import ConfigDict
 
 from ncgn_jax.comparison.variants import training_fields
 from ncgn_jax.config import config_to_json
+from ncgn_jax.domains import first_stage_config, make_task
 from ncgn_jax.generate import read_run_config
-from ncgn_jax.tasks import Task, first_stage_config, make_task
+from ncgn_jax.tasks import Task
 from ncgn_jax.train import FIRST_STAGE
 
 
@@ -132,8 +133,7 @@ class TaskMaker:
         key = make_stamp([config.task, config.data.to_dict()])
         if key not in self._first:
             self._first[key] = make_task(config)
-        first = self._first[key]
-        return type(first)(config, first.dataset)
+        return self._first[key].with_config(config)
 
 
 def anchors_path(workdir: Path, config: ConfigDict) -> Path:

@@ -8,13 +8,12 @@ from ml_collections import ConfigDict
 
 from ncgn_jax import parallel
 from ncgn_jax.config import with_fields
+from ncgn_jax.faults import get_field
 from ncgn_jax.run.optimizer import make_optimizer
-from ncgn_jax.run.state import TrainState
-from ncgn_jax.tasks import Task, step_kinds
-from ncgn_jax.tasks.bucketed import rows_per_call
+from ncgn_jax.tasks import Task
+from ncgn_jax.tasks.sampling import rows_per_call
 from ncgn_jax.train import TrainingSteps, init_state
 
-_BESIDES = ("num_published", "num_reconstructed")
 # Shares of kinds of steps are counted among at least so many.
 _MANY_STEPS = 10_000
 
@@ -40,7 +39,7 @@ def time_training_steps(
     tx, count = make_optimizer(config), config.train.steps_per_call
     steps = TrainingSteps(task, tx, config)
     state = parallel.replicate(init_state(task, tx, config.seed))
-    kinds = step_kinds(task, 0, max(config.train.num_steps, _MANY_STEPS))
+    kinds = task.step_kinds(0, max(config.train.num_steps, _MANY_STEPS))
     seconds = np.empty((num_warm_up + num_steps, len(kinds)))
     batch = steps.load(kinds[0].step, count)
     for i, k in np.ndindex(seconds.shape):
@@ -53,33 +52,30 @@ def time_training_steps(
     return float(medians @ [kind.share for kind in kinds])
 
 
-def time_sampling(
-    config: ConfigDict, task: Task, state: TrainState | None = None
-) -> float:
+def time_sampling(config: ConfigDict, task: Task) -> float:
     """Estimates seconds to draw `sample.num_samples`, compilation excluded.
 
-    All chunks of `sample.batch_size` graphs a device take equally long, and so do all
+    All calls of `sample.batch_size` samples take equally long, and so do all
     steps of a noise bucket: one chunk is timed, with a tenth of the steps but at least
     20 (after one that compiles), and multiplied.
 
     Args:
       config: Validated configuration.
       task: Its task.
-      state: Trained state; a fresh one, which is as fast, if None.
 
     Returns:
       Seconds for all samples.
     """
-    if state is None:
-        state = init_state(task, make_optimizer(config), config.seed)
+    # A fresh state is as fast as a trained one.
+    state = init_state(task, make_optimizer(config), config.seed)
     sample = config.sample
     chunk = rows_per_call(sample.num_samples, sample.batch_size)
     num_steps = min(sample.num_steps, max(20, sample.num_steps // 10))
     fewer = {"sample.num_steps": num_steps}
-    # What is made once beside the samples does not grow with their number.
-    fewer |= {f"sample.{name}": 0 for name in _BESIDES if name in sample}
-    if any(sample[field.removeprefix("sample.")] != n for field, n in fewer.items()):
-        task = type(task)(with_fields(config, fewer), task.dataset)
+    # Samples of these fields are drawn once; their time is not per sample.
+    fewer |= dict.fromkeys(task.extra_samples, 0)
+    if any(get_field(config, field) != value for field, value in fewer.items()):
+        task = task.with_config(with_fields(config, fewer))
     task.sample(state.params, state.model_state, chunk, config.seed)
     began = time.perf_counter()
     task.sample(state.params, state.model_state, chunk, config.seed)

@@ -15,16 +15,15 @@ import itertools
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from ncgn_jax.config import apply_overrides, config_to_json, field_types, load_config
+from ncgn_jax.config import field_types, load_config
+from ncgn_jax.domains import DOMAINS, default_config, set_fields, validate
 from ncgn_jax.faults import ConfigError
-from ncgn_jax.point_clouds.anchors import ANCHOR_NAMES
-from ncgn_jax.tasks import TASKS, default_config
-from ncgn_jax.train import validate
 
 # What changes neither the trained weights nor the time a training step takes.
 _FREE_SECTIONS = ("sample", "evaluate")
@@ -33,7 +32,6 @@ _FREE_FIELDS = (
     "train.checkpoint_every_steps",
     "train.max_to_keep",
     "data.cache_dir",
-    "data.allow_download",
 )
 Named = tuple[str, list[str]]
 
@@ -77,28 +75,30 @@ def make_variants(
       ConfigError: With the faults of all variants.
     """
     base = load_config(config_path)
-    default = default_config(base.task) if base.get("task") in TASKS else None
+    task = DOMAINS.get(base.get("task"))
+    default = default_config(base.task) if task else None
+    anchors = task.anchors if task else ()
     asked = any(override.startswith("evaluate.weights") for override in overrides)
     if default is not None and not asked:
         weights = base.get("evaluate", {}).get("weights")
         if weights == default.evaluate.weights:
             overrides = [*overrides, "evaluate.weights=ema"]
     try:
-        parsed = parse_variants(vary, explicit, field_types(base))
+        parsed = parse_variants(vary, explicit, field_types(base), anchors)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     variants, faults = [], []
     for name, fields in parsed:
         try:
-            config = apply_overrides(base, [*overrides, *fields])
+            config = set_fields(base, [*overrides, *fields])
             validate(config)
             variants.append(Variant(name, _folder(name), config))
         except ConfigError as error:
             faults.append(f"variant {name!r}: {error}")
-        if name in ANCHOR_NAMES:
+        if name in anchors:
             faults.append(
                 f"variant {name!r}: every table has a row of that name (of "
-                f"{', '.join(ANCHOR_NAMES)}); choose another"
+                f"{', '.join(anchors)}); choose another"
             )
     folders = [_folder(name) for name, _ in parsed]
     for folder in sorted({folder for folder in folders if folders.count(folder) > 1}):
@@ -111,7 +111,8 @@ def make_variants(
 def parse_variants(
     vary: Sequence[str],
     explicit: Sequence[str],
-    types: dict[str, type] | None = None,
+    types: Mapping[str, type] = MappingProxyType({}),
+    anchors: Sequence[str] = (),
 ) -> list[Named]:
     """Reads variants as (name, overrides); see the module's docstring.
 
@@ -119,6 +120,7 @@ def parse_variants(
       vary: `FIELD=VALUE,VALUE`.
       explicit: `NAME: FIELD=VALUE FIELD=VALUE`.
       types: Types of the fields; values of text fields name themselves.
+      anchors: Rows that a table has without a model; no variant is named like them.
 
     Raises:
       ValueError: With every argument that cannot be read.
@@ -138,8 +140,8 @@ def parse_variants(
         values = [value.strip() for value in values if value.strip()]
         if not equals or not values:
             faults.append(f"--vary={text!r}: write FIELD=VALUE,VALUE")
-        # Values that are words name themselves, but not as a row without a model does.
-        is_clear = (types or {}).get(field) is str and not set(values) & {*ANCHOR_NAMES}
+        # String values name their variant, unless the name would clash with an anchor.
+        is_clear = types.get(field) is str and not set(values) & {*anchors}
         label = "" if is_clear else field.split(".")[-1] + "="
         factors.append([(label + value, [f"{field}={value}"]) for value in values])
     if faults:
@@ -154,7 +156,7 @@ def parse_variants(
 def training_fields(config: ConfigDict) -> dict[str, Any]:
     """Lists the fields that decide what is learnt, by dotted name, as in JSON."""
     flat = {}
-    for name, value in json.loads(config_to_json(config)).items():
+    for name, value in json.loads(json.dumps(config.to_dict())).items():
         if name in _FREE_SECTIONS:
             continue
         section = value if isinstance(value, dict) else {"": value}

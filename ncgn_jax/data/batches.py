@@ -7,8 +7,11 @@
 import functools
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-_ORDER, _SUBSET = 0, 1  # streams of randomness that must not meet
+# Streams of randomness that must not meet.
+_ORDER, _SUBSET = 0, 1
+_HALVES = 1
 
 
 def batch_indices(
@@ -98,3 +101,25 @@ def take_batch(
     if labels is not None:
         batch["label"] = labels[index].astype(np.int32)
     return batch
+
+
+def split_reference(test: ArrayLike, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Splits test examples at random into two halves, the same for equal seeds.
+
+    Args:
+      test: Test examples, [T, ...] with T > 1.
+      seed: Seed of the split.
+
+    Returns:
+      The half to compare with (`reference`), and the half to compare (`held_out`),
+      each [T // 2, ...]; an odd one is left out.
+
+    Raises:
+      ValueError: If there are fewer than two examples.
+    """
+    test = np.asarray(test)
+    half = len(test) // 2
+    if half < 1:
+        raise ValueError(f"cannot split {len(test)} examples into two halves")
+    order = np.random.default_rng([seed, _HALVES]).permutation(len(test))
+    return test[order[:half]], test[order[half : 2 * half]]

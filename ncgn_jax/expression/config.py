@@ -1,81 +1,149 @@
-"""Fields of the transcriptomics task: their defaults and their checks."""
+"""Declares the fields of expression over space and time, and makes its model."""
 
 import numpy as np
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
+from ncgn_jax import fields
 from ncgn_jax.expression.conditioning import CONDITIONINGS, FIELD_TASKS
-from ncgn_jax.expression.sets import FIELD_SOURCES
+from ncgn_jax.expression.model import ExpressionModel
+from ncgn_jax.expression.sets import FIELD_SOURCES, FieldDataset
 from ncgn_jax.expression.turing import (
     TEST_PLACES,
     TEST_TIMES,
     TRAIN_PLACES,
     TRAIN_TIMES,
 )
-from ncgn_jax.faults import Faults
+from ncgn_jax.faults import DataError, Faults, is_type
+from ncgn_jax.fields import Check, Field, one_of, some_of, whole, with_defaults
 from ncgn_jax.parallel import num_devices
-from ncgn_jax.tasks.bucketed import make_batch_layout
+from ncgn_jax.tasks.bucketed import BatchLayout, make_batch_layout
 from ncgn_jax.tasks.settings import (
-    base_config,
-    graph_config,
+    BASE_FIELDS,
+    CACHE_DIR,
+    CONVOLUTION_FIELDS,
+    GRAPH_FIELDS,
+    PATH,
+    TEST_FRACTION,
+    check_base,
+    make_graph_settings,
+    make_network_settings,
+    make_objective,
     make_time,
-    validate_graphs,
 )
 
+NAME = "expression"
 RESOLUTIONS = ("relative", "absolute")
+REPEATED_CELLS = ("refuse", "drop", "keep")
+
+
+def _is_grid(value: tuple) -> bool:
+    return len(value) >= 2 and len(set(value)) == len(value)
+
+
+_GRID = Check(_is_grid, "at least two different numbers")
+_EXTENT = Check(
+    lambda value: len(value) == 2 and 0 <= value[0] < value[1] <= 1,
+    "two fractions, 0 <= low < high <= 1",
+)
+_FACTORS = Check(
+    lambda value: all(
+        is_type(factor, float) and np.isfinite(factor) and factor > 0
+        for factor in value
+    ),
+    "a positive factor for each axis, or ()",
+)
+
+FIELDS = with_defaults(
+    (
+        Field(
+            "data.source",
+            "turing",
+            "Where fields come from: turing simulates them.",
+            one_of(FIELD_SOURCES),
+        ),
+        PATH,
+        Field(
+            "data.coordinates",
+            None,
+            "File of the cells' positions, if apart from data.path.",
+            kind=str,
+        ),
+        Field("data.time_column", None, "Column of the time of a cell.", kind=str),
+        Field("data.genes", (), "Genes to read; () for all.", items=str),
+        Field("data.num_train", 500, "Training fields.", whole()),
+        Field("data.num_test", 500, "Test fields.", whole()),
+        Field("data.num_nodes", 100, "Nodes of a training graph.", whole(2)),
+        TEST_FRACTION,
+        Field("data.extent", (0.1, 0.9), "Part of a profile that is read.", _EXTENT),
+        Field("data.logarithm", False, "Take log(1 + expression) first, for counts."),
+        Field(
+            "data.repeated_cells",
+            "refuse",
+            "What to do with cells that occur twice.",
+            one_of(REPEATED_CELLS),
+        ),
+        Field("data.test_times", TEST_TIMES, "Times of simulated test fields.", _GRID),
+        Field(
+            "data.test_places", TEST_PLACES, "Places of simulated test fields.", _GRID
+        ),
+        CACHE_DIR,
+        *BASE_FIELDS,
+        Field("sample.tasks", FIELD_TASKS, "What is generated.", some_of(FIELD_TASKS)),
+        Field(
+            "sample.conditioning",
+            "hold",
+            "How samples keep to what is given: hold shows clean values (as "
+            "published), replace noised ones, trained needs model.conditional.",
+            one_of(CONDITIONINGS),
+        ),
+        Field(
+            "sample.num_draws",
+            1,
+            "Draws of each field that is imputed; errors are those of their mean.",
+            whole(),
+        ),
+        Field(
+            "sample.hidden_genes",
+            (),
+            "Genes that gene_imputation hides; () for the second of the data.",
+            items=str,
+        ),
+        Field(
+            "sample.resolution",
+            "relative",
+            "Supernodes of layouts of other sizes than in training: in proportion "
+            "(relative), or as many (absolute).",
+            one_of(RESOLUTIONS),
+        ),
+        *GRAPH_FIELDS,
+        Field(
+            "dmp.axis_scale",
+            (),
+            "Factor of each axis of the positions, time last, before clusters and "
+            "neighbours are found; () leaves them.",
+            _FACTORS,
+        ),
+        *CONVOLUTION_FIELDS,
+        Field(
+            "model.conditional",
+            False,
+            "Give the network what is given, drawn at random in training.",
+        ),
+        Field("evaluate.baselines", False, "Add rows of imputation without a network."),
+    ),
+    {
+        "data.test_fraction": 0.2,
+        "dmp.num_neighbors": 5,
+        "model.width": 32,
+        "model.convolution": "gcn",
+        "model.norm": "batch",
+    },
+)
 
 
 def default_config() -> ConfigDict:
-    """Returns every field of the task with its default."""
-    config = base_config()
-    config.task = "transcriptomics"
-    config.data = ConfigDict(
-        {
-            "source": "turing",
-            "path": config_dict.placeholder(str),
-            "coordinates": config_dict.placeholder(str),
-            "time_column": config_dict.placeholder(str),
-            "genes": (),
-            "num_train": 500,
-            "num_test": 500,
-            "num_nodes": 100,
-            "test_fraction": 0.2,
-            "extent": (0.1, 0.9),
-            "logarithm": False,
-            "repeated_cells": "refuse",
-            "test_times": TEST_TIMES,
-            "test_places": TEST_PLACES,
-            "cache_dir": ".cache/data",
-        }
-    )
-    config.dmp = graph_config(num_neighbors=5)
-    # Factor of each axis of the positions, time last, before clusters and neighbours
-    # are found: a small one brings times nearer than places. () leaves all as it is.
-    config.dmp.axis_scale = ()
-    config.model = ConfigDict(
-        {
-            "width": 32,
-            "num_layers": 3,
-            "convolution": "gcn",
-            "norm": "batch",
-            # bfloat16: matrix products and messages; sums, norms, coordinates,
-            # parameters and output stay float32.
-            "dtype": "float32",
-            # Tells the network what is given, drawn at random in training.
-            "conditional": False,
-        }
-    )
-    config.sample.tasks = FIELD_TASKS
-    config.sample.conditioning = "hold"
-    # Fields drawn for each test field of a task that imputes; errors are those of
-    # their mean, the best guess, while W is that of the first.
-    config.sample.num_draws = 1
-    # Genes that gene_imputation hides; () for the second of the data.
-    config.sample.hidden_genes = ()
-    # Layouts of other sizes than in training: supernodes in proportion (`relative`),
-    # or as many as in training (`absolute`: clusters and edges keep their extent).
-    config.sample.resolution = "relative"
-    config.evaluate = ConfigDict({"weights": ("ema", "raw"), "baselines": False})
-    return config
+    """Returns every field with its default."""
+    return fields.default_config(NAME, FIELDS)
 
 
 def num_nodes(config: ConfigDict) -> int:
@@ -85,44 +153,11 @@ def num_nodes(config: ConfigDict) -> int:
     return config.data.num_nodes
 
 
-def validate(config: ConfigDict, faults: Faults) -> None:
-    """Checks the task's own fields."""
-    faults.choice(config, "data.source", FIELD_SOURCES)
-    faults.choice(config, "data.repeated_cells", ("refuse", "drop", "keep"))
-    faults.choice(config, "sample.conditioning", CONDITIONINGS)
-    faults.choice(config, "sample.resolution", RESOLUTIONS)
-    validate_graphs(config, faults)
-    faults.positive_int(config, "data.num_train")
-    faults.positive_int(config, "data.num_test")
-    faults.positive_int(config, "sample.num_draws")
-    scale = tuple(config.dmp.axis_scale)
-    faults.check(
-        all(np.isfinite(factor) and factor > 0 for factor in scale),
-        "dmp.axis_scale",
-        scale,
-        "a positive factor for each axis, or ()",
-    )
-    faults.in_range(config, "data.num_nodes", 2)
-    faults.in_range(config, "data.test_fraction", 0, 1, without_ends=True)
-    extent = tuple(config.data.extent)
-    faults.check(
-        len(extent) == 2 and 0 <= extent[0] < extent[1] <= 1,
-        "data.extent",
-        extent,
-        "two fractions, 0 <= low < high <= 1",
-    )
-    for name in ("test_times", "test_places"):
-        grid = tuple(config.data[name])
-        faults.check(
-            len(grid) >= 2 and len(set(grid)) == len(grid),
-            f"data.{name}",
-            grid,
-            "at least two different numbers",
-        )
+def check(config: ConfigDict, faults: Faults) -> None:
+    """Checks what holds between fields."""
+    check_base(config, faults)
     tasks = tuple(config.sample.tasks)
     faults.check(len(tasks) > 0, "sample.tasks", tasks, f"some of {FIELD_TASKS}")
-    for name in tasks:
-        faults.check(name in FIELD_TASKS, "sample.tasks", name, FIELD_TASKS)
     faults.check(
         (config.sample.conditioning == "trained") == bool(config.model.conditional),
         "sample.conditioning",
@@ -131,7 +166,41 @@ def validate(config: ConfigDict, faults: Faults) -> None:
     )
     if not faults.lines:
         try:
-            time = make_time(config, num_nodes(config), 2)
-            make_batch_layout(time, config.train.batch_size, num_devices())
+            make_layout(config, num_nodes(config), 2)
         except ValueError as error:
             faults.lines.append(f"dmp / train.batch_size: {error}")
+
+
+def make_layout(config: ConfigDict, num_nodes: int, dim: int) -> BatchLayout:
+    """Divides the batch over buckets; ValueError if it cannot be."""
+    time = make_time(config, num_nodes, dim)
+    return make_batch_layout(time, config.train.batch_size, num_devices())
+
+
+def make_model(config: ConfigDict, dataset: FieldDataset) -> ExpressionModel:
+    """Builds the model of a configuration and what its data teach it.
+
+    Raises:
+      DataError: If `dmp.axis_scale` does not fit the positions.
+    """
+    train = dataset.train
+    dim = train.layouts[0].shape[1]
+    factors = tuple(config.dmp.axis_scale) or (1.0,) * dim
+    if len(factors) != dim:
+        raise DataError(
+            f"dmp.axis_scale: found {len(factors)} factors; the positions of this "
+            f"data have {dim} axes"
+        )
+    mean, scale = dataset.moments()
+    return ExpressionModel(
+        genes=tuple(dataset.genes),
+        mean=mean.astype(np.float32),
+        scale=scale.astype(np.float32),
+        num_nodes=train.values.shape[1],
+        axis_scale=factors,
+        time=make_time(config, train.values.shape[1], dim),
+        objective=make_objective(config),
+        graphs=make_graph_settings(config),
+        network_settings=make_network_settings(config),
+        conditional=config.model.conditional,
+    )

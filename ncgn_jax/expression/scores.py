@@ -1,11 +1,12 @@
-"""How good generated expression fields are, task by task.
+"""Measures generated expression fields, task by task.
 
 One row holds a sample set's measures in all tasks, so that rows can be compared and
 averaged over seeds. Anchors are put through the same tasks: their given part is the
 test field's, as it is for samples.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,13 +26,12 @@ from ncgn_jax.expression.measures import (
     pattern_amplitude,
     wavelength_distance,
 )
-from ncgn_jax.expression.sets import FieldSet
+from ncgn_jax.expression.sets import FieldDataset, FieldSet
 from ncgn_jax.metrics.table import Column, Row
 
-if TYPE_CHECKING:
-    from ncgn_jax.expression.task import TranscriptomicsTask
-
 IMPUTATION_TASKS = ("forward", "interpolation", "gene_imputation", "space_imputation")
+# Rows of imputation without a network.
+BASELINES = ("nearest", "process", "linear", "regression")
 _SHORT = {
     "unconditional": "uncond",
     "forward": "forward",
@@ -93,65 +93,86 @@ FIELD_COLUMNS = (
 )
 
 
+class FieldCase(NamedTuple):
+    """The test fields of one task, and what is given of them.
+
+    Attributes:
+      fields: The test fields.
+      given: True for given entries, [sample, node, gene].
+      known: Values of given entries, anything elsewhere, [sample, node, gene].
+    """
+
+    fields: FieldSet
+    given: np.ndarray
+    known: np.ndarray
+
+    def first(self, count: int) -> "FieldCase":
+        """Returns the first samples."""
+        fields = self.fields.first(count)
+        return FieldCase(fields, self.given[:count], self.known[:count])
+
+
 def evaluate_fields(
-    task: "TranscriptomicsTask", samples: dict[str, dict[str, np.ndarray]]
+    samples: Mapping[str, Mapping[str, np.ndarray]],
+    cases: Mapping[str, FieldCase],
+    dataset: FieldDataset,
+    make_noise: Callable[[int, tuple[int, ...]], np.ndarray],
+    *,
+    with_baselines: bool,
 ) -> dict[str, Row]:
     """Measures sample sets and anchors in every task.
 
     Args:
-      task: The task.
-      samples: Fields by task name, for each sample set.
+      samples: Fields by task name, for each sample set, in the units of the data.
+      cases: What is generated, by task name.
+      dataset: Training fields, and test fields without a condition.
+      make_noise: make_noise(count, shape) returns untrained fields of that shape.
+      with_baselines: Whether to add imputation without a network.
 
     Returns:
       Rows of the sample sets, then of the anchors (`noise`, `train`, and plain
-      baselines if the configuration asks for them).
+      baselines).
     """
     rows: dict[str, Row] = {name: {} for name in samples}
-    for name in task.config.sample.tasks:
-        fields, given = task.fields_of(name), task.given(name)
-        known = task.known(name)
+    for name, case in cases.items():
         sets = {row: arrays[name] for row, arrays in samples.items() if name in arrays}
-        count = min((len(values) for values in sets.values()), default=len(fields))
-        fields, given, known = fields.first(count), given[:count], known[:count]
-        sets |= anchors(task, name, fields)
-        if task.config.evaluate.baselines and name in IMPUTATION_TASKS:
-            sets |= baselines(task, name, fields, given)
+        count = min((len(values) for values in sets.values()), default=len(case.fields))
+        case = case.first(count)
+        sets["noise"] = make_noise(count, case.given.shape[1:])
+        if dataset.floor is not None:
+            sets["train"] = dataset.floor[:count]
+        if with_baselines and name in IMPUTATION_TASKS:
+            sets |= baselines(name, case, dataset)
         for row, values in sets.items():
             guess = samples.get(row, {}).get(f"{name}_mean", values)
             held, guess = (
-                np.where(given, known, part[:count]) * fields.point_mask[:, :, None]
+                np.where(case.given, case.known, part[:count])
+                * case.fields.point_mask[:, :, None]
                 for part in (values, guess)
             )
-            scores = score(task, name, held, guess, fields, given)
+            scores = score(name, held, guess, case, dataset.test)
             rows.setdefault(row, {}).update(scores)
     return rows
 
 
-def anchors(
-    task: "TranscriptomicsTask", name: str, fields: FieldSet
-) -> dict[str, np.ndarray]:
-    """Returns fields that need no model: noise, and draws of the training set."""
-    shape = fields.values.shape
-    noise = task.undo(task.prior_fields(len(fields), shape[1:], seed=7))
-    found = {"noise": noise}
-    if task.dataset.floor is not None:
-        found["train"] = task.dataset.floor[: len(fields)]
-    return found
-
-
 def baselines(
-    task: "TranscriptomicsTask", name: str, fields: FieldSet, given: np.ndarray
+    name: str, case: FieldCase, dataset: FieldDataset
 ) -> dict[str, np.ndarray]:
-    """Fills hidden entries without a network; see `metrics.field_baselines`."""
+    """Fills hidden entries without a network; see `expression.baselines`.
+
+    Args:
+      name: One of `IMPUTATION_TASKS`.
+      case: Test fields and what is given of them.
+      dataset: Training fields.
+    """
+    fields, given, train = case.fields, case.given, dataset.train
     values = np.where(given, fields.values, 0.0)
     positions = fields.padded_positions()[fields.layout]
-    train = task.dataset.train
-    real = fields.point_mask[:, :, None]
-    hidden = ~given & real
+    hidden = ~given & fields.point_mask[:, :, None]
     if name == "gene_imputation":
         full = train.point_mask.all(axis=1)
         return {"regression": linear_regression(train.values[full], values, hidden)}
-    mean, _ = task.dataset.moments()
+    mean, _ = dataset.moments()
     found = {
         "nearest": nearest_in_space(values, hidden, positions, mean),
         "process": gaussian_process(values, hidden, positions),
@@ -163,24 +184,23 @@ def baselines(
 
 
 def score(
-    task: "TranscriptomicsTask",
     name: str,
     values: np.ndarray,
     guess: np.ndarray,
-    fields: FieldSet,
-    given: np.ndarray,
+    case: FieldCase,
+    test: FieldSet,
 ) -> Row:
     """Measures one set of fields in one task.
 
     Args:
-      task: The task.
       name: One of `FIELD_TASKS`.
       values: Fields in the units of the data, [sample, node, gene].
       guess: What errors at hidden entries are measured of, same shape: the fields, or
         the mean of several draws of each.
-      fields: Test fields.
-      given: What is given, bool [sample, node, gene].
+      case: Test fields and what is given of them.
+      test: All test fields, for the usual size of patterns.
     """
+    fields, given = case.fields, case.given
     times = num_generated_times(name, fields)
     row: Row = {f"w_{name}": field_transport(values, fields.values) / times}
     if name == "unconditional":
@@ -193,7 +213,7 @@ def score(
         row[f"rmse_{name}"] = found.mean_rmse
         row[f"pearson_{name}"] = found.mean_pearson
     if name == "knockout":
-        row["knockout_agreement"] = _same_patterns_lost(task, values, fields)
+        row["knockout_agreement"] = _same_patterns_lost(values, fields, test)
     return row
 
 
@@ -215,11 +235,10 @@ def _wavelengths_apart(values: np.ndarray, fields: FieldSet) -> float:
     return mean_of_some(wavelength_distance(found, truth))
 
 
-def _same_patterns_lost(
-    task: "TranscriptomicsTask", values: np.ndarray, fields: FieldSet
-) -> float:
+def _same_patterns_lost(values: np.ndarray, fields: FieldSet, test: FieldSet) -> float:
     """Compares, gene by gene, whether a pattern is left at the last time."""
-    test = task.dataset.test
+    if fields.knocked_out is None:
+        raise ValueError("these fields have no knocked-out gene")
     usual = np.median(pattern_amplitude(_last_time(test.values, test)), axis=0)
     left, truth = (
         pattern_amplitude(_last_time(v, fields)) > _FLAT * usual[None]

@@ -1,4 +1,4 @@
-"""Graphs that follow the noise: schedules, buckets, clustering, neighbours.
+"""Builds graphs that follow the noise: schedules, buckets, clusters, neighbours.
 
 Graph code sees one noise variable, `signal_level` in [0, 1], rising with cleanliness.
 
@@ -38,7 +38,7 @@ from ncgn_jax.graphs.neighbors import (
 )
 from ncgn_jax.graphs.pooling import block_slices, coarsen, on_coarse_graph, spread
 from ncgn_jax.graphs.range_resolution import (
-    SCHEDULES,
+    RANGE_SCHEDULES,
     RangeResolution,
     range_and_resolution,
 )
@@ -46,7 +46,7 @@ from ncgn_jax.graphs.range_resolution import (
 __all__ = [
     "CLUSTERINGS",
     "CONNECTIVITIES",
-    "SCHEDULES",
+    "RANGE_SCHEDULES",
     "Block",
     "Connectivity",
     "MultiscaleGraph",

@@ -1,64 +1,67 @@
-"""Exact nearest neighbours of large clouds, without all pairs of points.
+"""Finds exact nearest neighbours in large clouds, without all pairs of points.
 
-The points are sorted along nested median splits into 2^q blocks of about 16 (more for
-more neighbours), the leaves of a tree whose nodes know the boxes around their points.
-A block's own group of four or more gives each of its points p a radius r_p within which
-k others lie. All that is nearer lies in nodes X with dist(p, X) < r_p for one of the
-points, so for each block the tree is walked from the top, of every level the c nodes
-are kept for which
+Nested median splits sort the points into 2^q blocks of about 16 (more for more
+neighbours). The blocks are the leaves of a tree whose nodes hold the bounding boxes of
+their points. The group of four or more blocks around a block gives each of its points p
+a radius r_p within which k others lie. Every closer point lies in a node X with
+dist(p, X) < r_p for one of the points. So for each block we walk the tree from the top,
+keep on every level the c nodes with the least
 
-  score(X) = min_p dist(p, X)^2 / r_p^2
+  score(X) = min_p dist(p, X)^2 / r_p^2,
 
-is least, and the distances to the points of the leaves that remain are sorted. Where no
-more than c nodes of a level score below 1, nothing was lost and the block is done.
+and sort the distances to the points of the leaves that remain. If at most c nodes of
+each level score below 1, nothing was lost and the block is done.
 
 With c = 2 * 3^dim that holds for nearly all blocks. The others are packed together and
-walk again with what they have found so far for a radius, with four times as many nodes,
-and those that are left with all of them: a loop of as many rounds as there are such
-blocks, of static shapes. The result is that of all pairs whatever the density.
+walk again, with the radii found so far and four times as many nodes. The blocks that
+are still not exact walk with all nodes. This is a loop of static shapes with as many
+rounds as there are such blocks, and its result equals that of all pairs at any density.
 
 Every step is a sort, a reshape, a gather of whole blocks or a small dense product of
-blocks, and blocks are walked in chunks: time grows as N log N while the blocks of the
-last round are few, memory as N always.
+blocks, and blocks are walked in chunks. Time grows as N log N while few blocks need the
+last round; memory always grows as N.
 """
 
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+import chex
 import jax
 import jax.numpy as jnp
 
-# Points of a block, and nodes from which the walk down the tree starts.
+# Points per block, and nodes from which the walk down the tree starts.
 _BLOCK_SIZE = 16
 _TOP_NODES = 64
 _BRANCHING = 4
-# Nodes kept by the second walk for one of the first.
+# Nodes that the second walk keeps per node of the first.
 _WIDER = 4
-# Distances that exist at a time: enough to keep an accelerator busy.
+# Distances in memory at a time, enough to keep an accelerator busy.
 _CHUNK = 2**20
 # All pairs are faster up to this many points (measured, as is the factor below).
 _ALL_PAIRS_UP_TO = 4096
 _PAIRS_PER_CANDIDATE = 2
 
+T = TypeVar("T")
+
 
 class _Blocks(NamedTuple):
-    """Points in blocks.
+    """Holds points in blocks.
 
     Attributes:
       points: [block, place, dim].
-      index: Which point it is, int32 [block, place]; at least N for padding.
+      node: Number of the point, int32 [block, place]; at least N for padding.
       real: False for masked points and padding, bool [block, place].
     """
 
     points: jax.Array
-    index: jax.Array
+    node: jax.Array
     real: jax.Array
 
 
 class _Boxes(NamedTuple):
-    """Boxes of the nodes of one level of the tree.
+    """Holds the boxes of the nodes of one level of the tree.
 
     Attributes:
       low: Least coordinates, [node, dim]; inf for a node without real points.
@@ -70,7 +73,7 @@ class _Boxes(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """The nearest others of the points of some blocks, as far as they are known.
+    """Holds the nearest other points found so far for the points of some blocks.
 
     Attributes:
       senders: int32 [block, place, k], nearest first.
@@ -82,10 +85,10 @@ class _Found(NamedTuple):
 
 
 def pays_off(num_nodes: int, num_neighbors: int, dim: int) -> bool:
-    """Says whether blocks are faster than the distances of all pairs.
+    """Returns whether blocks are faster than the distances of all pairs.
 
     Args:
-      num_nodes: Points of a cloud, N.
+      num_nodes: Points per cloud, N.
       num_neighbors: k.
       dim: Dimension of the positions.
     """
@@ -103,22 +106,24 @@ def block_neighbors(
 ) -> tuple[jax.Array, jax.Array]:
     """Finds the k nearest other nodes of every node; see the module docstring.
 
-    Under `vmap` clouds are searched one after the other: a cloud alone fills the
-    machine, and memory stays that of one.
+    Under `vmap` clouds are searched one after the other, because a single cloud fills
+    the device. Memory stays that of one cloud.
 
     Args:
       positions: [node, dim].
       num_neighbors: k, in [1, node - 1].
       node_mask: True for real nodes, [node]; None if all are.
-      block_size: Points of a block, roughly; None for the larger of 16 and k.
+      block_size: Approximate points per block; None for the larger of 16 and k.
 
     Returns:
       Senders, int32 [node, k], nearest first, ties in any order; and edge mask,
       bool [node, k], False where a node is not real or has fewer than k real others.
     """
+    chex.assert_rank(positions, 2)
     num_nodes = positions.shape[0]
     if node_mask is None:
         node_mask = jnp.ones((num_nodes,), bool)
+    chex.assert_shape(node_mask, (num_nodes,))
     wanted = block_size or max(_BLOCK_SIZE, num_neighbors)
     num_blocks = 2 ** max(0, round(math.log2(num_nodes / wanted)))
     search = partial(_search, num_neighbors=num_neighbors, num_blocks=num_blocks)
@@ -127,7 +132,7 @@ def block_neighbors(
 
 
 def _num_kept(dim: int) -> int:
-    """Nodes kept of a level at first: twice a cube and those that touch it."""
+    """Returns how many nodes the first walk keeps: twice a cube and its neighbours."""
     return 2 * 3**dim
 
 
@@ -156,11 +161,11 @@ def _search(
             improve = partial(_improve, blocks, levels, num_kept=more)
             rows = _rows_at_once(blocks, more)
             found, is_exact = _improve_inexact(improve, found, is_exact, rows)
-    # Where in the blocks each node went.
-    place = jnp.argsort(blocks.index.reshape(-1))[:num_nodes]
+    # Place of each node in the blocks.
+    place = jnp.argsort(blocks.node.reshape(-1))[:num_nodes]
     senders = found.senders.reshape(-1, num_neighbors)[place]
     edge_mask = jnp.isfinite(found.distances.reshape(-1, num_neighbors)[place])
-    # Padding may stand where there is no edge.
+    # A sender may be padding where there is no edge.
     return jnp.minimum(senders, num_nodes - 1), edge_mask & node_mask[:, None]
 
 
@@ -169,8 +174,8 @@ def _sort_into_blocks(
 ) -> _Blocks:
     """Splits points at quantiles of their widest axis until every part is a block.
 
-    What is not real lies beyond all others on the first axis, and so in the last
-    blocks.
+    Points that are not real lie beyond all others on the first axis, so they fall into
+    the last blocks.
     """
     num_nodes, dim = positions.shape
     total = num_blocks * -(-num_nodes // num_blocks)
@@ -219,14 +224,14 @@ def _make_levels(blocks: _Blocks) -> list[_Boxes]:
 
 
 def _rows_at_once(blocks: _Blocks, num_kept: int) -> int:
-    """Returns how many blocks are walked at a time, a power of two."""
+    """Returns the number of blocks walked at a time, a power of two."""
     num_blocks, size, _ = blocks.points.shape
     rows = _CHUNK // (size * size * min(num_kept, num_blocks))
     return min(num_blocks, 2 ** int(math.log2(max(1, rows))))
 
 
 def _group_of(which: jax.Array, blocks: _Blocks, num_neighbors: int) -> jax.Array:
-    """Returns the group of each block, [row, block]: twice k points if it can."""
+    """Returns the group of each block, [row, block], with 2 k points if possible."""
     num_blocks, size, _ = blocks.points.shape
     group = _BRANCHING
     while group * size < 2 * (num_neighbors + 1):
@@ -235,17 +240,18 @@ def _group_of(which: jax.Array, blocks: _Blocks, num_neighbors: int) -> jax.Arra
     return (which // group * group)[:, None] + jnp.arange(group)[None]
 
 
-def _rows(tree, which: jax.Array):
+def _rows(tree: T, which: jax.Array) -> T:
+    """Returns the given rows of every leaf."""
     return jax.tree.map(lambda leaf: leaf[which], tree)
 
 
 def _take(blocks: _Blocks, which: jax.Array) -> _Blocks:
-    """Gathers blocks [row, block] and lays those of a row end to end."""
+    """Gathers blocks [row, block] and joins the blocks of each row."""
     rows = which.shape[0]
     dim = blocks.points.shape[-1]
     return _Blocks(
         blocks.points[which].reshape(rows, -1, dim),
-        blocks.index[which].reshape(rows, -1),
+        blocks.node[which].reshape(rows, -1),
         blocks.real[which].reshape(rows, -1),
     )
 
@@ -256,20 +262,20 @@ def _improve_inexact(
     is_exact: jax.Array,
     rows: int,
 ) -> tuple[_Found, jax.Array]:
-    """Improves the blocks that may have lost something, some rows at a time.
+    """Improves the blocks that are not known to be exact, some rows at a time.
 
     Args:
       improve: improve(which, found) for the blocks `which` [row], as `_improve`.
-      found: Of all blocks.
+      found: Neighbours of all blocks.
       is_exact: Whether nothing was lost, [block].
-      rows: How many at a time; divides the number of blocks.
+      rows: Blocks at a time; divides the number of blocks.
     """
     queue = jnp.argsort(is_exact)
     count = jnp.sum(~is_exact)
 
     def advance(state):
         turn, found, is_exact = state
-        # The last turn may improve blocks that need none: it does no harm.
+        # The last turn may improve blocks that are exact, which does no harm.
         which = jax.lax.dynamic_slice(queue, (turn * rows,), (rows,))
         own, exact = improve(which, _rows(found, which))
         found = jax.tree.map(lambda all_, new: all_.at[which].set(new), found, own)
@@ -288,17 +294,17 @@ def _improve(
     found: _Found,
     num_kept: int,
 ) -> tuple[_Found, jax.Array]:
-    """Looks for nearer others of some blocks than are known.
+    """Searches the tree for closer neighbours of some blocks.
 
     Args:
       blocks: All blocks.
       levels: The tree.
       which: Number of each block, [row].
-      found: What is known of them, [row, place, k].
-      num_kept: Nodes kept of every level.
+      found: Their neighbours so far, [row, place, k].
+      num_kept: Nodes kept on every level.
 
     Returns:
-      What is known now, and whether that is final, bool [row].
+      Their neighbours now, and whether these are exact, bool [row].
     """
     own = _rows(blocks, which)
     leaves, is_exact = _walk(own, found.distances[..., -1], levels, num_kept)
@@ -309,34 +315,34 @@ def _improve(
 def _nearest_of(
     own: _Blocks, others: _Blocks, num_neighbors: int, found: _Found | None = None
 ) -> _Found:
-    """Returns the nearest of some candidates and of those found before.
+    """Returns the nearest among candidates and earlier neighbours.
 
     Args:
-      own: Points that receive, [row, place].
-      others: Candidates, [row, candidate], k at the least unless some were found.
+      own: Receiving points, [row, place].
+      others: Candidates, [row, candidate], at least k without earlier neighbours.
       num_neighbors: k.
-      found: Others found before, [row, place, k].
+      found: Earlier neighbours, [row, place, k].
     """
-    rows, size = own.index.shape
-    count = others.index.shape[1]
+    rows, size = own.node.shape
+    count = others.node.shape[1]
     distances = jnp.zeros((rows, size, count), own.points.dtype)
     for axis in range(own.points.shape[-1]):
         offsets = own.points[:, :, None, axis] - others.points[:, None, :, axis]
         distances = distances + offsets**2
-    is_other = own.index[:, :, None] != others.index[:, None, :]
+    is_other = own.node[:, :, None] != others.node[:, None, :]
     distances = jnp.where(is_other & others.real[:, None, :], distances, jnp.inf)
     if found is not None:
-        # All that is nearer than the farthest found is among the candidates, and
-        # what was found as far is enough to fill up: so nobody is counted twice.
+        # Every point closer than the farthest neighbour found is a candidate; ties at
+        # that distance only fill the remaining slots, so no point appears twice.
         reach = found.distances[..., -1:]
         as_far = jnp.where(found.distances == reach, found.distances, jnp.inf)
         distances = jnp.where(distances < reach, distances, jnp.inf)
         distances = jnp.concatenate([distances, as_far], axis=-1)
-    # Sorts of two axes are the fastest of XLA's.
+    # XLA sorts arrays of two axes fastest.
     negative, chosen = jax.lax.top_k(-distances.reshape(rows * size, -1), num_neighbors)
     chosen = chosen.reshape(rows, size * num_neighbors)
     fresh = jnp.minimum(chosen, count - 1)
-    senders = jnp.take_along_axis(others.index, fresh, axis=1)
+    senders = jnp.take_along_axis(others.node, fresh, axis=1)
     shape = (rows, size, num_neighbors)
     senders, chosen = senders.reshape(shape), chosen.reshape(shape)
     if found is not None:
@@ -349,20 +355,20 @@ def _nearest_of(
 def _walk(
     own: _Blocks, radii: jax.Array, levels: list[_Boxes], num_kept: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Goes down the tree for some blocks.
+    """Walks down the tree for some blocks.
 
     Args:
       own: The blocks, [row, place].
       radii: Square of the radius within which k others of each point are known,
-        [row, place]; inf where fewer than k are.
-      levels: Of the tree, top first.
-      num_kept: Nodes kept of every level.
+        [row, place]; inf where fewer than k are known.
+      levels: Levels of the tree, top first.
+      num_kept: Nodes kept on every level.
 
     Returns:
-      Blocks that remain, [row, block], and whether nothing was lost that scored below
-      1, [row].
+      Blocks that remain, [row, block], and whether all nodes that score below 1 were
+      kept, [row].
     """
-    # Points without k others must look everywhere, near nodes first.
+    # Points with fewer than k known others search everywhere, near nodes first.
     top = levels[0]
     low, high = jnp.min(top.low, axis=0), jnp.max(top.high, axis=0)
     everywhere = 4.0 * jnp.sum((high - low) ** 2) + 1.0
@@ -391,8 +397,8 @@ def _scores(
     Args:
       own: Blocks, [row, place].
       radii: r_p^2, [row, place].
-      low: Of the boxes X, [row, node, dim].
-      high: Likewise.
+      low: Least coordinates of the boxes X, [row, node, dim].
+      high: Greatest coordinates of the boxes X, [row, node, dim].
     """
     distances = jnp.zeros((*radii.shape, low.shape[1]), radii.dtype)
     for axis in range(low.shape[-1]):
@@ -402,6 +408,6 @@ def _scores(
         distances = distances + jnp.maximum(jnp.maximum(below, above), 0.0) ** 2
     radii = radii[..., None]
     is_near = (distances < radii) & own.real[..., None]
-    # A radius of zero has nothing nearer, and nothing is divided by it.
+    # No point is closer than a radius of zero, so it divides nothing.
     ratios = distances / jnp.where(radii > 0, radii, 1.0)
     return jnp.min(jnp.where(is_near, ratios, jnp.inf), axis=1)

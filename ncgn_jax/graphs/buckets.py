@@ -1,10 +1,10 @@
-"""Noise buckets: the few static graph shapes into which [0, 1] falls.
+"""Divides [0, 1] into noise buckets, a few intervals with one static graph shape each.
 
-XLA wants shapes that never change; a range/resolution schedule changes all the
-time. Voxel grids only know whole numbers of voxels a side, and a balanced
-clustering only whole run lengths, so signal levels fall into a handful of
-intervals with one graph shape each. Every bucket spends (nearly) the same k*N
-edges, so a static shape costs almost nothing.
+XLA needs shapes that never change, but a range/resolution schedule changes with the
+noise level. Voxel grids have whole numbers of voxels per side, and a balanced
+clustering has whole run lengths, so signal levels fall into a handful of intervals
+with one graph shape each. Every bucket uses (nearly) the same k*N edges, so a static
+shape costs almost nothing.
 
 >>> for bucket in make_noise_buckets(num_nodes=400, num_neighbors=7, dim=3):
 ...     print(bucket.num_supernodes, bucket.num_neighbors, round(bucket.low, 3))
@@ -33,13 +33,13 @@ class NoiseBucket:
     Attributes:
       low: Smallest signal level of the bucket, inclusive.
       high: Largest signal level, exclusive (inclusive where it is 1).
-      num_nodes: Points a graph, N.
+      num_nodes: Points per graph, N.
       num_supernodes: Capacity of the coarse graph, M <= N; `voxel` may leave part of
         it empty, the other clusterings fill it.
       num_neighbors: Incoming edges of each supernode, at most M - 1.
       clustering: `identity` (M = N), `balanced` or `voxel`.
       voxels_per_side: For `voxel`, v with v^dim >= M; else 0.
-      num_long_range: How many of the neighbours are drawn at random (`long_short`).
+      num_long_range: Number of neighbours drawn at random (`long_short`).
     """
 
     low: float
@@ -71,8 +71,8 @@ def make_noise_buckets(
     """Cuts [0, 1] into the buckets of a schedule, coarsest noise level first.
 
     Args:
-      num_nodes: Points a graph, N.
-      num_neighbors: Neighbours a node has on the full graph, k; the budget is k*N.
+      num_nodes: Points per graph, N.
+      num_neighbors: Neighbours per node on the full graph, k; the budget is k*N.
       dim: Dimension of the positions (only `voxel` depends on it).
       schedule: Range/resolution schedule; the paper's `exp` if None.
       clustering: `balanced` (equal runs of a k-d ordering) or `voxel` (published).
@@ -115,7 +115,15 @@ def make_noise_buckets(
 
 
 def bucket_index(buckets: Sequence[NoiseBucket], signal_level: float) -> int:
-    """Returns which bucket a signal level in [0, 1] belongs to."""
+    """Returns the index of the bucket of a signal level.
+
+    Args:
+      buckets: Noise buckets that tile [0, 1].
+      signal_level: Signal level, in [0, 1].
+
+    Raises:
+      ValueError: If the level is outside [0, 1].
+    """
     if not 0 <= signal_level <= 1:
         raise ValueError(f"signal_level must be in [0, 1], found {signal_level}")
     lows = [bucket.low for bucket in buckets]
@@ -145,7 +153,7 @@ def allocate_batch(shares: Sequence[float], batch_size: int) -> tuple[int, ...]:
     wanted = np.maximum(np.asarray(shares, float) * batch_size, 1.0)
     counts = np.floor(wanted).astype(int)
     while counts.sum() > batch_size:
-        # The minimum of one pushed the sum over: take from whoever is most ahead.
+        # The minimum of one made the sum too large: reduce the count most in excess.
         ahead = counts - np.asarray(shares) * batch_size
         counts[np.argmax(np.where(counts > 1, ahead, -np.inf))] -= 1
     while counts.sum() < batch_size:
@@ -179,7 +187,7 @@ def level_of_crossing(curve: Callable[[float], float], value: float) -> float:
 
     Args:
       curve: Function of the signal level, rising or falling.
-      value: What it passes.
+      value: The value passed.
 
     Returns:
       The level; the end nearest to it if the curve stays on one side.
@@ -198,7 +206,7 @@ def level_of_crossing(curve: Callable[[float], float], value: float) -> float:
 def _balanced_buckets(
     num_nodes: int, num_neighbors: int, curve: Callable[[float], float]
 ) -> tuple[NoiseBucket, ...]:
-    """Supernodes N, N/2, N/4, ... down to the schedule's coarsest, edges between."""
+    """Makes buckets of N, N/2, N/4, ... supernodes down to the schedule's coarsest."""
     ends = curve(0.0), curve(1.0)
     num_halvings = max(0, round(math.log2(num_nodes / min(ends))))
     skipped = max(0, round(math.log2(num_nodes / max(ends))))
@@ -217,7 +225,7 @@ def _balanced_buckets(
 def _voxel_buckets(
     num_nodes: int, num_neighbors: int, dim: int, curve: Callable[[float], float]
 ) -> tuple[NoiseBucket, ...]:
-    """One bucket for each whole number of voxels a side that the schedule visits."""
+    """Makes one bucket per whole number of voxels per side that the schedule visits."""
     ends = [voxels_per_side(curve(level), dim) for level in (0.0, 1.0)]
     if min(curve(0.0), curve(1.0)) >= num_nodes:
         return _tile(num_nodes, num_neighbors, [], [(num_nodes, 0)])
@@ -232,7 +240,12 @@ def _voxel_buckets(
 
 
 def voxels_per_side(num_supernodes: float, dim: int) -> int:
-    """Returns floor(s^(1/D)) without the rounding that turns 64^(1/3) into 3."""
+    """Returns floor(s^(1/D)) without the rounding that turns 64^(1/3) into 3.
+
+    Args:
+      num_supernodes: s, at least 1.
+      dim: Dimension of the positions, D.
+    """
     side = max(1, round(num_supernodes ** (1 / dim)))
     while side > 1 and side**dim > num_supernodes:
         side -= 1
@@ -246,7 +259,7 @@ def _tile(
     shapes: Sequence[tuple[int, int]],
 ) -> tuple[NoiseBucket, ...]:
     bounds = [0.0, *edges, 1.0]
-    # A steep schedule may visit a shape in no time at all; its neighbours close up.
+    # A steep schedule may skip a shape; the intervals beside it then join.
     visited = [
         (high, *shape)
         for low, high, shape in zip(bounds[:-1], bounds[1:], shapes, strict=True)

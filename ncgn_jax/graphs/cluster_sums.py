@@ -1,13 +1,14 @@
-"""Means over clusters and copies to their members, of points in cluster order.
+"""Averages over clusters and copies to their members, for points in cluster order.
 
-A small batch multiplies by a dense membership matrix, far cheaper than a scatter on
-every backend. It has N * M entries, though, so large graphs take another way: balanced
-clusters lie at places known ahead and are gathered, with gradients that are gathers
-too; others are sums over sorted segments. Time and memory are then linear in N.
+A small batch is multiplied by a dense membership matrix, which is far cheaper than a
+scatter on every backend. The matrix has N * M entries, so large graphs use another way.
+Balanced clusters lie at known places and are gathered, with gradients that are gathers
+too; other clusters are summed over sorted segments. Time and memory are linear in N.
 """
 
 from functools import lru_cache, partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,12 +29,14 @@ def cluster_means(
       values: Of points in cluster order, [graph, node, f].
       assignment: Cluster of each point, rising, then -1 for padding, int32
         [graph, node].
-      size: Clusters of a graph, M.
+      size: Clusters per graph, M.
       balanced: Whether the clusters are the `balanced_runs`.
 
     Returns:
       [graph, supernode, f]; float32 for values of bfloat16.
     """
+    chex.assert_rank([values, assignment], [3, 2])
+    chex.assert_equal_shape_prefix([values, assignment], 2)
     num_nodes = values.shape[1]
     if num_nodes * size <= _MEMBERSHIP_UP_TO:
         member = jax.nn.one_hot(assignment, size, dtype=values.dtype)
@@ -42,9 +45,9 @@ def cluster_means(
         return sums / counts
     values = widen(values)
     if balanced:
-        counts = np.diff(balanced_runs(num_nodes, size)).astype(values.dtype)
-        return _sum_runs(values, size) / counts[None, :, None]
-    # Padding goes to one cluster more, which is cut off.
+        lengths = np.diff(balanced_runs(num_nodes, size)).astype(values.dtype)
+        return _sum_runs(values, size) / lengths[None, :, None]
+    # Padding goes to one extra cluster, which is cut off.
     segments = jnp.where(assignment < 0, size, assignment)
     add = jax.vmap(
         partial(jax.ops.segment_sum, num_segments=size + 1, indices_are_sorted=True)
@@ -66,6 +69,8 @@ def copy_to_members(
     Returns:
       [graph, node, f].
     """
+    chex.assert_rank([values, assignment], [3, 2])
+    chex.assert_equal_shape_prefix([values, assignment], 1)
     num_nodes, size = assignment.shape[1], values.shape[1]
     if num_nodes * size <= _MEMBERSHIP_UP_TO:
         member = jax.nn.one_hot(assignment, size).astype(values.dtype)
@@ -81,7 +86,7 @@ def copy_to_members(
 
 @lru_cache(maxsize=64)
 def _places_of_runs(num_nodes: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns places [run, longest run], and which of them belong to the run."""
+    """Returns places [run, longest run], and whether each belongs to the run."""
     bounds = balanced_runs(num_nodes, size)
     longest = int(np.diff(bounds).max())
     places = bounds[:-1, None] + np.arange(longest)
@@ -106,7 +111,7 @@ def _copy_runs(values: jax.Array, num_nodes: int) -> jax.Array:
     return jnp.take(values, owners, axis=1)
 
 
-# Each is the other's transpose: written out, for the automatic one scatters.
+# Each is the other's transpose. The VJPs are written by hand because autodiff scatters.
 _sum_runs.defvjp(
     lambda values, size: (_sum_runs(values, size), values.shape[1]),
     lambda size, num_nodes, cotangent: (_copy_runs(cotangent, num_nodes),),

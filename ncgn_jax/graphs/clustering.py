@@ -1,10 +1,10 @@
-"""Clusterings of one graph's points into supernodes, with static shapes.
+"""Clusters the points of one graph into supernodes, with static shapes.
 
-`voxel_clusters` is the published one: a grid of v^D voxels over the bounding box,
-whose empty voxels do not count. Outliers stretch the box, so at high noise most
-voxels are empty. `balanced_order` sorts the points along nested median splits
-instead, so that M equal runs of the order are M compact clusters, none of them
-empty: pooling becomes a reshape and a mean.
+`voxel_clusters` is the published clustering, a grid of v^D voxels over the bounding box
+without the empty voxels. Outliers stretch the box, so most voxels are empty at high
+noise. `balanced_order` sorts the points along nested median splits instead. M equal
+runs of that order are M compact clusters, none of them empty, and pooling becomes a
+reshape and a mean.
 
 All functions act on one graph and are meant to be vmapped.
 """
@@ -24,13 +24,13 @@ def voxel_clusters(
 ) -> tuple[jax.Array, jax.Array]:
     """Assigns points to the occupied voxels of a grid over their bounding box.
 
-    index = floor((x - min) / (range / v)), clipped to v - 1, first axis fastest;
-    occupied voxels are numbered by rank (NCGN's published clustering). A direction in
-    which all points agree falls into its first slice instead of dividing by zero.
+    index = floor((x - min) / (range / v)), clipped to v - 1, first axis fastest
+    (NCGN's published clustering). Occupied voxels are numbered by rank. An axis on
+    which all points agree uses its first slice instead of dividing by zero.
 
     Args:
       positions: Points of one graph, [node, dim].
-      num_voxels_per_side: v.
+      num_voxels_per_side: Voxels per side, v.
 
     Returns:
       Cluster of each point, int32 [node], in [0, num_occupied); and num_occupied, an
@@ -44,8 +44,8 @@ def voxel_clusters(
     index = jnp.clip(jnp.floor((positions - low) / width), 0, side - 1)
     strides = np.asarray([[side**axis for axis in range(dim)]], np.int32)
     flat = jnp.sum(index.astype(jnp.int32) * strides, axis=1)
-    # Rank among the occupied voxels. A grid may be far larger than N when a user asks
-    # for it, so rank by sorting the N indices rather than by marking v^D cells.
+    # The rank among the occupied voxels comes from sorting the N indices and not from
+    # marking v^D cells, because a grid may have far more cells than N.
     order = jnp.argsort(flat)
     ordered = flat[order]
     is_new = jnp.concatenate(
@@ -57,7 +57,15 @@ def voxel_clusters(
 
 
 def balanced_runs(num_nodes: int, num_clusters: int) -> np.ndarray:
-    """Returns the M + 1 bounds of equal runs; lengths differ by one at the most."""
+    """Returns the M + 1 bounds of equal runs, whose lengths differ by at most one.
+
+    Args:
+      num_nodes: Points, N.
+      num_clusters: Runs, M, in [1, N].
+
+    Raises:
+      ValueError: If M is outside [1, N].
+    """
     if not 1 <= num_clusters <= num_nodes:
         raise ValueError(
             f"num_clusters must be in [1, {num_nodes}], found {num_clusters}"
@@ -68,9 +76,9 @@ def balanced_runs(num_nodes: int, num_clusters: int) -> np.ndarray:
 def balanced_order(positions: jax.Array, num_clusters: int) -> jax.Array:
     """Orders points so that `balanced_runs` of the order are compact clusters.
 
-    Splits the points at quantiles along their widest axis into up to four parts, and
-    each part again, until every part is one cluster: a k-d tree with four branches,
-    which needs half the sorts of a binary one.
+    The points are split at quantiles along their widest axis into up to four parts,
+    and each part again, until every part is one cluster. This k-d tree with four
+    branches needs half the sorts of a binary one.
 
     Args:
       positions: Points of one graph, [node, dim].
@@ -100,7 +108,7 @@ def balanced_order(positions: jax.Array, num_clusters: int) -> jax.Array:
 def _split_plan(
     num_nodes: int, num_clusters: int
 ) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-    """Lists, per level, which places each part holds and where they end up.
+    """Lists, per level, the places that each part holds and where they end up.
 
     Each entry is (places [part, longest part], -1 where a part is shorter; back
     [node], the flat index into the sorted parts of every place).
@@ -123,7 +131,7 @@ def _split_plan(
 
 def _split(start: int, stop: int) -> list[tuple[int, int]]:
     pieces = min(_BRANCHING, stop - start)
-    # Three clusters split better two and one than three slabs in a row.
+    # Three clusters are more compact as two and one than as three slabs.
     if pieces == 3:
         pieces = 2
     cuts = [start + math.ceil(i * (stop - start) / pieces) for i in range(pieces + 1)]

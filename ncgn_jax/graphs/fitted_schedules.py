@@ -1,7 +1,7 @@
-"""Range/resolution schedules chosen from measurements, in the form of a table.
+"""Chooses range/resolution schedules from measurements, in the form of a table.
 
 Section 4.1 of arXiv 2507.09391 fixes the ends and the direction of the number of
-supernodes as a function of the noise, and leaves the way between them open.
+supernodes as a function of the noise, and leaves the curve between them open.
 
 Example: the coarse graph is better at the first two levels, the fine one at the last.
 
@@ -21,7 +21,7 @@ _DIGITS = 4
 
 
 def table_of_weights(levels: Sequence[float], weights: Sequence[float]) -> Table:
-    """Returns the table of a schedule that is u at some levels.
+    """Returns the table of a schedule with given u at some levels.
 
     Args:
       levels: Signal levels, rising within (0, 1), [level].
@@ -29,7 +29,7 @@ def table_of_weights(levels: Sequence[float], weights: Sequence[float]) -> Table
 
     Returns:
       Pairs (signal level, u) for `RangeResolution(name="table")`, constant beyond the
-      outermost levels, without those that a flat stretch does not need.
+      outermost levels, without redundant pairs in flat stretches.
     """
     at = (0.0, *levels, 1.0)
     u = (weights[0], *weights, weights[-1])
@@ -45,25 +45,25 @@ def table_of_weights(levels: Sequence[float], weights: Sequence[float]) -> Table
 
 
 def table_overrides(table: Table) -> tuple[str, str]:
-    """Returns the two overrides that give a run a table, without their dashes.
+    """Returns the two config overrides that set a table, without their dashes.
 
-    See `table_arguments` for the command line.
+    `table_arguments` returns the command line.
     """
     return "dmp.schedule=table", f"dmp.table={table}"
 
 
 def table_arguments(table: Table) -> str:
-    """Returns the arguments of `python -m ncgn_jax.main` that give a run a table."""
+    """Returns the arguments of `python -m ncgn_jax.main` that set a table."""
     schedule, pairs = table_overrides(table)
     return f"--config.{schedule} '--config.{pairs}'"
 
 
 def check_rising(levels: Sequence[float], weights: Sequence[float]) -> None:
-    """Refuses what no schedule can be chosen from.
+    """Checks that a schedule can be chosen at these levels from these weights.
 
     Args:
       levels: Signal levels.
-      weights: u of what is chosen from.
+      weights: u of each candidate graph.
 
     Raises:
       ValueError: If levels do not rise within (0, 1), or weights do not rise.
@@ -79,17 +79,17 @@ def check_rising(levels: Sequence[float], weights: Sequence[float]) -> None:
 def least_loss_schedule(
     levels: Sequence[float], weights: Sequence[float], losses: ArrayLike
 ) -> Table:
-    """Chooses the graph of each noise level from the losses a network has in each.
+    """Chooses the graph of each noise level from the losses of a network.
 
-    Of all choices in which the number of supernodes never falls as the signal rises,
-    the one whose losses have the least sum, found by dynamic programming. Ties go to
-    the coarser graph.
+    Among all choices in which the number of supernodes never falls as the signal rises,
+    dynamic programming finds the one with the least sum of losses. Ties go to the
+    coarser graph.
 
     Args:
       levels: Signal levels, rising within (0, 1), [level].
       weights: u at which the schedule has each graph, rising, [graph].
-      losses: What a network trained with every graph at every level gets wrong,
-        [level, graph]; weigh rows that stand for more of the time.
+      losses: Losses of a network trained with every graph at every level,
+        [level, graph]; scale rows by the share of time that they represent.
 
     Returns:
       Pairs (signal level, u) for `RangeResolution(name="table")`.
@@ -104,7 +104,7 @@ def least_loss_schedule(
             f"losses must be finite, [{len(levels)}, {len(weights)}], found {losses}"
         )
     check_rising(levels, weights)
-    least = np.zeros_like(losses)  # of all choices up to a level that end in a graph
+    least = np.zeros_like(losses)  # sum of the best choice up to a level and graph
     least[0] = losses[0]
     for i in range(1, len(levels)):
         least[i] = losses[i] + np.minimum.accumulate(least[i - 1])

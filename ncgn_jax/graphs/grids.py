@@ -1,10 +1,10 @@
-"""Noise buckets of images: patch size and attention window follow the noise.
+"""Makes noise buckets of images, whose patch size and window follow the noise.
 
 Tokens of an image are patches on a grid. As in point clouds, the number of tokens is
-n(u) = s0 + (N - s0) u, u being the range/resolution schedule of the signal level, from
-the coarsest grid to the finest, and each token attends to k N / n of them, so that the
-number of attended pairs is nearly the same at all noise levels (Pao-Huang et al. 2025,
-section "Images"). Positions are data: everything is known ahead of time.
+n(u) = s0 + (N - s0) u from the coarsest grid to the finest, where u is the
+range/resolution schedule of the signal level. Each token attends to k N / n others, so
+the number of attended pairs is nearly the same at all noise levels (Pao-Huang et al.
+2025, section "Images"). Positions are data, so everything is computed ahead of time.
 
 >>> for bucket in make_grid_buckets((32, 32), patches=(1, 2, 4), num_neighbors=4):
 ...     print(bucket.grid, bucket.window, bucket.num_neighbors, round(bucket.low, 3))
@@ -21,20 +21,20 @@ from ncgn_jax.graphs.buckets import level_of_crossing
 from ncgn_jax.graphs.range_resolution import RangeResolution
 from ncgn_jax.graphs.windows import Grid
 
-# A bucket of less of [0, 1] than this is never visited, or by rounding alone.
+# A bucket with a smaller share of [0, 1] is visited by rounding alone.
 _LEAST_SHARE = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class GridBucket:
-    """One grid of tokens, its attention window, and the levels that use them.
+    """A grid of tokens, its attention window, and the levels that use them.
 
     Attributes:
       low: Smallest signal level of the bucket, inclusive.
       high: Largest signal level, exclusive (inclusive where it is 1).
-      patch: Pixels a side of a patch.
+      patch: Pixels per side of a patch.
       grid: Tokens along height and width.
-      window: Tokens a side of the attention window; an axis with fewer is seen whole.
+      window: Tokens per side of the attention window; shorter axes are seen whole.
     """
 
     low: float
@@ -45,26 +45,26 @@ class GridBucket:
 
     @property
     def num_supernodes(self) -> int:
-        """Tokens of an image."""
+        """Number of tokens per image."""
         return self.grid[0] * self.grid[1]
 
     @property
     def num_neighbors(self) -> int:
-        """Tokens that each token attends to, itself included."""
+        """Number of tokens that each token attends to, itself included."""
         return min(self.window, self.grid[0]) * min(self.window, self.grid[1])
 
     @property
     def num_edges(self) -> int:
-        """Attended pairs of one image."""
+        """Number of attended pairs per image."""
         return self.num_supernodes * self.num_neighbors
 
 
 def grid_of(image_size: Grid, patch: int) -> Grid:
-    """Returns how many square patches an image has along height and width.
+    """Returns the number of square patches along height and width of an image.
 
     Args:
       image_size: Pixels along height and width.
-      patch: Pixels a side of a patch.
+      patch: Pixels per side of a patch.
 
     Raises:
       ValueError: If the patch does not divide both, or a number is not positive.
@@ -92,25 +92,25 @@ def make_grid_buckets(
 ) -> tuple[GridBucket, ...]:
     """Cuts [0, 1] into buckets of one patch size each, coarsest noise level first.
 
-    Two grids of a and b tokens meet where n(u) = sqrt(a b). A window is the odd number
-    nearest to sqrt(k N / n) a side, the larger of two; one that leaves out a single
-    row or column, or none, becomes the whole grid.
+    Grids of a and b tokens meet where n(u) = sqrt(a b). The side of a window is the odd
+    number nearest to sqrt(k N / n), the larger one in a tie. A window that leaves out
+    at most one row or column becomes the whole grid.
 
     Args:
       image_size: Pixels along height and width.
       patches: Sizes of patches, each a divisor of both sides, in any order.
       num_neighbors: Tokens that a token of the finest grid attends to, k, before
-        rounding; 0 is full attention in every grid.
+        rounding; 0 gives full attention in every grid.
       schedule: Range/resolution schedule; the paper's `exp` if None.
       reverse: Fine when noisy and coarse when clean, for comparison.
 
     Returns:
-      Buckets that tile [0, 1] in order of rising signal level; grids that no level
-      asks for are left out.
+      Buckets that tile [0, 1] in order of rising signal level, without grids that no
+      level uses.
 
     Raises:
-      ValueError: For patches that are none, repeated, not positive or no divisors,
-        an image without pixels, or a negative `num_neighbors`.
+      ValueError: If patches are missing, repeated, not positive or no divisors, the
+        image has no pixels, or `num_neighbors` is negative.
     """
     if num_neighbors < 0:
         raise ValueError(f"num_neighbors must not be negative, found {num_neighbors}")
@@ -156,7 +156,7 @@ def make_grid_buckets(
 def _window(grid: Grid, finest: int, num_neighbors: int) -> int:
     """Returns the side of the window that keeps the number of attended pairs."""
     side = math.sqrt(num_neighbors * finest / math.prod(grid))
-    # Odd numbers are 2 j + 1; halves are rounded up.
+    # Odd numbers are 2 j + 1, and ties go to the larger.
     window = 2 * math.floor(side / 2) + 1
     whole = max(grid)
     return window if num_neighbors > 0 and window < whole - 1 else whole

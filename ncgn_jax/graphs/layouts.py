@@ -1,8 +1,8 @@
-"""Graphs of fixed layouts, where positions are data and only features are noised.
+"""Builds graphs of fixed layouts, where positions are data and features are noised.
 
 Clusters and neighbours depend on positions alone. `connect_layouts` finds them once
-for every layout and noise bucket; `take_graphs` then picks the graphs of a batch by
-gathering. A jitted step that uses it contains no sorting and no search.
+for every layout and noise bucket, and `take_graphs` gathers the graphs of a batch. A
+jitted step that uses it contains no sorting and no search.
 
 >>> import numpy as np
 >>> from ncgn_jax.graphs.buckets import make_noise_buckets
@@ -42,16 +42,16 @@ def connect_layouts(
 ) -> tuple[Connectivity, ...]:
     """Clusters and connects layouts for every noise bucket.
 
-    Layouts of other sizes than the bucket's nodes get supernodes in proportion. All
-    are padded to the largest, or to `num_nodes`.
+    Layouts of another size than the bucket's get supernodes in proportion. All are
+    padded to the largest, or to `num_nodes`.
 
     Args:
       positions: Points of each layout, [node, dim].
       buckets: Noise buckets; their number of nodes is the size they were made for.
-      num_nodes: Length to pad to; None for that of the largest layout.
-      keep_size: Gives larger layouts as many supernodes as the bucket has and not more
-        in proportion: of the same region, a denser layout is then coarsened to the
-        same resolution.
+      num_nodes: Length to pad to; None for the size of the largest layout.
+      keep_size: Gives larger layouts the bucket's number of supernodes and not more in
+        proportion. A denser layout of the same region is then coarsened to the same
+        resolution.
 
     Returns:
       For each bucket the connectivity of all layouts, numpy arrays [layout, ...].
@@ -77,8 +77,8 @@ def take_graphs(connectivity: Connectivity, index: ArrayLike) -> MultiscaleGraph
     """Returns the graphs of a batch.
 
     Args:
-      connectivity: One bucket's, of all layouts.
-      index: Layout of each graph, int [graph].
+      connectivity: Connectivity of all layouts for one bucket.
+      index: Number of the layout of each graph, int [graph].
     """
     return assemble(jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], connectivity))
 
@@ -86,10 +86,10 @@ def take_graphs(connectivity: Connectivity, index: ArrayLike) -> MultiscaleGraph
 def scale_bucket(
     bucket: NoiseBucket, num_nodes: int, *, keep_size: bool = False
 ) -> NoiseBucket:
-    """Returns a bucket for graphs of another size: as coarse, as widely connected.
+    """Returns an equally coarse and connected bucket for graphs of another size.
 
     Args:
-      bucket: Of some size.
+      bucket: Noise bucket of some size.
       num_nodes: The other size.
       keep_size: As in `connect_layouts`.
     """
@@ -100,7 +100,7 @@ def scale_bucket(
         size = bucket.num_supernodes
         clustering = "balanced" if clustering == "identity" else clustering
     if bucket.clustering == "voxel":
-        # The number of voxels follows the box and not the points.
+        # The number of voxels depends on the box and not on the points.
         size = min(bucket.num_supernodes, num_nodes)
     was_complete = bucket.num_neighbors == bucket.num_supernodes - 1
     degree = size - 1 if was_complete else min(bucket.num_neighbors, size - 1)
@@ -114,7 +114,13 @@ def scale_bucket(
     )
 
 
-def _connect_all(positions, sizes, bucket, num_nodes, keep_size) -> Connectivity:
+def _connect_all(
+    positions: Sequence[np.ndarray],
+    sizes: np.ndarray,
+    bucket: NoiseBucket,
+    num_nodes: int,
+    keep_size: bool,
+) -> Connectivity:
     distinct, first = np.unique(sizes, return_inverse=True)
     scaled = [scale_bucket(bucket, int(n), keep_size=keep_size) for n in distinct]
     shape = (
@@ -124,9 +130,9 @@ def _connect_all(positions, sizes, bucket, num_nodes, keep_size) -> Connectivity
     )
     found: list[Connectivity | None] = [None] * len(sizes)
     for kind, own in enumerate(scaled):
-        members = np.flatnonzero(first == kind)
+        members = np.flatnonzero(first == kind).tolist()
         points = jnp.asarray(np.stack([positions[i] for i in members]), jnp.float32)
-        # Random edges, where a baseline has them, are part of the layout.
+        # The random edges of a baseline are part of the layout.
         connect = jax.jit(partial(connect_graphs, bucket=own, rng=jax.random.key(0)))
         result = jax.device_get(connect(points))
         if len(distinct) > 1 or own.num_nodes != num_nodes:
@@ -136,8 +142,10 @@ def _connect_all(positions, sizes, bucket, num_nodes, keep_size) -> Connectivity
     return jax.tree.map(lambda *leaves: np.stack(leaves), *found)
 
 
-def _pad(connectivity: Connectivity, num_nodes, size, degree) -> Connectivity:
-    """Pads every graph of a batch; padding stands for nothing anywhere."""
+def _pad(
+    connectivity: Connectivity, num_nodes: int, size: int, degree: int
+) -> Connectivity:
+    """Pads every graph of a batch; padding has no effect anywhere."""
     num_graphs, real, _ = connectivity.positions.shape
     places = np.broadcast_to(np.arange(num_nodes), (num_graphs, num_nodes))
 
@@ -161,5 +169,5 @@ def _pad(connectivity: Connectivity, num_nodes, size, degree) -> Connectivity:
         occupied=fill(connectivity.occupied, (size,), False),
         senders=fill(connectivity.senders, (size, degree)),
         edge_mask=fill(connectivity.edge_mask, (size, degree), False),
-        point_mask=places < real,
+        point_mask=fill(np.ones((num_graphs, real), bool), (num_nodes,), False),
     )

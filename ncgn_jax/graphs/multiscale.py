@@ -1,23 +1,24 @@
-"""A batch of two-level graphs: points, their supernodes, and the coarse graph.
+"""Builds batches of two-level graphs: points, their supernodes, and the coarse graph.
 
 `build_graphs` turns the (noisy) positions of one bucket's clouds into a
-`MultiscaleGraph`: cluster, average, connect, all inside jit with the bucket's static
-shapes. It is `connect_graphs`, whose `Connectivity` counts nodes within each graph,
-followed by `assemble`; where positions are data, `layouts` keeps the former.
-`join_graphs` lays several buckets side by side, so that a network runs its per-point
-layers once over all of them. The coarse graph is a `jraph.GraphsTuple`.
+`MultiscaleGraph`. It clusters, averages and connects inside jit, with the bucket's
+static shapes. It calls `connect_graphs`, whose `Connectivity` counts nodes within each
+graph, and then `assemble`; where positions are data, `layouts` stores the former.
+`join_graphs` joins several buckets, so that a network runs its per-point layers once
+over all of them. The coarse graph is a `jraph.GraphsTuple`.
 
-Everything is flat, as in jraph: P points and Q supernodes of G graphs. Points are
-kept in *cluster order*; `sort_points` and `unsort_points` go between that and the
-caller's order. `blocks` remembers which stretch of the flat arrays is one regular
+Arrays are flat, as in jraph, with P points and Q supernodes of G graphs. Points are
+kept in *cluster order*; `sort_points` and `unsort_points` convert between that and the
+caller's order. `blocks` lists the stretches of the flat arrays that are one regular
 [graph, node] array, so that pooling is a reshape and attention a dense matrix
-product. A graph without blocks (of any sizes) takes segment operations instead.
+product. A graph without blocks (of any sizes) uses segment operations instead.
 """
 
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -40,11 +41,11 @@ class Block:
 
     Attributes:
       num_graphs: Graphs, B.
-      num_nodes: Points a graph, N.
-      num_supernodes: Supernodes a graph, M.
-      num_neighbors: Incoming edges a supernode, K.
-      equal_runs: Whether consecutive runs of N / M points are the clusters.
-      balanced: Whether the `balanced_runs` are, of which lengths may differ by one.
+      num_nodes: Points per graph, N.
+      num_supernodes: Supernodes per graph, M.
+      num_neighbors: Incoming edges per supernode, K.
+      equal_runs: Whether the clusters are consecutive runs of N / M points.
+      balanced: Whether they are the `balanced_runs`, whose lengths may differ by one.
       complete: Whether every supernode is joined to all others.
     """
 
@@ -59,9 +60,9 @@ class Block:
 
 @flax.struct.dataclass
 class Connectivity:
-    """Clusters and edges of a batch of graphs, nodes counted within each graph.
+    """Holds clusters and edges of a batch of graphs, nodes counted within each graph.
 
-    Graphs smaller than the arrays are padded: padding comes last in the order, belongs
+    Graphs smaller than the arrays are padded. Padding comes last in the order, belongs
     to cluster -1, and has neither supernodes nor edges.
 
     Attributes:
@@ -96,12 +97,12 @@ class Connectivity:
 
 @flax.struct.dataclass
 class MultiscaleGraph:
-    """Points, clusters and coarse graph of G graphs; see the module docstring.
+    """Holds points, clusters and coarse graph of G graphs; see the module docstring.
 
     Attributes:
       positions: Points in cluster order, [point, dim].
       supernode_positions: Mean of each cluster's points, [supernode, dim].
-      order: Place in the caller's flat order of each sorted point, int32 [point].
+      order: Place of each sorted point in the caller's flat order, int32 [point].
       inverse_order: The inverse permutation, int32 [point].
       assignment: Supernode of each sorted point, int32 [point].
       point_graph: Graph of each point, int32 [point].
@@ -124,7 +125,7 @@ class MultiscaleGraph:
 
     @property
     def num_supernodes(self) -> int:
-        """Supernodes of all graphs, empty ones included."""
+        """Number of supernodes of all graphs, empty ones included."""
         return self.supernode_positions.shape[0]
 
 
@@ -150,7 +151,17 @@ def build_graphs(
 def connect_graphs(
     positions: jax.Array, bucket: NoiseBucket, rng: jax.Array | None = None
 ) -> Connectivity:
-    """Does what `build_graphs` does up to where graphs are laid end to end."""
+    """Clusters and connects clouds like `build_graphs`, without joining them.
+
+    Args:
+      positions: Noisy positions, [graph, node, dim]; node must be the bucket's.
+      bucket: Static shape of the graphs.
+      rng: Key for random edges; needed by `long_short` only.
+
+    Raises:
+      ValueError: If the number of nodes is not the bucket's, or a key is missing.
+    """
+    chex.assert_rank(positions, 3)
     num_nodes, size = positions.shape[1], bucket.num_supernodes
     if num_nodes != bucket.num_nodes:
         raise ValueError(
@@ -188,7 +199,7 @@ def connect_graphs(
 
 
 def assemble(connectivity: Connectivity) -> MultiscaleGraph:
-    """Lays the graphs of a batch end to end, as one block."""
+    """Joins the graphs of a batch into flat arrays, as one block."""
     num_graphs, num_nodes, dim = connectivity.positions.shape
     size, degree = connectivity.senders.shape[1:]
     offsets = jnp.arange(num_graphs, dtype=jnp.int32)[:, None]
@@ -226,7 +237,7 @@ def assemble(connectivity: Connectivity) -> MultiscaleGraph:
 
 
 def join_graphs(graphs: Sequence[MultiscaleGraph]) -> MultiscaleGraph:
-    """Lays batches of graphs side by side; indices are shifted, blocks kept."""
+    """Joins batches of graphs; indices are shifted and blocks are kept."""
     if len(graphs) == 1:
         return graphs[0]
     points = np.cumsum([0] + [g.positions.shape[0] for g in graphs])
@@ -267,12 +278,14 @@ def join_graphs(graphs: Sequence[MultiscaleGraph]) -> MultiscaleGraph:
 
 
 def sort_points(values: jax.Array, graph: MultiscaleGraph) -> jax.Array:
-    """Takes per-point values from the caller's order into cluster order."""
+    """Moves per-point values [point, ...] from the caller's order to cluster order."""
+    chex.assert_equal_shape_prefix([values, graph.order], 1)
     return _permute(values, graph.order, graph.inverse_order)
 
 
 def unsort_points(values: jax.Array, graph: MultiscaleGraph) -> jax.Array:
-    """Takes per-point values from cluster order back to the caller's order."""
+    """Moves per-point values [point, ...] from cluster order to the caller's order."""
+    chex.assert_equal_shape_prefix([values, graph.order], 1)
     return _permute(values, graph.inverse_order, graph.order)
 
 

@@ -1,7 +1,7 @@
-"""Who is joined to whom among the (super)nodes of one graph, with static in-degree.
+"""Connects the (super)nodes of one graph, with static in-degree.
 
 Each function returns senders as local indices [node, neighbor] with a mask of the
-real edges; edges run neighbour -> centre. All are meant to be vmapped.
+real edges. Edges run neighbour -> centre. All are meant to be vmapped.
 
 `nearest_neighbors` compares all pairs of a small cloud and searches a large one block
 by block (`block_neighbors`).
@@ -9,6 +9,7 @@ by block (`block_neighbors`).
 
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,14 +17,19 @@ import numpy as np
 from ncgn_jax.graphs.block_neighbors import block_neighbors, pays_off
 
 SEARCHES = ("auto", "all_pairs", "blocks")
-# Pairs whose distances exist at a time, where there are more than these.
+# Pairs whose distances are in memory at a time.
 _PAIRS_AT_ONCE = 2**24
-# Up to so many comparisons a dense matrix is made by them, else by a scatter.
+# A dense matrix is made by up to so many comparisons, and else by a scatter.
 _COMPARISONS_UP_TO = 2**24
 
 
 def squared_distances(positions: jax.Array) -> jax.Array:
-    """Returns |x_i - x_j|^2, [node, node], by differences (no cancellation)."""
+    """Returns |x_i - x_j|^2, [node, node], by differences (no cancellation).
+
+    Args:
+      positions: [node, dim].
+    """
+    chex.assert_rank(positions, 2)
     total = jnp.zeros((positions.shape[0],) * 2, positions.dtype)
     for axis in range(positions.shape[1]):
         column = positions[:, axis]
@@ -40,9 +46,10 @@ def nearest_neighbors(
 ) -> tuple[jax.Array, jax.Array]:
     """Finds the k nearest other nodes of every node.
 
-    Of all pairs, ties going to the lower index; or in blocks, in time and memory near
-    linear in the number of nodes. Blocks find the same distances whatever the cloud,
-    but ties go to any. No gradient passes through either: senders are whole numbers.
+    The search compares all pairs, with ties going to the lower index, or works in
+    blocks, in time and memory near linear in the number of nodes. Blocks find the same
+    distances for any cloud, but break ties arbitrarily. Senders are whole numbers, so
+    no gradient passes.
 
     Args:
       positions: [node, dim].
@@ -51,8 +58,8 @@ def nearest_neighbors(
       search: `all_pairs`, `blocks`, or `auto` for the faster one at this size.
 
     Returns:
-      Senders, int32 [node, k], nearest first (in index order where k takes in all
-      others and none is masked); and edge mask, bool [node, k], False where a node
+      Senders, int32 [node, k], nearest first (in index order if k includes all others
+      and none is masked); and edge mask, bool [node, k], False where a node
       is not real or has fewer than k real others.
 
     Raises:
@@ -60,7 +67,10 @@ def nearest_neighbors(
     """
     if search not in SEARCHES:
         raise ValueError(f"search: found {search!r}; allowed: {', '.join(SEARCHES)}")
+    chex.assert_rank(positions, 2)
     num_nodes, dim = positions.shape
+    if node_mask is not None:
+        chex.assert_shape(node_mask, (num_nodes,))
     if not 0 <= num_neighbors <= num_nodes - 1:
         raise ValueError(
             f"num_neighbors must be in [0, {num_nodes - 1}] for {num_nodes} nodes, "
@@ -76,12 +86,12 @@ def nearest_neighbors(
     if num_nodes**2 <= _PAIRS_AT_ONCE:
         distances = squared_distances(positions)
         return _nearest_of_all(distances, 0, num_neighbors, node_mask)
-    # Clouds follow each other under vmap: memory stays that of one.
-    search = partial(_search_all_pairs, num_neighbors=num_neighbors)
-    search = jax.custom_batching.sequential_vmap(search)
+    # Under vmap clouds are searched one by one, so memory stays that of one.
+    find = partial(_search_all_pairs, num_neighbors=num_neighbors)
+    find = jax.custom_batching.sequential_vmap(find)
     if node_mask is None:
         node_mask = jnp.ones((num_nodes,), bool)
-    return search(jax.lax.stop_gradient(positions), node_mask)
+    return find(jax.lax.stop_gradient(positions), node_mask)
 
 
 def _nearest_of_all(
@@ -94,7 +104,7 @@ def _nearest_of_all(
 
     Args:
       distances: [row, node].
-      first: Which node the first row is.
+      first: Node of the first row.
       num_neighbors: k.
       node_mask: [node].
     """
@@ -128,10 +138,10 @@ def _search_all_pairs(
             distances = distances + offsets**2
         return _nearest_of_all(distances, first, num_neighbors, node_mask)
 
-    # The last chunk begins early enough to be whole.
+    # The last chunk starts early enough to be whole.
     starts = np.minimum(np.arange(num_chunks) * rows, num_nodes - rows)
     found = jax.lax.map(search_rows, jnp.asarray(starts, jnp.int32))
-    # Where in the chunks each node is.
+    # Place of each node in the chunks.
     place = np.arange(num_nodes)
     chunk = np.minimum(place // rows, num_chunks - 1)
     place = chunk * rows + place - starts[chunk]
@@ -139,7 +149,7 @@ def _search_all_pairs(
 
 
 def all_neighbors(num_nodes: int) -> tuple[jax.Array, jax.Array]:
-    """Joins every node to all others: senders and mask, [node, node - 1]."""
+    """Joins every node to all others; returns senders and mask, [node, node - 1]."""
     others = np.arange(num_nodes - 1)[None, :]
     centre = np.arange(num_nodes)[:, None]
     senders = jnp.asarray(others + (others >= centre), jnp.int32)
@@ -151,14 +161,14 @@ def long_short_neighbors(
 ) -> tuple[jax.Array, jax.Array]:
     """Joins every node to its nearest and to uniformly drawn other nodes.
 
-    The paper's long-short baseline; with num_long_range = num_neighbors it is the
-    published code's, which keeps random edges only. A random edge that repeats
+    This is the paper's long-short baseline. With num_long_range = num_neighbors it is
+    the published code's, which keeps random edges only. A random edge that repeats
     another edge of the same node is masked out.
 
     Args:
       positions: [node, dim].
-      num_neighbors: k in all, at most node - 1.
-      num_long_range: How many of the k are random.
+      num_neighbors: Number of neighbours, k, at most node - 1.
+      num_long_range: Number of the k neighbours that are random.
       rng: Key of the random edges.
 
     Returns:
@@ -179,7 +189,14 @@ def long_short_neighbors(
 def adjacency(
     senders: jax.Array, edge_mask: jax.Array, *, self_loops: bool
 ) -> jax.Array:
-    """Turns a neighbour list into a dense matrix, bool [receiver, sender]."""
+    """Turns a neighbour list into a dense matrix, bool [receiver, sender].
+
+    Args:
+      senders: [node, neighbor].
+      edge_mask: True for real edges, bool [node, neighbor].
+      self_loops: Whether every node receives from itself too.
+    """
+    chex.assert_equal_shape([senders, edge_mask])
     num_nodes, num_neighbors = senders.shape
     if num_nodes**2 * num_neighbors <= _COMPARISONS_UP_TO:
         columns = jnp.arange(num_nodes, dtype=senders.dtype)[None, None, :]

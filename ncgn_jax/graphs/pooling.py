@@ -1,11 +1,12 @@
-"""Between points and supernodes: averages up, copies down.
+"""Averages points to supernodes and copies supernodes to points.
 
-Regular blocks with equal runs need a reshape, other regular blocks what `cluster_sums`
-chooses by size; ragged graphs take jraph's segment operations.
+Regular blocks with equal runs need a reshape. `cluster_sums` handles other regular
+blocks, and jraph's segment operations handle ragged graphs.
 """
 
 from collections.abc import Callable, Iterator
 
+import chex
 import jax
 import jax.numpy as jnp
 import jraph
@@ -25,6 +26,7 @@ def coarsen(values: jax.Array, graph: MultiscaleGraph) -> jax.Array:
 
     Empty supernodes get zero. Means of bfloat16 are float32.
     """
+    chex.assert_equal_shape_prefix([values, graph.assignment], 1)
     if not graph.blocks:
         return jraph.segment_mean(widen(values), graph.assignment, graph.num_supernodes)
     return jnp.concatenate(
@@ -37,6 +39,7 @@ def coarsen(values: jax.Array, graph: MultiscaleGraph) -> jax.Array:
 
 def spread(values: jax.Array, graph: MultiscaleGraph) -> jax.Array:
     """Copies supernode values to their points: [supernode, f] -> [point, f]."""
+    chex.assert_axis_dimension(values, 0, graph.num_supernodes)
     if not graph.blocks:
         return take_rows(values, graph.assignment)
     return jnp.concatenate(
@@ -52,12 +55,12 @@ def on_coarse_graph(
     values: jax.Array,
     graph: MultiscaleGraph,
 ) -> jax.Array:
-    """Runs any jraph network among supernodes: coarsen, network, spread.
+    """Runs any jraph network on the coarse graph, between `coarsen` and `spread`.
 
     Args:
-      network: Takes the coarse graph with features [supernode, f] as its nodes and
-        returns one with features [supernode, g]. Its `edges` hold `mask` [edge],
-        all True but for `voxel` clusters and `long_short` edges.
+      network: Function of the coarse graph with features [supernode, f] as its nodes
+        that returns one with features [supernode, g]. Its `edges` hold `mask` [edge],
+        all True except with `voxel` clusters and `long_short` edges.
       values: Features in the caller's order, [point, f] or [graph, node, f].
       graph: Graphs built on the (noisy) positions.
 
@@ -114,8 +117,7 @@ def _spread_block(
     if block.num_nodes == block.num_supernodes and block.equal_runs:
         return values
     if block.equal_runs:
-        copies = block.num_nodes // block.num_supernodes
-        shape = values.shape[0], copies, width
+        shape = values.shape[0], block.num_nodes // block.num_supernodes, width
         # The gradient of a copy is a sum.
         rows = jnp.broadcast_to(widen(values)[:, None, :], shape)
         return narrowed(rows.reshape(-1, width), values.dtype)

@@ -1,10 +1,9 @@
-"""bfloat16 between sums, float32 within them.
+"""Computes with bfloat16 between sums and float32 within them.
 
-bfloat16 keeps 8 significant bits: added one by one, ones stop growing at 256. So values
-that are only multiplied or copied may be narrow, but what adds them up, be it a matrix
-product, a mean over a cluster or the gradient of a copy, gives (at least) float32. What
-a product reads decides: a narrow operand makes it narrow, and any other is computed as
-if this module did not exist.
+bfloat16 keeps 8 significant bits, so a sum of ones stops growing at 256. Values that
+are only multiplied or copied may be narrow, but every sum of them (a matrix product, a
+mean over a cluster, the gradient of a copy) is at least float32. A product with a
+narrow operand is narrow; any other product is computed as if this module did not exist.
 
 Example:
   >>> import jax.numpy as jnp
@@ -22,7 +21,7 @@ from jax.typing import DTypeLike
 
 
 def is_narrow(dtype: DTypeLike) -> bool:
-    """Says whether a floating type has fewer bits than float32."""
+    """Returns whether a floating type has fewer bits than float32."""
     return jnp.finfo(dtype).bits < 32
 
 
@@ -32,19 +31,19 @@ def widen(values: jax.Array) -> jax.Array:
 
 
 def narrowed(values: jax.Array, dtype: DTypeLike) -> jax.Array:
-    """Rounds values to a narrow type; leaves them alone if `dtype` is none."""
+    """Rounds values to `dtype` if that is narrow, and returns them unchanged if not."""
     return values.astype(dtype) if is_narrow(dtype) else values
 
 
 def take_rows(values: jax.Array, places: jax.Array) -> jax.Array:
-    """Returns values[places], with a gradient that is summed in float32."""
+    """Returns values[places], with a gradient summed in float32."""
     return narrowed(widen(values)[places], values.dtype)
 
 
 def matmul(
     left: jax.Array, right: jax.Array, *, constant_left: bool = False
 ) -> jax.Array:
-    """Returns left @ right of two matrices, or of two stacks of as many; see `einsum`.
+    """Returns left @ right of two matrices or two equal stacks; see `einsum`.
 
     Args:
       left: [row, inner] or [batch, row, inner].
@@ -62,13 +61,13 @@ def einsum(
 ) -> jax.Array:
     """Returns a product of two arrays, summed in float32 if an operand is narrow.
 
-    Both operands are rounded to the narrow type then. So is the cotangent of a gradient
-    that, too, is summed in float32 and comes in the operand's own type: that of a
-    float32 parameter is never rounded.
+    In that case both operands are rounded to the narrow type, and so is the cotangent.
+    Gradients are summed in float32 too and have the type of their operand, so that of
+    a float32 parameter is never rounded.
 
     Args:
-      axes: As in `jnp.einsum`. Every letter stands in two of the three arrays at least,
-        for gradients are products of the other two.
+      axes: As in `jnp.einsum`. Every letter occurs in at least two of the three
+        arrays, because a gradient is a product of the other two arrays.
       left: First operand.
       right: Second operand.
       constant_left: Whether `left` needs no gradient, if an operand is narrow.
@@ -81,11 +80,21 @@ def einsum(
 
 
 def wide_dot_general(
-    left: jax.Array, right: jax.Array, *args: object, **options: object
+    left: jax.Array,
+    right: jax.Array,
+    dimension_numbers: jax.lax.DotDimensionNumbers,
+    precision: jax.lax.PrecisionLike = None,
 ) -> jax.Array:
-    """Stands in for `lax.dot_general` in `flax.linen.Dense`: [..., f] times [f, g]."""
+    """Replaces `lax.dot_general` in `flax.linen.Dense`, [..., f] times [f, g].
+
+    Args:
+      left: [..., f].
+      right: [f, g].
+      dimension_numbers: As in `lax.dot_general`; unused if `left` is narrow.
+      precision: As in `lax.dot_general`; unused if `left` is narrow.
+    """
     if not is_narrow(left.dtype):
-        return jax.lax.dot_general(left, right, *args, **options)
+        return jax.lax.dot_general(left, right, dimension_numbers, precision)
     rows = matmul(left.reshape(-1, left.shape[-1]), right)
     return rows.reshape(*left.shape[:-1], right.shape[-1])
 

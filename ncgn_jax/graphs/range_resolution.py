@@ -1,11 +1,11 @@
-"""Range and resolution schedules: how coarse and how far at each noise level.
+"""Defines range/resolution schedules, the coarseness and reach at each noise level.
 
 A graph of N points with k neighbours each has k*N edges. At full noise Dynamic
-Message Passing keeps s0 = sqrt(k*N) supernodes joined to (nearly) all others; at
-no noise it keeps all N with k neighbours. In between the number of supernodes is
-n(u) = s0 + (N - s0) u with u in [0, 1] a growing function of the signal level, and
-the neighbours are k*N / n, so that every noise level costs the same k*N edges
-(Pao-Huang et al. 2025, section 4.1).
+Message Passing keeps s0 = sqrt(k*N) supernodes joined to (nearly) all others; without
+noise it keeps all N with k neighbours. In between the number of supernodes is
+n(u) = s0 + (N - s0) u, where u in [0, 1] grows with the signal level, and each has
+k*N / n neighbours, so that every noise level costs the same k*N edges (Pao-Huang et
+al. 2025, section 4.1).
 
 >>> range_and_resolution(0.0, num_nodes=400, num_neighbors=7)
 (53, 53)
@@ -16,24 +16,27 @@ the neighbours are k*N / n, so that every noise level costs the same k*N edges
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 
-SCHEDULES = ("exp", "linear", "relu", "log", "power", "table", "constant")
+RANGE_SCHEDULES = ("exp", "linear", "relu", "log", "power", "table", "constant")
 
-# The published code divides by the already rounded number of supernodes for these.
+# For these the published code divides by the rounded number of supernodes.
 _DIVIDE_BY_ROUNDED = ("linear", "relu")
+
+Number = TypeVar("Number", float, np.ndarray)
 
 
 @dataclasses.dataclass(frozen=True)
 class RangeResolution:
-    """A schedule's name and its free parameters.
+    """Holds the name and the free parameters of a schedule.
 
     Attributes:
-      name: One of `SCHEDULES`. `constant` keeps the full graph at every level.
+      name: One of `RANGE_SCHEDULES`; `constant` keeps the full graph at every level.
       curvature: c of `exp`, u = (e^{c a} - 1)/(e^c - 1), and of `log`,
         u = ln(c a + 1)/ln(c + 1). Positive.
-      split: Signal level below which `relu` stays fully coarse, in [0, 1).
+      split: Signal level below which `relu` stays coarsest, in [0, 1).
       exponent: u = a^exponent for `power`. Positive.
       table: For `table`, pairs (signal level, u) between which u is linear; both
         columns non-decreasing, from level 0 to level 1.
@@ -46,11 +49,11 @@ class RangeResolution:
     table: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuses parameters that would break monotonicity."""
-        if self.name not in SCHEDULES:
+        """Raises ValueError for parameters that would break monotonicity."""
+        if self.name not in RANGE_SCHEDULES:
             raise ValueError(
                 f"range/resolution schedule: found {self.name!r}; "
-                f"allowed: {', '.join(SCHEDULES)}"
+                f"allowed: {', '.join(RANGE_SCHEDULES)}"
             )
         if self.curvature <= 0 or self.exponent <= 0:
             raise ValueError(
@@ -66,7 +69,7 @@ class RangeResolution:
             _check_table(self.table)
 
     def weight(self, signal_level: float) -> float:
-        """Returns u in [0, 1], the share of the way from coarsest to finest."""
+        """Returns u in [0, 1], the fraction of the way from coarsest to finest."""
         return _WEIGHTS[self.name](self, float(signal_level))
 
 
@@ -116,14 +119,19 @@ def num_supernodes_exact(
     num_neighbors: int,
     schedule: RangeResolution,
 ) -> float:
-    """Returns n(u) of a schedule at a signal level, before rounding."""
+    """Returns n(u) of a schedule at a signal level, before rounding.
+
+    Args:
+      signal_level: In [0, 1].
+      num_nodes: Points of the graph, N.
+      num_neighbors: Neighbours of the full graph, k.
+      schedule: The range/resolution schedule.
+    """
     weight = schedule.weight(signal_level)
     return supernodes_of_weight(weight, num_nodes, num_neighbors)
 
 
-def supernodes_of_weight(
-    weight: float | np.ndarray, num_nodes: int, num_neighbors: int
-) -> float | np.ndarray:
+def supernodes_of_weight(weight: Number, num_nodes: int, num_neighbors: int) -> Number:
     """Returns n(u) = s0 + (N - s0) u before rounding, s0 = min(sqrt(k N), N).
 
     Args:
@@ -138,10 +146,10 @@ def supernodes_of_weight(
 def weight_of_supernodes(
     num_supernodes: float, num_nodes: int, num_neighbors: int
 ) -> float:
-    """Returns the u at which n(u) is a number of supernodes, kept within [0, 1].
+    """Returns the u at which n(u) is a given number, clipped to [0, 1].
 
     Args:
-      num_supernodes: n.
+      num_supernodes: The number n.
       num_nodes: Points of the graph, N, more than k.
       num_neighbors: Neighbours of the full graph, k.
     """
@@ -169,7 +177,7 @@ def range_and_resolution(
       signal_level: In [0, 1], 0 = pure noise, 1 = clean.
       num_nodes: Points of the graph, N.
       num_neighbors: Neighbours of the full graph, k.
-      schedule: Which curve joins the two ends; the paper's best (`exp`) if None.
+      schedule: Curve between the two ends; the paper's best (`exp`) if None.
 
     Returns:
       Number of supernodes in [ceil(sqrt(kN)), N], number of neighbours >= k.

@@ -1,9 +1,9 @@
-"""Neighbourhood-attention windows on a grid: which keys a token sees.
+"""Computes neighbourhood-attention windows on a grid, the keys that a token sees.
 
-Along each axis a token sees exactly w keys around it; at the borders the window is
-shifted inwards, neither cut off nor padded (Hassani et al. 2023, as in NATTEN). Of an
-even window one more key lies before the token than after it. Nodes of a grid (height,
-width) are numbered row by row. Everything here is numpy and known ahead of time.
+Along each axis a token sees exactly w keys around it. At the borders the window is
+shifted inwards, neither cut off nor padded (Hassani et al. 2023, as in NATTEN). An even
+window has one more key before the token than after it. Nodes of a grid (height, width)
+are numbered row by row. Everything is numpy and computed ahead of time.
 
 >>> window_starts(length=6, window=3)
 array([0, 0, 1, 2, 3, 3])
@@ -24,16 +24,16 @@ Grid = tuple[int, int]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AxisTiles:
-    """Queries along an axis in tiles of equal size, and the block of keys of each.
+    """Holds equal tiles of queries along an axis, and the block of keys of each.
 
     Tile i holds queries i * tile ... (i + 1) * tile - 1, and its block starts `halo`
-    keys before them; what lies off the axis, no query sees.
+    keys before them. No query sees keys off the axis.
 
     Attributes:
       length: Tokens along the axis.
       halo: Keys of a block before the first query of its tile.
-      mask: Which keys of its tile's block a query sees, bool [tile, query, key].
-        Queries past the end of the axis see what its last token sees.
+      mask: True for the keys of its tile's block that a query sees, bool
+        [tile, query, key]. Queries past the end of the axis copy its last token.
     """
 
     length: int
@@ -42,17 +42,17 @@ class AxisTiles:
 
     @property
     def num_tiles(self) -> int:
-        """Tiles along the axis."""
+        """Number of tiles along the axis."""
         return self.mask.shape[0]
 
     @property
     def tile(self) -> int:
-        """Queries of a tile."""
+        """Number of queries per tile."""
         return self.mask.shape[1]
 
     @property
     def block(self) -> int:
-        """Keys of a tile's block."""
+        """Number of keys per block."""
         return self.mask.shape[2]
 
 
@@ -64,7 +64,7 @@ def window_starts(length: int, window: int) -> np.ndarray:
 
     Args:
       length: Tokens along the axis, L.
-      window: Keys a token sees, w; all of them if there are no more than w.
+      window: Keys that a token sees, w; all keys if there are at most w.
 
     Returns:
       First keys, int [length].
@@ -81,7 +81,7 @@ def window_starts(length: int, window: int) -> np.ndarray:
 
 
 def window_mask(grid: Grid, window: Grid) -> np.ndarray:
-    """Returns which tokens of a grid see which, True where the row sees the column.
+    """Returns a mask over pairs of tokens, True where the row sees the column.
 
     Args:
       grid: Tokens along height and width.
@@ -104,16 +104,16 @@ def window_mask(grid: Grid, window: Grid) -> np.ndarray:
 def tile_axis(length: int, window: int, tile: int) -> AxisTiles:
     """Cuts an axis into tiles of queries that read one block of keys each.
 
-    The windows of neighbouring queries overlap, so that t of them together see little
-    more than t + w - 1 keys: a dense product within a tile wastes little. All blocks
-    lie alike around their tiles, so that shifted copies of the axis make them; windows
-    that a border has shifted widen them if w is 2 t or more, or where the last tile has
-    few queries. An axis that a block would cover is one tile.
+    The windows of neighbouring queries overlap, so t of them together see little more
+    than t + w - 1 keys and a dense product within a tile wastes little. Every block has
+    the same place relative to its tile, so shifted copies of the axis make all blocks.
+    Windows shifted at a border widen the blocks if w is at least 2 t or the last tile
+    has few queries. An axis that a block would cover is one tile.
 
     Args:
       length: Tokens along the axis, L.
-      window: Keys a token sees, w; all of them if there are no more than w.
-      tile: Queries of a tile, t.
+      window: Keys that a token sees, w; all keys if there are at most w.
+      tile: Queries per tile, t.
 
     Returns:
       ceil(L / t) tiles with blocks of t + w - 1 keys or more, or one tile with all L.
@@ -142,6 +142,6 @@ def tile_axis(length: int, window: int, tile: int) -> AxisTiles:
 
 
 def _sees(starts: np.ndarray, window: int, keys: np.ndarray) -> np.ndarray:
-    """Tells which keys, [key] or [query, key], lie in each query's window."""
+    """Returns whether keys, [key] or [query, key], lie in each query's window."""
     starts = starts[:, None]
     return (keys >= starts) & (keys < starts + window)

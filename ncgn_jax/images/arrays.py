@@ -1,14 +1,14 @@
-"""Small sets of pixels: the embedded digits, and `.npz` archives like MNIST or CIFAR.
+"""Loads small sets of pixels: the embedded digits, and `.npz` archives like MNIST.
 
-Arrays of an archive, by name (upper or lower case):
+An archive holds these arrays, named in upper or lower case:
   images: `train_images`, `x_train`, `images_train` or `train`; the same for `test`,
-    which may be absent; `images`, `x`, `data` or `arr_0` where nothing is split.
+    which may be absent; `images`, `x`, `data` or `arr_0` without a split.
   classes (may be absent): `train_labels`, `y_train`, `labels_train`; the same for
-    `test`; `labels`, `y` or `targets` where nothing is split.
+    `test`; `labels`, `y` or `targets` without a split.
   names of the classes (may be absent): `classes` or `class_names`.
 Images are [image, height, width], with 1 or 3 channels as the last or the second axis
-too. Black is 0; white is 1 for floats up to 1, and 255 where a pixel reaches 128.
-Pixels in any other range say it: `value_range=(0, 16)` for scikit-learn's digits.
+if any. Black is 0. White is 1 for floats up to 1, and 255 if a pixel reaches 128. Any
+other range must be named: `value_range=(0, 16)` for scikit-learn's digits.
 
 >>> import numpy as np
 >>> digits = load_digits()
@@ -52,22 +52,19 @@ _VALUES = (
 _LEAST_WHITE = 128
 
 
-def load_digits(seed: int = 0) -> ImageDataset:
+def load_digits() -> ImageDataset:
     """Loads the 1,797 handwritten digits of 8 x 8 pixels that come with this package.
 
     They are the test part of "Optical Recognition of Handwritten Digits" (E. Alpaydin
     and C. Kaynak, UCI Machine Learning Repository, 1998; CC BY 4.0), as distributed
-    with scikit-learn: pixels 0..16, how many of 4 x 4 finer pixels carry ink.
-
-    Args:
-      seed: Seed of the split.
+    with scikit-learn. A pixel, 0..16, counts the inked ones of 4 x 4 finer pixels.
 
     Returns:
-      1,497 training and 300 test images, each class in both in proportion.
+      1,497 training and 300 test images, with each class in proportion.
     """
     arrays = read_npz(DIGITS_FILE, ("images", "labels"))
     images, labels = arrays["images"][..., None], arrays["labels"]
-    train, test = stratified_split(labels, 300, seed)
+    train, test = stratified_split(labels, 300, seed=0)
     return make_image_dataset(
         "digits",
         images[train],
@@ -77,7 +74,7 @@ def load_digits(seed: int = 0) -> ImageDataset:
         None,
         f"{len(images)} digits that come with the package (E. Alpaydin and C. Kaynak, "
         "Optical Recognition of Handwritten Digits, UCI 1998, CC BY 4.0, as in "
-        f"scikit-learn); {len(train)} train and {len(test)} test, split seed {seed}",
+        f"scikit-learn); {len(train)} train and {len(test)} test, split seed 0",
         shift=8.0,
         scale=8.0,
     )
@@ -91,35 +88,34 @@ def load_arrays(
     channel_axis: str = "auto",
     value_range: tuple[float, float] | tuple[()] = (),
 ) -> ImageDataset:
-    """Loads the images of an `.npz` archive; the module says what is in it.
+    """Loads the images of an `.npz` archive, laid out as the module describes.
 
     Args:
       path: The archive.
       test_fraction: Share of each class held out if there are no test images.
       seed: Seed of that split.
-      pad_to: Height and width to which images are padded with black, alike on all
-        sides (an odd row or column goes below or to the right); None leaves them.
-      channel_axis: "last", "first", or "auto" to go by which axis has 1 or 3.
-      value_range: Values of black and white; () for 0 and 1 where floats reach up to
-        1, and 0 and 255 where pixels reach from 128 to 255.
+      pad_to: Height and width after padding with black on all sides, see `pad_images`;
+        None leaves the images as they are.
+      channel_axis: "last", "first", or "auto" for the axis of length 1 or 3.
+      value_range: Values of black and white; () for the ranges of the module.
 
     Returns:
-      The dataset: pixels uint8, or float32 where these do not hold them.
+      The dataset: pixels uint8 if bytes hold them, else float32.
 
     Raises:
-      DataError: On an unreadable archive, arrays that are absent or there under two
-        names, unusable shapes or values, or labels as `make_image_dataset` refuses
-        them.
+      DataError: If the archive is not readable, if an array is absent or has two
+        names, if shapes or values are not usable, or if `make_image_dataset` refuses
+        the labels.
     """
     path = Path(path)
     num_held_out(1, test_fraction)  # a wrong share is refused before reading
     arrays = read_npz(path)
     keys, label_keys = _choose_keys(path, arrays)
-    images = [
-        _to_four_axes(arrays[key], channel_axis, f"{path}, array {key!r}")
-        for key in keys
-    ]
     places = [f"{path}, array {key!r}" for key in keys]
+    images = [
+        _to_four_axes(arrays[key], channel_axis, where)
+        for key, where in zip(keys, places, strict=True)
+    ]
     black, white = _find_range(images, places, value_range)
     images = [_store(part, pad_to, str(path), black) for part in images]
     labels = [np.zeros(len(part), np.int32) for part in images]
@@ -137,14 +133,25 @@ def load_arrays(
         how = f"split seed {seed}"
     if pad_to is not None:
         how += f", padded to {pad_to}x{pad_to}"
+    class_names: tuple[str, ...] | None = None if label_keys else ("image",)
     class_key = _find_key(path, arrays, CLASS_KEYS)
-    class_names = None if label_keys else ("image",)
+    if class_key is not None:
+        named = arrays[class_key]
+        if named.ndim != 1:
+            raise DataError(
+                f"{path}, array {class_key!r}: shape {named.shape}; allowed: [class]"
+            )
+        class_names = tuple(map(str, named))
+    train, test = images
+    train_labels, test_labels = labels
     return make_image_dataset(
         path.stem,
-        *images,
-        *labels,
-        class_names if class_key is None else arrays[class_key],
-        f"{path}: {len(images[0])} train and {len(images[1])} test images, {how}",
+        train,
+        test,
+        train_labels,
+        test_labels,
+        class_names,
+        f"{path}: {len(train)} train and {len(test)} test images, {how}",
         shift=(black + white) / 2,
         scale=(white - black) / 2,
     )
@@ -157,12 +164,12 @@ def pad_images(
 
     Args:
       images: [image, height, width, channel].
-      size: Height and width to reach.
+      size: Height and width after padding.
       where: File or field, for the message.
-      black: Value to pad with.
+      black: Value of the padding.
 
     Returns:
-      [image, size, size, channel]; an odd row or column lies below or to the right.
+      [image, size, size, channel]; an odd row or column is added below or to the right.
 
     Raises:
       DataError: If the images are larger.
@@ -177,8 +184,10 @@ def pad_images(
     return np.pad(images, ((0, 0), *margins, (0, 0)), constant_values=black)
 
 
-def _choose_keys(path: Path, arrays: dict) -> tuple[list[str], list[str]]:
-    """Names of the training and, if there are any, test images and their labels."""
+def _choose_keys(
+    path: Path, arrays: dict[str, np.ndarray]
+) -> tuple[list[str], list[str]]:
+    """Returns the names of the training and test images, and of their labels."""
     train, test, train_labels, test_labels = (
         _find_key(path, arrays, names)
         for names in (TRAIN_KEYS, TEST_KEYS, TRAIN_LABEL_KEYS, TEST_LABEL_KEYS)
@@ -203,7 +212,9 @@ def _choose_keys(path: Path, arrays: dict) -> tuple[list[str], list[str]]:
     return [k for k in keys if k is not None], [k for k in label_keys if k is not None]
 
 
-def _find_key(path: Path, arrays: dict, names: Sequence[str]) -> str | None:
+def _find_key(
+    path: Path, arrays: dict[str, np.ndarray], names: Sequence[str]
+) -> str | None:
     found = [key for key in arrays if key.lower() in names]
     if len(found) > 1:
         raise DataError(
@@ -229,7 +240,7 @@ def _find_range(
     places: Sequence[str],
     value_range: tuple[float, float] | tuple[()],
 ) -> tuple[float, float]:
-    """Checks pixels of all parts; returns the values of black and white."""
+    """Checks the pixels of all parts and returns the values of black and white."""
     black, white = value_range or (0.0, 255.0)
     allowed = f"data.value_range={value_range}" if value_range else _VALUES
     highest = black
@@ -256,7 +267,7 @@ def _find_range(
         return float(black), float(white)
     if is_float[0] and highest <= 1:
         return 0.0, 1.0
-    # Nearly black as 0..255, so another range is likelier: 0..16, or 0..1 as numbers.
+    # Images would be nearly black, so the range is probably another, such as 0..16.
     if highest < _LEAST_WHITE:
         raise DataError(f"{places[0]}: 0..{highest:g}; allowed: {_VALUES}")
     return black, white
@@ -266,7 +277,7 @@ def _store(
     images: np.ndarray, pad_to: int | None, where: str, black: float
 ) -> np.ndarray:
     is_byte = images.dtype.kind != "f" and 0 <= images.min() <= images.max() <= 255
-    # A background that bytes cannot hold makes floats of all parts alike.
+    # If bytes cannot hold black, all parts become floats.
     is_byte = is_byte and float(black).is_integer() and 0 <= black <= 255
     images = np.ascontiguousarray(images, np.uint8 if is_byte else np.float32)
     return images if pad_to is None else pad_images(images, pad_to, where, black)

@@ -1,17 +1,36 @@
-"""Fields of the image task: their defaults and their checks."""
+"""Declares the fields of images and turns them into a model."""
 
 import math
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
-from ncgn_jax.faults import Faults, is_type
-from ncgn_jax.graphs import SCHEDULES as DMP_SCHEDULES
-from ncgn_jax.graphs import RangeResolution
-from ncgn_jax.images.sets import CHANNEL_AXES
+from ncgn_jax import fields
+from ncgn_jax.faults import DataError, Faults, is_type
+from ncgn_jax.fields import Check, Field, each, number, one_of, whole, with_defaults
+from ncgn_jax.graphs.grids import make_grid_buckets
+from ncgn_jax.images.model import ImageModel, TransformerSettings
+from ncgn_jax.images.sets import CHANNEL_AXES, ImageDataset
 from ncgn_jax.models.dit import DIT_SIZES
 from ncgn_jax.parallel import num_devices
-from ncgn_jax.tasks.settings import DTYPES, WEIGHTS, base_config
+from ncgn_jax.process import make_schedule
+from ncgn_jax.tasks.bucketed import BucketedTime
+from ncgn_jax.tasks.classes import count_classes
+from ncgn_jax.tasks.settings import (
+    BASE_FIELDS,
+    GUIDANCE,
+    LABEL_DROPOUT,
+    NETWORK_FIELDS,
+    NUM_NEIGHBORS,
+    PATH,
+    RANGE_FIELDS,
+    TEST_FRACTION,
+    check_base,
+    check_guidance,
+    make_objective,
+    make_range_resolution,
+)
 
+NAME = "images"
 IMAGE_SOURCES = ("digits", "arrays", "folder", "latents")
 BAD_IMAGES = ("stop", "skip")
 # Fields of `data` that a source reads; others must keep their defaults.
@@ -31,81 +50,159 @@ _READ = {
 }  # fmt: skip
 
 
+def _is_span(span: tuple) -> bool:
+    numbers = all(is_type(value, float) and math.isfinite(value) for value in span)
+    return not span or (len(span) == 2 and numbers and span[0] < span[1])
+
+
+def _are_patches(patches: tuple) -> bool:
+    whole = all(is_type(patch, int) and patch >= 1 for patch in patches)
+    return bool(patches) and whole and len(set(patches)) == len(patches)
+
+
+FIELDS = with_defaults(
+    (
+        Field(
+            "data.source",
+            "digits",
+            "Where images come from: the embedded digits, arrays, a folder of images, "
+            "or latents of an autoencoder.",
+            one_of(IMAGE_SOURCES),
+        ),
+        PATH,
+        Field(
+            "data.image_size",
+            0,
+            "Side that images of a folder are cut and scaled to, and that arrays are "
+            "padded to; 0 leaves arrays as they are.",
+            whole(0),
+        ),
+        Field(
+            "data.channels",
+            0,
+            "Channels of a folder's images; 0 for what they have.",
+            one_of((0, 1, 3)),
+        ),
+        Field(
+            "data.channel_axis", "auto", "Axis of the channels.", one_of(CHANNEL_AXES)
+        ),
+        Field(
+            "data.value_range",
+            (),
+            "Black and white of arrays; () for 0..1 of floats, and 0..255.",
+            Check(_is_span, "() or (black, white), two numbers, the smaller first"),
+        ),
+        TEST_FRACTION,
+        Field("data.split_seed", 0, "Seed of that split.", whole(0)),
+        Field(
+            "data.bad_images",
+            "stop",
+            "What to do with files that cannot be read.",
+            one_of(BAD_IMAGES),
+        ),
+        Field(
+            "data.latent_scale",
+            0.18215,
+            "Factor of latents, as their autoencoder publishes it.",
+            number(0, without_ends=True),
+        ),
+        Field("data.flip", False, "Mirror every other training image."),
+        *BASE_FIELDS,
+        GUIDANCE,
+        Field(
+            "sample.guidance_channels",
+            0,
+            "Channels that guidance moves, the first so many; 0 for all.",
+            whole(0),
+        ),
+        Field(
+            "sample.classes",
+            (),
+            "Numbers of classes, taken in turn; () for all as in training.",
+            each(whole(0)),
+        ),
+        Field(
+            "sample.random_buckets",
+            False,
+            "Draw the patch size of every sampler step at random: a control.",
+        ),
+        Field(
+            "dmp.patches",
+            (4, 2, 1),
+            "Sides of the patches in pixels.",
+            Check(_are_patches, "different whole numbers of at least 1"),
+        ),
+        NUM_NEIGHBORS,
+        *RANGE_FIELDS,
+        Field(
+            "dmp.equal_tokens",
+            False,
+            "Take fewer images in steps of smaller patches, so that all steps cost the "
+            "same; train.batch_size is that of the largest patches.",
+        ),
+        Field(
+            "dmp.overlap",
+            0.0,
+            "How far training of a patch size goes beyond the ends of its noise "
+            "levels, in lengths of its own.",
+            number(0),
+        ),
+        Field(
+            "model.size",
+            None,
+            "Published size; sets width, layers and heads.",
+            one_of(DIT_SIZES),
+            str,
+        ),
+        *NETWORK_FIELDS,
+        Field("model.num_heads", 4, "Heads of attention.", whole()),
+        Field(
+            "model.base_patch",
+            8,
+            "Side of the kernel that all patch embeddings are resized from.",
+            whole(),
+        ),
+        Field("model.rotary", False, "Make attention depend on distances of tokens."),
+        Field("model.skip", False, "Add what is linear in the image to the output."),
+        LABEL_DROPOUT,
+        Field("model.learned_variance", False, "Learn the variances of a chain."),
+        Field(
+            "model.num_variance_steps",
+            1000,
+            "Steps of the chain whose variances are learned.",
+            whole(),
+        ),
+        Field("evaluate.max_images", 10_000, "Most images of a set.", whole(4)),
+        Field(
+            "evaluate.max_nearest",
+            0,
+            "Training images among which nearest ones are looked for; 0 for all.",
+            whole(0),
+        ),
+        Field(
+            "evaluate.classifier_steps",
+            400,
+            "Training steps of the measures' classifier, for ten classes or fewer.",
+            whole(),
+        ),
+        Field(
+            "evaluate.inception",
+            None,
+            "File of Inception's weights, for FID.",
+            kind=str,
+        ),
+    ),
+    {
+        "dmp.num_neighbors": 4,
+        "model.num_layers": 4,
+        "train.spare_unused": True,
+    },
+)
+
+
 def default_config() -> ConfigDict:
-    """Returns every field of the task with its default."""
-    config = base_config()
-    config.task = "images"
-    config.data = ConfigDict(
-        {
-            "source": "digits",
-            "path": config_dict.placeholder(str),
-            # Side that images of a folder are cut and scaled to, and that arrays are
-            # padded to with background; 0 leaves arrays as they are.
-            "image_size": 0,
-            "channels": 0,  # of a folder: 1 or 3; 0 for what its images have
-            "channel_axis": "auto",
-            # Black and white of arrays; () for 0..1 of floats, and 0..255.
-            "value_range": (),
-            "test_fraction": 0.1,
-            "split_seed": 0,
-            "bad_images": "stop",
-            "latent_scale": 0.18215,
-            "flip": False,  # mirrors every other training image
-        }
-    )
-    # Which patches and windows at which noise; see `graphs.grids`.
-    config.dmp = ConfigDict(
-        {
-            "patches": (4, 2, 1),
-            "num_neighbors": 4,  # of the smallest patches; 0 for full attention
-            "schedule": "exp",
-            "curvature": 10.0,
-            "split": 0.6,
-            "exponent": 2.0,
-            "table": (),
-            "reverse_schedule": False,
-            # Patches are drawn at random, in training and for each sampler step, as
-            # often as the schedule has them: the control for following the noise.
-            "random_buckets": False,
-            # Steps of smaller patches take fewer images, so that all cost about the
-            # same: train.batch_size is that of the largest patches.
-            "equal_tokens": False,
-            # How far training of a patch size goes beyond the ends of its noise levels,
-            # in lengths of its own: a network is at its worst where its levels end.
-            "overlap": 0.0,
-        }
-    )
-    config.model = ConfigDict(
-        {
-            "size": config_dict.placeholder(str),  # S, B, L or XL sets the next three
-            "width": 64,
-            "num_layers": 4,
-            "num_heads": 4,
-            "base_patch": 8,
-            "rotary": False,  # attention is told of distances; see `models.patches`
-            # Adds to the output what is linear in the image; see `process.linear_skip`.
-            "skip": False,
-            "label_dropout": 0.1,
-            "learned_variance": False,
-            "num_variance_steps": 1000,  # steps of the chain that variances belong to
-            "dtype": "float32",
-        }
-    )
-    config.train.spare_unused = True
-    config.sample.classes = ()  # numbers, taken in turn; () for all as in training
-    config.sample.guidance = 1.0
-    config.sample.guidance_channels = 0  # the first so many alone; 0 for all
-    config.evaluate = ConfigDict(
-        {
-            "weights": ("ema", "raw"),
-            "max_images": 10_000,
-            # Training images among which nearest ones are looked for; 0 for all.
-            "max_nearest": 0,
-            "classifier_steps": 400,
-            "inception": config_dict.placeholder(str),
-        }
-    )
-    return config
+    """Returns every field with its default."""
+    return fields.default_config(NAME, FIELDS)
 
 
 def network_sizes(config: ConfigDict) -> tuple[int, int, int]:
@@ -116,8 +213,8 @@ def network_sizes(config: ConfigDict) -> tuple[int, int, int]:
     return model.width, model.num_layers, model.num_heads
 
 
-def images_a_step(config: ConfigDict, patch: int) -> int:
-    """Returns the images of a global batch that has patches of a size.
+def images_per_step(config: ConfigDict, patch: int) -> int:
+    """Returns the images of a global batch with patches of a size.
 
     With `dmp.equal_tokens`, batch_size (patch / largest patch)^2.
     """
@@ -127,157 +224,149 @@ def images_a_step(config: ConfigDict, patch: int) -> int:
     return size * patch**2 // max(config.dmp.patches) ** 2
 
 
-def make_range_resolution(config: ConfigDict) -> RangeResolution:
-    """Returns the range/resolution schedule of the section `dmp`."""
-    dmp = config.dmp
-    return RangeResolution(
-        dmp.schedule, dmp.curvature, dmp.split, dmp.exponent, tuple(dmp.table)
-    )
+def make_model(config: ConfigDict, dataset: ImageDataset) -> ImageModel:
+    """Builds the model of a configuration and what its data teach it.
 
-
-def validate(config: ConfigDict, faults: Faults) -> None:
-    """Checks the task's own fields."""
-    data, model, sample = config.data, config.model, config.sample
-    evaluate = config.evaluate
-    faults.choice(config, "data.source", IMAGE_SOURCES)
-    faults.choice(config, "data.channel_axis", CHANNEL_AXES)
-    faults.choice(config, "data.bad_images", BAD_IMAGES)
-    faults.choice(config, "data.channels", (0, 1, 3))
-    faults.in_range(config, "data.image_size", 0)
-    faults.in_range(config, "data.split_seed", 0)
-    faults.in_range(config, "data.test_fraction", 0, 1, without_ends=True)
-    faults.in_range(config, "data.latent_scale", 0, without_ends=True)
-    faults.check(
-        data.source != "folder" or data.image_size > 0,
-        "data.image_size",
-        data.image_size,
-        "at least 1 for data.source='folder'",
+    Raises:
+      DataError: If the section `dmp` does not fit the images.
+    """
+    model, dmp = config.model, config.dmp
+    height, width, channels = dataset.image_shape
+    try:
+        buckets = make_grid_buckets(
+            (height, width),
+            tuple(dmp.patches),
+            dmp.num_neighbors,
+            make_range_resolution(config),
+            dmp.reverse_schedule,
+        )
+    except ValueError as error:
+        raise DataError(f"dmp: {error}") from error
+    time = BucketedTime(
+        make_schedule(config.process.schedule),
+        buckets,
+        config.process.signal,
+        dmp.random_buckets,
+        dmp.overlap,
     )
-    faults.check(
-        not (data.flip and data.source == "latents"),
-        "data.flip",
-        data.flip,
-        "False for latents, which a mirror image does not mirror",
-    )
-    _validate_ignored(config, faults)
-    span = tuple(data.value_range)
-    faults.check(
-        not span
-        or (
-            len(span) == 2
-            and all(is_type(value, float) and math.isfinite(value) for value in span)
-            and span[0] < span[1]
+    sizes = network_sizes(config)
+    return ImageModel(
+        image_shape=(height, width, channels),
+        class_names=tuple(dataset.class_names),
+        class_counts=count_classes(dataset.train_labels, dataset.class_names),
+        time=time,
+        objective=make_objective(config),
+        network_settings=TransformerSettings(
+            *sizes, model.base_patch, model.rotary, model.dtype
         ),
-        "data.value_range",
-        span,
-        "() or (black, white), two numbers, the smaller first",
+        label_dropout=model.label_dropout,
+        skip=model.skip,
+        num_variance_steps=model.num_variance_steps if model.learned_variance else 0,
     )
-    patches = tuple(config.dmp.patches)
-    whole = all(is_type(patch, int) and patch >= 1 for patch in patches)
-    faults.check(
-        bool(patches) and whole and len(set(patches)) == len(patches),
-        "dmp.patches",
-        patches,
-        "different whole numbers of at least 1",
+
+
+def check(config: ConfigDict, faults: Faults) -> None:
+    """Checks what holds between fields."""
+    check_base(config, faults)
+    _check_data(config, faults)
+    _check_patches(config, faults)
+    _check_network(config, faults)
+    check_guidance(
+        config,
+        faults,
+        has_condition=True,
+        dropout="model.label_dropout",
+        how="classes",
     )
-    if not faults.lines and config.dmp.equal_tokens:
-        unit = num_devices() * max(patches) ** 2
-        faults.check(
-            all(config.train.batch_size * patch**2 % unit == 0 for patch in patches),
-            "train.batch_size",
-            config.train.batch_size,
-            "with dmp.equal_tokens, batch_size (patch / largest patch)^2 is a multiple "
-            f"of the {num_devices()} devices for each of the patches {patches}",
-        )
     faults.check(
-        config.train.steps_per_call == 1 or len(patches) == 1,
-        "train.steps_per_call",
-        config.train.steps_per_call,
-        "1 where dmp.patches has several sizes: steps of each are another program",
+        config.sample.num_samples >= 2,
+        "sample.num_samples",
+        config.sample.num_samples,
+        "at least 2, which the measures of images need",
     )
-    faults.in_range(config, "dmp.num_neighbors", 0)
-    faults.in_range(config, "dmp.overlap", 0)
-    if faults.choice(config, "dmp.schedule", DMP_SCHEDULES):
-        try:
-            make_range_resolution(config)
-        except ValueError as error:
-            faults.lines.append(f"dmp: {error}")
-    if model.size is not None:
-        faults.choice(config, "model.size", DIT_SIZES)
-    for field in ("width", "num_layers", "num_heads", "base_patch"):
-        faults.positive_int(config, f"model.{field}")
-    faults.positive_int(config, "model.num_variance_steps")
-    if not faults.lines:
-        width, _, heads = network_sizes(config)
-        faults.check(width % heads == 0, "model.num_heads", heads, f"divides {width}")
-        faults.check(width % 4 == 0, "model.width", width, "a multiple of 4")
-        faults.check(
-            not model.rotary or width % (4 * heads) == 0,
-            "model.num_heads",
-            heads,
-            f"with model.rotary, heads of {width} / num_heads features, 4 divides",
-        )
+    evaluate = config.evaluate
     faults.check(
-        0 <= model.label_dropout < 1,
-        "model.label_dropout",
-        model.label_dropout,
-        "at least 0 and less than 1, at which no class is ever told",
-    )
-    faults.choice(config, "model.dtype", DTYPES)
-    faults.check(
-        all(is_type(number, int) and number >= 0 for number in sample.classes),
-        "sample.classes",
-        sample.classes,
-        "() or numbers of classes, from 0",
-    )
-    faults.in_range(config, "sample.guidance", 0)
-    faults.in_range(config, "sample.guidance_channels", 0)
-    faults.check(
-        sample.guidance == 1.0 or model.label_dropout > 0,
-        "sample.guidance",
-        sample.guidance,
-        "1 without model.label_dropout: guidance needs a network that knows no class",
-    )
-    if model.learned_variance:
-        faults.choice(config, "process.target", ("noise", "data"))
-        faults.choice(config, "sample.sampler", ("ancestral",))
-        faults.check(
-            config.process.schedule.startswith("ddpm"),
-            "process.schedule",
-            config.process.schedule,
-            "a ddpm schedule with model.learned_variance",
-        )
-    faults.check(
-        len(evaluate.weights) > 0,
-        "evaluate.weights",
-        evaluate.weights,
-        f"at least one of {', '.join(WEIGHTS)}",
-    )
-    faults.in_range(config, "sample.num_samples", 2)
-    for name in evaluate.weights:
-        faults.check(name in WEIGHTS, "evaluate.weights", name, WEIGHTS)
-    faults.in_range(config, "evaluate.max_images", 4)
-    faults.in_range(config, "evaluate.max_nearest", 0)
-    faults.positive_int(config, "evaluate.classifier_steps")
-    faults.check(
-        evaluate.inception is None or data.source != "latents",
+        evaluate.inception is None or config.data.source != "latents",
         "evaluate.inception",
         evaluate.inception,
         "none for data.source='latents': Inception sees pixels",
     )
 
 
-def _validate_ignored(config: ConfigDict, faults: Faults) -> None:
-    """Refuses fields that the source of the data would not look at."""
-    source, defaults = config.data.source, default_config().data
+def _check_data(config: ConfigDict, faults: Faults) -> None:
+    data, source = config.data, config.data.source
+    faults.check(
+        source != "folder" or data.image_size > 0,
+        "data.image_size",
+        data.image_size,
+        "at least 1 for data.source='folder'",
+    )
+    faults.check(
+        not (data.flip and source == "latents"),
+        "data.flip",
+        data.flip,
+        "False for latents, which a mirror image does not mirror",
+    )
+    defaults = default_config().data
     for name in defaults:
-        if source not in _READ or name in ("source", *_READ[source]):
+        if name in ("source", *_READ[source]):
             continue
         readers = [other for other in _READ if name in _READ[other]]
         faults.check(
-            config.data[name] == defaults[name],
+            data[name] == defaults[name],
             f"data.{name}",
-            config.data[name],
+            data[name],
             f"{defaults[name]!r}, as data.source={source!r} does not read it; "
             f"{', '.join(readers)} do",
         )
+
+
+def _check_patches(config: ConfigDict, faults: Faults) -> None:
+    patches, train = tuple(config.dmp.patches), config.train
+    if config.dmp.equal_tokens:
+        unit = num_devices() * max(patches) ** 2
+        faults.check(
+            all(train.batch_size * patch**2 % unit == 0 for patch in patches),
+            "train.batch_size",
+            train.batch_size,
+            "with dmp.equal_tokens, batch_size (patch / largest patch)^2 is a multiple "
+            f"of the {num_devices()} devices for each of the patches {patches}",
+        )
+    faults.check(
+        train.steps_per_call == 1 or len(patches) == 1,
+        "train.steps_per_call",
+        train.steps_per_call,
+        "1 where dmp.patches has several sizes: steps of each are another program",
+    )
+    try:
+        make_range_resolution(config)
+    except ValueError as error:
+        faults.lines.append(f"dmp: {error}")
+
+
+def _check_network(config: ConfigDict, faults: Faults) -> None:
+    model, sample = config.model, config.sample
+    width, _, heads = network_sizes(config)
+    faults.check(width % heads == 0, "model.num_heads", heads, f"divides {width}")
+    faults.check(width % 4 == 0, "model.width", width, "a multiple of 4")
+    faults.check(
+        not model.rotary or width % (4 * heads) == 0,
+        "model.num_heads",
+        heads,
+        f"with model.rotary, heads of {width} / num_heads features, 4 divides",
+    )
+    if not model.learned_variance:
+        return
+    target, schedule = config.process.target, config.process.schedule
+    faults.check(
+        target in ("noise", "data"), "process.target", target, ("noise", "data")
+    )
+    faults.check(
+        sample.sampler == "ancestral", "sample.sampler", sample.sampler, ("ancestral",)
+    )
+    faults.check(
+        schedule.startswith("ddpm"),
+        "process.schedule",
+        schedule,
+        "a ddpm schedule with model.learned_variance",
+    )

@@ -1,17 +1,19 @@
-"""What an image model costs: multiply-adds, by XLA's own count.
+"""Counts what an image model costs: multiply-adds, by XLA's own count.
 
 Pairs of attending tokens are a small part of it: linear layers grow with the number of
 tokens, so that patches of half the side cost four times as much. Models are compared
 at equal multiply-adds, not at equal steps.
 """
 
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ncgn_jax.images.model import ImageModel
 from ncgn_jax.metrics.table import Column
+from ncgn_jax.tasks.sampling import Sampling, Stretch
 
 COST_COLUMNS = (
     Column("train_tmac", "train TMAC", 1, 3, "10^12 multiply-adds of the training"),
@@ -19,28 +21,28 @@ COST_COLUMNS = (
 )
 
 
-def count_macs(task: Any, with_gradient: bool) -> np.ndarray:
+def count_macs(model: ImageModel, *, with_gradient: bool) -> np.ndarray:
     """Counts multiply-adds of one image in each noise bucket.
 
     Half of the floating-point operations that XLA counts before it optimises.
 
     Args:
-      task: A `tasks.images.ImageTask`.
-      with_gradient: Of the gradient in the parameters, as in a training step, or of
-        the network alone.
+      model: The model.
+      with_gradient: Whether to count the gradient in the parameters too, as in a
+        training step, or the network alone.
 
     Returns:
       Multiply-adds, [bucket].
     """
-    shapes = jax.eval_shape(task.init, jax.random.key(0))[0]
-    x = jax.ShapeDtypeStruct((1, *task.dataset.image_shape), jnp.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))[0]
+    x = jax.ShapeDtypeStruct((1, *model.image_shape), jnp.float32)
     t = jax.ShapeDtypeStruct((1,), jnp.float32)
     label = jax.ShapeDtypeStruct((1,), jnp.int32)
     counts = []
-    for bucket in task.time.buckets:
+    for bucket in model.time.buckets:
 
         def apply(params, x, t, label, bucket=bucket):
-            return task.predict(params, bucket, x, t, label)
+            return model.predict(params, bucket, x, t, label)
 
         def total(*args, apply=apply):
             return jnp.sum(apply(*args) ** 2)
@@ -50,60 +52,62 @@ def count_macs(task: Any, with_gradient: bool) -> np.ndarray:
     return np.asarray(counts)
 
 
-def mean_step_macs(task: Any) -> float:
-    """Counts multiply-adds of a training step, the mean over noise buckets.
+def training_macs(visits: np.ndarray, images: np.ndarray, macs: np.ndarray) -> float:
+    """Counts multiply-adds of training.
 
     Args:
-      task: A `tasks.images.ImageTask`.
+      visits: Steps of each bucket, [bucket].
+      images: Images of a step of each bucket, [bucket].
+      macs: Multiply-adds of an image with its gradient, [bucket].
     """
-    per_step = task.images_a_step * count_macs(task, with_gradient=True)
-    return float(task.shares @ per_step)
+    return float(visits * images @ macs)
 
 
-def training_and_sampling_costs(task: Any, num_steps: int) -> dict[str, float]:
-    """Counts multiply-adds of a training and of one sample.
+def sampling_macs(
+    model: ImageModel,
+    stretches: Sequence[Stretch],
+    sampling: Sampling,
+    macs: np.ndarray,
+) -> float:
+    """Counts multiply-adds of one sample, with guidance where there is any.
 
     Args:
-      task: A `tasks.images.ImageTask`.
-      num_steps: Training steps.
-
-    Returns:
-      `train_tmac`, in 10^12, of all images of all steps; `sample_mmac`, in 10^6, with
-      guidance where there is any.
+      model: The model.
+      stretches: The sampler's stretches.
+      sampling: The sampler's settings.
+      macs: Multiply-adds of an image through the network, [bucket].
     """
-    visits = np.bincount(
-        task.bucket_of_step(np.arange(num_steps)), minlength=len(task.time.buckets)
+    evaluations = 2 if sampling.sampler == "heun" else 1
+    if model.num_classes and sampling.guidance:
+        evaluations *= 2
+    once = sum(
+        float(macs[bucket]) * (len(times) - 1)
+        for bucket, _, times in stretches
+        if bucket is not None
     )
-    images = visits * task.images_a_step
-    a_step = (2 if task.config.sample.sampler == "heun" else 1) * (1 + task.is_guided)
-    sampled = sum(
-        task.forward_macs[bucket] * (len(times) - 1)
-        for bucket, _, times in task.stretches(task.config.seed)
-    )
-    return {
-        "train_tmac": float(images @ count_macs(task, with_gradient=True)) / 1e12,
-        "sample_mmac": float(sampled) * a_step / 1e6,
-    }
+    return once * evaluations
 
 
-def describe_patches(task: Any) -> str:
-    """Says in a line which patches are used when, and what they cost.
+def describe_patches(
+    model: ImageModel, macs: np.ndarray, schedule: str, *, reverse: bool
+) -> str:
+    """Describes in a line which patches are used when, and what they cost.
 
     Args:
-      task: A `tasks.images.ImageTask`.
+      model: The model.
+      macs: Multiply-adds of an image through the network, [bucket].
+      schedule: Name of the range/resolution schedule.
+      reverse: Whether it is reversed.
     """
-    dmp = task.config.dmp
     parts = [
         f"{b.patch} x {b.patch} ({b.num_supernodes} tokens, window {b.window}, "
-        f"{share:.0%} of the steps, {macs / 1e6:.1f} MMAC)"
-        for b, share, macs in zip(
-            task.time.buckets, task.shares, task.forward_macs, strict=True
-        )
+        f"{share:.0%} of the steps, {count / 1e6:.1f} MMAC)"
+        for b, share, count in zip(model.time.buckets, model.shares, macs, strict=True)
     ]
-    how = "drawn at random" if dmp.random_buckets else f"{dmp.schedule} schedule"
-    if dmp.reverse_schedule:
+    how = "drawn at random" if model.time.random_buckets else f"{schedule} schedule"
+    if reverse:
         how += ", reversed"
     return (
         f"patches: {how}; from noise to data {', '.join(parts)}; mean "
-        f"{float(task.shares @ task.forward_macs) / 1e6:.1f} MMAC"
+        f"{float(model.shares @ macs) / 1e6:.1f} MMAC"
     )

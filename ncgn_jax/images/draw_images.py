@@ -1,6 +1,6 @@
-"""Pictures of images: sheets, paths from noise, nearest neighbours, cost over time."""
+"""Draws images: sheets, paths from noise, nearest neighbours, and cost over time."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +18,12 @@ from ncgn_jax.pictures.style import (
     dress_axes,
 )
 
-# Inches of an image in a sheet, of a line above one, and of a letter in it.
+# Inches of an image in a sheet, of a caption, and of a letter in it.
 _CELL, _CAPTION, _LETTER = 0.62, 0.2, 0.06
 
 
 def draw_image_rows(
-    rows: Sequence[ArrayLike],
+    rows: Iterable[np.ndarray],
     titles: Sequence[str],
     path: str | Path,
     headings: Sequence[str] = (),
@@ -33,12 +33,12 @@ def draw_image_rows(
     """Draws images in titled rows: classes, paths, or samples over their neighbours.
 
     Args:
-      rows: Of each row its images, uint8 [image, height, width, 1 or 3].
+      rows: Images of each row, uint8 [image, height, width, 1 or 3].
       titles: One for each row.
-      path: Where to.
+      path: File to write.
       headings: One for each column, none if empty.
-      grids: Side of the patches to draw over each column, None for none.
-      captions: Of each row what stands above each image, none if empty.
+      grids: Side of the patches drawn over each column, None for none.
+      captions: Text above each image of each row, none if empty.
 
     Returns:
       The path.
@@ -46,14 +46,14 @@ def draw_image_rows(
     Raises:
       ValueError: If there is no row, or not one title for each.
     """
-    rows = [np.asarray(row) for row in rows]
+    rows = list(rows)
     if not rows or len(rows) != len(titles):
         raise ValueError(f"{len(rows)} rows with {len(titles)} titles")
     columns = max(len(row) for row in rows)
     height, width = rows[0].shape[1:3]
     cell = _CELL * max(1.0, min(3.0, max(height, width) / 32))
     tall = cell * height / width
-    # Names need room: above an image, and as wide as the longest is.
+    # Captions need room above the images, and columns as wide as the longest.
     room = _CAPTION if captions else 0.06 * tall
     longest = max((len(text) for row in captions for text in row), default=0)
     across = max(0.06 * cell, _LETTER * longest - cell)
@@ -66,8 +66,9 @@ def draw_image_rows(
             if k >= len(row):
                 continue
             _show(axes, row[k])
-            if k < len(grids) and grids[k]:
-                _draw_patches(axes, height, width, grids[k])
+            patch = grids[k] if k < len(grids) else None
+            if patch:
+                _draw_patches(axes, height, width, patch)
             if captions:
                 axes.set_title(
                     captions[i][k], fontsize=LABEL_SIZE - 2, color=INK, pad=2
@@ -94,14 +95,17 @@ def draw_costs(
     mean_cost: float,
     path: str | Path,
 ) -> Path:
-    """Draws multiply-adds and tokens against time, as steps of the noise buckets.
+    """Draws multiply-adds and tokens of each noise bucket against time.
 
     Args:
       times: Ends of the buckets, [bucket + 1], from 0 to 1.
-      costs: Million multiply-adds of one image, [bucket].
+      costs: Million multiply-adds per image, [bucket].
       tokens: Patches, [bucket].
-      mean_cost: Mean over t.
-      path: Where to.
+      mean_cost: Mean cost over t.
+      path: File to write.
+
+    Returns:
+      The path.
     """
     figure = Figure((6.4, 2.6))
     left, right = figure.subplots(1, 2)
@@ -135,8 +139,9 @@ def _show(axes: Axes, image: np.ndarray) -> None:
 
 
 def _draw_patches(axes: Axes, height: int, width: int, patch: int) -> None:
-    style = {"color": CATEGORIES[3], "lw": 0.5, "alpha": 0.8}
-    for x in np.arange(0, width + 1, patch) - 0.5:
-        axes.plot([x, x], [-0.5, height - 0.5], **style)
-    for y in np.arange(0, height + 1, patch) - 0.5:
-        axes.plot([-0.5, width - 0.5], [y, y], **style)
+    lines = [
+        *(([x, x], [-0.5, height - 0.5]) for x in np.arange(0, width + 1, patch) - 0.5),
+        *(([-0.5, width - 0.5], [y, y]) for y in np.arange(0, height + 1, patch) - 0.5),
+    ]
+    for xs, ys in lines:
+        axes.plot(xs, ys, color=CATEGORIES[3], lw=0.5, alpha=0.8)

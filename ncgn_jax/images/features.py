@@ -1,9 +1,8 @@
-"""How far two sets of images are apart, as some network's features see them.
+"""Compares two sets of images by the features of a network.
 
-Everything here reads arrays [image, feature]; a number is only as good as the network
-that made them, so whoever prints one says which network it was. Distances between
-sets are biased by their sizes: beside every row belong real data against real data of
-the same sizes.
+All functions read arrays [image, feature]. Their values depend on the network, so a
+table must name it. Distances are biased by the sizes of the sets, so a table needs a
+row of real against real data of the same sizes.
 
 Example:
   >>> import numpy as np
@@ -34,14 +33,14 @@ class PrecisionRecall(NamedTuple):
 
 
 class DensityCoverage(NamedTuple):
-    """How densely generated images lie among real ones, and how many they reach."""
+    """Density of generated images among real ones, and share of those reached."""
 
     density: float
     coverage: float
 
 
 def frechet_distance(a: ArrayLike, b: ArrayLike) -> float:
-    """Measures how far the means and covariances of two sets are apart.
+    """Measures the Frechet distance between the means and covariances of two sets.
 
     |m_a - m_b|^2 + Tr(C_a + C_b - 2 (C_a C_b)^(1/2)), the squared 2-Wasserstein
     distance of Gaussians with these moments (Heusel et al. 2017, arXiv 1706.08500; with
@@ -49,8 +48,8 @@ def frechet_distance(a: ArrayLike, b: ArrayLike) -> float:
     a sum over them, not a mean; covariances are divided by the number of images less 1.
 
     Estimates are biased upward, more so for smaller sets. Sets of no more images than
-    features are allowed, but their covariances are singular and the bias is then a
-    large part of the value.
+    features are allowed, but their covariances are singular and the bias is a large
+    part of the value.
 
     Args:
       a: Features, [S, F] with S > 1.
@@ -85,17 +84,17 @@ def kernel_distance(
     The kernel is (x . y / F + 1)^3, and pairs of an image with itself are left out, so
     the estimate is unbiased: two sets of one distribution give 0 on average, whatever
     their sizes (Binkowski et al. 2018, arXiv 1801.01401; with Inception's features it
-    is the KID). It has no unit that features share, and depends on their scale.
+    is the KID). The value depends on the scale of the features.
 
     Args:
       a: Features, [S, F] with S > 1.
       b: Features, [T, F] with T > 1.
-      num_subsets: Random subsets that the estimate is averaged over, >= 1.
-      subset_size: Images of each set in a subset, >= 2; fewer where a set has fewer.
+      num_subsets: Random subsets to average over, >= 1.
+      subset_size: Images of each set in a subset, >= 2; fewer if a set has fewer.
       seed: Seed of the subsets.
 
     Returns:
-      The estimate, below 0 by chance where sets are alike.
+      The estimate; it can be negative if the sets are alike.
 
     Raises:
       ValueError: If shapes do not fit, a set is too small, a value is not finite, or
@@ -122,14 +121,14 @@ def kernel_distance(
 def precision_recall(
     real: ArrayLike, generated: ArrayLike, k: int = 3
 ) -> PrecisionRecall:
-    """Measures which share of each set lies in the region that the other covers.
+    """Measures the share of each set that lies in the region covered by the other.
 
     A set covers the closed balls around its features that reach to the k-th nearest
-    other one of the set. Precision is the share of generated images that real ones
+    other feature of the set. Precision is the share of generated images that real ones
     cover, recall the share of real images that generated ones cover (Kynkaanniemi et
     al. 2019, arXiv 1904.06991). Both are shares in [0, 1] and do not change if features
-    are scaled; both depend on the sizes of the sets and on k. Halves of real data do
-    not reach 1.
+    are scaled; both depend on the sizes of the sets and on k. Two halves of real data
+    do not reach 1.
 
     Args:
       real: Features, [S, F] with S > k.
@@ -157,14 +156,14 @@ def precision_recall(
 def density_coverage(
     real: ArrayLike, generated: ArrayLike, k: int = 5
 ) -> DensityCoverage:
-    """Measures how generated images fill the balls around real ones.
+    """Measures how well generated images fill the balls around real ones.
 
     Balls are open and reach to the k-th nearest other real image. Density is the mean
-    number of balls that a generated image is in, divided by k: about 1 for real data,
-    more where samples crowd where real images are dense. Coverage is the share in
-    [0, 1] of balls with a generated image in them; for generated images that are fresh
-    real ones it is about 1 - (S / (S + T))^k, 0.97 with k = 5 and equal sizes (Naeem et
-    al. 2020, arXiv 2002.09797). Neither changes if features are scaled.
+    number of balls that contain a generated image, divided by k: about 1 for real data,
+    more if samples crowd where real images are dense. Coverage is the share in [0, 1]
+    of balls that contain a generated image; fresh real images reach about
+    1 - (S / (S + T))^k, 0.97 with k = 5 and equal sizes (Naeem et al. 2020,
+    arXiv 2002.09797). Neither changes if features are scaled.
 
     Args:
       real: Features, [S, F] with S > k.
@@ -190,21 +189,21 @@ def density_coverage(
 
 
 def inception_score(probabilities: ArrayLike) -> float:
-    """Measures how sure a classifier is of each image, and how varied its verdicts.
+    """Measures how confident a classifier is, and how varied its classes are.
 
     exp(mean over images of KL(p(class | image) || mean of all p)), between 1 and the
     number of classes (Salimans et al. 2016, arXiv 1606.03498). All images are one set;
-    published numbers are often means over ten tenths, which is lower. It does not see
-    real images: print their score beside it.
+    published numbers are often means over ten tenths, which is lower. The score does
+    not use real images, so print theirs beside it.
 
     Args:
-      probabilities: Classes' probabilities, [image, class], each row with sum 1.
+      probabilities: Class probabilities, [image, class]; each row sums to 1.
 
     Returns:
       The score.
 
     Raises:
-      ValueError: If these are not probabilities.
+      ValueError: If rows are not probabilities.
     """
     probabilities = np.asarray(probabilities, np.float64)
     if probabilities.ndim != 2 or not probabilities.size:
@@ -265,8 +264,8 @@ def _distance_blocks(
     a: NDArray[np.float64], b: NDArray[np.float64]
 ) -> Iterator[NDArray[np.float64]]:
     """Yields squared distances [<= rows, T] of successive rows of `a` to all of `b`."""
-    # By differences, not by |x|^2 + |y|^2 - 2 x.y: equal pairs have equal distances
-    # whatever the block, which balls that end at a point of the set depend on.
+    # By differences, not by |x|^2 + |y|^2 - 2 x.y: equal pairs then have one distance
+    # in all blocks, which matters for points on the edge of a ball.
     rows = max(1, _BLOCK // len(b))
     for start in range(0, len(a), rows):
         yield cdist(a[start : start + rows], b, "sqeuclidean")
@@ -276,7 +275,7 @@ def _neighbor_distances(points: NDArray[np.float64], k: int) -> NDArray[np.float
     """Returns the squared distance of each point to its k-th nearest other, [S]."""
     found = []
     for distances in _distance_blocks(points, points):
-        # The point itself is among those found, at distance 0.
+        # The point itself is among them, at distance 0.
         distances.partition(k, axis=1)
         found.append(distances[:, k].copy())  # a view would keep the whole block
     return np.concatenate(found)

@@ -1,15 +1,17 @@
-"""Folders of image files (PNG, JPEG, BMP, GIF), one folder for each class.
+"""Loads folders of image files (PNG, JPEG, BMP, GIF), one folder for each class.
 
-Either `root/class/image.png`, split by a seed, or `root/train/class/image.png` beside
-`root/test`, `root/val`, `root/valid` or `root/validation` (the first of these that is
-there is the test part, the others are not used; if there is none, the training images
-are split). Without class folders all images are of one class. Hidden files and files
-of other kinds are left alone; nothing outside the root is read.
+The layout is `root/class/image.png`, split at random, or `root/train/class/image.png`
+beside `root/test`, `root/val`, `root/valid` or `root/validation`. The first of these
+that exists is the test part and the others are ignored; without one the training images
+are split. Without class folders all images are of one class. Hidden files, files of
+other kinds and files outside the root are not read.
 """
 
 import dataclasses
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
@@ -21,6 +23,9 @@ from ncgn_jax.images.sets import (
     num_held_out,
     stratified_split,
 )
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 TEST_FOLDERS = ("test", "val", "valid", "validation")
@@ -39,26 +44,26 @@ def load_folder(
 ) -> ImageDataset:
     """Loads a folder of images, each scaled and cropped to one square size.
 
-    Images are turned as their EXIF data says; 16-bit grey becomes 8-bit, transparent
-    parts white. The shorter side is scaled to `image_size` (bicubic, averaging when it
-    shrinks) and the middle is kept. All pixels are held in memory.
+    Images are rotated by their EXIF data; 16-bit grey becomes 8-bit, and transparent
+    parts become white. The shorter side is scaled to `image_size` (bicubic, with
+    averaging when it shrinks) and the centre is kept. All pixels are held in memory.
 
     Args:
       path: The root of the folder.
       image_size: Height and width.
-      channels: 1 turns colour into grey, 3 grey into colour; "auto" takes what all
-        images have, and refuses a mixture.
-      bad_images: "stop" refuses files that cannot be read or are animated, "skip"
-        leaves them out and says so in `source`.
-      test_fraction: Share of each class held out where the folders name no test part.
+      channels: 1 turns colour into grey, 3 grey into colour; "auto" keeps the channels
+        of the images and refuses a mixture.
+      bad_images: "stop" refuses files that are unreadable or animated; "skip" leaves
+        them out and counts them in `source`.
+      test_fraction: Share of each class held out if there is no test folder.
       seed: Seed of that split.
 
     Returns:
       The dataset, uint8; classes in alphabetical order.
 
     Raises:
-      DataError: On an unknown option, folders laid out otherwise, links that leave
-        the root, classes without an image, or images that cannot be read.
+      DataError: If an option is unknown, if the folders have another layout, if a link
+        leaves the root, if a class has no image, or if images are unreadable.
     """
     root = Path(path)
     _check_options(image_size, channels, bad_images)
@@ -85,12 +90,16 @@ def load_folder(
         images = [images[0][part] for part in rows]
         labels = [labels[0][part] for part in rows]
         how = f"split seed {seed}"
+    train, test = images
+    train_labels, test_labels = labels
     return make_image_dataset(
         root.resolve().name,
-        *images,
-        *labels,
+        train,
+        test,
+        train_labels,
+        test_labels,
         names,
-        f"{root}: {len(images[0])} train and {len(images[1])} test images, {how}, "
+        f"{root}: {len(train)} train and {len(test)} test images, {how}, "
         f"scaled and cropped to {image_size}x{image_size}{report}",
         shift=127.5,
         scale=127.5,
@@ -113,7 +122,7 @@ def _check_options(image_size: int, channels: str | int, bad_images: str) -> Non
 
 
 def _find_parts(root: Path) -> list[Path]:
-    """The folder of the training images and, if there is one, of the test images."""
+    """Returns the training folder and, if there is one, the test folder."""
     if not root.is_dir():
         found = "a file" if root.exists() else "no such folder"
         raise DataError(f"{root}: {found}; allowed: a folder of images")
@@ -137,7 +146,7 @@ def _find_parts(root: Path) -> list[Path]:
 
 
 def _entries(root: Path, folder: Path) -> list[Path]:
-    """What is in a folder, by name and without hidden files; links must stay in."""
+    """Lists a folder by name, without hidden files; refuses links out of the root."""
     inside = os.path.realpath(root)
     try:
         entries = sorted(e for e in folder.iterdir() if not e.name.startswith("."))
@@ -153,7 +162,7 @@ def _entries(root: Path, folder: Path) -> list[Path]:
 
 
 def _list_classes(root: Path, folder: Path) -> dict[str, list[Path]]:
-    """Image files of each class; those of a folder without classes are one."""
+    """Lists the image files of each class; a folder without classes has one."""
     entries = _entries(root, folder)
     classes = [entry for entry in entries if entry.is_dir()]
     loose = _only_images(entries)
@@ -187,7 +196,9 @@ def _only_images(entries: list[Path]) -> list[Path]:
     ]
 
 
-def _refuse_empty(root: Path, folder: Path, classes, with_images: list[str]) -> None:
+def _refuse_empty(
+    root: Path, folder: Path, classes: Iterable[str], with_images: list[str]
+) -> None:
     place = "" if folder == root else f", {folder.name}"
     empty = sorted(set(classes) - set(with_images))
     if empty:
@@ -201,11 +212,11 @@ def _refuse_empty(root: Path, folder: Path, classes, with_images: list[str]) -> 
 
 @dataclasses.dataclass
 class _Reader:
-    """Reads image files and remembers what they were like."""
+    """Reads image files and counts the bad and the enlarged ones."""
 
     root: Path
     image_size: int
-    asked: int | None  # channels; None takes what the first image has
+    asked: int | None  # channels; None for those of the first image
     channels: int | None = None
     first: str = ""
     num_read: int = 0
@@ -215,11 +226,12 @@ class _Reader:
     def read(
         self, classes: dict[str, list[Path]], names: list[str]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Images and classes of all files that can be read."""
+        """Returns the images and classes of all readable files."""
         files = [
             (label, f) for label, n in enumerate(names) for f in classes.get(n, ())
         ]
-        images, labels = np.zeros((0, 1, 1, 1), np.uint8), []
+        images = np.zeros((0, 1, 1, 1), np.uint8)
+        labels: list[int] = []
         for label, file in tqdm(files, desc="reading images", unit="", disable=None):
             name = file.relative_to(self.root).as_posix()
             try:
@@ -246,7 +258,7 @@ class _Reader:
             )
 
     def report(self, bad_images: str) -> str:
-        """What there is to say of the files; refuses bad ones unless told to skip."""
+        """Describes bad and enlarged files; raises DataError if bad ones must stop."""
         shown = ", ".join(self.bad[:_NUM_SHOWN])
         if len(self.bad) > _NUM_SHOWN:
             shown += f" and {len(self.bad) - _NUM_SHOWN} more"
@@ -275,15 +287,16 @@ def _allocate(shape: tuple[int, ...]) -> np.ndarray:
 def _read_picture(
     file: Path, image_size: int, channels: int | None
 ) -> tuple[np.ndarray, bool]:
-    """Pixels, uint8 [size, size, channel], and whether the image was smaller."""
+    """Returns pixels, uint8 [size, size, channel], and whether they were enlarged."""
     from PIL import Image, ImageOps  # needed for image files only
 
     if not file.is_file():
         raise ValueError("not a file")
     with Image.open(file, formats=_FORMATS) as opened:
         # Phones append previews to a JPEG; its first frame is the picture.
-        if opened.format != "MPO" and getattr(opened, "n_frames", 1) > 1:
-            raise ValueError(f"animated, {opened.n_frames} frames")
+        num_frames = getattr(opened, "n_frames", 1)  # absent in formats of one frame
+        if opened.format != "MPO" and num_frames > 1:
+            raise ValueError(f"animated, {num_frames} frames")
         picture = _flatten(ImageOps.exif_transpose(opened))
     if channels == 1 and picture.mode == "RGB":
         picture = picture.convert("L")
@@ -295,8 +308,8 @@ def _read_picture(
     return pixels, min(picture.size) < image_size
 
 
-def _flatten(picture):
-    """Opaque grey ("L", or "F" from 16 bits) or colour ("RGB") with white at 255."""
+def _flatten(picture: "Image.Image") -> "Image.Image":
+    """Makes opaque grey ("L", "F" from 16 bits) or colour ("RGB"); white is 255."""
     from PIL import Image
 
     if picture.mode.startswith("I"):

@@ -1,11 +1,11 @@
-"""True FID and Inception score, with Inception weights that the user has on disk.
+"""Computes the features behind FID and Inception score, with weights from disk.
 
-The network is torch-fidelity's FeatureExtractorInceptionV3, the one behind published
-numbers (Inception of 2015 as in TensorFlow, its resizing too); torch-fidelity and torch
-are optional and imported here alone, its weights
-`weights-inception-2015-12-05-6726825d.pth` are not fetched. torch-fidelity reads a
-weights file with `weights_only=False`, which runs whatever code the file holds. So the
-file is read here, tensors only, and torch-fidelity is given these.
+The network is torch-fidelity's FeatureExtractorInceptionV3, which published numbers use
+(Inception of 2015 as in TensorFlow, with its resizing). torch-fidelity and torch are
+optional and imported only here; the weights `weights-inception-2015-12-05-6726825d.pth`
+are not downloaded. torch-fidelity reads a weights file with `weights_only=False`, which
+runs any code in the file. This module therefore reads the tensors itself and passes
+only these on.
 """
 
 import io
@@ -18,23 +18,20 @@ import numpy as np
 from ncgn_jax.faults import DataError
 
 _BATCH = 32
-# The pooled features behind FID, and what published Inception scores are taken of.
+# The pooled features behind FID, and the logits behind published Inception scores.
 _LAYERS = ["2048", "logits_unbiased"]
 _INSTALL = "`pip install torch-fidelity torch` (with torch's matching torchvision)"
 
 
 class InceptionViews(NamedTuple):
-    """What Inception sees in images."""
+    """Inception's features and class probabilities of images."""
 
     features: np.ndarray  # [image, 2048]
     probabilities: np.ndarray  # [image, 1008], rows with sum 1
 
 
 class InceptionFeatures:
-    """Inception's features of images, from a weights file.
-
-    On a GPU if torch has one.
-    """
+    """Computes Inception's features of images, on a GPU if torch has one."""
 
     def __init__(self, weights: str | Path):
         """Loads the weights.
@@ -43,8 +40,8 @@ class InceptionFeatures:
           weights: File of torch-fidelity's Inception weights.
 
         Raises:
-          DataError: If torch or torch-fidelity cannot be imported, or the file cannot
-            be read, holds more than tensors, or does not fit the network.
+          DataError: If torch or torch-fidelity does not import, or if the file is
+            unreadable, holds more than tensors, or does not fit the network.
         """
         torch = _import_torch()
         self._network = _load_network(torch, Path(weights))
@@ -52,11 +49,11 @@ class InceptionFeatures:
         self._network.to(self._device)
 
     def __call__(self, images: np.ndarray) -> InceptionViews:
-        """Measures images.
+        """Applies the network to images.
 
         Args:
-          images: In the units of training, [-1, 1], of any size and 1 or 3 channels,
-            [image, height, width, channel].
+          images: In the units of training, [-1, 1], [image, height, width, 1 or 3], of
+            any size.
 
         Returns:
           Features and probabilities, float64.
@@ -77,20 +74,20 @@ class InceptionFeatures:
 
 
 def check_weights(weights: str | Path) -> None:
-    """Refuses, before a run begins, weights that its evaluation could not use.
+    """Refuses unusable weights before a run begins.
 
     Raises:
-      DataError: As `InceptionFeatures`.
+      DataError: In the cases of `InceptionFeatures`.
     """
     _load_network(_import_torch(), Path(weights))
 
 
 def to_rgb(images: np.ndarray) -> np.ndarray:
-    """Makes pixels of images in the units of training.
+    """Converts images in the units of training to pixels.
 
     Args:
-      images: From -1, black, to 1, white; values outside are cut off. [image, height,
-        width, 1 or 3].
+      images: [image, height, width, 1 or 3], from -1, black, to 1, white; values
+        outside are clipped.
 
     Returns:
       uint8 [image, height, width, 3]; grey is repeated.
@@ -100,7 +97,7 @@ def to_rgb(images: np.ndarray) -> np.ndarray:
     """
     if images.shape[-1] not in (1, 3):
         raise DataError(
-            f"images of {images.shape[-1]} channels; FID reads pixels, grey (1) or "
+            f"images of {images.shape[-1]} channels; FID needs pixels, grey (1) or "
             "RGB (3), not latents"
         )
     levels = np.clip(np.round((np.asarray(images, np.float64) + 1) * 127.5), 0, 255)
@@ -120,12 +117,13 @@ def _load_network(torch: Any, path: Path) -> Any:
     state = _read_tensors(torch, path)
     try:
         from torch_fidelity import FeatureExtractorInceptionV3
-    except Exception as error:  # a torchvision of another torch raises RuntimeError
+    except (AttributeError, ImportError, OSError, RuntimeError) as error:
+        # All but ImportError come from a torchvision built for another torch.
         raise DataError(
             f"FID needs torch-fidelity: {_INSTALL}; importing it failed with "
             f"{type(error).__name__}: {error}"
         ) from error
-    # Bytes written here, so that torch-fidelity's own reading meets tensors only.
+    # torch-fidelity then unpickles bytes that hold only tensors.
     buffer = io.BytesIO()
     torch.save(state, buffer)
     buffer.seek(0)
@@ -143,7 +141,7 @@ def _read_tensors(torch: Any, path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except Exception as error:
+    except Exception as error:  # spoilt bytes make the unpickler raise anything
         raise DataError(
             f"{path}: not a file of PyTorch weights alone "
             f"({type(error).__name__}: {_first_lines(error)})"
@@ -157,6 +155,6 @@ def _read_tensors(torch: Any, path: Path) -> dict[str, Any]:
 
 
 def _first_lines(error: Exception) -> str:
-    """Shortens what torch has to say of hundreds of tensors."""
+    """Shortens torch's message, which lists hundreds of tensors."""
     text = " ".join(str(error).split())
     return text if len(text) <= 200 else text[:200] + " ..."

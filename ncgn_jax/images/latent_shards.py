@@ -1,24 +1,24 @@
-"""Latents of an image autoencoder, computed beforehand and kept in shards on disk.
+"""Reads latents of an image autoencoder, computed beforehand, from shards on disk.
 
     root/train/latents-00000.npy   [image, height, width, channel], float16 or float32
     root/train/labels-00000.npy    [image], whole numbers; for every shard or for none
     root/test/...                  the same
-    root/classes.txt               names of the classes, one a line; may be absent
+    root/classes.txt               names of the classes, one per line; may be absent
 
 Shards are numbered from 0 without gaps and may differ in length; channels may be the
 first axis of an image instead. Without `train` and `test` the shards lie in the root
 and some images of each class are held out.
 
-To make them, scale and crop the images, encode them in any framework, and save the mean
-of the encoder's posterior as it comes, not multiplied by anything; `latent_scale`
-(0.18215 for the autoencoder of Stable Diffusion) is applied when batches are drawn:
+To make shards, scale and crop the images, encode them in any framework, and save the
+unscaled mean of the encoder's posterior. `latent_scale` (0.18215 for the autoencoder of
+Stable Diffusion) is applied when batches are read:
 
     for number, (images, labels) in enumerate(batches_of_some_thousand_images):
         latents = np.float16(encode(images))  # 256 x 256 x 3 become 32 x 32 x 4
         np.save(f"root/train/latents-{number:05d}.npy", latents)
         np.save(f"root/train/labels-{number:05d}.npy", np.int32(labels))
 
-Only the rows of a batch are read; NaN and infinity are refused there.
+Only the rows of a batch are read; NaN and infinity in them are refused.
 """
 
 import functools
@@ -44,38 +44,36 @@ from ncgn_jax.images.sets import (
 LATENT_SCALE = 0.18215
 CLASS_FILE = "classes.txt"
 _DTYPES = ("float16", "float32")
+_MAX_OPEN = 64  # files
 _PATTERN = re.compile(r"(latents|labels)-(\d+)\.npy")
 
 
 class Shards:
-    """Images in several `.npy` files, as one array that is read where it is indexed.
+    """Images in several `.npy` files, as one array that is read when it is indexed.
 
-    Rows are asked for as of an array: `shards[3]`, `shards[10:20]`, `shards[indices]`.
-    Files are mapped into memory when first needed, at most `max_open` at a time.
+    Indices are those of an array: `shards[3]`, `shards[10:20]`, `shards[indices]`.
+    Files are mapped into memory when first needed, at most 64 at a time.
 
     Attributes:
-      shape: [image, height, width, channel], wherever the files have their channels.
       dtype: Type of the numbers, as in the files.
     """
 
-    def __init__(
-        self, files: Sequence[Path], channel_axis: str = "auto", max_open: int = 64
-    ):
-        """Looks at the headers of all files.
+    def __init__(self, files: Sequence[Path], channel_axis: str = "auto"):
+        """Reads the headers of all files.
 
         Args:
           files: The shards in order, each [image, height, width, channel] or
             [image, channel, height, width].
-          channel_axis: "first", "last", or "auto": the axis beside two equal ones.
-          max_open: Files kept open at a time.
+          channel_axis: "first", "last", or "auto" for the axis beside two equal ones.
 
         Raises:
-          DataError: If there is none, one cannot be read, or shapes or types differ.
+          DataError: If there is no file, if one is unreadable, or if shapes or types
+            differ.
         """
         if not files:
             raise DataError("no shards; allowed: at least one")
         self._files = tuple(files)
-        self._open = functools.lru_cache(maxsize=max_open)(self._open_shard)
+        self._open = functools.lru_cache(maxsize=_MAX_OPEN)(self._open_shard)
         first = open_npy(self._files[0])
         _check_shard(self._files[0], first)
         self._channel_axis = find_channel_axis(
@@ -95,29 +93,29 @@ class Shards:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Images, height, width and channels."""
+        """Returns [image, height, width, channel], for either axis in the files."""
         return (len(self), *self._image_shape)
 
-    def subset(self, rows: np.ndarray) -> "Shards":
-        """Returns some of the images, in the order given, without reading them."""
+    def subset(self, rows: np.ndarray | slice) -> "Shards":
+        """Selects images, in the order given, without reading them."""
         part = object.__new__(Shards)
         part.__dict__.update(self.__dict__)
         part._rows = self._to_rows(rows)
         return part
 
-    def __getitem__(self, rows) -> np.ndarray:
+    def __getitem__(self, rows: int | np.integer | np.ndarray | slice) -> np.ndarray:
         """Reads images.
 
         Args:
-          rows: An index, a slice, or whole numbers, [batch]; negative ones count from
-            the end.
+          rows: An index, a slice, or indices, [batch]; negative ones count from the
+            end.
 
         Returns:
           [height, width, channel] or [batch, height, width, channel].
 
         Raises:
-          DataError: If a value read is not finite or a file has changed.
-          IndexError: If there is no such row.
+          DataError: If a value is not finite or a file has changed.
+          IndexError: If a row does not exist.
         """
         if isinstance(rows, int | np.integer):
             return self[np.array([rows])][0]
@@ -129,8 +127,8 @@ class Shards:
             images[of_shard] = self._read(shard, rows[of_shard] - self._starts[shard])
         return np.moveaxis(images, self._channel_axis, -1)
 
-    def _to_rows(self, rows) -> np.ndarray:
-        """Places in the files, counted through, of an index array or a slice."""
+    def _to_rows(self, rows: np.ndarray | slice) -> np.ndarray:
+        """Converts an index array or a slice to places counted over all files."""
         if isinstance(rows, slice):
             rows = np.arange(*rows.indices(len(self)))
         rows = np.asarray(rows)
@@ -158,7 +156,7 @@ class Shards:
         return images
 
     def _open_shard(self, shard: int) -> np.ndarray:
-        """Maps a shard, which is checked again: it may be another file by now."""
+        """Maps a shard and checks it again, because the file may have been replaced."""
         file = self._files[shard]
         array = open_npy(file)
         expected = self._starts[shard + 1] - self._starts[shard]
@@ -186,22 +184,22 @@ def load_latents(
     test_fraction: float = 0.1,
     seed: int = 0,
 ) -> ImageDataset:
-    """Opens a folder of latents; the module says how it is laid out and made.
+    """Opens a folder of latents, laid out as the module describes.
 
     Args:
       path: The folder.
-      channel_axis: Where an image has its channels: "last", "first", or "auto" for
+      channel_axis: Axis of the channels of an image: "last", "first", or "auto" for
         the axis beside two equal ones.
       latent_scale: Factor that brings latents to about unit variance.
-      test_fraction: Share of each class held out where there is no test folder.
+      test_fraction: Share of each class held out if there is no test folder.
       seed: Seed of that split.
 
     Returns:
-      The dataset, its images `Shards` of what the files hold.
+      The dataset; its images are `Shards`.
 
     Raises:
-      DataError: On a folder laid out otherwise, shards that are missing, unreadable
-        or differ, or labels that do not fit.
+      DataError: If the folder has another layout, if shards are missing, unreadable or
+        unlike, or if labels do not fit.
     """
     root = Path(path)
     num_held_out(1, test_fraction)  # a wrong share is refused before reading
@@ -210,13 +208,13 @@ def load_latents(
     folders = _find_folders(root)
     found = [_list_shards(folder) for folder in folders]
     images = [Shards(files, channel_axis) for files, _ in found]
-    labels = [_read_labels(*pair) for pair in found]
-    if len({part is None for part in labels}) > 1:
+    labels = [part for pair in found if (part := _read_labels(*pair)) is not None]
+    if labels and len(labels) < len(folders):
         raise DataError(
             f"{root}: labels in one of train and test only; allowed: both or neither"
         )
     class_names = _read_class_names(root / CLASS_FILE)
-    if labels[0] is None:
+    if not labels:
         class_names = class_names or ("image",)
         labels = [np.zeros(len(part), np.int32) for part in images]
     how = "train and test folders"
@@ -226,12 +224,16 @@ def load_latents(
         images = [images[0].subset(part) for part in rows]
         labels = [labels[0][part] for part in rows]
         how = f"split seed {seed}"
+    train, test = images
+    train_labels, test_labels = labels
     return make_image_dataset(
         f"{root.resolve().name} latents",
-        *images,
-        *labels,
+        train,
+        test,
+        train_labels,
+        test_labels,
         class_names,
-        f"{root}: latents of {len(images[0])} train and {len(images[1])} test images "
+        f"{root}: latents of {len(train)} train and {len(test)} test images "
         f"in {sum(len(files) for files, _ in found)} shards, {how}, scaled by "
         f"{latent_scale:g}",
         shift=0.0,
@@ -251,7 +253,7 @@ def _check_shard(file: Path, array: np.ndarray) -> None:
 
 
 def _find_folders(root: Path) -> list[Path]:
-    """The train and the test folder, or the root if there is neither."""
+    """Returns the train and the test folder, or the root if there is neither."""
     if not root.is_dir():
         found = "a file" if root.exists() else "no such folder"
         raise DataError(f"{root}: {found}; allowed: a folder of latents")
@@ -268,8 +270,8 @@ def _find_folders(root: Path) -> list[Path]:
 
 
 def _list_shards(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Files of latents and of labels, in order and checked to be complete."""
-    found = {"latents": {}, "labels": {}}
+    """Lists the files of latents and of labels in order; refuses gaps."""
+    found: dict[str, dict[int, Path]] = {"latents": {}, "labels": {}}
     for file in sorted(folder.glob("*.npy")):
         match = _PATTERN.fullmatch(file.name)
         if match is None or int(match[2]) in found[match[1]]:

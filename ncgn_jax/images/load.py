@@ -1,4 +1,4 @@
-"""Which images a configuration asks for."""
+"""Loads the images that a configuration names."""
 
 import os
 
@@ -11,9 +11,9 @@ from ncgn_jax.images.inception import check_weights
 from ncgn_jax.images.latent_shards import load_latents
 from ncgn_jax.images.sets import ImageDataset
 
-# Not NCGN_DATA, which names clouds or cells.
+# NCGN_DATA names clouds or cells.
 DATA_VARIABLE = "NCGN_IMAGES"
-# What the classifier of the measures and the patches need.
+# Of both sides of an image; the classifier of the scores needs it.
 _LEAST_SIZE = 4
 
 
@@ -21,7 +21,7 @@ def load_dataset(config: ConfigDict) -> ImageDataset:
     """Loads the images of a configuration.
 
     Raises:
-      DataError: If what is asked for is not there or is faulty.
+      DataError: If the images are missing or faulty.
     """
     data = config.data
     if data.source == "digits":
@@ -59,11 +59,11 @@ def load_dataset(config: ConfigDict) -> ImageDataset:
 
 
 def check_fit(config: ConfigDict, dataset: ImageDataset) -> None:
-    """Refuses, before training, what the data cannot be trained or measured with.
+    """Refuses data that do not fit the configuration, before training.
 
     Raises:
-      DataError: If images are too small, fields ask for classes, channels or test
-        images that the data do not have, or Inception's weights cannot be used.
+      DataError: If images are too small, if fields name classes, channels or test
+        images that the data do not have, or if Inception's weights are not usable.
     """
     height, width, channels = dataset.image_shape
     if min(height, width) < _LEAST_SIZE:
@@ -76,10 +76,10 @@ def check_fit(config: ConfigDict, dataset: ImageDataset) -> None:
             f"{dataset.name}: {len(dataset.test)} test images; allowed: at least 4"
         )
     sample = config.sample
-    if sample.guidance != 1.0 and len(dataset.class_names) < 2:
+    if sample.guidance and len(dataset.class_names) < 2:
         raise DataError(
             f"sample.guidance={sample.guidance:g}, but {dataset.name} has no classes "
-            "to guide to; allowed: 1"
+            "to guide to; allowed: 0"
         )
     last = len(dataset.class_names) - 1
     if max(sample.classes, default=0) > last:

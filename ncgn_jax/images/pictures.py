@@ -1,16 +1,18 @@
-"""What the image task draws."""
+"""Draws an image run: samples by class, paths with their patches, neighbours, costs."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import jax
 import numpy as np
 
 from ncgn_jax.images.draw_images import draw_costs, draw_image_rows
-from ncgn_jax.tasks.bucketed import draw_prior, row_keys, sample_chunks
+from ncgn_jax.images.model import ImageModel
+from ncgn_jax.images.scores import ImageScorer
+from ncgn_jax.images.sets import ImageDataset
+from ncgn_jax.tasks.sampling import Reached, Start
 
+NUM_PATHS = 4
 _NUM_COLUMNS = 10
-_NUM_PATHS = 4
 _MAX_STATES = 8
 _MAX_CLASSES = 16
 _MAX_ROWS = 8
@@ -19,38 +21,19 @@ _LEAST_IN_ROW = 3
 _LONGEST_NAME = 14
 
 
-def draw_all(
-    task: Any, params: Any, samples: dict[str, np.ndarray], folder: Path
-) -> list[Path]:
-    """Draws samples by class, paths with their patches, neighbours, and costs.
-
-    Args:
-      task: A `tasks.images.ImageTask`.
-      params: Parameters of the network.
-      samples: As the task's `sample` returned them.
-      folder: Where to.
-
-    Returns:
-      Paths of the pictures.
-    """
-    return [
-        draw_classes(task, samples, folder / "samples.png"),
-        draw_paths(task, params, folder / "paths.png"),
-        draw_neighbors(task, samples, folder / "nearest.png"),
-        draw_cost(task, folder / "cost.png"),
-    ]
-
-
-def draw_classes(task: Any, samples: dict[str, np.ndarray], path: Path) -> Path:
+def draw_classes(
+    samples: Mapping[str, np.ndarray], dataset: ImageDataset, path: Path
+) -> Path:
     """Draws a row for each of the most frequent classes among the samples.
 
     Where there are too few images of a class for a row, the first images are drawn with
     the class of each above it.
     """
     labels = np.asarray(samples["labels"])
-    names = [_shorten(name) for name in task.dataset.class_names]
+    names = [_shorten(name) for name in dataset.class_names]
     found, counts = np.unique(labels, return_counts=True)
     frequent = np.sort(found[np.argsort(-counts, kind="stable")][:_MAX_CLASSES])
+    captions: Sequence[list[str]] = ()
     if len(found) > 1 and np.median(np.sort(counts)[-_MAX_CLASSES:]) < _LEAST_IN_ROW:
         shown = np.arange(min(len(labels), _MAX_ROWS * _NUM_COLUMNS))
         parts = np.split(shown, np.arange(_NUM_COLUMNS, len(shown), _NUM_COLUMNS))
@@ -58,64 +41,79 @@ def draw_classes(task: Any, samples: dict[str, np.ndarray], path: Path) -> Path:
         captions = [[names[label] for label in labels[part]] for part in parts]
     else:
         parts = [np.flatnonzero(labels == label)[:_NUM_COLUMNS] for label in frequent]
-        titles, captions = [names[label] for label in frequent], ()
-    rows = [_saved_to_pixels(task, samples["images"][part]) for part in parts]
+        titles = [names[label] for label in frequent]
+    rows = [saved_to_pixels(dataset, samples["images"][part]) for part in parts]
     return draw_image_rows(rows, titles, path, captions=captions)
 
 
-def draw_paths(task: Any, params: Any, path: Path) -> Path:
+def draw_paths(
+    model: ImageModel,
+    dataset: ImageDataset,
+    start: Start,
+    path_of_samples: Sequence[Reached],
+    path: Path,
+) -> Path:
     """Draws the first samples as noise and at the end of each stretch of patches.
 
-    They are walked as the sampler walks them, so that nothing is compiled for them.
+    Args:
+      model: The model.
+      dataset: Turns images into pixels, and names classes.
+      start: The samples before the first step, with their classes.
+      path_of_samples: Their states, as the sampler walked them.
+      path: Where to.
     """
-    config, dataset = task.config, task.dataset
-    rows = next(sample_chunks(config.sample.num_samples, config.sample.batch_size))
-    labels = task.draw_labels(config.sample.num_samples, config.seed)[rows]
-    keys = row_keys(jax.random.key(config.seed), rows[:_NUM_PATHS])
-    noise = draw_prior(task.time.schedule, keys, dataset.image_shape)
-    states = [
-        (x[:_NUM_PATHS], t, bucket)
-        for x, t, bucket in task.walk(params, labels, rows, config.seed)
+    # Patches drawn at random have a stretch for every step.
+    count = min(len(path_of_samples), _MAX_STATES)
+    shown = np.linspace(0, len(path_of_samples) - 1, count).astype(int)
+    states = [path_of_samples[i] for i in shown]
+    columns = [
+        dataset.to_pixels(x[:NUM_PATHS]) for x in (start.x, *(s.x for s in states))
     ]
-    # Patches drawn at random have a stretch a step.
-    shown = np.linspace(0, len(states) - 1, min(len(states), _MAX_STATES)).astype(int)
-    states = [states[i] for i in shown]
-    columns = [dataset.to_pixels(x) for x in (noise, *(x for x, _, _ in states))]
+    buckets = [model.time.buckets[s.stretch.bucket or 0] for s in states]
     return draw_image_rows(
         np.stack(columns, axis=1),
-        [_shorten(dataset.class_names[label]) for label in labels[:_NUM_PATHS]],
+        [_shorten(dataset.class_names[label]) for label in start.given[:NUM_PATHS]],
         path,
-        ["noise", *(f"t = {t:.2f}" for _, t, _ in states)],
-        [None, *(bucket.patch for _, _, bucket in states)],
+        ["noise", *(f"t = {state.t:.2f}" for state in states)],
+        [None, *(bucket.patch for bucket in buckets)],
     )
 
 
-def draw_neighbors(task: Any, samples: dict[str, np.ndarray], path: Path) -> Path:
+def draw_neighbors(
+    images: np.ndarray, dataset: ImageDataset, scorer: ImageScorer, path: Path
+) -> Path:
     """Draws generated images over the training images nearest to them."""
-    images = samples["images"][:_NUM_COLUMNS]
-    _, index = task.scorer.nearest(task.dataset.from_saved(images))
-    to_pixels = task.dataset.to_pixels
+    images = images[:_NUM_COLUMNS]
+    _, index = scorer.nearest(dataset.from_saved(images))
+    nearest = dataset.to_pixels(dataset.take(index)[0])
     return draw_image_rows(
-        [_saved_to_pixels(task, images), to_pixels(task.dataset.take(index)[0])],
-        ["generated", f"nearest of\n{task.scorer.looked_at}"],
+        [saved_to_pixels(dataset, images), nearest],
+        ["generated", f"nearest of\n{scorer.looked_at}"],
         path,
     )
 
 
-def draw_cost(task: Any, path: Path) -> Path:
-    """Draws multiply-adds and tokens against t."""
-    intervals = task.time.intervals()
+def draw_cost(model: ImageModel, macs: np.ndarray, path: Path) -> Path:
+    """Draws multiply-adds and tokens against t.
+
+    Args:
+      model: The model.
+      macs: Multiply-adds of an image through the network, [bucket].
+      path: Where to.
+    """
+    intervals = model.time.intervals()
     return draw_costs(
         np.append(intervals[:, 0], 1.0),
-        task.forward_macs / 1e6,
-        [bucket.num_supernodes for bucket in task.time.buckets],
-        float(task.shares @ task.forward_macs) / 1e6,
+        macs / 1e6,
+        [bucket.num_supernodes for bucket in model.time.buckets],
+        float(model.shares @ macs) / 1e6,
         path,
     )
 
 
-def _saved_to_pixels(task: Any, images: np.ndarray) -> np.ndarray:
-    return task.dataset.to_pixels(task.dataset.from_saved(images))
+def saved_to_pixels(dataset: ImageDataset, images: np.ndarray) -> np.ndarray:
+    """Returns stored images as pixels."""
+    return dataset.to_pixels(dataset.from_saved(images))
 
 
 def _shorten(name: str) -> str:

@@ -1,29 +1,30 @@
-"""Measures of generated images that need no network: pixels, patches, copies.
+"""Measures generated images without a network: by pixels, patches and copies.
 
-Images are [image, height, width, channel] in the units of training, where pixels are
-in [-1, 1].
+Images are [image, height, width, channel] in the units of training; pixels are in
+[-1, 1].
 
 Example:
   >>> import numpy as np
   >>> train = np.random.default_rng(0).uniform(-1, 1, size=(20, 4, 4, 1))
   >>> copies = nearest_training_distance(train[[7, 3]], train)
-  >>> copies.distance.tolist(), copies.index.tolist()
+  >>> copies.distance.tolist(), copies.row.tolist()
   ([0.0, 0.0], [7, 3])
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import correlate1d
 
+from ncgn_jax.images.sets import Rows
 from ncgn_jax.metrics.sliced import sliced_wasserstein
 
 PATCH_SIZE = 7
-# Images of either set held at once in float64.
+# Images of each set held in float64 at once.
 _BLOCK = 1024
 _BINOMIAL = np.array([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
-# A percentile of the distances of real images: what counts as suspiciously near.
+# Percentile of the distances of real images below which an image is too near.
 _NEAR_PERCENTILE = 1.0
 
 
@@ -31,17 +32,17 @@ class NearestImages(NamedTuple):
     """The training image nearest to each image."""
 
     distance: NDArray[np.float64]  # [image]
-    index: NDArray[np.int64]  # [image]
+    row: NDArray[np.int64]  # of the training images, [image]
 
 
 class Memorisation(NamedTuple):
-    """How near to training images a set lies, against real images.
+    """Nearness of a set to training images, compared with that of test images.
 
     Attributes:
-      ratio: Median distance to the nearest training image over that of test images:
+      ratio: Median distance to the nearest training image over that of test images;
         1 for fresh data, 0 for copies.
       share_near: Share of images nearer to a training image than 99 % of the test
-        images are: 0.01 for fresh data, 1 for copies.
+        images are; 0.01 for fresh data, 1 for copies.
     """
 
     ratio: float
@@ -53,8 +54,8 @@ def sliced_wasserstein_pixels(
 ) -> float:
     """Measures the sliced 2-Wasserstein distance between images as vectors of pixels.
 
-    In units of the pixels, and per pixel: a shift of every image by an image v gives
-    the root mean square of v on average over directions (see `sliced_wasserstein`).
+    The unit is that of a pixel: a shift of every image by an image v gives the root
+    mean square of v on average over directions (see `sliced_wasserstein`).
 
     Args:
       a: Images, [S, H, W, C].
@@ -69,8 +70,8 @@ def sliced_wasserstein_pixels(
       ValueError: If shapes do not fit or a value is not finite.
     """
     a, b = _check_images(a, b)
-    flat = [part.reshape(len(part), -1) for part in (a, b)]
-    return sliced_wasserstein(*flat, num_projections, seed)
+    flat_a, flat_b = (part.reshape(len(part), -1) for part in (a, b))
+    return sliced_wasserstein(flat_a, flat_b, num_projections, seed)
 
 
 def sliced_wasserstein_patches(
@@ -82,14 +83,14 @@ def sliced_wasserstein_patches(
 ) -> float:
     """Measures the sliced 2-Wasserstein distance between patches at several scales.
 
-    Patches of 7 x 7 pixels (smaller where images are) are drawn at random places of
-    each level of the images' Laplacian pyramid, down to the last level that holds one;
-    within each set and level, each channel of all patches is given mean 0 and variance
-    1. The distances of the levels are averaged. So in units of a channel's standard
-    deviation, and per number of a patch (see `sliced_wasserstein`); blind to brightness
-    and contrast of a whole set, and to where in the image a patch is. As Karras et al.
-    2018 (arXiv 1710.10196, appendix A), who take 128 patches an image, levels from 16
-    pixels, and transport of power 1 instead of 2.
+    Patches of 7 x 7 pixels (smaller if the images are) are cut at random places of each
+    level of the images' Laplacian pyramid, down to the last level that holds one.
+    Within each set and level, each channel of all patches gets mean 0 and variance 1.
+    The distances of the levels are averaged. The unit is the standard deviation of a
+    channel, per number of a patch (see `sliced_wasserstein`). The measure ignores the
+    brightness and contrast of a whole set, and the places of the patches. Follows
+    Karras et al. 2018 (arXiv 1710.10196, appendix A), who take 128 patches per image,
+    levels from 16 pixels, and transport of power 1 instead of 2.
 
     Args:
       a: Images, [S, H, W, C].
@@ -110,14 +111,16 @@ def sliced_wasserstein_patches(
     size = min(PATCH_SIZE, *a.shape[1:3])
     sets = [_pyramid_patches(part, size, patches_per_image, seed) for part in (a, b)]
     distances = [
-        sliced_wasserstein(*map(_normalise_channels, level), num_projections, seed)
-        for level in zip(*sets, strict=True)
+        sliced_wasserstein(
+            _normalise_channels(one), _normalise_channels(other), num_projections, seed
+        )
+        for one, other in zip(*sets, strict=True)
     ]
     return float(np.mean(distances))
 
 
 def nearest_training_distance(
-    generated: ArrayLike, train: Any, rows: NDArray[np.int64] | None = None
+    generated: ArrayLike, train: Rows, rows: NDArray[np.int64] | None = None
 ) -> NearestImages:
     """Finds the training image nearest to each image, exactly.
 
@@ -126,17 +129,15 @@ def nearest_training_distance(
 
     Args:
       generated: Images, [S, H, W, C].
-      train: Training images, [R, H, W, C]: an array, or what has its `shape` and gives
-        arrays for arrays of indices; a block of it is read at a time.
-      rows: Which training images are looked at, [K]; None for all.
+      train: Training images, [R, H, W, C], read in blocks.
+      rows: Training images to compare with, [K]; None for all.
 
     Returns:
-      Distances and indices. Of images equally near to rounding, any may be found.
+      Distances and rows of `train`. Ties up to rounding are broken arbitrarily.
 
     Raises:
       ValueError: If shapes do not fit or a value is not finite.
     """
-    train = train if hasattr(train, "shape") else np.asarray(train)
     looked_at = np.arange(len(train)) if rows is None else np.asarray(rows)
     generated, some = _check_images(generated, train[looked_at[:1]], dtype=None)
     own = generated.reshape(len(generated), -1)
@@ -168,17 +169,17 @@ def nearest_training_distance(
 def memorisation(
     generated_distances: ArrayLike, test_distances: ArrayLike
 ) -> Memorisation:
-    """Compares how near generated and test images lie to training images.
+    """Compares the distances of generated and of test images to training images.
 
-    Both values are free of units. A ratio above 1 means images unlike any real one,
-    not that nothing was copied: read `share_near` too.
+    Both values have no unit. A ratio above 1 means that most images are unlike any real
+    one, not that none was copied: read `share_near` too.
 
     Args:
-      generated_distances: Of generated images to the nearest training image, [S].
-      test_distances: Of test images to theirs, [T].
+      generated_distances: From generated images to the nearest training image, [S].
+      test_distances: From test images to theirs, [T].
 
     Returns:
-      Ratio and share; the ratio is not a number where test images are copies.
+      Ratio and share; the ratio is NaN if test images are copies.
 
     Raises:
       ValueError: If a set is empty or a distance is negative or not finite.
@@ -197,11 +198,11 @@ def memorisation(
 
 
 def class_accuracy(predicted: ArrayLike, asked: ArrayLike) -> float:
-    """Returns the share in [0, 1] of images of the class that was asked for.
+    """Returns the share in [0, 1] of images of the requested class.
 
     Args:
-      predicted: Class that a classifier sees in each image, [image].
-      asked: Class that each image was asked to be of, [image].
+      predicted: Class of each image by a classifier, [image].
+      asked: Requested class of each image, [image].
 
     Raises:
       ValueError: If shapes do not fit or there is no image.
@@ -214,7 +215,7 @@ def class_accuracy(predicted: ArrayLike, asked: ArrayLike) -> float:
     return float(np.mean(predicted == asked))
 
 
-def _read_block(images: Any, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+def _read_block(images: Rows, rows: NDArray[np.int64]) -> NDArray[np.float64]:
     """Reads some images as vectors of pixels."""
     block = np.asarray(images[rows], np.float64)
     if not np.isfinite(block).all():
@@ -242,7 +243,7 @@ def _pyramid_patches(
     images: NDArray, size: int, num_each: int, seed: int
 ) -> list[NDArray[np.float64]]:
     """Draws patches of each level, [image * num_each, size, size, channel]."""
-    # Places are fractions of the room there is, the same at all levels.
+    # Places are fractions of the possible range, equal at all levels.
     places = np.random.default_rng(seed).random((len(images), num_each, 2))
     parts = []
     for start in range(0, len(images), _BLOCK):
@@ -253,7 +254,7 @@ def _pyramid_patches(
 
 
 def _laplacian_pyramid(images: NDArray, smallest: int) -> list[NDArray]:
-    """Splits images into bands of detail, finest first, and what is left, coarsest."""
+    """Splits images into bands of detail, finest first, and the coarse remainder."""
     levels = []
     while min((side + 1) // 2 for side in images.shape[1:3]) >= smallest:
         coarse = _blur(images)[:, ::2, ::2]
@@ -273,7 +274,7 @@ def _blur(images: NDArray) -> NDArray:
 def _cut_patches(
     images: NDArray, size: int, places: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Cuts patches out, one for each of the places in [0, 1)^2, [image, patch, 2]."""
+    """Cuts a patch at each of the places in [0, 1)^2, [image, patch, 2]."""
     num_each = places.shape[1]
     image = np.repeat(np.arange(len(images)), num_each)
     room = np.asarray(images.shape[1:3]) - size + 1

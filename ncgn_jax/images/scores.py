@@ -1,4 +1,4 @@
-"""One row of results for generated images, and the rows to read it beside.
+"""Measures generated images, and the anchors to read them beside.
 
 Inception's weights do not come with this package, and it knows no digits. So features
 are those of a small classifier trained here, on the training images alone and with a
@@ -15,9 +15,8 @@ Example:
   >>> labels = np.arange(60) % 2
   >>> data = images[:30], labels[:30], images[30:], labels[30:]
   >>> scorer = ImageScorer(*data, num_classes=2, num_steps=2)
-  >>> rows, meta = scorer.rows({"model": (images[:20], labels[:20])}, max_images=20)
-  >>> list(rows), meta["sizes"]
-  (['model', 'noise', 'train', 'held_out'], '20 images a set, 20 test images')
+  >>> list(scorer.rows({"model": (images[:20], labels[:20])}, max_images=20))
+  ['model', 'noise', 'train', 'held_out']
 """
 
 import functools
@@ -55,7 +54,7 @@ from ncgn_jax.images.pixels import (
 )
 from ncgn_jax.images.sets import Rows, check_finite
 from ncgn_jax.metrics.table import Column, Row
-from ncgn_jax.point_clouds.anchors import split_reference
+from ncgn_jax.data.batches import split_reference
 
 FEATURE_COLUMNS = (
     Column(
@@ -191,7 +190,7 @@ class ImageScorer:
         self,
         samples: Mapping[str, tuple[np.ndarray, np.ndarray | None]],
         max_images: int,
-    ) -> tuple[dict[str, Row], dict[str, object]]:
+    ) -> dict[str, Row]:
         """Measures sets of images, and those to read them beside.
 
         All sets are compared with the same test images, at most `max_images` drawn at
@@ -208,8 +207,8 @@ class ImageScorer:
           max_images: Most images of a set; the first of a larger one.
 
         Returns:
-          A row for each set and anchor; and metadata. Besides what `columns` show, rows
-          hold `nn_share_near` (see `metrics.images.Memorisation`) and the sizes. What
+          A row for each set and anchor. Besides what `columns` show, rows
+          hold `nn_share_near` (see `images.pixels.Memorisation`) and the sizes. What
           needs more images than a set has is absent.
 
         Raises:
@@ -237,15 +236,12 @@ class ImageScorer:
         rows["held_out"] = self._row(
             reference.take(other[:count]), reference.take(half)
         )
-        told = f"{self._num_classes} classes" if self._has_classes else "quarter turns"
-        meta = {
-            "split": "test",
-            "sizes": f"{count} images a set, {len(reference.images)} test images",
-            "features": f"classifier of {told}, {self._num_steps} steps, seed "
-            f"{self._seed}",
-            "nearest": f"among {self.looked_at} training images",
-        }
-        return rows, meta
+        return rows
+
+    def describe_features(self) -> str:
+        """Describes the features that measures see images by."""
+        many = f"{self._num_classes} classes" if self._has_classes else "quarter turns"
+        return f"classifier of {many}, {self._num_steps} steps, seed {self._seed}"
 
     def nearest(self, images: np.ndarray) -> NearestImages:
         """Finds the nearest of the training images that are looked at."""

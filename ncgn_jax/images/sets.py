@@ -1,10 +1,9 @@
-"""What a set of images is, how it is checked and how it is split.
+"""Describes a set of images, checks it and splits it.
 
-Images are `[image, height, width, channel]`, pixels or the latents of an autoencoder,
-and stay as they are stored; a batch goes to the units of training by
-`(stored - shift) / scale`, which for pixels is [-1, 1]. Rows are drawn by
-`dataset.train[rows]`, whether `train` is an array or lies on disk
-(`latent_shards.Shards`).
+Images are `[image, height, width, channel]`, pixels or the latents of an autoencoder.
+They stay as they are stored; a batch is converted to the units of training by
+`(stored - shift) / scale`, which is [-1, 1] for pixels. `dataset.train[rows]` reads
+images from an array or from disk (`latent_shards.Shards`).
 
 >>> import numpy as np
 >>> images, labels = np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1), np.arange(6) % 2
@@ -33,16 +32,21 @@ _LATENT_RANGE = 3.0
 
 
 class Rows(Protocol):
-    """What images need to be: an array, or something that reads like one."""
+    """An array of images, or an object that is indexed like one."""
 
-    shape: tuple[int, ...]
-    dtype: np.dtype
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Returns the number of images and the shape of one."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Returns the type of the numbers."""
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Returns the number of images."""
 
-    def __getitem__(self, rows) -> np.ndarray:
-        """Images at an index, a slice or an array of indices."""
+    def __getitem__(self, rows: np.ndarray | slice) -> np.ndarray:
+        """Returns the images at a slice or an array of indices."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,14 +54,13 @@ class ImageDataset:
     """A training and a test set of images of one size.
 
     Attributes:
-      name: What every table prints, e.g. "digits (8x8x1)".
+      name: Name in every table, e.g. "digits (8x8x1)".
       train: Training images as stored, [image, height, width, channel].
       test: Test images, as `train`.
       train_labels: Class of each training image, int32 [image].
       test_labels: Class of each test image, int32 [image].
       class_names: Name of each class.
-      source: One line: where the images come from, how they were split and what was
-        left out.
+      source: One line on the origin of the images, their split and what was left out.
       shift: Stored value that becomes 0 in training.
       scale: Difference of stored values that becomes 1 in training, > 0.
       is_latent: Whether the images are latents of an autoencoder, not pixels.
@@ -76,12 +79,14 @@ class ImageDataset:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels."""
+        """Returns height, width and channels."""
         height, width, channels = self.train.shape[1:]
         return int(height), int(width), int(channels)
 
-    def take(self, rows, split: str = "train") -> tuple[np.ndarray, np.ndarray]:
-        """Draws images in the units of training, and their classes.
+    def take(
+        self, rows: np.ndarray | slice, split: str = "train"
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Reads images in the units of training, and their classes.
 
         Args:
           rows: Indices, [batch], or a slice.
@@ -91,28 +96,28 @@ class ImageDataset:
           Images, float32 [batch, height, width, channel], and labels, int32 [batch].
 
         Raises:
-          DataError: If a row on disk cannot be used.
+          DataError: If a row on disk is not usable.
         """
         images = {"train": self.train, "test": self.test}[split]
         labels = {"train": self.train_labels, "test": self.test_labels}[split]
         return self.to_training(images[rows]), labels[rows]
 
     def rows(self, split: str = "train") -> "TrainingRows":
-        """Returns a split, "train" or "test", in the units of training, unread."""
+        """Returns "train" or "test" images, converted when they are indexed."""
         return TrainingRows(self, {"train": self.train, "test": self.test}[split])
 
     def to_training(self, stored: np.ndarray) -> np.ndarray:
-        """Returns stored images in the units of training, float32."""
+        """Converts stored images to the units of training, float32."""
         shift, scale = np.float32(self.shift), np.float32(self.scale)
         return (np.asarray(stored, np.float32) - shift) / scale
 
     def from_training(self, images: np.ndarray) -> np.ndarray:
-        """Returns images in the units they are stored in, float32; not rounded."""
+        """Converts images to the units they are stored in, float32; does not round."""
         shift, scale = np.float32(self.shift), np.float32(self.scale)
         return np.asarray(images, np.float32) * scale + shift
 
     def to_saved(self, images: np.ndarray) -> np.ndarray:
-        """Makes what is saved of images in the units of training.
+        """Converts images in the units of training to the form that is saved.
 
         Returns:
           Pixels as bytes, 0 black and 255 white; latents in the units they are stored
@@ -121,13 +126,13 @@ class ImageDataset:
         return self.from_training(images) if self.is_latent else self.to_pixels(images)
 
     def from_saved(self, saved: np.ndarray) -> np.ndarray:
-        """Returns what `to_saved` made in the units of training, float32."""
+        """Converts the output of `to_saved` to the units of training, float32."""
         if self.is_latent:
             return self.to_training(saved)
         return np.asarray(saved, np.float32) / np.float32(127.5) - np.float32(1)
 
     def to_pixels(self, images: np.ndarray) -> np.ndarray:
-        """Makes pictures of images in the units of training.
+        """Converts images in the units of training to bytes that can be drawn.
 
         Latents are shown in false colours: their first three channels (the first
         one, if there are fewer), from -3 to 3.
@@ -147,7 +152,7 @@ class ImageDataset:
 
 
 class TrainingRows:
-    """Images in the units of training, read and converted where they are indexed.
+    """Images in the units of training, read and converted when they are indexed.
 
     Attributes:
       shape: [image, height, width, channel].
@@ -157,18 +162,18 @@ class TrainingRows:
     dtype = np.dtype(np.float32)
 
     def __init__(self, dataset: ImageDataset, images: Rows):
-        """Remembers what to read: images as stored, and in whose units."""
+        """Keeps the stored images and the data set with their units."""
         self._dataset, self._images = dataset, images
         self.shape = tuple(images.shape)
 
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows) -> np.ndarray:
-        """Returns images at a slice or an array of indices, float32.
+    def __getitem__(self, rows: np.ndarray | slice) -> np.ndarray:
+        """Returns the images at a slice or an array of indices, float32.
 
         Raises:
-          DataError: If a row on disk cannot be used.
+          DataError: If a row on disk is not usable.
         """
         return self._dataset.to_training(self._images[rows])
 
@@ -193,7 +198,7 @@ def make_image_dataset(
       test: Test images.
       train_labels: Class of each training image, [image] or [image, 1].
       test_labels: Class of each test image.
-      class_names: Name of each class; None calls them by their numbers.
+      class_names: Name of each class; None names them by their numbers.
       source: One-line description.
       shift: Stored value that becomes 0 in training.
       scale: Difference of stored values that becomes 1 in training.
@@ -203,7 +208,7 @@ def make_image_dataset(
       The dataset.
 
     Raises:
-      DataError: If a part is empty, sizes differ, labels are not whole numbers, do
+      DataError: If a part is empty, sizes differ, labels are not whole numbers or do
         not fit the images or the class names, or a class has no training image.
     """
     for split, images in (("train", train), ("test", test)):
@@ -234,11 +239,11 @@ def make_image_dataset(
 
 
 def check_finite(images: np.ndarray, what: str) -> None:
-    """Refuses generated images that are not numbers.
+    """Refuses generated images that are not finite.
 
     Args:
       images: [image, height, width, channel].
-      what: What they are, for the message.
+      what: Name of the images in the message.
 
     Raises:
       DataError: If one holds NaN or infinity.
@@ -253,15 +258,15 @@ def check_finite(images: np.ndarray, what: str) -> None:
 
 
 def check_labels(labels: np.ndarray, num_images: int, where: str) -> np.ndarray:
-    """Returns the classes of images as int32 [image].
+    """Checks the classes of images and returns them as int32 [image].
 
     Args:
       labels: Classes, [image] or [image, 1].
-      num_images: How many there must be.
+      num_images: Number of images.
       where: File or field, for the message.
 
     Raises:
-      DataError: Unless they are whole numbers >= 0, one for each image.
+      DataError: If they are not whole numbers >= 0, one for each image.
     """
     labels = np.asarray(labels)
     if labels.dtype.kind not in "iu":
@@ -282,22 +287,22 @@ def check_labels(labels: np.ndarray, num_images: int, where: str) -> np.ndarray:
 def stratified_split(
     labels: np.ndarray, num_test: int, seed: int, where: str = "labels"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Splits images so that every class is held out in proportion to its size.
+    """Splits images at random; each class is held out in proportion to its size.
 
     Shares are rounded by largest remainder, and every class keeps a training image.
 
     Args:
       labels: Class of each image, [image].
-      num_test: Test images wanted; there are fewer only where classes are so small
-        that they have none to give.
-      seed: Seed of the draw.
+      num_test: Test images wanted; there are fewer only if the classes cannot spare
+        that many.
+      seed: Seed of the split.
       where: File or field, for the message.
 
     Returns:
       Indices of the training and of the test images, each in ascending order.
 
     Raises:
-      DataError: If nothing would be left on one side.
+      DataError: If one part would be empty.
     """
     _, members, counts = np.unique(labels, return_inverse=True, return_counts=True)
     available = int((counts - 1).sum())
@@ -320,7 +325,7 @@ def stratified_split(
 
 
 def num_held_out(num_images: int, test_fraction: float) -> int:
-    """Returns how many of some images a share is, at least one.
+    """Returns the number of images in a share, at least one.
 
     Raises:
       DataError: If the share is not between 0 and 1.
@@ -336,13 +341,13 @@ def find_channel_axis(
     where: str,
     channels: Sequence[int] = (),
 ) -> int:
-    """Says which axis of an array of images holds the channels.
+    """Finds the axis of an array of images that holds the channels.
 
     Args:
-      shape: Of four axes, the images first.
+      shape: Shape of the array: the images and three more axes.
       channel_axis: "first" (axis 1), "last" (axis 3), or "auto": the axis that has
-        one of the allowed numbers of channels, or where any number is allowed the
-        one beside two equal axes.
+        one of the allowed numbers of channels or, if any number is allowed, the one
+        beside two equal axes.
       where: File or field, for the message.
       channels: Allowed numbers of channels; () for any.
 
@@ -350,7 +355,7 @@ def find_channel_axis(
       1 or 3.
 
     Raises:
-      DataError: If both axes could be it, or neither, or the number is not allowed.
+      DataError: If both axes are possible, or neither, or the number is not allowed.
     """
     if channel_axis not in CHANNEL_AXES:
         raise DataError(
@@ -410,8 +415,8 @@ def _name_classes(
             f"{num_classes} classes have; allowed: labels 0..{num_classes - 1}, each "
             "with at least one"
         )
-    names = range(num_classes) if class_names is None else class_names
-    names = tuple(str(called) for called in names)
+    given = range(num_classes) if class_names is None else class_names
+    names = tuple(str(called) for called in given)
     called, times = collections.Counter(names).most_common(1)[0]
     if times > 1:
         raise DataError(

@@ -1,4 +1,4 @@
-"""Which noise bucket a training or sampler step belongs to, and at which times.
+"""Chooses the noise bucket and the times of training and sampler steps.
 
 A step has one bucket, so that its shapes are static. Buckets follow each other by
 multiples of the golden ratio: any stretch of steps holds each by its share of time,
@@ -15,7 +15,8 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ncgn_jax.tasks.bucketed import BucketedTime, split_time_grid
+from ncgn_jax.tasks.bucketed import BucketedTime
+from ncgn_jax.tasks.sampling import Stretch, as_times, split_time_grid
 
 _GOLDEN = (5**0.5 - 1) / 2
 
@@ -101,36 +102,34 @@ def _whole_steps(rounding, times: np.ndarray, chain: int) -> np.ndarray:
 def cut_time_grid(
     time: BucketedTime,
     times: np.ndarray,
-    seed: int,
+    random_seed: int | None = None,
     chain: int | None = None,
-) -> list[tuple[int, int, np.ndarray]]:
+) -> list[Stretch]:
     """Cuts a sampler's time grid into stretches of one bucket.
 
-    Times are moved so that stretches meet at the buckets' edges: a network is never
-    asked beyond the levels it was trained for. With fewer steps than buckets a step
-    belongs to the bucket it starts in, and some have none. Patches drawn at random have
-    a stretch for every step.
+    Times are moved so that stretches meet at the buckets' edges: a network never runs
+    beyond the levels it was trained for. With fewer steps than buckets a step belongs
+    to the bucket it starts in, and some have none.
 
     Args:
       time: Time axis with its buckets.
       times: Rising grid, [num_steps + 1].
-      seed: Seed of patches drawn at random.
+      random_seed: Draws the bucket of every step at random instead, each as often as
+        time has it; every step is then a stretch.
       chain: See `snap_to_edges`.
-
-    Returns:
-      (bucket, number of steps before, times float32) of each stretch.
     """
     num_steps = len(times) - 1
-    if time.random_buckets:
-        buckets = bucket_at(bucket_shares(time), np.arange(num_steps), seed)
-        parts = [(int(b), i, times[i : i + 2]) for i, b in enumerate(buckets)]
-    elif num_steps < len(time.buckets):
-        parts = split_time_grid(time, times)
-    else:
-        times, cuts = snap_to_edges(times, time.intervals()[1:, 0], chain)
-        ends = [0, *cuts.tolist(), num_steps]
-        parts = [
-            (bucket, start, times[start : stop + 1])
-            for bucket, (start, stop) in enumerate(itertools.pairwise(ends))
+    if random_seed is not None:
+        buckets = bucket_at(bucket_shares(time), np.arange(num_steps), random_seed)
+        return [
+            Stretch(int(bucket), i, as_times(times[i : i + 2]))
+            for i, bucket in enumerate(buckets)
         ]
-    return [(bucket, start, part.astype(np.float32)) for bucket, start, part in parts]
+    if num_steps < len(time.buckets):
+        return split_time_grid(time, times)
+    times, cuts = snap_to_edges(times, time.intervals()[1:, 0], chain)
+    ends = [0, *cuts.tolist(), num_steps]
+    return [
+        Stretch(bucket, start, as_times(times[start : stop + 1]))
+        for bucket, (start, stop) in enumerate(itertools.pairwise(ends))
+    ]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ncgn_jax.metrics.table import Column, Row, add_floor, warn_below_floor
+from ncgn_jax.metrics.table import Column, Row, finite_or_none, lay_out
 
 
 class Spread(NamedTuple):
@@ -71,34 +71,22 @@ def format_summary(
       anchors: Rows without a spread.
       columns: Columns to print; one that no row has is left out.
       caption: First line.
-      notes: Lines to end with, such as runs that failed.
+      notes: Lines to end with, such as warnings and runs that failed.
 
     Returns:
-      Caption, markdown table, legend, warnings on W and notes.
+      Caption, markdown table, legend and notes.
     """
     # A single row has a spread of one value, so that one rule writes every cell.
     table = {**summary, **summarise({name: [row] for name, row in anchors.items()})}
-    shown = [c for c in columns if any(c.key in row for row in table.values())]
-    cells = [["", *(c.title for c in shown)]]
-    cells += [[name, *(_cell(row, c) for c in shown)] for name, row in table.items()]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines = [
-        "| " + " | ".join([line[0].ljust(widths[0]), *_right(line, widths)]) + " |"
-        for line in (cells[0], rule, *cells[1:])
-    ]
-    means = {
-        name: {key: spread.mean for key, spread in row.items()}
-        for name, row in summary.items()
+    cells = {
+        name: {column.key: _cell(row, column) for column in columns}
+        for name, row in table.items()
     }
     legend = [
         "cells: mean ± sample standard deviation over seeds; without ±, one seed or "
         "all alike"
     ]
-    legend += [f"- {c.title}: {c.legend}" for c in shown]
-    warnings = [*warn_below_floor({**anchors, **means}), *notes]
-    parts = [[caption] if caption else [], lines, legend, warnings]
-    return "\n\n".join("\n".join(part) for part in parts if part)
+    return lay_out(table, columns, cells, caption, notes, legend)
 
 
 def write_summary(
@@ -123,13 +111,17 @@ def write_summary(
     json_path, csv_path = (Path(f"{path_stem}.{end}") for end in ("json", "csv"))
     variants = {
         name: {
-            key: {"mean": s.mean, "std": _finite(s.std), "values": list(s.values)}
+            key: {
+                "mean": s.mean,
+                "std": finite_or_none(s.std),
+                "values": list(s.values),
+            }
             for key, s in row.items()
         }
         for name, row in summarise(rows).items()
     }
     stored = {
-        name: {key: _finite(value) for key, value in row.items()}
+        name: {key: finite_or_none(value) for key, value in row.items()}
         for name, row in anchors.items()
     }
     content = {
@@ -147,17 +139,6 @@ def write_summary(
     return json_path, csv_path
 
 
-def add_floors(
-    rows: Mapping[str, Sequence[Row]], anchors: Mapping[str, Row]
-) -> tuple[dict[str, list[Row]], dict[str, Row]]:
-    """Adds `w_over_floor` to the rows of all seeds and to the anchors."""
-    with_floor = {
-        name: [add_floor({**anchors, "": row})[""] for row in seeds]
-        for name, seeds in rows.items()
-    }
-    return with_floor, add_floor(anchors)
-
-
 def _cell(row: Mapping[str, Spread], column: Column) -> str:
     if column.key not in row:
         return "-"
@@ -166,12 +147,3 @@ def _cell(row: Mapping[str, Spread], column: Column) -> str:
     if std > 0:
         text += f" ± {std * column.factor:.{column.digits}f}"
     return text
-
-
-def _right(line: Sequence[str], widths: Sequence[int]) -> list[str]:
-    pairs = zip(line[1:], widths[1:], strict=True)
-    return [cell.rjust(width) for cell, width in pairs]
-
-
-def _finite(value: float | int) -> float | int | None:
-    return value if math.isfinite(value) else None

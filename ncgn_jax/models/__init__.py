@@ -1,1 +1,1 @@
-"""Networks: flax.linen modules on multiscale graphs."""
+"""Defines the networks, flax.linen modules on multiscale graphs and images."""

@@ -1,11 +1,11 @@
-"""Diffusion transformers whose patches and attention window follow the noise.
+"""Defines diffusion transformers whose patches and window follow the noise.
 
-DiT (Peebles & Xie 2023, arXiv 2212.09748): patches of a noisy image are tokens; blocks
-of attention and MLP are modulated by noise level and class (adaLN-zero). Under Dynamic
+In DiT (Peebles & Xie 2023, arXiv 2212.09748) patches of a noisy image are tokens, and
+noise level and class modulate blocks of attention and MLP (adaLN-zero). Under Dynamic
 Message Passing (arXiv 2507.09391, section "Images") the same blocks read large patches
 that all see each other where noise is high, and small patches that see their
-neighbourhood where it is low. Shared over patch sizes are the embedding, as one kernel
-resized (`models.patches`), and all blocks; each patch size has a head of its own.
+neighbourhood where it is low. All patch sizes share the blocks and the embedding, one
+kernel that is resized (`models.patches`); each patch size has its own head.
 
 Example:
   >>> import jax, jax.numpy as jnp
@@ -17,13 +17,14 @@ Example:
 """
 
 import math
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
+from ncgn_jax.graphs.windows import Grid
 from ncgn_jax.models.layers import layer_norm
 from ncgn_jax.models.neighborhood_attention import neighborhood_attention
 from ncgn_jax.models.patches import (
@@ -35,28 +36,32 @@ from ncgn_jax.models.patches import (
 )
 
 # Width, layers and heads of the published models.
-DIT_SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16)}
-DIT_SIZES["XL"] = (1152, 28, 16)
+DIT_SIZES = {
+    "S": (384, 12, 6),
+    "B": (768, 12, 12),
+    "L": (1024, 24, 16),
+    "XL": (1152, 28, 16),
+}
 
 _NUM_FREQUENCIES = 128
 _LEVEL_SCALE = 1000.0
 
 
 class DiT(nn.Module):
-    """A transformer on patches of any of several sizes.
+    """A transformer on patches of several sizes.
 
     Attributes:
-      patches: Sides of the patches it may be asked for, in pixels.
+      patches: Allowed sides of patches, in pixels.
       out_channels: Channels of the prediction.
       width: Features of a token.
       num_layers: Blocks.
       num_heads: Attention heads; divides `width`.
-      num_classes: Classes it may be told; label `num_classes` is "no class". 0: it
-        takes no labels.
-      mlp_ratio: Width of a block's MLP over `width`.
-      base_patch: Side of the kernel that all patch embeddings are resized from.
-      rotary: Whether attention is told of distances too, see `rotary_angles`.
-      dtype: Of the arithmetic of blocks; parameters and output stay float32.
+      num_classes: Number of classes; label `num_classes` means "no class", and with
+        0 the network takes no labels.
+      mlp_ratio: Width of a block's MLP divided by `width`.
+      base_patch: Side of the kernel from which all patch embeddings are resized.
+      rotary: Whether attention depends on distances too, see `rotary_angles`.
+      dtype: Type of the arithmetic in blocks; parameters and output stay float32.
     """
 
     patches: tuple[int, ...]
@@ -68,7 +73,7 @@ class DiT(nn.Module):
     mlp_ratio: int = 4
     base_patch: int = 8
     rotary: bool = False
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -80,20 +85,20 @@ class DiT(nn.Module):
         patch: int,
         window: int,
     ) -> jax.Array:
-        """Predicts one image for each.
+        """Predicts one image per noisy image.
 
         Args:
           images: Noisy images, [batch, height, width, channel].
           level: Signal levels, [batch], in [0, 1].
           label: Classes, int [batch]; None where there are no classes.
           patch: Side of the patches, one of `patches`; static.
-          window: Side of the square of patches that each attends to; static.
+          window: Side of the square of patches that a patch attends to; static.
 
         Returns:
           [batch, height, width, out_channels], float32; 0 at initialisation.
 
         Raises:
-          ValueError: If `patch` is none of `patches`, or does not divide the image.
+          ValueError: If `patch` is not in `patches`, or does not divide the image.
         """
         if patch not in self.patches:
             raise ValueError(f"patch: found {patch}; allowed: {self.patches}")
@@ -114,14 +119,14 @@ class DiT(nn.Module):
             )
             tokens = block(tokens, condition, grid, window, angles)
         outputs = {}
-        # Initialisation makes the heads of all patch sizes.
+        # Initialisation creates the heads of all patch sizes.
         for size in self.patches if self.is_initializing() else (patch,):
-            head = _Head(size**2 * self.out_channels, self.dtype, name=f"head_{size}")
+            head = _Head(size**2 * self.out_channels, name=f"head_{size}")
             outputs[size] = head(tokens, condition)
         return unpatchify(outputs[patch], grid, patch)
 
-    def _condition(self, level, label):
-        """Returns what blocks are modulated by, [batch, width]."""
+    def _condition(self, level: jax.Array, label: jax.Array | None) -> jax.Array:
+        """Returns the condition that modulates the blocks, [batch, width]."""
         exponents = jnp.arange(_NUM_FREQUENCIES) / _NUM_FREQUENCIES
         rates = _LEVEL_SCALE * jnp.exp(-math.log(1e4) * exponents)
         angles = level[:, None] * rates[None]
@@ -131,6 +136,8 @@ class DiT(nn.Module):
         dense_out = nn.Dense(self.width, kernel_init=init, name="level_out")
         condition = dense_out(nn.silu(dense_in(embedded)))
         if self.num_classes:
+            if label is None:
+                raise ValueError(f"label is needed, with {self.num_classes} classes")
             table = nn.Embed(
                 self.num_classes + 1, self.width, embedding_init=init, name="label"
             )
@@ -139,7 +146,7 @@ class DiT(nn.Module):
 
 
 class _Modulation(nn.Module):
-    """Shifts, scales and gates made from the condition, 0 at initialisation."""
+    """Makes shifts, scales and gates from the condition, 0 at initialisation."""
 
     num_parts: int
 
@@ -154,8 +161,10 @@ class _Modulation(nn.Module):
         return jnp.split(out[:, None, :], self.num_parts, axis=-1)
 
 
-def _normalise(tokens, shift, scale, dtype):
-    """Layer norm without weights of its own, then the condition's."""
+def _normalise(
+    tokens: jax.Array, shift: jax.Array, scale: jax.Array, dtype: DTypeLike
+) -> jax.Array:
+    """Applies layer norm with the shift and scale of the condition."""
     width = tokens.shape[-1]
     values = tokens.astype(jnp.float32)
     values = layer_norm(values, jnp.ones(width), jnp.zeros(width))
@@ -167,14 +176,14 @@ class _Block(nn.Module):
 
     num_heads: int
     mlp_ratio: int
-    dtype: Any
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(
         self,
         tokens: jax.Array,
         condition: jax.Array,
-        grid: tuple[int, int],
+        grid: Grid,
         window: int,
         angles: np.ndarray | None,
     ) -> jax.Array:
@@ -182,7 +191,7 @@ class _Block(nn.Module):
         width = tokens.shape[-1]
         xavier = nn.initializers.xavier_uniform()
 
-        def dense(features, name):
+        def dense(features: int, name: str) -> nn.Dense:
             return nn.Dense(features, dtype=self.dtype, kernel_init=xavier, name=name)
 
         parts = _Modulation(6, name="modulation")(condition)
@@ -203,10 +212,9 @@ class _Block(nn.Module):
 
 
 class _Head(nn.Module):
-    """The last layer of one patch size, 0 at initialisation."""
+    """The last layer for one patch size, 0 at initialisation."""
 
     features: int
-    dtype: Any
 
     @nn.compact
     def __call__(self, tokens: jax.Array, condition: jax.Array) -> jax.Array:

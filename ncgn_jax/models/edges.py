@@ -1,8 +1,8 @@
-"""Edges of the coarse graph as regular arrays of (receiver, sender) pairs.
+"""Arranges edges of the coarse graph as regular arrays of (receiver, sender) pairs.
 
 A block of small graphs is a dense [graph, receiver, sender] array with a mask, in
-which sums over senders are matrix products; a block of large ones lists each node's K
-senders and itself. Both look the same to attention: `PairList`.
+which sums over senders are matrix products. A block of large graphs lists each node's K
+senders and itself. Attention uses both through the same interface, `PairList`.
 """
 
 import dataclasses
@@ -14,18 +14,18 @@ import jax.numpy as jnp
 from ncgn_jax.graphs import Block, MultiscaleGraph, adjacency, block_slices
 from ncgn_jax.graphs.precision import einsum, take_rows
 
-# A dense product of M x M beats gathering K rows while M is below about this many
-# times K (measured on CPU; see benchmarks/step.py).
+# A dense product of M x M is faster than gathering K rows while M is below about this
+# many times K (measured on CPU; see benchmarks/step.py), for pairs with features less.
 _DENSE_UP_TO = 16
 _DENSE_PAIRS_UP_TO = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class PairList:
-    """The (receiver, sender) pairs of one block, self loops included.
+    """Holds the (receiver, sender) pairs of one block, self loops included.
 
-    Arrays are [group, receiver, sender, ...]: for a dense block a group is a graph and
-    every node of it a sender; for a listed one all nodes are one group and the sender
+    Arrays are [group, receiver, sender, ...]. In a dense block a group is a graph, and
+    all its nodes are senders. In a listed block all nodes are one group, and the sender
     axis runs over each node's own list.
 
     Attributes:
@@ -33,7 +33,7 @@ class PairList:
       offsets: Sender's position minus receiver's, [group, receiver, sender, dim].
       mask: True for real edges, broadcastable to [group, receiver, sender].
       senders: Local sender of each listed pair, [node, sender]; None if dense.
-      num_groups: Groups.
+      num_groups: Number of groups.
     """
 
     nodes: slice
@@ -52,8 +52,8 @@ class PairList:
         Sums of bfloat16 are float32, here and in `mix`.
 
         Args:
-          query: Grouped, [group, receiver, head, f].
-          key: Of the nodes, [node, head, f].
+          query: Grouped queries, [group, receiver, head, f].
+          key: Keys of the nodes, [node, head, f].
         """
         if self.senders is None:
             return einsum("grhf,gshf->grhs", query, self.group(key))
@@ -65,7 +65,7 @@ class PairList:
 
         Args:
           weights: [group, receiver, head, sender].
-          values: Of the nodes, [node, head, f].
+          values: Values of the nodes, [node, head, f].
         """
         if self.senders is None:
             return einsum("grhs,gshf->grhf", weights, self.group(values))
@@ -73,15 +73,14 @@ class PairList:
         return einsum("grhs,grshf->grhf", weights, sent)
 
 
-def is_dense(block: Block, up_to: int | None = None) -> bool:
-    """Says whether a block's sums run as dense matrix products.
+def is_dense(block: Block, up_to: int = _DENSE_UP_TO) -> bool:
+    """Returns whether a block's sums run as dense matrix products.
 
     Args:
       block: The block.
-      up_to: How many times its in-degree a block may be large; less where a pair
-        costs more than one number. None for the sums of a plain convolution.
+      up_to: Largest size of a block as a multiple of its in-degree; smaller if a pair
+        costs more than one number.
     """
-    up_to = _DENSE_UP_TO if up_to is None else up_to
     return block.num_supernodes <= up_to * (block.num_neighbors + 1)
 
 
@@ -90,8 +89,11 @@ def block_edges(
 ) -> Iterator[tuple[Block, slice, jax.Array, jax.Array]]:
     """Yields each block, its slice of the supernodes, and its edges.
 
-    Edges are senders counted from the block's first supernode, and the mask of the
-    real ones, both [graph * supernode * neighbor].
+    Edges are their senders, counted from the block's first supernode, and the mask of
+    the real ones, both [graph * supernode * neighbor].
+
+    Args:
+      graph: Graphs with regular blocks.
     """
     edge = 0
     for block, _, nodes in block_slices(graph):
@@ -103,7 +105,14 @@ def block_edges(
 
 
 def pairs_of_blocks(graph: MultiscaleGraph) -> Iterator[PairList]:
-    """Yields the pairs of each block; ValueError if the graph is ragged."""
+    """Yields the pairs of each block.
+
+    Args:
+      graph: Graphs with regular blocks.
+
+    Raises:
+      ValueError: If the graph is ragged.
+    """
     if not graph.blocks:
         raise ValueError("pairs need regular blocks; this graph is ragged")
     for block, nodes, senders, mask in block_edges(graph):
@@ -114,7 +123,13 @@ def pairs_of_blocks(graph: MultiscaleGraph) -> Iterator[PairList]:
 
 
 def dense_adjacency(senders: jax.Array, mask: jax.Array, block: Block) -> jax.Array:
-    """Returns who receives from whom, self loops included, [graph or 1, M, M]."""
+    """Returns the adjacency of a block, self loops included, bool [graph or 1, M, M].
+
+    Args:
+      senders: As from `block_edges`.
+      mask: As from `block_edges`.
+      block: The block.
+    """
     if block.complete:
         return jnp.ones((1, block.num_supernodes, block.num_supernodes), bool)
     shape = (block.num_graphs, block.num_supernodes, block.num_neighbors)
@@ -128,7 +143,13 @@ def dense_adjacency(senders: jax.Array, mask: jax.Array, block: Block) -> jax.Ar
 def listed_edges(
     senders: jax.Array, mask: jax.Array, block: Block
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns senders and mask [node, K + 1], each node's own loop last."""
+    """Returns senders and mask, [node, K + 1], with each node's self loop last.
+
+    Args:
+      senders: As from `block_edges`.
+      mask: As from `block_edges`.
+      block: The block.
+    """
     num_nodes = block.num_graphs * block.num_supernodes
     own = jnp.arange(num_nodes, dtype=senders.dtype)[:, None]
     senders = jnp.concatenate([senders.reshape(num_nodes, -1), own], axis=1)
@@ -136,14 +157,26 @@ def listed_edges(
     return senders, jnp.concatenate([mask.reshape(num_nodes, -1), real], axis=1)
 
 
-def _dense_pairs(block, nodes, positions, senders, mask) -> PairList:
+def _dense_pairs(
+    block: Block,
+    nodes: slice,
+    positions: jax.Array,
+    senders: jax.Array,
+    mask: jax.Array,
+) -> PairList:
     points = positions.reshape(block.num_graphs, block.num_supernodes, -1)
     offsets = points[:, None, :, :] - points[:, :, None, :]
     joined = dense_adjacency(senders, mask, block)
     return PairList(nodes, offsets, joined, None, block.num_graphs)
 
 
-def _listed_pairs(block, nodes, positions, senders, mask) -> PairList:
+def _listed_pairs(
+    block: Block,
+    nodes: slice,
+    positions: jax.Array,
+    senders: jax.Array,
+    mask: jax.Array,
+) -> PairList:
     senders, mask = listed_edges(senders, mask, block)
     offsets = positions[senders] - positions[:, None, :]
     return PairList(nodes, offsets[None], mask[None], senders, 1)

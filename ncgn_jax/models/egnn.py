@@ -1,15 +1,15 @@
-"""Message passing on complete graphs, with or without coordinates (EGNN).
+"""Passes messages on complete graphs, with or without coordinates (EGNN).
 
-(Satorras et al. 2021, arXiv 2102.09844, eq. 3-6, as in their molecule code.) With
-coordinates x and features h, and squared distances as the only use of x:
+(Satorras et al. 2021, arXiv 2102.09844, eq. 3-6, as in their molecule code.) For
+coordinates x and features h, messages use x through squared distances only:
 
   m_ij = phi_e(h_i, h_j, |x_i - x_j|^2)
   x_i += sum_j (x_i - x_j) / (|x_i - x_j| + 1) tanh(phi_x(m_ij)) / divisor
   h_i += phi_h(h_i, sum_j m_ij / divisor)
 
-so a rotation, reflection or shift of x moves the new x alike and leaves h; the tanh
-keeps untrained networks from throwing nodes apart. Without coordinates it is the
-"GNN" of arXiv 2501.03696.
+A rotation, reflection or shift of x applies to the new x too and leaves h unchanged.
+The tanh keeps untrained networks from moving nodes far apart. Without coordinates this
+is the "GNN" of arXiv 2501.03696.
 """
 
 import flax.linen as nn
@@ -23,11 +23,11 @@ class EGNN(nn.Module):
     """Predicts a displacement of every coordinate and new features.
 
     Attributes:
-      out_dim: Numbers predicted for each node besides the coordinates.
+      out_dim: Values predicted per node besides the coordinates.
       width: Hidden features.
       num_layers: Layers.
-      divisor: What sums over neighbours are divided by; 100 as published is far more
-        than a small molecule has.
+      divisor: Divisor of sums over neighbours; the published 100 is far more than the
+        neighbours in a small molecule.
     """
 
     out_dim: int
@@ -61,13 +61,16 @@ class EGNN(nn.Module):
             h, x = self._layer(i, h, x, pairs)
         features_out = nn.Dense(self.out_dim, name="readout")(h)
         features_out = jnp.where(real, features_out, 0.0)
-        if coordinates is None:
+        if coordinates is None or x is None:
             return None, features_out
         return jnp.where(real, x - coordinates, 0.0), features_out
 
-    def _layer(self, i, h, x, pairs):
+    def _layer(
+        self, i: int, h: jax.Array, x: jax.Array | None, pairs: jax.Array
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Updates features and coordinates."""
         width = self.width
-        # The first linear map of [h_i, h_j, distance], taken apart: no [pair, 2 f].
+        # The first linear map of [h_i, h_j, distance] is split, to avoid [pair, 2 f].
         receiving = nn.Dense(width, name=f"receive_{i}")(h)[:, :, None]
         sending = nn.Dense(width, use_bias=False, name=f"send_{i}")(h)[:, None]
         messages = receiving + sending
@@ -83,7 +86,7 @@ class EGNN(nn.Module):
             steer = nn.Dense(1, use_bias=False, kernel_init=small, name=f"move_{i}")
             pull = offsets / (safe_norm(offsets) + 1.0) * jnp.tanh(steer(hidden))
             x = x + jnp.sum(jnp.where(pairs, pull, 0.0), axis=2) / self.divisor
-        heard = jnp.sum(messages, axis=2) / self.divisor
-        inputs = jnp.concatenate([h, heard], axis=-1)
+        received = jnp.sum(messages, axis=2) / self.divisor
+        inputs = jnp.concatenate([h, received], axis=-1)
         hidden = jax.nn.silu(nn.Dense(width, name=f"update_{i}")(inputs))
         return h + nn.Dense(width, name=f"mix_{i}")(hidden), x

@@ -1,26 +1,28 @@
-"""Attention among supernodes that sees where they lie.
+"""Defines attention among supernodes that depends on their positions.
 
-The published convolutions (GCN, GAT) see features only, so message passing cannot
+The published convolutions (GCN, GAT) read features only, so message passing cannot
 tell a neighbour on the left from one on the right, and the finest graphs add little.
 Here every pair (i, j) joined by an edge has features psi_ij: the offset r = p_j - p_i,
 its second moments r r^T, and radial bumps exp(-|r|^2 / 2 l^2). Each head attends by
 
   logit_ij = q_i . k_j / sqrt(f) + c_i . psi_ij,   c_i a linear map of y_i,
 
-so a node chooses at which distance and in which direction to look, depending on its
-state and with it on the noise level; and it receives sum_j a_ij [v_j, psi_ij]. A
-residual feed-forward layer follows.
+so its state, and hence the noise level, determines at which distance and in which
+direction a node attends. It receives sum_j a_ij [v_j, psi_ij]. A residual feed-forward
+layer follows.
 
-The same weights give each head a mean m and a covariance C of the neighbourhood. Were
-the points there Gaussian, the score at x would be -C^-1 (x - m): towards the surface
-where the neighbourhood is flat, towards the middle where it is not. `LocalFrames`
-carries m and C^-1 (scaled to be of order one at any noise) to the points, as input of
-the message that spreads supernode features. Positions enter by differences only.
+The same weights give each head a mean m and a covariance C of the neighbourhood. If
+its points were Gaussian, the score at x would be -C^-1 (x - m), which points to the
+surface of a flat neighbourhood and to the middle of any other. `LocalFrames` carries m
+and C^-1 (scaled to order one at any noise) to the points, as input of the message that
+spreads supernode features. Positions enter by differences only.
 
-Of bfloat16 values the products of features are bfloat16. Sums, softmax, the result and
-all that positions enter are float32: C is a difference of nearly equal numbers.
+With bfloat16 values the products of features are bfloat16. Sums, softmax, the result
+and everything computed from positions are float32, because C is a difference of nearly
+equal numbers.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
@@ -36,13 +38,13 @@ from ncgn_jax.models.layers import Norm, dense
 from ncgn_jax.models.rematerialization import compute_again
 
 _LENGTHS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
-# Of a cloud's unit variance; keeps the covariance of a flat neighbourhood invertible.
+# In a cloud's variance; keeps the covariance of a flat neighbourhood invertible.
 _LEAST_VARIANCE = 1e-4
 
 
 @flax.struct.dataclass
 class LocalFrames:
-    """Mean and whitening of each supernode's neighbourhoods, one a head.
+    """Holds mean and whitening of each supernode's neighbourhoods, one per head.
 
     Attributes:
       mean: Offset of the neighbourhood's mean from the supernode,
@@ -58,7 +60,7 @@ class LocalFrames:
 
         Args:
           offset: From each point to its supernode, [point, dim].
-          graph: Which point belongs to which supernode.
+          graph: The graphs, which assign points to supernodes.
         """
         heads, dim = self.mean.shape[1:]
         mean = spread(self.mean.reshape(-1, heads * dim), graph)
@@ -68,13 +70,16 @@ class LocalFrames:
         return jnp.sum(precision * towards_mean, axis=-1).reshape(-1, heads * dim)
 
 
+_Attend = Callable[[dict[str, jax.Array]], tuple[jax.Array, LocalFrames]]
+
+
 class GeometricAttention(nn.Module):
-    """One transformer block on the coarse graph; see the module docstring.
+    """A transformer block on the coarse graph; see the module docstring.
 
     Attributes:
       width: Features in and out.
       num_heads: Attention heads; must divide width.
-      rematerialize: Computes a block's pairs again in the backward pass.
+      rematerialize: Whether the backward pass computes a block's pairs again.
     """
 
     width: int
@@ -85,7 +90,15 @@ class GeometricAttention(nn.Module):
     def __call__(
         self, values: jax.Array, graph: MultiscaleGraph
     ) -> tuple[jax.Array, LocalFrames]:
-        """Maps supernode features [supernode, width] to the same shape, and frames."""
+        """Maps supernode features [supernode, width] to the same shape, and frames.
+
+        Args:
+          values: Features, [supernode, width].
+          graph: The graphs.
+
+        Raises:
+          ValueError: If the heads do not divide the width.
+        """
         if self.width % self.num_heads:
             raise ValueError(
                 f"width {self.width} is not a multiple of {self.num_heads} heads"
@@ -99,13 +112,13 @@ class GeometricAttention(nn.Module):
         }
         num_features = _pair_features_dim(graph.positions.shape[-1])
         project["look"] = dense(self.num_heads * num_features, "look")(inner)
-        parts = []
+        parts: list[tuple[jax.Array, LocalFrames]] = []
         for pairs in pairs_of_blocks(graph):
             own = {name: array[pairs.nodes] for name, array in project.items()}
-            attend = partial(self._attend, pairs=pairs)
+            attend: _Attend = partial(self._attend, pairs=pairs)
             if self.rematerialize:
                 attend = compute_again(attend)
-                if parts:  # Block after block, both ways: memory stays that of one.
+                if parts:  # Blocks run one by one, so memory stays that of one block.
                     own, parts[-1] = jax.lax.optimization_barrier((own, parts[-1]))
             parts.append(attend(own))
         attended, frames = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
@@ -143,7 +156,7 @@ class GeometricAttention(nn.Module):
 
 
 def _frames(geometry: jax.Array, dim: int) -> LocalFrames:
-    """Reads mean and covariance out of pooled pair features, [node, head, feature]."""
+    """Computes mean and precision from pooled pair features, [node, head, feature]."""
     mean = geometry[..., :dim]
     rows, columns = np.triu_indices(dim)
     upper = geometry[..., dim : dim + len(rows)] - mean[..., rows] * mean[..., columns]
@@ -154,7 +167,7 @@ def _frames(geometry: jax.Array, dim: int) -> LocalFrames:
     adjugate, determinant = _adjugate(covariance)
     # C^-1 / sqrt(trace(C^-1) / dim) = adj / sqrt(det trace(adj) / dim)
     trace = jnp.trace(adjugate, axis1=-2, axis2=-1)
-    # Rounding may leave a thin neighbourhood without its smallest variance.
+    # Rounding may remove the smallest variance of a thin neighbourhood.
     scale = jnp.maximum(determinant, _LEAST_VARIANCE**dim) * trace / dim
     return LocalFrames(mean, adjugate * jax.lax.rsqrt(scale)[..., None, None])
 
@@ -162,8 +175,8 @@ def _frames(geometry: jax.Array, dim: int) -> LocalFrames:
 def _adjugate(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns adjugate and determinant of symmetric [..., dim, dim], dim <= 3.
 
-    By cofactors: a batched factorisation of thousands of 3 x 3 matrices is slow on
-    every backend.
+    It uses cofactors, because a batched factorisation of thousands of 3 x 3 matrices is
+    slow on every backend.
     """
     dim = matrix.shape[-1]
     if dim == 1:

@@ -1,19 +1,19 @@
-"""Graph convolutions on the coarse graph, as jraph networks.
+"""Defines graph convolutions on the coarse graph, as jraph networks.
 
 Each is written once over `jraph.GraphNetwork` with our update, attention and
-aggregation functions. How the aggregation runs depends on what is known ahead:
-a ragged graph takes jraph's segment operations; a regular block has a constant
-in-degree, so a reshape serves; and where a block is small next to its number of
-edges, the same sum is one dense (masked) matrix product, without any gather.
-The three agree to rounding (tests/models/test_graph_convolutions.py).
+aggregation functions. There are three ways to aggregate. A ragged graph uses jraph's
+segment operations. A regular block has a constant in-degree, so it uses a reshape.
+Where a block is small compared with its number of edges, the sum is one dense (masked)
+matrix product without any gather. The three agree to rounding
+(tests/models/test_graph_convolutions.py).
 
-Of bfloat16 values every convolution makes bfloat16 products and messages; sums, softmax
-and the result are float32 (`graphs.precision`).
+With bfloat16 values products and messages are bfloat16; sums, softmax and the result
+are float32 (`graphs.precision`).
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -37,13 +37,13 @@ _NEGATIVE_SLOPE = 0.2
 
 
 class GCN(nn.Module):
-    """Graph convolution of Kipf and Welling with self loops.
+    """The graph convolution of Kipf and Welling with self loops.
 
     y_i = W sum_j y_j / sqrt(d_i d_j) + b, d = in-degree with self loop.
 
     Attributes:
       width: Output features.
-      rematerialize: Computes a block's edges again in the backward pass.
+      rematerialize: Whether the backward pass computes a block's edges again.
     """
 
     width: int
@@ -62,15 +62,15 @@ class GCN(nn.Module):
 
 
 class GAT(nn.Module):
-    """One-head graph attention of Velickovic et al. with self loops.
+    """The one-head graph attention of Velickovic et al. with self loops.
 
     alpha_ij = softmax_j leaky_relu(a_dst . W y_i + a_src . W y_j), slope 0.2, over the
     incoming edges and the node itself; y_i = sum_j alpha_ij W y_j + b. The weights are
-    sown as `attention` into `intermediates`; `edge_attention` reads them.
+    sown as `attention` into `intermediates` and read by `edge_attention`.
 
     Attributes:
       width: Output features.
-      rematerialize: Computes a block's edges again in the backward pass.
+      rematerialize: Whether the backward pass computes a block's edges again.
     """
 
     width: int
@@ -110,8 +110,8 @@ class GAT(nn.Module):
         graph: jraph.GraphsTuple,
         aggregation: "_Aggregation",
     ) -> jax.Array:
-        def softmax(*args, **kwargs):
-            weights = aggregation.softmax(*args, **kwargs)
+        def softmax(*args: jax.Array, **options: int | None) -> jax.Array:
+            weights = aggregation.softmax(*args, **options)
             self.sow("intermediates", "attention", weights)
             return weights
 
@@ -119,33 +119,40 @@ class GAT(nn.Module):
 
 
 def make_convolution(
-    kind: str, width: int, name: str | None = None, **fields: Any
-) -> nn.Module:
-    """Returns the convolution of that kind; ValueError lists the valid ones.
+    kind: str, width: int, name: str | None = None, *, rematerialize: bool = False
+) -> GAT | GCN | GeometricAttention:
+    """Returns the convolution of that kind.
 
     Args:
       kind: One of `CONVOLUTIONS`.
       width: Features.
-      name: Of the module.
-      **fields: Further fields of the module: `rematerialize`, flax's `parent`.
+      name: Name of the module.
+      rematerialize: Whether the backward pass computes a block's edges again.
+
+    Raises:
+      ValueError: If the kind does not exist.
     """
-    kinds = {"gat": GAT, "gcn": GCN, "geometric": GeometricAttention}
+    kinds: dict[str, type[GAT] | type[GCN] | type[GeometricAttention]] = {
+        "gat": GAT,
+        "gcn": GCN,
+        "geometric": GeometricAttention,
+    }
     if kind not in kinds:
         raise ValueError(
             f"convolution: found {kind!r}; allowed: {', '.join(CONVOLUTIONS)}"
         )
-    return kinds[kind](width, name=name, **fields)
+    return kinds[kind](width, name=name, rematerialize=rematerialize)
 
 
 def edge_attention(sown: Sequence[jax.Array], graph: MultiscaleGraph) -> jax.Array:
-    """Returns the weight of every edge of the coarse graph, self loops left out.
+    """Returns the weight of every edge of the coarse graph, without self loops.
 
     Args:
-      sown: What one convolution has sown, `intermediates[...]["attention"]`.
-      graph: The graph it was applied to.
+      sown: Weights that a convolution has sown, `intermediates[...]["attention"]`.
+      graph: The graph that it was applied to.
 
     Returns:
-      Weights in the order of `graph.coarse.senders`, [edge]; without meaning where
+      Weights in the order of `graph.coarse.senders`, [edge]; meaningless where
       `graph.coarse.edges["mask"]` is False.
     """
     num_edges = graph.coarse.senders.shape[0]
@@ -172,7 +179,7 @@ def _over_blocks(
     *,
     rematerialize: bool,
 ) -> jax.Array:
-    """Runs a convolution's dense or sparse form over each block, or the whole."""
+    """Runs a convolution's dense or sparse form on each block, or on a ragged graph."""
     if not graph.blocks:
         looped = _add_self_loops(graph.coarse)
         return sparse(nodes, looped, _ragged_aggregation(looped))
@@ -189,25 +196,24 @@ def _over_blocks(
         out = dense(square, dense_adjacency(senders, mask, block))
         return out.reshape(-1, out.shape[-1])
 
-    outputs = []
+    outputs: list[jax.Array] = []
     for block, supernodes, senders, mask in block_edges(graph):
         local = jax.tree.map(lambda leaf, s=supernodes: leaf[s], nodes)
-        run = partial(convolve, block=block)
+        run: Callable[..., jax.Array] = partial(convolve, block=block)
         if rematerialize:
             run = compute_again(run)
-            if outputs:  # Block after block, both ways: memory stays that of one.
+            if outputs:  # Blocks run one by one, so memory stays that of one block.
                 pair = jax.lax.optimization_barrier((local, outputs[-1]))
                 local, outputs[-1] = pair
         outputs.append(run(local, senders, mask))
     return jnp.concatenate(outputs)
 
 
-class _Aggregation:
-    """How edge values meet at their receivers: a sum and a softmax."""
+class _Aggregation(NamedTuple):
+    """Holds a sum and a softmax of edge values over each receiver."""
 
-    def __init__(self, total, softmax):
-        self.total = total
-        self.softmax = softmax
+    total: Callable[..., jax.Array]
+    softmax: Callable[..., jax.Array]
 
 
 def _ragged_aggregation(graph: jraph.GraphsTuple) -> _Aggregation:
@@ -225,7 +231,7 @@ def _ragged_aggregation(graph: jraph.GraphsTuple) -> _Aggregation:
 def _regular_graph(
     senders: jax.Array, mask: jax.Array, block: Block
 ) -> tuple[jraph.GraphsTuple, _Aggregation]:
-    """Builds a block's graph with the self loop as each node's last edge."""
+    """Builds a block's graph with each node's self loop as its last edge."""
     num_nodes = block.num_graphs * block.num_supernodes
     degree = block.num_neighbors + 1
     senders, mask = listed_edges(senders, mask, block)
@@ -274,7 +280,8 @@ def _dense_gcn(values: jax.Array, joined: jax.Array) -> jax.Array:
 def _sparse_gcn(
     values: jax.Array, graph: jraph.GraphsTuple, aggregation: _Aggregation
 ) -> jax.Array:
-    dtype, values = values.dtype, widen(values)  # Gathered: the gradient is a sum.
+    # The gradient of the gather is a sum, so it is taken of wide values.
+    dtype, values = values.dtype, widen(values)
     weight = graph.edges["mask"].astype(values.dtype)[:, None]
     in_degree = aggregation.total(weight, graph.receivers, None)
     network = jraph.GraphNetwork(
@@ -295,7 +302,7 @@ def _sparse_gat(
 
     def logits(mask, sent, received, _):
         raw = jax.nn.leaky_relu(received["target"] + sent["source"], _NEGATIVE_SLOPE)
-        # Finite, because a segment softmax of -inf minus -inf would be NaN.
+        # A finite value, because a segment softmax of -inf minus -inf would be NaN.
         return jnp.where(mask[:, None], raw, -1e30)
 
     network = jraph.GraphNetwork(

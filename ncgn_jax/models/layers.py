@@ -1,4 +1,4 @@
-"""Layers that several networks share: normalisation, dense stacks, embeddings."""
+"""Defines layers that several networks share: norms, dense layers, activations."""
 
 from functools import partial
 
@@ -22,14 +22,14 @@ _BATCH_EPSILON = 1e-5
 
 
 def dense(width: int, name: str, *, use_bias: bool = True) -> nn.Dense:
-    """Returns `flax.linen.Dense` that is as narrow as what it reads.
+    """Returns a `flax.linen.Dense` whose product is as narrow as its input.
 
-    Of bfloat16 values it makes a product of bfloat16 that is summed, and stays, in
-    float32; the kernel itself, and its gradient, are float32.
+    For bfloat16 values it computes a bfloat16 product that is summed, and stays, in
+    float32. The kernel and its gradient are float32.
 
     Args:
       width: Features of the result.
-      name: Of the module.
+      name: Name of the module.
       use_bias: Whether a bias is added.
     """
     return nn.Dense(
@@ -42,7 +42,7 @@ def dense(width: int, name: str, *, use_bias: bool = True) -> nn.Dense:
 
 
 class PairDense(nn.Module):
-    """A dense layer of two arrays side by side, [x, y] W + b, that never joins them.
+    """A dense layer of two concatenated arrays, [x, y] W + b, that never joins them.
 
     Parameters are those of `flax.linen.Dense` on the joined array. Joining would write
     and read all values once more, forward and backward.
@@ -64,19 +64,23 @@ class PairDense(nn.Module):
         return sums + bias[None]
 
 
-def _promote_unless_narrow(inputs, *params, **options):
-    if is_narrow(inputs.dtype):
-        return inputs, *params
-    return promote_dtype(inputs, *params, **options)
+def _promote_unless_narrow(
+    *args: jax.Array | None, dtype: DTypeLike | None = None, inexact: bool = True
+) -> list[jax.Array | None]:
+    """Promotes inputs and parameters to one type, unless the inputs are narrow."""
+    inputs = args[0]
+    if inputs is not None and is_narrow(inputs.dtype):
+        return list(args)
+    return promote_dtype(*args, dtype=dtype, inexact=inexact)
 
 
 class Norm(nn.Module):
-    """Normalises features over the batch, over the channels, or not at all.
+    """A norm over the batch or the channels, or none.
 
     Statistics and result are float32 for values of bfloat16.
 
     Attributes:
-      kind: `batch` (running statistics, momentum 0.9, eps 1e-5), `layer` or `none`.
+      kind: `batch` (see `BatchNorm`), `layer`, `rms` or `none`.
       axis_name: Device axis over which batch statistics are averaged, if any.
     """
 
@@ -87,7 +91,7 @@ class Norm(nn.Module):
     def __call__(
         self, values: jax.Array, *, train: bool, mask: jax.Array | None = None
     ) -> jax.Array:
-        """Normalises [node, feature]; `mask` [node] keeps rows out of statistics."""
+        """Normalises [node, feature]; only rows in `mask` [node] enter statistics."""
         values = widen(values)
         if self.kind == "none":
             return values
@@ -103,7 +107,7 @@ class Norm(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch norm (Ioffe and Szegedy 2015): running statistics, momentum 0.9, eps 1e-5.
+    """Batch norm (Ioffe and Szegedy 2015) with momentum 0.9 and eps 1e-5.
 
     Parameters and statistics are those of `flax.linen.BatchNorm`.
 
@@ -117,7 +121,7 @@ class BatchNorm(nn.Module):
     def __call__(
         self, values: jax.Array, *, train: bool, mask: jax.Array | None = None
     ) -> jax.Array:
-        """Normalises [node, feature]; `mask` [node] keeps rows out of statistics."""
+        """Normalises [node, feature]; only rows in `mask` [node] enter statistics."""
         width = values.shape[-1]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (width,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (width,))
@@ -142,17 +146,17 @@ def batch_norm(
     mask: jax.Array | None = None,
     axis_name: str | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Gives every column mean 0 and variance 1 over rows, then scales and shifts it.
+    """Normalises every column to mean 0 and variance 1, then scales and shifts it.
 
-    The gradient is written out, as that of `rms_norm` and for the same reason. The
-    statistics are for running averages: no gradient passes through them.
+    The gradient is written by hand for the reason given in `rms_norm`. The statistics
+    are for running averages, and no gradient passes through them.
 
     Args:
       values: [row, feature].
       scale: [feature].
       bias: [feature].
       mask: Rows that count, bool [row]; None if all do. Others are normalised too.
-      axis_name: Device axis whose rows are counted together, if any.
+      axis_name: Device axis over which statistics are shared, if any.
 
     Returns:
       Normalised values, and the mean and (biased) variance of each column.
@@ -165,7 +169,7 @@ def _batch_norm_forward(values, scale, bias, mask, axis_name):
     count = values.shape[0] if mask is None else jnp.sum(mask)
     sums = jnp.sum(kept, axis=0), jnp.sum(kept * values, axis=0)
     if axis_name is not None:
-        # Devices may hold unequal numbers of rows that count.
+        # Devices may have unequal numbers of rows that count.
         sums, count = jax.lax.psum((sums, count), axis_name)
     mean, square = (total / count for total in sums)
     var = jnp.maximum(square - mean**2, 0.0)
@@ -183,8 +187,8 @@ def _batch_norm_backward(axis_name, saved, cotangents):
     if axis_name is not None:
         shares = jax.lax.psum(shares, axis_name)
     shares = shares[0] / count, shares[1] / count
-    # The gradient, factor * (cotangent - shares[0] - unit * shares[1]), multiplied out
-    # by columns: one pass over two arrays.
+    # The gradient, factor * (cotangent - shares[0] - unit * shares[1]), is expanded by
+    # columns, so that it needs one pass over two arrays.
     factor = inverse * scale
     slope = -factor * inverse * shares[1]
     through_statistics = _affine(values, slope, -factor * shares[0] - slope * mean)
@@ -206,8 +210,8 @@ def rms_norm(values: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
     """Divides each row by its root mean square, then scales and shifts it.
 
     y = x / sqrt(mean(x^2) + 1e-5) * scale + bias (Zhang and Sennrich 2019). The
-    gradient is written out because the automatic one keeps and reduces twice as many
-    arrays, which on a CPU costs as much as the matrix products between them.
+    gradient is written by hand because autodiff keeps and reduces twice as many arrays,
+    which on a CPU costs as much as the matrix products between them.
 
     Args:
       values: [..., feature].
@@ -215,7 +219,7 @@ def rms_norm(values: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
       bias: [feature].
 
     Returns:
-      Same shape as values.
+      Normalised values, shape of `values`.
     """
     return _rms_norm_forward(values, scale, bias)[0]
 
@@ -243,24 +247,33 @@ rms_norm.defvjp(_rms_norm_forward, _rms_norm_backward)
 
 
 def layer_norm(values: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    """Subtracts each row's mean, then `rms_norm` (Ba et al. 2016)."""
+    """Subtracts each row's mean, then applies `rms_norm` (Ba et al. 2016).
+
+    Args:
+      values: [..., feature].
+      scale: [feature].
+      bias: [feature].
+
+    Returns:
+      Normalised values, shape of `values`.
+    """
     return rms_norm(values - jnp.mean(values, axis=-1, keepdims=True), scale, bias)
 
 
 class MLP(nn.Module):
-    """Dense -> norm -> ReLU per layer, the last one plain if asked.
+    """A stack of layers, each Dense -> norm -> ReLU.
 
     As published for NCGN, all layers of one MLP share one norm (weights and
-    statistics) when `share_norm` is set; otherwise each has its own.
+    statistics) if `share_norm` is set; otherwise each has its own.
 
     Attributes:
       features: Width of each layer.
       norm: See `Norm`.
-      share_norm: One norm for all layers.
-      plain_last: Leaves norm and ReLU off the last layer.
+      share_norm: Whether all layers share one norm.
+      plain_last: Whether the last layer has no norm and no ReLU.
       axis_name: See `Norm`.
-      dtype: What hidden values are rounded to, if narrower than float32. The first
-        layer takes its inputs as they come; a plain last one stays float32.
+      dtype: Type to which hidden values are rounded, if narrower than float32. Inputs
+        of the first layer are not rounded, and a plain last layer stays float32.
     """
 
     features: tuple[int, ...]
@@ -298,5 +311,5 @@ def safe_norm(vectors: jax.Array) -> jax.Array:
 
 
 def exact_gelu(values: jax.Array) -> jax.Array:
-    """GELU with the error function, as published (not the tanh approximation)."""
+    """Applies GELU with the error function, as published (no tanh approximation)."""
     return jax.nn.gelu(values, approximate=False)

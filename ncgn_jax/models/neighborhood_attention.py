@@ -1,10 +1,10 @@
-"""Attention in which every token of a grid sees only the window around it.
+"""Attends within the window around each token of a grid.
 
-Neighbourhood attention (Hassani et al. 2023), exact and with static shapes: queries
+This is exact neighbourhood attention (Hassani et al. 2023) with static shapes. Queries
 are cut into square tiles, and a tile reads one block of keys that holds all windows of
-its queries; within, the windows are a constant mask. All work is dense batched matrix
-products, over about (tile + window - 1)^2 keys a query, and no keys are ever copied
-for one query alone. Where the window covers the grid this is plain full attention.
+its queries; a constant mask marks the windows. All work is dense batched matrix
+products, over about (tile + window - 1)^2 keys per query, and no keys are copied for
+one query alone. Where the window covers the grid this is plain full attention.
 
 >>> query = key = value = jnp.ones((2, 8 * 8, 6, 64))  # [batch, node, head, feature]
 >>> neighborhood_attention(query, key, value, (8, 8), (3, 3)).shape
@@ -13,6 +13,7 @@ for one query alone. Where the window covers the grid this is plain full attenti
 
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +21,7 @@ import numpy as np
 from ncgn_jax.graphs.windows import AxisTiles, Grid, tile_axis
 
 _TILE = 4
-_HIDDEN = -1e9  # a logit that no softmax lets through
+_HIDDEN = -1e9  # a logit whose softmax is 0
 
 
 def neighborhood_attention(
@@ -30,7 +31,7 @@ def neighborhood_attention(
 
     out_i = sum_j softmax_j(q_i . k_j / sqrt(feature)) v_j over the j in window(i)
     (Hassani et al. 2023); windows are those of `graphs.windows`. Logits and softmax
-    are float32 if the inputs are less.
+    are at least float32.
 
     Args:
       query: [batch, node, head, feature], nodes row by row.
@@ -40,11 +41,12 @@ def neighborhood_attention(
       window: Keys that a token sees along height and width, at most all; static.
 
     Returns:
-      What each token hears, of the shape and type of `value`.
+      The result of each token, shape and type of `value`.
 
     Raises:
       ValueError: If the nodes do not fill the grid or a number is not positive.
     """
+    chex.assert_equal_shape([query, key, value])
     batch, num_nodes, heads, features = query.shape
     if num_nodes != grid[0] * grid[1]:
         raise ValueError(
@@ -81,8 +83,8 @@ def _key_blocks(x: jax.Array, rows: AxisTiles, columns: AxisTiles) -> jax.Array:
         num_tiles, tile = tiles.num_tiles, tiles.tile
         num_parts = -(-tiles.block // tile)
         x = _pad(x, axis, tiles.halo, (num_tiles + num_parts - 1) * tile)
-        # Part i of every block is the axis in tiles, shifted by i of them. Unlike a
-        # gather of blocks, this has no scatter in its gradient.
+        # Part i of every block is the tiled axis shifted by i tiles. Unlike a gather
+        # of blocks, this has no scatter in its gradient.
         shifted = [
             jax.lax.slice_in_dim(x, i * tile, (i + num_tiles) * tile, axis=axis)
             for i in range(num_parts)
@@ -94,7 +96,7 @@ def _key_blocks(x: jax.Array, rows: AxisTiles, columns: AxisTiles) -> jax.Array:
 
 
 def _pad(x: jax.Array, axis: int, low: int, size: int) -> jax.Array:
-    """Puts `low` zeros before an axis and fills it up to a size."""
+    """Pads an axis with `low` zeros before it and with zeros after it, to a size."""
     if x.shape[axis] == size:
         return x
     padding = [(0, 0)] * x.ndim
@@ -114,7 +116,7 @@ def _join_tiles(x: jax.Array) -> jax.Array:
 
 
 def _block_mask(rows: AxisTiles, columns: AxisTiles) -> np.ndarray | None:
-    """Returns which keys of its block a query sees, [1, 1, T, S, query, key]."""
+    """Returns a mask of the keys a query sees, [1, 1, T, S, query, key], or None."""
     if rows.mask.all() and columns.mask.all():
         return None
     mask = np.einsum("tik,sjl->tsijkl", rows.mask, columns.mask)
@@ -131,7 +133,7 @@ def _block_mask(rows: AxisTiles, columns: AxisTiles) -> np.ndarray | None:
 def _attend(
     query: jax.Array, key: jax.Array, value: jax.Array, mask: np.ndarray | None
 ) -> jax.Array:
-    """Attends within the last but one axis; all others are batch."""
+    """Attends over the last axis but one; all others are batch axes."""
     precise = jnp.promote_types(query.dtype, jnp.float32)
     logits = jnp.einsum(
         "bhtsqc,bhtskc->bhtsqk", query, key, preferred_element_type=precise

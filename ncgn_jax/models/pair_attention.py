@@ -1,10 +1,10 @@
-"""Attention over nodes with a feature for every pair of them.
+"""Attends over nodes with features for every pair of them.
 
-For graphs so small (molecules) that a dense [node, node] array costs little: pairs
-bias the attention, are updated from their nodes, and reason over triangles,
+This is for graphs so small (molecules) that a dense [node, node] array costs little.
+Pairs bias the attention, are updated from their nodes, and combine along triangles,
 p_ij += W sum_k a(p_ik) b(p_kj), as in the structure modules of protein folding
-(Jumper et al. 2021, algorithm 11; here without gates). Conditioning, such as time,
-enters by adaptive layer norms with gates that start closed (Peebles & Xie 2023).
+(Jumper et al. 2021, algorithm 11; here without gates). Conditions such as time enter
+through adaptive layer norms with gates that start closed (Peebles & Xie 2023).
 """
 
 import math
@@ -16,7 +16,9 @@ import jax.numpy as jnp
 from ncgn_jax.models.layers import Norm, layer_norm
 
 NUM_HEADS = 8
-_HIDDEN = -1e9  # a logit that no softmax lets through
+_HIDDEN = -1e9  # a logit whose softmax is 0
+_NUM_BUMPS = 12
+_REACH = 4.0
 
 
 def embed_time(t: jax.Array, width: int) -> jax.Array:
@@ -31,35 +33,33 @@ def embed_time(t: jax.Array, width: int) -> jax.Array:
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
 
 
-def radial_features(offsets: jax.Array, num: int = 12, reach: float = 4.0) -> jax.Array:
-    """Describes offsets by themselves and Gaussian bumps of their length.
+def radial_features(offsets: jax.Array) -> jax.Array:
+    """Returns offsets and 12 Gaussian bumps of their length, centred evenly on [0, 4].
 
     Args:
       offsets: [..., dim].
-      num: Number of bumps, centred evenly on [0, reach].
-      reach: Largest length told apart.
 
     Returns:
-      [..., dim + num].
+      [..., dim + 12].
     """
     squares = jnp.sum(offsets**2, axis=-1, keepdims=True)
     lengths = jnp.sqrt(squares + 1e-6)
-    centers = jnp.linspace(0.0, reach, num, dtype=offsets.dtype)
-    shape = (1,) * (offsets.ndim - 1) + (num,)
-    bumps = jnp.exp(-(((lengths - centers.reshape(shape)) * (num / reach)) ** 2))
+    centers = jnp.linspace(0.0, _REACH, _NUM_BUMPS, dtype=offsets.dtype)
+    distances = lengths - centers.reshape((1,) * (offsets.ndim - 1) + (_NUM_BUMPS,))
+    bumps = jnp.exp(-((distances * (_NUM_BUMPS / _REACH)) ** 2))
     return jnp.concatenate([offsets, bumps], axis=-1)
 
 
 class PairTransformer(nn.Module):
-    """Layers of pair-biased attention.
+    """A stack of layers of pair-biased attention.
 
     Attributes:
-      node_dim: Numbers predicted for each node.
-      pair_dim: Numbers predicted for each pair, symmetric in it; 0 for none.
+      node_dim: Values predicted per node.
+      pair_dim: Values predicted per pair, symmetric in its nodes; 0 for none.
       width: Features of nodes.
-      pair_width: Features of pairs; memory and time are mostly theirs.
-      num_layers: Layers.
-      num_heads: Heads; divides `width`.
+      pair_width: Features of pairs, which take most memory and time.
+      num_layers: Number of layers.
+      num_heads: Number of heads; divides `width`.
     """
 
     node_dim: int
@@ -87,7 +87,7 @@ class PairTransformer(nn.Module):
 
         Returns:
           Nodes [graph, node, node_dim] and pairs [graph, node, node, pair_dim] (None
-          if that is 0); what stands in padding has no meaning.
+          if that is 0); values in padding are meaningless.
         """
         h = nn.Dense(self.width, name="embed_nodes")(nodes)
         p = nn.Dense(self.pair_width, name="embed_pairs")(pairs)
@@ -105,8 +105,10 @@ class PairTransformer(nn.Module):
         p = nn.gelu(nn.Dense(2 * self.pair_width, name="pairs_hidden")(p))
         return out(h), nn.Dense(self.pair_dim, name="pairs")(p)
 
-    def _modulate(self, name, h, condition):
-        """Returns the normalised nodes and the gate of what is made of them."""
+    def _modulate(
+        self, name: str, h: jax.Array, condition: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array | float]:
+        """Returns the normalised nodes and the gate of their update."""
         width = h.shape[-1]
         if condition is None:
             return Norm("layer", name=f"{name}_norm")(h, train=False), 1.0
@@ -117,7 +119,14 @@ class PairTransformer(nn.Module):
         ones, zeros = jnp.ones(width, h.dtype), jnp.zeros(width, h.dtype)
         return layer_norm(h, ones, zeros) * (1.0 + scale) + shift, gate
 
-    def _attend(self, i, h, p, mask, condition):
+    def _attend(
+        self,
+        i: int,
+        h: jax.Array,
+        p: jax.Array,
+        mask: jax.Array,
+        condition: jax.Array | None,
+    ) -> jax.Array:
         heads = self.num_heads
         normed, gate = self._modulate(f"attention_{i}", h, condition)
         qkv = nn.Dense(3 * self.width, use_bias=False, name=f"qkv_{i}")(normed)
@@ -127,23 +136,27 @@ class PairTransformer(nn.Module):
         logits = logits + nn.Dense(heads, use_bias=False, name=f"bias_{i}")(p)
         logits = jnp.where(mask[:, None, :, None], logits, _HIDDEN)
         share = jax.nn.softmax(logits, axis=2)
-        heard = jnp.einsum("bijh,bjhc->bihc", share, v).reshape(h.shape)
-        # What the attended pairs say, which node values cannot carry.
-        told = jnp.einsum("bijh,bijc->bihc", share, p)
-        heard = jnp.concatenate([heard, told.reshape(*h.shape[:2], -1)], axis=-1)
-        return h + gate * nn.Dense(self.width, name=f"heard_{i}")(heard)
+        values = jnp.einsum("bijh,bjhc->bihc", share, v).reshape(h.shape)
+        # Features of the attended pairs, which node values cannot carry.
+        of_pairs = jnp.einsum("bijh,bijc->bihc", share, p)
+        values = jnp.concatenate([values, of_pairs.reshape(*h.shape[:2], -1)], axis=-1)
+        return h + gate * nn.Dense(self.width, name=f"heard_{i}")(values)
 
-    def _transform(self, i, h, condition):
+    def _transform(
+        self, i: int, h: jax.Array, condition: jax.Array | None
+    ) -> jax.Array:
         normed, gate = self._modulate(f"mlp_{i}", h, condition)
         hidden = nn.gelu(nn.Dense(2 * self.width, name=f"mlp_{i}_hidden")(normed))
         return h + gate * nn.Dense(self.width, name=f"mlp_{i}_out")(hidden)
 
-    def _update_pairs(self, i, h, p, mask):
+    def _update_pairs(
+        self, i: int, h: jax.Array, p: jax.Array, mask: jax.Array
+    ) -> jax.Array:
         width = self.pair_width
         normed = Norm("layer", name=f"pairs_{i}_norm")(p, train=False)
         ends = nn.Dense(2 * width, name=f"ends_{i}")(h)
         one, other = jnp.split(ends, 2, axis=-1)
-        # Triangles through a third node: every pair of paths i-k, k-j.
+        # Triangles through a third node k, from every pair of paths i-k, k-j.
         legs = nn.Dense(2 * width, name=f"legs_{i}")(normed)
         legs = jnp.where(mask[:, None, :, None], legs, 0.0)
         first, second = jnp.split(legs, 2, axis=-1)

@@ -1,10 +1,10 @@
-"""Images as tokens of any patch size, with one set of weights for all sizes.
+"""Turns images into tokens of any patch size, with one set of weights for all sizes.
 
-One base kernel is resized to every patch size (FlexiViT; Beyer et al. 2023): of all
-kernels for the smaller patch, the one whose tokens come nearest to those of the base
-kernel on the base patch. Positions are those of the patch centres in pixels, so that a
-place has the same embedding in every grid. Nodes of a grid are numbered row by row,
-and pixels of a patch too, with channels last.
+One base kernel is resized to every patch size (FlexiViT; Beyer et al. 2023), to the
+kernel whose tokens are closest to those of the base kernel on the base patch.
+Positions are those of the patch centres in pixels, so that a place has the same
+embedding in every grid. Nodes of a grid and pixels of a patch are numbered row by row,
+with channels last.
 
 >>> images = jnp.ones((2, 32, 32, 4))
 >>> embed = PatchEmbedding(features=96)
@@ -24,20 +24,22 @@ from ncgn_jax.graphs.grids import grid_of
 from ncgn_jax.graphs.windows import Grid
 
 _KEYS_CUBIC = -0.5  # Keys' parameter of the cubic kernel
+# Longest periods of rotary angles and of position features, over 2 pi, in pixels.
 _LONGEST_TURN = 100.0
-_LONGEST = 10_000.0  # period that position features approach, over 2 pi, in pixels
+_LONGEST = 10_000.0
 
 
 @functools.cache
 def resize_matrix(base: int, patch: int) -> np.ndarray:
     """Returns the matrix that resizes square patches, B with resized = B pixels.
 
-    Bicubic with antialiasing, separable: the Kronecker product of the matrix of one
-    axis with itself. Equal to `jax.image.resize(..., "cubic", antialias=True)`.
+    The resize is bicubic with antialiasing and separable, the Kronecker product of the
+    matrix of one axis with itself. It equals `jax.image.resize(..., "cubic",
+    antialias=True)`.
 
     Args:
-      base: Pixels a side before.
-      patch: Pixels a side after.
+      base: Pixels per side before.
+      patch: Pixels per side after.
 
     Returns:
       float64 [patch^2, base^2], read-only; pixels row by row.
@@ -57,8 +59,8 @@ def kernel_resize_matrix(base: int, patch: int) -> np.ndarray:
     x ~ N(0, I) (Beyer et al. 2023, section 3.4), B being `resize_matrix`.
 
     Args:
-      base: Pixels a side of the base kernel.
-      patch: Pixels a side of the kernel wanted.
+      base: Pixels per side of the base kernel.
+      patch: Pixels per side of the resized kernel.
 
     Returns:
       float64 [patch^2, base^2], read-only.
@@ -71,11 +73,11 @@ def kernel_resize_matrix(base: int, patch: int) -> np.ndarray:
 
 
 class PatchEmbedding(nn.Module):
-    """Maps square patches of any size to tokens, by one kernel.
+    """A map from square patches of any size to tokens, with one kernel.
 
     Attributes:
-      features: Numbers of a token.
-      base_patch: Pixels a side of the kernel that is learned.
+      features: Features per token.
+      base_patch: Pixels per side of the learned kernel.
     """
 
     features: int
@@ -87,7 +89,7 @@ class PatchEmbedding(nn.Module):
 
         Args:
           images: [batch, height, width, channel].
-          patch: Pixels a side of a patch; static.
+          patch: Pixels per side of a patch; static.
 
         Returns:
           Tokens, [batch, node, features].
@@ -96,7 +98,7 @@ class PatchEmbedding(nn.Module):
           ValueError: If the patch does not divide the image.
         """
         pixels, channels = self.base_patch**2, images.shape[-1]
-        # Xavier over all inputs of a token, then split into pixel and channel.
+        # Xavier over all inputs of a token, then split into pixels and channels.
         kernel = self.param(
             "kernel",
             nn.initializers.xavier_uniform(),
@@ -115,7 +117,7 @@ def patchify(images: jax.Array, patch: int) -> jax.Array:
 
     Args:
       images: [batch, height, width, channel].
-      patch: Pixels a side of a patch; static.
+      patch: Pixels per side of a patch; static.
 
     Returns:
       [batch, node, patch * patch * channel].
@@ -131,18 +133,18 @@ def patchify(images: jax.Array, patch: int) -> jax.Array:
 
 
 def unpatchify(tokens: jax.Array, grid: Grid, patch: int) -> jax.Array:
-    """Puts patches together into images, the inverse of `patchify`.
+    """Joins patches into images, the inverse of `patchify`.
 
     Args:
       tokens: [batch, node, patch * patch * channel].
       grid: Patches along height and width; static.
-      patch: Pixels a side of a patch; static.
+      patch: Pixels per side of a patch; static.
 
     Returns:
       [batch, height, width, channel].
 
     Raises:
-      ValueError: If the tokens do not fill the grid or are no whole patches.
+      ValueError: If the tokens do not fill the grid or are not whole patches.
     """
     batch, num_nodes, numbers = tokens.shape
     (rows, columns), channels = grid, numbers // patch**2
@@ -158,16 +160,17 @@ def unpatchify(tokens: jax.Array, grid: Grid, patch: int) -> jax.Array:
 
 @functools.cache
 def patch_positions(grid: Grid, patch: int, features: int) -> np.ndarray:
-    """Returns sines and cosines of where the centres of patches lie, in pixels.
+    """Returns sines and cosines of the centres of patches, in pixels.
 
-    A quarter of the features each: sin(y f_i), cos(y f_i), sin(x f_i), cos(x f_i) with
-    y, x = (index + 1/2) patch and f_i = 10000^(-i / quarter), as in transformers on
-    images (Dosovitskiy et al. 2021; Peebles and Xie 2023), there in units of patches.
+    They are sin(y f_i), cos(y f_i), sin(x f_i), cos(x f_i), a quarter of the features
+    each, with y, x = (index + 1/2) patch and f_i = 10000^(-i / quarter), as in
+    transformers on images (Dosovitskiy et al. 2021; Peebles and Xie 2023), which
+    measure in patches.
 
     Args:
       grid: Patches along height and width.
-      patch: Pixels a side of a patch.
-      features: Numbers for each position, a multiple of four.
+      patch: Pixels per side of a patch.
+      features: Features per position, a multiple of four.
 
     Returns:
       float32 [node, features], read-only.
@@ -189,17 +192,17 @@ def patch_positions(grid: Grid, patch: int, features: int) -> np.ndarray:
 
 @functools.cache
 def rotary_angles(grid: Grid, patch: int, features: int) -> np.ndarray:
-    """Returns by how much to turn queries and keys for where their patches lie.
+    """Returns the angles by which queries and keys turn with their patch's position.
 
-    y f_i, then x f_i, with y and x as in `patch_positions` and f_i = 100^(-i / n), n a
-    quarter of the features: waves of 6 pixels up to 600. Products of turned
-    queries and keys depend on distances in pixels alone, whatever the patches (RoPE,
-    Su et al. 2021, arXiv 2104.09864, on two axes).
+    They are y f_i, then x f_i, with y and x as in `patch_positions` and
+    f_i = 100^(-i / n), n a quarter of the features, so waves span 6 to 600 pixels.
+    Products of turned queries and keys depend on offsets in pixels alone, for any
+    patch size (RoPE, Su et al. 2021, arXiv 2104.09864, on two axes).
 
     Args:
       grid: Patches along height and width.
-      patch: Pixels a side of a patch.
-      features: Numbers of a query, a multiple of four.
+      patch: Pixels per side of a patch.
+      features: Features per query, a multiple of four.
 
     Returns:
       float32 [node, features / 2], read-only.
@@ -225,7 +228,7 @@ def rotate(values: jax.Array, angles: np.ndarray) -> jax.Array:
       angles: [node, feature / 2].
 
     Returns:
-      Shape and type of `values`, the same lengths; computed in float32.
+      Turned values, shape and type of `values`; computed in float32.
     """
     cos, sin = np.cos(angles)[None, :, None], np.sin(angles)[None, :, None]
     first, second = jnp.split(values.astype(jnp.float32), 2, axis=-1)
@@ -236,8 +239,8 @@ def rotate(values: jax.Array, angles: np.ndarray) -> jax.Array:
 def _resize_axis(base: int, patch: int) -> np.ndarray:
     """Returns the matrix [patch, base] that resizes one axis.
 
-    Sample i lies at (i + 1/2) base / patch - 1/2 and weighs pixels by Keys' cubic
-    kernel, stretched by base / patch where that is more than one; rows sum to one.
+    Sample i lies at (i + 1/2) base / patch - 1/2 and weights pixels by Keys' cubic
+    kernel, stretched by base / patch if that is above one; rows sum to one.
     """
     if base < 1 or patch < 1:
         raise ValueError(f"base and patch must be positive, found {base} and {patch}")
@@ -249,7 +252,7 @@ def _resize_axis(base: int, patch: int) -> np.ndarray:
 
 
 def _cubic(distances: np.ndarray) -> np.ndarray:
-    """Keys' kernel (1981) of distances that are not negative."""
+    """Returns Keys' kernel (1981) of nonnegative distances."""
     a, d = _KEYS_CUBIC, distances
     near = ((a + 2) * d - (a + 3)) * d**2 + 1
     far = a * (((d - 5) * d + 8) * d - 4)

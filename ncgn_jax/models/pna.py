@@ -1,14 +1,14 @@
-"""Principal neighbourhood aggregation on complete graphs of few nodes.
+"""Aggregates principal neighbourhoods on complete graphs of few nodes.
 
-(Corso et al. 2020, arXiv 2004.05718.) A node hears its neighbours through four
-aggregators (mean, minimum, maximum, standard deviation), each scaled in three ways by
-the node's degree d against the mean of log(d + 1) over the training graphs:
+(Corso et al. 2020, arXiv 2004.05718.) A node combines its neighbours with four
+aggregators (mean, minimum, maximum, standard deviation). Each is scaled in three ways
+by the node's degree d and delta, the mean of log(d + 1) over the training graphs:
 
   identity 1,  amplification log(d + 1) / delta,  attenuation delta / log(d + 1).
 
-Molecules have so few atoms that a batch is held as complete graphs, `connect_all`,
-whose edges are switched off by a mask: static shapes, and receivers in order, so that
-aggregation is a reshape.
+Molecules have so few atoms that a batch is held as complete graphs (`connect_all`) with
+a mask over edges. Shapes are static and receivers in order, so aggregation is a
+reshape.
 """
 
 import flax.linen as nn
@@ -23,14 +23,14 @@ _STD_EPSILON = 1e-5
 
 
 def connect_all(nodes: jax.Array, pairs: jax.Array) -> jraph.GraphsTuple:
-    """Returns graphs in which every node hears every node, itself included.
+    """Returns graphs in which every node receives from every node, itself included.
 
     Args:
       nodes: Features, [graph, node, feature].
       pairs: Features of edges, [graph, receiver, sender, feature].
 
     Returns:
-      A batch whose edges are sorted by receiver, `node` of them each.
+      A batch whose edges are sorted by receiver, `node` edges each.
     """
     num_graphs, n = nodes.shape[:2]
     first = n * np.arange(num_graphs, dtype=np.int32)[:, None, None]
@@ -50,15 +50,15 @@ def connect_all(nodes: jax.Array, pairs: jax.Array) -> jraph.GraphsTuple:
 def aggregate(
     messages: jax.Array, mask: jax.Array, mean_log_degree: float
 ) -> jax.Array:
-    """Joins the messages to each node by 4 aggregators times 3 scalers.
+    """Combines the messages to each node with 4 aggregators times 3 scalers.
 
     Args:
       messages: [receiver, sender, feature].
-      mask: Which edges there are, bool [receiver, sender].
-      mean_log_degree: delta, the mean of log(degree + 1) in training.
+      mask: True for real edges, bool [receiver, sender].
+      mean_log_degree: delta, the mean of log(degree + 1) over training graphs.
 
     Returns:
-      [receiver, 12 * feature]: scalers outside, aggregators inside. A node without
+      [receiver, 12 * feature], ordered by scaler, then by aggregator. A node without
       neighbours gets 0 (its standard deviation is the square root of 1e-5).
     """
     there = mask[:, :, None]
@@ -71,13 +71,13 @@ def aggregate(
     high = jnp.max(jnp.where(there, messages, -jnp.inf), axis=1)
     low, high = (jnp.where(degree > 0, ends, 0.0) for ends in (low, high))
     joined = jnp.concatenate([mean, low, high, std], axis=1)
-    # A lonely node is scaled as one of degree 1; log(1) would divide by 0.
+    # A node of degree 0 is scaled like one of degree 1, because log(1) divides by 0.
     relative = jnp.log(count + 1.0) / mean_log_degree
     return jnp.concatenate([joined, joined * relative, joined / relative], axis=1)
 
 
 class PNALayer(nn.Module):
-    """One step of message passing: linear messages, 12 aggregates, linear update.
+    """A step of message passing: linear messages, 12 aggregates, linear update.
 
     Attributes:
       features: Width of messages and output.
@@ -91,12 +91,12 @@ class PNALayer(nn.Module):
     def __call__(
         self, graph: jraph.GraphsTuple, edge_mask: jax.Array
     ) -> jraph.GraphsTuple:
-        """Updates the nodes; `edge_mask` [edge] tells which edges there are."""
+        """Updates the nodes; `edge_mask` [edge] is True for real edges."""
         num_nodes = graph.nodes.shape[0]
         mask = edge_mask.reshape(num_nodes, -1)
 
-        # The linear map of [receiver, sender, edge], taken apart: what depends on one
-        # node is computed once a node, not once an edge.
+        # The linear map of [receiver, sender, edge] is split, so that terms of one node
+        # are computed per node and not per edge.
         send = nn.Dense(self.features, use_bias=False, name="send")(graph.nodes)
         receive = nn.Dense(self.features, name="receive")(graph.nodes)
 
@@ -123,16 +123,16 @@ class PNALayer(nn.Module):
 
 
 class PNA(nn.Module):
-    """Layers of PNA with ReLU between them.
+    """A stack of PNA layers with ReLU between them.
 
     Attributes:
       width: Features of the inner layers.
-      out_dim: Features of the last.
-      num_layers: Layers, at least 1.
+      out_dim: Features of the last layer.
+      num_layers: Number of layers, at least 1.
       mean_log_degree: See `aggregate`.
-      residual: Adds each inner layer's input to its output where widths agree, and
-        normalises the sum over its features: sums over neighbours grow from layer to
-        layer otherwise, until what reads them saturates.
+      residual: Whether each inner layer's input is added to its output where widths
+        agree and the sum is normalised over its features. Without it sums over
+        neighbours grow from layer to layer until later layers saturate.
     """
 
     width: int
@@ -150,7 +150,7 @@ class PNA(nn.Module):
         Args:
           nodes: Features of nodes.
           pairs: Features of edges, [graph, receiver, sender, feature].
-          pair_mask: Which edges there are, bool [graph, receiver, sender].
+          pair_mask: True for real edges, bool [graph, receiver, sender].
         """
         graph, edge_mask = connect_all(nodes, pairs), pair_mask.reshape(-1)
         for i in range(self.num_layers):

@@ -1,31 +1,40 @@
-"""Backward passes that compute a part again instead of keeping what it computed.
+"""Recomputes parts of a network in the backward pass instead of keeping their results.
 
-`jax.checkpoint` does that too, but nothing tells the compiler *when*: XLA may compute
-all parts again at the outset, and on a CPU it does, and keep as much as without. Here a
-part is computed again within a branch that takes the gradient of its output, and so
-when its turn comes and not before.
+`jax.checkpoint` does that too, but does not determine *when*. XLA may recompute all
+parts at the start, which it does on a CPU, and then keeps as much memory as without.
+Here a part is recomputed inside a branch that takes the gradient of its output, so it
+runs only when that gradient is there.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.core import lift
 
+R = TypeVar("R")
 
-def compute_again(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a function whose gradient keeps its arguments only.
 
-    Reverse mode alone; what `fn` closes over is taken as constant.
+def compute_again(fn: Callable[..., R]) -> Callable[..., R]:
+    """Returns `fn` with a gradient that keeps only the arguments.
+
+    It supports reverse mode only, and values that `fn` closes over are constants.
+
+    Args:
+      fn: Function of arrays.
     """
     return partial(_compute_again, fn)
 
 
-def compute_module_again(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Does the same for fn(module, *arrays), parameters and statistics included."""
+def compute_module_again(fn: Callable[..., R]) -> Callable[..., R]:
+    """Does the same for fn(module, *arrays), with parameters and statistics.
+
+    Args:
+      fn: Function of a module and arrays.
+    """
     return nn.transforms.lift_transform(_lifted, fn)
 
 
@@ -47,7 +56,7 @@ def _backward(fn, args, cotangent):
         given = iter(floats)
         every = zip(leaves, is_float, strict=True)
         mixed = [next(given) if chosen else leaf for leaf, chosen in every]
-        return fn(*tree.unflatten(mixed))
+        return fn(*jax.tree.unflatten(tree, mixed))
 
     def compute(floats, cotangent):
         return jax.vjp(run, floats)[1](cotangent)[0]
@@ -56,18 +65,19 @@ def _backward(fn, args, cotangent):
         del cotangent
         return jax.tree.map(jnp.zeros_like, floats)
 
-    # Always below 2, but the compiler cannot know: all that `compute` makes lives
-    # within a branch, which is entered once its arguments are there.
+    # Always true, but the compiler cannot know. All results of `compute` stay inside a
+    # branch, which starts once its arguments are there.
     always = jax.lax.rng_uniform(0.0, 1.0, ()) < 2.0
     gradients = iter(jax.lax.cond(always, compute, skip, floats, cotangent))
-    return tree.unflatten([next(gradients) if chosen else None for chosen in is_float])
+    every = [next(gradients) if chosen else None for chosen in is_float]
+    return jax.tree.unflatten(tree, every)
 
 
 _compute_again.defvjp(_forward, _backward)
 
 
 def _lifted(fn):
-    """As `flax.core.lift.checkpoint`, for modules without random numbers."""
+    """Does the same as `flax.core.lift.checkpoint`, without random numbers."""
 
     def inner(scope_fn, repack_fn, variable_groups, rng_groups, *args):
         def run(variable_groups, *args):

@@ -1,4 +1,4 @@
-"""First stage of the molecule task: the autoencoder, also a task by itself.
+"""Trains and evaluates the autoencoder of molecules, their first stage.
 
     python -m ncgn_jax.main --config=configs/molecule_autoencoder.py
 
@@ -8,17 +8,14 @@ are drawn in the second stage.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from ncgn_jax.data.batches import batch_indices
 from ncgn_jax.faults import Faults
 from ncgn_jax.metrics.table import Column, Row
-from ncgn_jax.molecules.autoencoder import divergence, reconstruction_loss
 from ncgn_jax.molecules.codec import (
     MoleculeCodec,
     Variables,
@@ -26,12 +23,14 @@ from ncgn_jax.molecules.codec import (
     make_batch,
 )
 from ncgn_jax.molecules.config import (
-    default_autoencoder_config,
-    validate_autoencoder,
+    AUTOENCODER_FIELDS,
+    AUTOENCODER_NAME,
+    check_autoencoder,
+    make_codec,
 )
 from ncgn_jax.molecules.load import load_dataset
 from ncgn_jax.molecules.sets import MoleculeDataset, MoleculeSet
-from ncgn_jax.parallel import AXIS
+from ncgn_jax.tasks import Arrays, Task, Tree
 from ncgn_jax.tasks.bucketed import row_keys
 
 COLUMNS = (
@@ -44,41 +43,33 @@ COLUMNS = (
 )
 
 
-def default_config() -> ConfigDict:
-    """Returns every field of the task with its default."""
-    return default_autoencoder_config()
+class AutoencoderTask(Task[MoleculeDataset]):
+    """Joins the autoencoder of molecules with its data."""
 
-
-def validate(config: ConfigDict, faults: Faults) -> None:
-    """Checks the task's own fields."""
-    validate_autoencoder(config, faults)
-
-
-def make_task(config: ConfigDict) -> "AutoencoderTask":
-    """Loads the data and builds the task."""
-    return AutoencoderTask(config, load_dataset(config))
-
-
-class AutoencoderTask:
-    """Encoder and decoder, their loss and their reconstructions; see `tasks.Task`."""
-
-    columns: tuple[Column, ...] = COLUMNS
+    name = AUTOENCODER_NAME
+    fields = AUTOENCODER_FIELDS
+    columns = COLUMNS
     bucket_names = ("all",)
 
-    def __init__(self, config: ConfigDict, dataset: MoleculeDataset):
-        self.config = config
-        self.dataset = dataset
-        self.codec = MoleculeCodec(config, dataset.train)
+    def __init__(self, config: ConfigDict, dataset: MoleculeDataset) -> None:
+        super().__init__(config, dataset)
+        self.codec = make_codec(config, dataset.train)
+
+    @classmethod
+    def check(cls, config: ConfigDict, faults: Faults) -> None:
+        """Checks what holds between fields."""
+        check_autoencoder(config, faults)
+
+    @classmethod
+    def load_dataset(cls, config: ConfigDict) -> MoleculeDataset:
+        """Loads the molecules of a configuration."""
+        return load_dataset(config)
 
     def describe(self) -> list[str]:
-        """Says in a few lines which data and model are used."""
-        return [f"data: {self.dataset.source}", describe_autoencoder(self.config)]
+        """Describes data and model in a few lines."""
+        return [f"data: {self.dataset.source}", self.codec.settings.describe()]
 
-    def first_stage(self) -> None:
-        """Returns what must be trained before: nothing."""
-        return
-
-    def init(self, rng: jax.Array) -> tuple[Any, Any]:
+    def init(self, rng: jax.Array) -> tuple[Tree, Tree]:
         """Returns initial parameters and statistics."""
         variables = self.codec.init(rng)
         return variables.pop("params"), variables
@@ -91,31 +82,15 @@ class AutoencoderTask:
         return {**make_batch(train, index), "row": row}
 
     def loss(
-        self, params: Any, model_state: Any, batch: dict[str, jax.Array], rng: jax.Array
-    ) -> tuple[jax.Array, tuple[Any, jax.Array]]:
-        """Returns a device's mean loss an atom, statistics, and the loss again."""
-        molecules = as_molecules(batch)
+        self, params: Tree, model_state: Tree, batch: Tree, rng: jax.Array
+    ) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
+        """Returns a device's mean loss per atom, statistics, and the loss again."""
         keys = row_keys(rng, batch["row"], 2)
-        (mean, std), state = self.codec.encoder(AXIS).apply(
-            {"params": params["encoder"], **model_state},
-            molecules,
-            keys[:, 0],
-            train=True,
-            mutable=["batch_stats"],
-        )
-        latents = self.codec.add_noise(mean, std, molecules.mask, keys[:, 1])
-        logits = self.codec.decoder().apply(
-            {"params": params["decoder"]}, latents, molecules.mask, molecules
-        )
-        loss = reconstruction_loss(molecules, *logits)
-        if self.config.autoencoder.variational:
-            weight = self.config.autoencoder.divergence_weight
-            loss = loss + weight * divergence(mean, std, molecules.mask)
-        loss = jnp.mean(loss) / self.codec.max_atoms
-        return loss, (dict(state), loss[None])
+        loss, state = self.codec.loss(params, model_state, as_molecules(batch), keys)
+        return loss, (state, loss[None])
 
     def sample(
-        self, params: Any, model_state: Any, num_samples: int, seed: int
+        self, params: Tree, model_state: Tree, num_samples: int, seed: int
     ) -> dict[str, np.ndarray]:
         """Decodes the first test molecules from their latents.
 
@@ -128,9 +103,16 @@ class AutoencoderTask:
         variance = model_state["batch_stats"]["standardise"]["var"]
         return {**found, "variance": np.asarray(variance)}
 
-    def evaluate(
-        self, samples: dict[str, dict[str, np.ndarray]]
-    ) -> tuple[dict[str, Row], dict[str, object]]:
+    def caption(self) -> dict[str, object]:
+        """States what the table is measured on."""
+        count = min(self.config.sample.num_samples, len(self.dataset.test))
+        return {
+            "data_set": self.dataset.name,
+            "split": "test",
+            "sizes": f"{count} molecules",
+        }
+
+    def evaluate(self, samples: Mapping[str, Arrays]) -> dict[str, Row]:
         """Compares reconstructions with the test molecules."""
         test = self.dataset.test
         rows = {}
@@ -140,32 +122,16 @@ class AutoencoderTask:
                 "variance": float(arrays["variance"].mean()),
                 "dimensions": participation_ratio(arrays["latents"][mask]),
             }
-        count = max(len(arrays["atoms"]) for arrays in samples.values())
-        meta = {
-            "data_set": self.dataset.name,
-            "split": "test",
-            "sizes": f"{count} molecules",
-        }
-        return rows, meta
+        return rows
 
     def draw(
-        self, params: Any, model_state: Any, samples: Any, folder: str | Path
+        self, params: Tree, model_state: Tree, samples: Arrays, folder: Path
     ) -> list[Path]:
         """Saves a picture of the latents."""
         from ncgn_jax.molecules.pictures import draw_latent_space
 
         variables = {"params": params, **model_state}
-        return [draw_latent_space(self.codec, variables, self.dataset, Path(folder))]
-
-
-def describe_autoencoder(config: ConfigDict) -> str:
-    """Says in a line which autoencoder is used."""
-    own = config.autoencoder
-    symmetry = f", told apart by {own.symmetry}" if own.encoder == "pna" else ""
-    return (
-        f"autoencoder: {own.encoder} encoder{symmetry}, {own.latent_dim} + "
-        f"{own.type_dim} numbers an atom, {own.decoder} decoder, {own.bonds} bonds"
-    )
+        return [draw_latent_space(self.codec, variables, self.dataset, folder)]
 
 
 def reconstruct(

@@ -1,12 +1,12 @@
-"""The autoencoder of molecules as both tasks use it: build, encode, decode."""
+"""Builds, encodes and decodes with the autoencoder, for both tasks of molecules."""
 
+import dataclasses
 import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from ncgn_jax.molecules.autoencoder import (
     Decoder,
@@ -14,40 +14,86 @@ from ncgn_jax.molecules.autoencoder import (
     LatentSizes,
     MoleculeBatch,
     center,
+    divergence,
+    reconstruction_loss,
 )
 from ncgn_jax.molecules.bond_decoding import argmax_bonds, valency_aware_bonds
 from ncgn_jax.molecules.process import masked_noise
 from ncgn_jax.molecules.sets import MoleculeSet, max_valences
-from ncgn_jax.parallel import map_over_devices
-from ncgn_jax.tasks.bucketed import row_keys, sample_chunks
+from ncgn_jax.parallel import AXIS, map_over_devices
+from ncgn_jax.tasks.bucketed import row_keys
+from ncgn_jax.tasks.sampling import sample_chunks
 
 Variables = dict[str, Any]
 
 
-class MoleculeCodec:
-    """Encoder and decoder of a configuration, for molecules of known classes.
+@dataclasses.dataclass(frozen=True)
+class CodecSettings:
+    """The size and kind of the autoencoder; see `molecules.autoencoder`.
 
     Attributes:
+      encoder: One of `ENCODERS`.
+      symmetry: How the encoder tells equal atoms apart, one of `SYMMETRIES`.
+      decoder: One of `DECODERS`.
+      bonds: One of `BOND_HEADS`.
       sizes: Widths.
-      num_classes: Atom classes.
-      max_atoms: Atoms that molecules are padded to.
+      noise_floor: Least deviation of a latent, in deviations over the training set.
+      variational: Whether the deviations are learned.
+      divergence_weight: Weight of the divergence from the prior.
+      centered: Whether the placing numbers of a molecule have mean 0.
     """
 
-    def __init__(self, config: ConfigDict, molecules: MoleculeSet):
-        self._fields = config.autoencoder
-        own = self._fields
-        self.sizes = LatentSizes(
-            own.latent_dim, own.type_dim, own.width, own.pair_width, own.num_layers
+    encoder: str
+    symmetry: str
+    decoder: str
+    bonds: str
+    sizes: LatentSizes
+    noise_floor: float
+    variational: bool
+    divergence_weight: float
+    centered: bool
+
+    def describe(self) -> str:
+        """Describes the autoencoder in a line."""
+        by = f", equal atoms told apart by {self.symmetry}"
+        return (
+            f"autoencoder: {self.encoder} encoder{by * (self.encoder == 'pna')}, "
+            f"{self.sizes.latent_dim} + {self.sizes.type_dim} numbers per atom, "
+            f"{self.decoder} decoder, {self.bonds} bonds"
         )
-        self.num_classes = len(molecules.classes)
-        self.max_atoms = molecules.atoms.shape[1]
-        self._mean_log_degree = mean_log_degree(molecules)
-        self._max_valences = max_valences(molecules.classes)
-        self._batch_size = config.sample.batch_size
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MoleculeCodec:
+    """Encoder and decoder of molecules of known atom classes.
+
+    Attributes:
+      settings: Size and kind.
+      classes: Atom classes, in the order of the decoder's logits.
+      max_atoms: Atoms that molecules are padded to.
+      mean_log_degree: Mean of log(degree + 1) over the training atoms.
+      batch_size: Most molecules in a call, over all devices.
+    """
+
+    settings: CodecSettings
+    classes: tuple[str, ...]
+    max_atoms: int
+    mean_log_degree: float
+    batch_size: int
+
+    @property
+    def sizes(self) -> LatentSizes:
+        """Widths."""
+        return self.settings.sizes
+
+    @property
+    def num_classes(self) -> int:
+        """Number of atom classes."""
+        return len(self.classes)
 
     def encoder(self, axis_name: str | None = None) -> Encoder:
         """Returns the encoder; `axis_name` joins its statistics over devices."""
-        own = self._fields
+        own = self.settings
         return Encoder(
             self.num_classes,
             self.sizes,
@@ -56,14 +102,46 @@ class MoleculeCodec:
             own.noise_floor,
             own.variational,
             own.centered,
-            self._mean_log_degree,
+            self.mean_log_degree,
             axis_name,
         )
 
     def decoder(self) -> Decoder:
         """Returns the decoder."""
-        own = self._fields
+        own = self.settings
         return Decoder(self.num_classes, self.sizes, own.decoder, own.bonds)
+
+    def loss(
+        self,
+        params: Any,
+        model_state: Any,
+        molecules: MoleculeBatch,
+        keys: jax.Array,
+    ) -> tuple[jax.Array, Any]:
+        """Returns a device's mean loss per atom, and new statistics.
+
+        Args:
+          params: Of encoder and decoder.
+          model_state: Statistics of the encoder.
+          molecules: A batch.
+          keys: Two keys per molecule, [molecule, 2].
+        """
+        (mean, std), state = self.encoder(AXIS).apply(
+            {"params": params["encoder"], **model_state},
+            molecules,
+            keys[:, 0],
+            train=True,
+            mutable=["batch_stats"],
+        )
+        latents = self.add_noise(mean, std, molecules.mask, keys[:, 1])
+        logits = self.decoder().apply(
+            {"params": params["decoder"]}, latents, molecules.mask, molecules
+        )
+        loss = reconstruction_loss(molecules, *logits)
+        if self.settings.variational:
+            weight = self.settings.divergence_weight
+            loss = loss + weight * divergence(mean, std, molecules.mask)
+        return jnp.mean(loss) / self.max_atoms, dict(state)
 
     def init(self, rng: jax.Array) -> Variables:
         """Returns initial variables: `params` and `batch_stats`."""
@@ -116,7 +194,7 @@ class MoleculeCodec:
 
     def center(self, values: jax.Array, mask: jax.Array) -> jax.Array:
         """Moves the mean of the placing numbers to 0, if the autoencoder is centred."""
-        if not self._fields.centered:
+        if not self.settings.centered:
             return values
         return center(values, mask, self.sizes.latent_dim)
 
@@ -155,7 +233,7 @@ class MoleculeCodec:
         """
         found: dict[str, list[np.ndarray]] = {}
         count = len(latents)
-        for rows in sample_chunks(count, self._batch_size):
+        for rows in sample_chunks(count, self.batch_size):
             keep = count - rows[0]
             logits = self._decode_rows(latents[rows], mask[rows], variables)
             atom_logits, bond_logits = (np.asarray(part)[:keep] for part in logits)
@@ -165,7 +243,7 @@ class MoleculeCodec:
                 "atoms": atoms,
                 "bonds": argmax_bonds(bond_logits, own),
                 "bonds_valency": valency_aware_bonds(
-                    bond_logits, atoms, self._max_valences, own
+                    bond_logits, atoms, max_valences(self.classes), own
                 ),
             }
             for name, part in parts.items():
@@ -194,7 +272,7 @@ class MoleculeCodec:
         """
         count, parts = min(num, len(molecules)), []
         rng = jax.random.key(seed)
-        for rows in sample_chunks(count, self._batch_size):
+        for rows in sample_chunks(count, self.batch_size):
             keys = row_keys(rng, rows, 2)
             batch = make_batch(molecules, rows)
             latents = self._encode_rows(batch, keys, variables, np.float32(share))

@@ -1,157 +1,319 @@
-"""Fields of the molecule task and of its first stage: defaults and checks."""
+"""Declares the fields of molecules and of their first stage, and makes their models."""
 
-from ml_collections import ConfigDict, config_dict
+import numpy as np
+from ml_collections import ConfigDict
 
-from ncgn_jax.faults import Faults, is_type
+from ncgn_jax import fields
+from ncgn_jax.faults import DataError, Faults, is_type
+from ncgn_jax.fields import Check, Field, number, one_of, whole, with_defaults
 from ncgn_jax.models.pair_attention import NUM_HEADS
 from ncgn_jax.molecules.autoencoder import (
     BOND_HEADS,
     DECODERS,
     ENCODERS,
     SYMMETRIES,
+    LatentSizes,
 )
+from ncgn_jax.molecules.codec import CodecSettings, MoleculeCodec, mean_log_degree
 from ncgn_jax.molecules.denoiser import NETWORKS
+from ncgn_jax.molecules.model import (
+    NUM_TIME_BINS,
+    SELF_CONDITIONINGS,
+    Conditions,
+    DenoiserSettings,
+    MoleculeModel,
+)
+from ncgn_jax.molecules.process import TIMES, LatentProcess, TrainingTimes
+from ncgn_jax.molecules.sets import MoleculeSet
 from ncgn_jax.parallel import num_devices
-from ncgn_jax.process.blurring import BLURS, HEAT_KINDS
-from ncgn_jax.tasks.settings import OPTIMIZERS, WEIGHTS, base_config
+from ncgn_jax.process import Schedule, make_schedule
+from ncgn_jax.process.blurring import BLURS, HEAT_KINDS, make_blur, still_schedule
+from ncgn_jax.tasks.settings import (
+    BASE_FIELDS,
+    CACHE_DIR,
+    GUIDANCE,
+    NUM_LAYERS,
+    OPTIMIZERS,
+    PATH,
+    WIDTH,
+    check_base,
+    check_guidance,
+    make_objective,
+)
 
+NAME = "molecules"
+AUTOENCODER_NAME = "molecule_autoencoder"
 SOURCES = ("auto", "qm9", "sample", "file")
 INVALID = ("skip", "stop")
 PRIORS = ("noise", "train")
 # Fields of the autoencoder that are those of `train` when it is a task by itself.
 _TRAIN_FIELDS = ("num_steps", "batch_size", "optimizer", "learning_rate")
-SELF_CONDITIONINGS = ("none", "latents", "decoded")
-TIMES = ("uniform", "logit_normal")
 # Grids that need noise to change.
 _NOISE_GRIDS = ("log_snr", "edm", "dilated_vp", "dilated_ve")
-# Times of a batch are spread over this many equally likely parts of [0, 1].
-NUM_TIME_BINS = 4
+
+_DATA_FIELDS = (
+    Field(
+        "data.source",
+        "auto",
+        "Where molecules come from; auto takes data.path, else an installed QM9, else "
+        "the molecules that come with the package.",
+        one_of(SOURCES),
+    ),
+    PATH,
+    Field(
+        "data.max_atoms",
+        9,
+        "Atoms that molecules of a file may have; QM9 has 9.",
+        whole(2, 64),
+    ),
+    Field(
+        "data.invalid",
+        "skip",
+        "What to do with lines of a file that are no molecules.",
+        one_of(INVALID),
+    ),
+    Field("data.smiles_column", None, "Column of a table that holds SMILES.", kind=str),
+    Field("data.properties", (), "Columns of a file to read as numbers.", items=str),
+    Field(
+        "data.num_train", 100_000, "Training molecules, if there are as many.", whole()
+    ),
+    Field("data.num_validation", 20_000, "Validation molecules, likewise.", whole()),
+    CACHE_DIR,
+)
+_CODEC_FIELDS = (
+    Field("autoencoder.encoder", "residual", "Encoder.", one_of(ENCODERS)),
+    Field(
+        "autoencoder.symmetry",
+        "depiction",
+        "How the encoder tells equal atoms apart.",
+        one_of(SYMMETRIES),
+    ),
+    Field("autoencoder.decoder", "attention", "Decoder.", one_of(DECODERS)),
+    Field(
+        "autoencoder.bonds",
+        "joint",
+        "Decide bonds and orders together, or by networks of their own.",
+        one_of(BOND_HEADS),
+    ),
+    Field("autoencoder.latent_dim", 2, "Numbers that place an atom.", whole()),
+    Field("autoencoder.type_dim", 2, "Numbers beside them for what it is.", whole(0)),
+    Field(
+        "autoencoder.noise_floor",
+        0.1,
+        "Least deviation of a latent, in deviations over the training set.",
+        number(0, without_ends=True),
+    ),
+    Field("autoencoder.variational", False, "Learn the deviations."),
+    Field(
+        "autoencoder.divergence_weight",
+        1e-3,
+        "Weight of the divergence from the prior, if variational.",
+        number(0),
+    ),
+    Field(
+        "autoencoder.centered",
+        True,
+        "Move the mean of a molecule's placing numbers to 0.",
+    ),
+    Field("autoencoder.width", 64, "Hidden features.", whole()),
+    Field("autoencoder.pair_width", 16, "Features of pairs of atoms.", whole()),
+    Field("autoencoder.num_layers", 3, "Layers of encoder and decoder.", whole()),
+)
+_STAGE_FIELDS = (
+    Field("autoencoder.num_steps", 3000, "Training steps of the first stage.", whole()),
+    Field(
+        "autoencoder.batch_size",
+        128,
+        "Rows of its batch, over all devices; a multiple of them.",
+        whole(),
+    ),
+    Field("autoencoder.optimizer", "adam", "Its optimiser.", one_of(OPTIMIZERS)),
+    Field(
+        "autoencoder.learning_rate",
+        2e-3,
+        "Its learning rate.",
+        number(0, without_ends=True),
+    ),
+)
+FIELDS = with_defaults(
+    (
+        *_DATA_FIELDS,
+        *_CODEC_FIELDS,
+        *_STAGE_FIELDS,
+        *BASE_FIELDS,
+        GUIDANCE,
+        Field(
+            "process.chain_steps",
+            0,
+            "Steps of a discrete chain; 0 for the schedule's own.",
+            whole(0),
+        ),
+        Field(
+            "process.rescale_betas",
+            False,
+            "Let betas grow as steps get fewer, so that the chain ends in noise.",
+        ),
+        Field(
+            "process.heat",
+            "none",
+            "Heat that blurs latents beside the noise.",
+            one_of(("none", *HEAT_KINDS)),
+        ),
+        Field("process.blur", "sine", "How heat spreads over time.", one_of(BLURS)),
+        Field(
+            "process.max_blur",
+            3.0,
+            "How far heat spreads, in bonds.",
+            number(0, without_ends=True),
+        ),
+        Field(
+            "process.min_blur",
+            0.5,
+            "First spread of the blur `levels`, in bonds.",
+            number(0, without_ends=True),
+        ),
+        Field(
+            "process.still_noise",
+            None,
+            "Noise that heat alone is given, in place of the schedule.",
+            number(0, without_ends=True),
+            float,
+        ),
+        Field(
+            "process.latent_noise",
+            1.0,
+            "Share of a latent's deviation that is added when it is learned.",
+            number(0, 1),
+        ),
+        Field(
+            "process.times",
+            "uniform",
+            "Where training times lie.",
+            one_of(TIMES),
+        ),
+        Field(
+            "process.time_center",
+            0.5,
+            "Median of logit-normal times.",
+            number(0, 1, without_ends=True),
+        ),
+        Field(
+            "process.time_spread",
+            1.0,
+            "Deviation of the logits of logit-normal times.",
+            number(0, without_ends=True),
+        ),
+        Field("model.network", "attention", "Denoising network.", one_of(NETWORKS)),
+        WIDTH,
+        Field("model.pair_width", 16, "Features of pairs of atoms.", whole()),
+        NUM_LAYERS,
+        Field(
+            "model.self_conditioning",
+            "none",
+            "What the network reads of its guess of the step before: its latents, or "
+            "these decoded as well. Half of the training goes without.",
+            one_of(SELF_CONDITIONINGS),
+        ),
+        Field(
+            "model.conditions",
+            (),
+            "Properties of the data that generation is conditioned on.",
+            items=str,
+        ),
+        Field(
+            "model.condition_dropout",
+            0.1,
+            "Share of training rows whose condition is hidden, for guidance.",
+            number(0, 1),
+        ),
+        Field(
+            "sample.prior",
+            "noise",
+            "Where sampling starts: noise, or blurred and noised training molecules.",
+            one_of(PRIORS),
+        ),
+        Field(
+            "sample.num_published",
+            1000,
+            "Molecules by the published protocol: 2 to 8 atoms, equally often.",
+            whole(0),
+        ),
+        Field(
+            "sample.num_reconstructed",
+            1000,
+            "Test molecules decoded from their latents.",
+            whole(0),
+        ),
+        Field(
+            "sample.condition_values",
+            (),
+            "A number for each of model.conditions; () for none.",
+            Check(lambda value: all(is_type(item, float) for item in value), "numbers"),
+        ),
+        Field(
+            "sample.guess_guidance",
+            0.0,
+            "How far predictions move beyond those without the guess of "
+            "model.self_conditioning.",
+            number(0),
+        ),
+        Field(
+            "evaluate.max_reference",
+            5000,
+            "Most test molecules of Frechet distances.",
+            whole(),
+        ),
+    ),
+    {
+        "model.width": 96,
+        "model.num_layers": 5,
+        "sample.num_samples": 1000,
+        "sample.batch_size": 500,
+        "evaluate.weights": ("ema",),
+    },
+)
+AUTOENCODER_FIELDS = with_defaults(
+    (*_DATA_FIELDS, *_CODEC_FIELDS, *BASE_FIELDS),
+    {
+        "sample.num_samples": 1000,
+        "sample.batch_size": 500,
+        "evaluate.weights": ("ema",),
+        **{
+            f"train.{row.name.rpartition('.')[2]}": row.default for row in _STAGE_FIELDS
+        },
+    },
+)
 
 
 def default_config() -> ConfigDict:
-    """Returns every field of the task with its default."""
-    config = base_config()
-    config.task = "molecules"
-    config.data = _data_config()
-    # The first stage; what is trained here is frozen afterwards.
-    config.autoencoder = ConfigDict(
-        {
-            "encoder": "residual",
-            "symmetry": "depiction",
-            "decoder": "attention",
-            "bonds": "joint",
-            "latent_dim": 2,
-            "type_dim": 2,
-            # Least deviation of a latent, in units of that over the training set.
-            "noise_floor": 0.1,
-            "variational": False,
-            "divergence_weight": 1e-3,
-            # Moves the mean of the first `latent_dim` numbers of a molecule to 0.
-            "centered": True,
-            "width": 64,
-            "pair_width": 16,
-            "num_layers": 3,
-            "num_steps": 3000,
-            "batch_size": 128,
-            "optimizer": "adam",
-            "learning_rate": 2e-3,
-        }
-    )
-    config.model = ConfigDict(
-        {
-            "network": "attention",
-            "width": 96,
-            "pair_width": 16,
-            "num_layers": 5,
-            # What it reads of its guess of the step before: `none`, its `latents`, or
-            # these `decoded` as well; half of the training goes without.
-            "self_conditioning": "none",
-            # Properties of the data that generation is conditioned on.
-            "conditions": (),
-            "condition_dropout": 0.1,
-        }
-    )
-    config.process.update(
-        {
-            # Discrete chains: steps (0 for the schedule's own), and whether betas grow
-            # as steps get fewer, so that the chain ends in noise all the same.
-            "chain_steps": 0,
-            "rescale_betas": False,
-            "heat": "none",
-            "blur": "sine",
-            "max_blur": 3.0,
-            "min_blur": 0.5,
-            # Noise that heat alone is given, in place of the schedule.
-            "still_noise": config_dict.placeholder(float),
-            # How much of the deviation of a latent is added when it is learned.
-            "latent_noise": 1.0,
-            # Where training times lie: `uniform`, or `logit_normal` with a median and
-            # a deviation of their logits.
-            "times": "uniform",
-            "time_center": 0.5,
-            "time_spread": 1.0,
-        }
-    )
-    config.sample.update(
-        {
-            "num_samples": 1000,
-            "batch_size": 500,
-            "prior": "noise",
-            # Molecules by the published protocol: 2 to 8 atoms, equally often.
-            "num_published": 1000,
-            "num_reconstructed": 1000,
-            "condition_values": (),
-            "guidance": 0.0,
-            # How far predictions are moved on from those made without the guess that
-            # `model.self_conditioning` reads, to those made with it and beyond.
-            "guess_guidance": 0.0,
-        }
-    )
-    config.evaluate = ConfigDict({"weights": ("ema",), "max_reference": 5000})
-    return config
+    """Returns every field with its default."""
+    return fields.default_config(NAME, FIELDS)
 
 
 def default_autoencoder_config() -> ConfigDict:
     """Returns every field of the first stage as a task of its own."""
-    return first_stage_config(default_config())
+    return fields.default_config(AUTOENCODER_NAME, AUTOENCODER_FIELDS)
 
 
 def first_stage_config(config: ConfigDict) -> ConfigDict:
     """Returns what the first stage of a configuration trains."""
-    stage = base_config()
-    stage.task = "molecule_autoencoder"
+    stage = default_autoencoder_config()
     stage.seed = config.seed
     # Not a copy: that would turn fields which may be unset into None for good.
-    stage.data = _data_config()
     given = {name: value for name, value in config.data.items() if value is not None}
     stage.data.update(given)
     own = config.autoencoder.to_dict()
-    for field in _TRAIN_FIELDS:
-        stage.train[field] = own.pop(field)
-    stage.autoencoder = ConfigDict(own)
+    for name in _TRAIN_FIELDS:
+        stage.train[name] = own.pop(name)
+    stage.autoencoder.update(own)
     stage.sample.num_samples = max(1, config.sample.num_reconstructed)
     stage.sample.batch_size = config.sample.batch_size
-    stage.evaluate = ConfigDict({"weights": ("ema",)})
     return stage
 
 
-def validate_autoencoder(config: ConfigDict, faults: Faults) -> None:
-    """Checks data and autoencoder, which both tasks have."""
-    faults.choice(config, "data.source", SOURCES)
-    faults.choice(config, "data.invalid", INVALID)
-    faults.in_range(config, "data.max_atoms", 2, 64)
-    for field in ("data.num_train", "data.num_validation"):
-        faults.positive_int(config, field)
-    own = "autoencoder."
-    faults.choice(config, own + "encoder", ENCODERS)
-    faults.choice(config, own + "symmetry", SYMMETRIES)
-    faults.choice(config, own + "decoder", DECODERS)
-    faults.choice(config, own + "bonds", BOND_HEADS)
-    for field in ("latent_dim", "width", "pair_width", "num_layers"):
-        faults.positive_int(config, own + field)
-    faults.in_range(config, own + "type_dim", 0)
-    faults.in_range(config, own + "noise_floor", 0, without_ends=True)
-    faults.in_range(config, own + "divergence_weight", 0)
+def check_autoencoder(config: ConfigDict, faults: Faults) -> None:
+    """Checks what holds between fields of data and autoencoder, for both tasks."""
+    check_base(config, faults)
     own = config.autoencoder
     _check_heads(faults, "autoencoder.width", own.width, own.decoder)
     faults.check(
@@ -166,49 +328,27 @@ def validate_autoencoder(config: ConfigDict, faults: Faults) -> None:
         own.variational,
         "False with encoder 'depiction', which has nothing to learn",
     )
-    for name in config.evaluate.weights:
-        faults.check(name in WEIGHTS, "evaluate.weights", name, WEIGHTS)
 
 
-def validate(config: ConfigDict, faults: Faults) -> None:
-    """Checks the task's own fields."""
-    validate_autoencoder(config, faults)
-    faults.positive_int(config, "autoencoder.num_steps")
-    faults.choice(config, "autoencoder.optimizer", OPTIMIZERS)
-    faults.in_range(config, "autoencoder.learning_rate", 0, without_ends=True)
+def check(config: ConfigDict, faults: Faults) -> None:
+    """Checks what holds between fields."""
+    check_autoencoder(config, faults)
     size = config.autoencoder.batch_size
     faults.check(
-        size > 0 and size % num_devices() == 0,
+        size % num_devices() == 0,
         "autoencoder.batch_size",
         size,
         f"a multiple of the {num_devices()} devices",
     )
-    faults.choice(config, "model.network", NETWORKS)
-    faults.choice(config, "model.self_conditioning", SELF_CONDITIONINGS)
     _check_heads(faults, "model.width", config.model.width, config.model.network)
-    for field in ("model.width", "model.pair_width", "model.num_layers"):
-        faults.positive_int(config, field)
-    faults.in_range(config, "model.condition_dropout", 0, 1)
-    faults.in_range(config, "process.chain_steps", 0)
-    faults.choice(config, "process.heat", ("none", *HEAT_KINDS))
-    faults.choice(config, "process.blur", BLURS)
-    faults.in_range(config, "process.max_blur", 0, without_ends=True)
-    faults.in_range(config, "process.min_blur", 0, without_ends=True)
-    faults.in_range(config, "process.latent_noise", 0, 1)
-    faults.choice(config, "process.times", TIMES)
-    faults.in_range(config, "process.time_center", 0, 1, without_ends=True)
-    faults.in_range(config, "process.time_spread", 0, without_ends=True)
-    faults.choice(config, "sample.prior", PRIORS)
-    for field in ("num_published", "num_reconstructed", "guidance", "guess_guidance"):
-        faults.in_range(config, f"sample.{field}", 0)
     faults.check(
         not config.sample.guess_guidance or config.model.self_conditioning != "none",
         "sample.guess_guidance",
         config.sample.guess_guidance,
         "0, unless model.self_conditioning makes guesses",
     )
-    _validate_heat(config, faults)
-    _validate_conditions(config, faults)
+    _check_heat(config, faults)
+    _check_conditions(config, faults)
     process = config.process
     faults.check(
         not process.chain_steps or process.schedule.startswith("ddpm"),
@@ -240,7 +380,7 @@ def _check_heads(faults: Faults, field: str, width: int, kind: str) -> None:
     )
 
 
-def _validate_heat(config: ConfigDict, faults: Faults) -> None:
+def _check_heat(config: ConfigDict, faults: Faults) -> None:
     process, sample = config.process, config.sample
     faults.check(
         process.blur != "levels" or process.min_blur <= process.max_blur,
@@ -250,7 +390,6 @@ def _validate_heat(config: ConfigDict, faults: Faults) -> None:
     )
     if process.still_noise is None:
         return
-    faults.in_range(config, "process.still_noise", 0, without_ends=True)
     faults.check(
         process.heat != "none",
         "process.still_noise",
@@ -278,37 +417,132 @@ def _validate_heat(config: ConfigDict, faults: Faults) -> None:
     )
 
 
-def _validate_conditions(config: ConfigDict, faults: Faults) -> None:
+def _check_conditions(config: ConfigDict, faults: Faults) -> None:
     names, values = config.model.conditions, config.sample.condition_values
     faults.check(
-        len(values) in (0, len(names))
-        and all(is_type(value, float) for value in values),
+        len(values) in (0, len(names)),
         "sample.condition_values",
         tuple(values),
         f"one number for each of model.conditions {tuple(names)}, or none",
     )
-    without = names and (config.sample.guidance or not values)
+    check_guidance(
+        config,
+        faults,
+        has_condition=bool(len(values)),
+        dropout="model.condition_dropout",
+        how="model.conditions and sample.condition_values",
+    )
     faults.check(
-        not without or config.model.condition_dropout > 0,
+        not names or len(values) > 0 or config.model.condition_dropout > 0,
         "model.condition_dropout",
         config.model.condition_dropout,
-        "above 0 where conditions are left out: with sample.guidance, or without "
-        "sample.condition_values",
+        "above 0 where conditions are left out: without sample.condition_values",
     )
 
 
-def _data_config() -> ConfigDict:
-    return ConfigDict(
-        {
-            "source": "auto",
-            "path": config_dict.placeholder(str),
-            # Of a file of one's own, like the three fields below; QM9 has 9.
-            "max_atoms": 9,
-            "invalid": "skip",
-            "smiles_column": config_dict.placeholder(str),
-            "properties": (),
-            "num_train": 100_000,
-            "num_validation": 20_000,
-            "cache_dir": ".cache/data",
-        }
+def make_codec(config: ConfigDict, molecules: MoleculeSet) -> MoleculeCodec:
+    """Builds the autoencoder of a configuration.
+
+    Args:
+      config: Of either task.
+      molecules: Training molecules.
+    """
+    own = config.autoencoder
+    settings = CodecSettings(
+        own.encoder,
+        own.symmetry,
+        own.decoder,
+        own.bonds,
+        LatentSizes(
+            own.latent_dim, own.type_dim, own.width, own.pair_width, own.num_layers
+        ),
+        own.noise_floor,
+        own.variational,
+        own.divergence_weight,
+        own.centered,
+    )
+    return MoleculeCodec(
+        settings,
+        tuple(molecules.classes),
+        molecules.atoms.shape[1],
+        mean_log_degree(molecules),
+        config.sample.batch_size,
+    )
+
+
+def make_process(config: ConfigDict, max_atoms: int) -> LatentProcess:
+    """Builds the process of a configuration."""
+    own = config.process
+    blur = None
+    if own.heat != "none":
+        blur = make_blur(own.blur, own.max_blur, own.min_blur)
+    return LatentProcess(_make_base(config), max_atoms, own.heat, blur)
+
+
+def _make_base(config: ConfigDict) -> Schedule:
+    own = config.process
+    if own.still_noise is not None:
+        return still_schedule(own.still_noise)
+    options: dict[str, object] = {}
+    if own.chain_steps:
+        options["num_steps"] = own.chain_steps
+    if own.rescale_betas:
+        options["rescale_betas"] = True
+    return make_schedule(own.schedule, **options)
+
+
+def make_conditions(config: ConfigDict, molecules: MoleculeSet) -> Conditions | None:
+    """Returns the properties that generation is conditioned on, None for none.
+
+    Raises:
+      DataError: If the molecules lack one of them.
+    """
+    names = tuple(config.model.conditions)
+    if not names:
+        return None
+    for name in names:
+        if name not in molecules.properties:
+            known = ", ".join(sorted(molecules.properties)) or "none"
+            raise DataError(
+                f"model.conditions: the data has no property {name!r}; it has {known}"
+            )
+        if not np.isfinite(molecules.properties[name]).any():
+            raise DataError(f"model.conditions: {name!r} is known of no molecule")
+    values = np.stack([molecules.properties[name] for name in names], axis=1)
+    return Conditions(
+        names, np.nanmean(values, axis=0), np.nanstd(values, axis=0) + 1e-8
+    )
+
+
+def make_model(config: ConfigDict, molecules: MoleculeSet) -> MoleculeModel:
+    """Builds the model of a configuration and what its data teach it.
+
+    Args:
+      config: The configuration.
+      molecules: Training molecules.
+
+    Raises:
+      DataError: If the molecules lack a property of `model.conditions`.
+    """
+    model, process = config.model, config.process
+    codec = make_codec(config, molecules)
+    return MoleculeModel(
+        codec=codec,
+        size_counts=tuple(np.bincount(molecules.num_atoms).tolist()),
+        process=make_process(config, codec.max_atoms),
+        signal=process.signal,
+        objective=make_objective(config),
+        training_times=TrainingTimes(
+            process.times, process.time_center, process.time_spread
+        ),
+        latent_noise=process.latent_noise,
+        network_settings=DenoiserSettings(
+            model.network,
+            model.width,
+            model.pair_width,
+            model.num_layers,
+            model.self_conditioning,
+        ),
+        conditions=make_conditions(config, molecules),
+        condition_dropout=model.condition_dropout,
     )

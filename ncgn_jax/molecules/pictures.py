@@ -1,6 +1,6 @@
-"""What the molecule tasks draw, and the files of molecules they leave."""
+"""Draws molecules, latents and paths, and writes generated molecules to files."""
 
-from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +17,33 @@ from ncgn_jax.molecules.sets import MoleculeDataset
 from ncgn_jax.molecules.validity import check_molecules, to_molecule
 
 _NUM_SHEET = 36
-_NUM_PATHS = 5
+_NUM_NEAREST = 10
 _NUM_LATENTS = 500
 
 
 def draw_all(
-    task: Any,
-    params: Any,
-    model_state: Any,
-    samples: dict[str, np.ndarray],
+    codec: MoleculeCodec,
+    variables: Variables,
+    samples: Mapping[str, np.ndarray],
+    dataset: MoleculeDataset,
+    paths: Sequence[tuple[np.ndarray, float, np.ndarray]],
     folder: Path,
 ) -> list[Path]:
     """Draws generated molecules, their nearest ones, paths and latents.
 
     Args:
-      task: A `tasks.molecules.MoleculeTask`.
-      params: Parameters of the network.
-      model_state: With the autoencoder.
-      samples: As the task's `sample` returned them.
+      codec: The autoencoder.
+      variables: Of the autoencoder.
+      samples: `atoms` and `bonds`, as decoded.
+      dataset: The data.
+      paths: Latents, t and mask of the first samples, from noise to data.
       folder: Where to.
 
     Returns:
       Paths of the pictures. Beside them `molecules.smi` and `molecules.sdf` hold the
       valid molecules, as decoded and in one piece, in the order of the samples.
     """
-    classes = task.dataset.train.classes
+    classes = codec.classes
     checks = check_molecules(samples["atoms"], samples["bonds"], classes)
     whole = np.flatnonzero(checks.valid & checks.connected)
     smiles = [checks.smiles[i] for i in whole]
@@ -55,12 +57,11 @@ def draw_all(
     ]
     pictures = [draw_molecule_sheet(drawn, folder / "molecules.png")]
     if smiles:
-        known = task.dataset.train.smiles.tolist()
-        nearest = list(dict.fromkeys(smiles))[: _NUM_PATHS * 2]
+        known = dataset.train.smiles.tolist()
+        nearest = list(dict.fromkeys(smiles))[:_NUM_NEAREST]
         pictures.append(draw_nearest(nearest, known, folder / "nearest.png", columns=5))
-    codec = model_state["codec"]
-    pictures.append(_draw_paths(task, params, codec, folder))
-    pictures.append(draw_latent_space(task.codec, codec, task.dataset, folder))
+    pictures.append(_draw_paths(codec, variables, paths, folder))
+    pictures.append(draw_latent_space(codec, variables, dataset, folder))
     return pictures
 
 
@@ -101,22 +102,25 @@ def smiles_to_molecules(smiles: list[str]) -> list[Any]:
     return molecules
 
 
-def _draw_paths(task, params, codec, folder: Path) -> Path:
+def _draw_paths(
+    codec: MoleculeCodec,
+    variables: Variables,
+    paths: Sequence[tuple[np.ndarray, float, np.ndarray]],
+    folder: Path,
+) -> Path:
     """Draws molecules decoded on the way from noise to data, a row each."""
-    sizes = Counter(task.dataset.train.num_atoms.tolist()).most_common(1)[0][0]
-    counts = np.full(_NUM_PATHS, sizes)
-    mask = task.codec.mask_of(counts)
     columns, captions = [], []
-    for latents, t in task.walk(params, codec, counts, task.config.seed):
-        parts = task.codec.decode_all(codec, latents, mask)
+    for latents, t, mask in paths:
+        parts = codec.decode_all(variables, latents, mask)
         columns.append(
             [
-                to_molecule(atoms, bonds, task.dataset.train.classes)
+                to_molecule(atoms, bonds, codec.classes)
                 for atoms, bonds in zip(parts["atoms"], parts["bonds"], strict=True)
             ]
         )
         captions.append(f"t = {t:.2f}")
-    rows = [column[i] for i in range(_NUM_PATHS) for column in columns]
+    num_rows = len(columns[0])
+    drawn = [column[i] for i in range(num_rows) for column in columns]
     return draw_molecule_sheet(
-        rows, folder / "paths.png", captions * _NUM_PATHS, columns=len(columns)
+        drawn, folder / "paths.png", captions * num_rows, columns=len(columns)
     )

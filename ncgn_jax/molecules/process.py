@@ -1,4 +1,4 @@
-"""Noise on the latents of padded molecules, with or without heat.
+"""Mixes the latents of padded molecules with noise, with or without heat.
 
 One interpolant for all: with heat it acts on the coefficients of modes, and a mode
 has an alpha of its own (`process.blurring`); the network sees atoms in either case.
@@ -9,9 +9,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
-from ml_collections import ConfigDict
 
 from ncgn_jax.process import (
     SamplerStep,
@@ -19,24 +17,23 @@ from ncgn_jax.process import (
     interpolate,
     logit_normal_times,
     make_denoiser,
-    make_schedule,
     make_target,
     to_data_and_noise,
 )
 from ncgn_jax.process.blurring import (
     STILL,
     from_modes,
-    make_blur,
     make_heat_modes,
-    still_schedule,
     to_modes,
     with_heat,
 )
 
+TIMES = ("uniform", "logit_normal")
+
 
 @dataclasses.dataclass(frozen=True)
 class LatentProcess:
-    """The process of a configuration.
+    """The process between noise and latents.
 
     Attributes:
       base: Noise alone; its weights are those of the loss.
@@ -51,12 +48,12 @@ class LatentProcess:
     blur: Callable[[jax.Array], jax.Array] | None = None
 
     def level(self, t: jax.Array, signal: str) -> jax.Array:
-        """Returns what a network is told of the noise at t.
+        """Returns the noise variable that a network sees at t.
 
         Args:
           t: Times, [molecule].
           signal: `mixing` for the schedule's signal level, `time` for t itself, which
-            is told in any case where noise is constant and heat alone changes.
+            is used in any case where noise is constant and heat alone changes.
         """
         if signal == "time" or self.base.name == STILL:
             return t
@@ -163,30 +160,25 @@ class LatentProcess:
         return denoise
 
 
-def make_process(config: ConfigDict, max_atoms: int) -> LatentProcess:
-    """Builds the process of a configuration."""
-    own = config.process
-    if own.still_noise is not None:
-        base = still_schedule(own.still_noise)
-    else:
-        options = {}
-        if own.chain_steps:
-            options["num_steps"] = own.chain_steps
-        if own.rescale_betas:
-            options["rescale_betas"] = True
-        base = make_schedule(own.schedule, **options)
-    if own.heat == "none":
-        return LatentProcess(base, max_atoms)
-    blur = make_blur(own.blur, own.max_blur, own.min_blur)
-    return LatentProcess(base, max_atoms, own.heat, blur)
+@dataclasses.dataclass(frozen=True)
+class TrainingTimes:
+    """Where training times lie.
 
+    Attributes:
+      kind: One of `TIMES`.
+      center: Median of logit-normal times.
+      spread: Deviation of their logits.
+    """
 
-def make_training_times(config: ConfigDict) -> Callable[[ArrayLike], jax.Array]:
-    """Returns the map from uniform numbers in [0, 1] to training times."""
-    own = config.process
-    if own.times == "uniform":
-        return jnp.asarray
-    return lambda u: logit_normal_times(u, own.time_center, own.time_spread)
+    kind: str = "uniform"
+    center: float = 0.5
+    spread: float = 1.0
+
+    def __call__(self, u: ArrayLike) -> jax.Array:
+        """Maps uniform numbers in [0, 1] to training times."""
+        if self.kind == "uniform":
+            return jnp.asarray(u)
+        return logit_normal_times(u, self.center, self.spread)
 
 
 def carry_guess(step: SamplerStep) -> SamplerStep:
@@ -226,15 +218,3 @@ def masked_noise(keys: jax.Array, mask: jax.Array, dim: int) -> jax.Array:
     shape = (mask.shape[1], dim)
     noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
     return jnp.where(mask[:, :, None], noise, 0.0)
-
-
-def draw_sizes(counts: np.ndarray, num: int, seed: int) -> np.ndarray:
-    """Draws numbers of atoms as often as they occur, int [num].
-
-    Args:
-      counts: Numbers of atoms of the training molecules.
-      num: How many to draw.
-      seed: Seed of the draw.
-    """
-    rng = np.random.default_rng([seed, 0])
-    return rng.choice(np.asarray(counts), size=num)

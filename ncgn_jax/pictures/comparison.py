@@ -1,10 +1,11 @@
-"""Variants side by side, metric by metric, with anchors to read them against."""
+"""Draws variants side by side, metric by metric, against anchors."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from ncgn_jax.pictures.style import (
     CATEGORIES,
@@ -21,26 +22,24 @@ QUIET = "#5b6672"
 
 def draw_comparison(
     table: Mapping[str, Mapping[str, Sequence[float]]],
-    anchors: Mapping[str, Mapping[str, float]] | None = None,
-    directions: Mapping[str, str] | None = None,
+    anchors: Mapping[str, Mapping[str, float]],
 ) -> Figure:
-    """Draws a dot plot: one panel for each metric, one column for each variant.
+    """Draws a dot plot with one panel per metric and one column per variant.
 
     Small dots are single seeds; the large marker is their mean and the bar reaches
     one standard deviation (of the sample) either way. Anchors are horizontal lines
     over the whole panel, named at its right edge; far ones are only named there.
 
     Args:
-        table: Variant to metric to values, one for each seed. A variant may lack a
-            metric; values that are not finite are left out.
-        anchors: Name to metric to value: pure noise, the training set itself, ...
-        directions: Metric to what is good, for example "lower is better".
+      table: Variant to metric to values, one per seed. A variant may lack a metric;
+        values that are not finite are left out.
+      anchors: Name to metric to value, such as pure noise or the training set.
 
     Returns:
-        The figure.
+      The figure.
 
     Raises:
-        ValueError: If the table holds no metric.
+      ValueError: If the table holds no metric.
     """
     metrics = list(dict.fromkeys(name for row in table.values() for name in row))
     if not metrics:
@@ -55,14 +54,10 @@ def draw_comparison(
     for axes, metric in zip(panels, metrics, strict=False):
         lines = {
             name: float(values[metric])
-            for name, values in (anchors or {}).items()
+            for name, values in anchors.items()
             if metric in values and np.isfinite(values[metric])
         }
         _draw_metric(axes, metric, table, lines)
-        if directions and metric in directions:
-            axes.set_title(
-                directions[metric], fontsize=TICK_SIZE, color=QUIET, loc="right"
-            )
     for axes in panels[len(metrics) :]:
         axes.set_visible(False)
     return figure
@@ -91,7 +86,7 @@ def _draw_metric(
 
 
 def _draw_variant(axes: Axes, place: int, seeds: np.ndarray) -> None:
-    """One variant: its seeds, their mean and spread."""
+    """Draws the seeds of one variant, their mean and their spread."""
     if not len(seeds):
         axes.text(
             place, 0.02, "none", transform=axes.get_xaxis_transform(), ha="center",
@@ -118,24 +113,19 @@ def _draw_variant(axes: Axes, place: int, seeds: np.ndarray) -> None:
     )
 
 
-def _finite(values: Sequence[float]) -> np.ndarray:
-    values = np.atleast_1d(np.asarray(values, float))
-    return values[np.isfinite(values)]
-
-
 def choose_limits(values: np.ndarray, anchors: np.ndarray) -> tuple[float, float]:
-    """Limits that hold all values, and those anchors that leave them legible.
+    """Chooses limits that hold all values and the anchors that leave them legible.
 
-    An anchor is taken in if it lies within two spans of the values (a span being at
-    least a tenth of their size): pure noise may be ten times worse than every
-    variant, and would press them into one line.
+    An anchor counts if it lies within two spans of the values (a span being at least
+    a tenth of their size). Pure noise may be ten times worse than every variant, and
+    would press them into one line.
 
     Args:
-        values: What is compared, [value].
-        anchors: Lines to read it against, [anchor].
+      values: Compared values, [value].
+      anchors: Lines to read them against, [anchor].
 
     Returns:
-        Lower and upper limit, with some room.
+      Lower and upper limit, with some room.
     """
     if not len(values):
         values = anchors if len(anchors) else np.array([0.0, 1.0])
@@ -143,14 +133,14 @@ def choose_limits(values: np.ndarray, anchors: np.ndarray) -> tuple[float, float
     reach = 2.0 * max(high - low, 0.1 * abs(high), 1e-12)
     near = anchors[(anchors >= low - reach) & (anchors <= high + reach)]
     low, high = min([low, *near]), max([high, *near])
-    # A tenth of the size at least, lest noise between seeds look like a difference.
+    # At least a tenth of the size, so that noise between seeds looks like noise.
     span = max(high - low, 0.1 * max(abs(low), abs(high))) or 1.0
     room = 0.1 * span + (span - (high - low)) / 2.0
     return low - room, high + room
 
 
 def _scale_values(axes: Axes, values: np.ndarray, anchors: np.ndarray) -> None:
-    """Logarithmic where the values themselves span more than a factor of twenty."""
+    """Sets limits, logarithmic if the values span more than a factor of twenty."""
     if len(values) and values.min() > 0.0 and values.max() > 20.0 * values.min():
         limits = choose_limits(np.log(values), np.log(anchors[anchors > 0.0]))
         axes.set_yscale("log")
@@ -160,21 +150,22 @@ def _scale_values(axes: Axes, values: np.ndarray, anchors: np.ndarray) -> None:
         axes.set_ylim(*choose_limits(values, anchors))
 
 
-def spread_labels(heights: Sequence[float], gap: float) -> np.ndarray:
-    """Moves label heights apart until neighbours are `gap` away, order kept.
+def spread_labels(heights: ArrayLike, gap: float) -> np.ndarray:
+    """Moves label heights apart until neighbours are `gap` away, keeping their order.
 
-    Labels are pushed up from the lowest, then all that stand beyond 1 are pushed
-    down again from the highest.
+    A first pass pushes labels up from the lowest; a second pushes those beyond 1 down
+    again from the highest.
 
     Args:
-        heights: In [0, 1], [label], any order.
-        gap: Least distance, > 0.
+      heights: In [0, 1], [label], any order.
+      gap: Least distance, > 0.
 
     Returns:
-        New heights, in the order given.
+      New heights, in the order given.
     """
+    heights = np.asarray(heights, float)
     order = np.argsort(heights, kind="stable")
-    placed = np.asarray(heights, float)[order]
+    placed = heights[order]
     for i in range(1, len(placed)):
         placed[i] = max(placed[i], placed[i - 1] + gap)
     ceiling = 1.0
@@ -187,7 +178,7 @@ def spread_labels(heights: Sequence[float], gap: float) -> np.ndarray:
 
 
 def _draw_anchors(axes: Axes, lines: Mapping[str, float]) -> None:
-    """Horizontal lines, named to the right of the panel without overlap.
+    """Draws horizontal lines, named to the right of the panel without overlap.
 
     An anchor beyond the limits is named at the edge it lies past, with its value.
     """
@@ -199,16 +190,16 @@ def _draw_anchors(axes: Axes, lines: Mapping[str, float]) -> None:
     heights = np.array(
         [to_axes.transform((0.0, value))[1] for value in np.clip(values, low, high)]
     )
-    # Lines past the same edge are kept in the order of their values.
+    # Lines past the same edge keep the order of their values.
     order = np.argsort(values, kind="stable")
     apart = np.empty_like(heights)
     apart[order] = spread_labels(heights[order], 0.085)
     for index, (name, value) in enumerate(lines.items()):
-        label = {"xycoords": "axes fraction", "textcoords": "axes fraction"}
+        pointer = None
         if low <= value <= high:
             dashes = DASHES[1 + index % (len(DASHES) - 1)]
             axes.axhline(value, color=QUIET, linewidth=0.9, linestyle=dashes, zorder=1)
-            label["arrowprops"] = {"arrowstyle": "-", "color": QUIET, "linewidth": 0.5}
+            pointer = {"arrowstyle": "-", "color": QUIET, "linewidth": 0.5}
         else:
             arrow = "\N{UPWARDS ARROW}" if value > high else "\N{DOWNWARDS ARROW}"
             name = f"{name} {value:.3g} {arrow}"
@@ -216,8 +207,10 @@ def _draw_anchors(axes: Axes, lines: Mapping[str, float]) -> None:
             name,
             (1.0, heights[index]),
             xytext=(1.06, apart[index]),
+            xycoords="axes fraction",
+            textcoords="axes fraction",
+            arrowprops=pointer,
             fontsize=TICK_SIZE - 0.5,
             color=INK,
             va="center",
-            **label,
         )

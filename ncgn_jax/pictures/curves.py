@@ -1,10 +1,11 @@
-"""Curves: range and resolution against signal level, loss against steps."""
+"""Draws range and resolution against signal level, and losses against steps."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from ncgn_jax.pictures.style import (
     CATEGORIES,
@@ -19,33 +20,36 @@ from ncgn_jax.pictures.style import (
     write_plain_log_ticks,
 )
 
+_MOST_MEDIANS = 400
+_SMOOTHING = 0.02  # half width of the window of medians, as a share of all steps
+
 
 def draw_schedule(
     signal_level: np.ndarray,
     curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    bucket_edges: Sequence[float] = (),
-    bucket_shapes: Sequence[tuple[int, int]] | None = None,
+    bucket_edges: Sequence[float],
+    bucket_shapes: Sequence[tuple[int, int]],
 ) -> Figure:
     """Draws resolution (supernodes) and range (neighbours) against signal level.
 
     Args:
-        signal_level: In [0, 1], rising, [level].
-        curves: Name to (supernodes, neighbours), each [level].
-        bucket_edges: Signal levels at which one noise bucket ends and the next
-            begins; 0 and 1 may be among them.
-        bucket_shapes: (supernodes, neighbours) of each bucket, from noise to data;
-            drawn as steps, one more than there are edges inside (0, 1).
+      signal_level: In [0, 1], rising, [level].
+      curves: Name to (supernodes, neighbours), each [level].
+      bucket_edges: Signal levels at which one noise bucket ends and the next
+        begins; 0 and 1 may be among them.
+      bucket_shapes: (supernodes, neighbours) of each bucket, from noise to data;
+        drawn as steps, one more than there are edges inside (0, 1).
 
     Returns:
-        The figure.
+      The figure.
 
     Raises:
-        ValueError: If a curve's length is not that of `signal_level`, or the number
-            of bucket shapes does not fit the edges.
+      ValueError: If a curve's length is not that of `signal_level`, or the number
+        of bucket shapes does not fit the edges.
     """
     signal_level = np.asarray(signal_level, float)
     edges = sorted(float(edge) for edge in bucket_edges if 0.0 < edge < 1.0)
-    if bucket_shapes is not None and len(bucket_shapes) != len(edges) + 1:
+    if len(bucket_shapes) != len(edges) + 1:
         raise ValueError(
             f"{len(edges)} edges inside (0, 1) make {len(edges) + 1} buckets, "
             f"got {len(bucket_shapes)} shapes"
@@ -71,17 +75,15 @@ def draw_schedule(
                 linestyle=DASHES[index % len(DASHES)],
                 linewidth=1.7,
             )
-        if bucket_shapes is not None:
-            steps = [shape[which] for shape in bucket_shapes]
-            axes.stairs(
-                steps,
-                [0.0, *edges, 1.0],
-                baseline=None,
-                color=INK,
-                linewidth=1.1,
-                label="noise buckets",
-                zorder=4,
-            )
+        axes.stairs(
+            [shape[which] for shape in bucket_shapes],
+            [0.0, *edges, 1.0],
+            baseline=None,
+            color=INK,
+            linewidth=1.1,
+            label="noise buckets",
+            zorder=4,
+        )
         axes.set_xlim(0.0, 1.0)
         axes.set_yscale("log")
         write_plain_log_ticks(axes.yaxis, *axes.get_ylim())
@@ -98,7 +100,7 @@ def draw_schedule(
 
 
 def _shade_buckets(axes: Axes, edges: Sequence[float]) -> None:
-    """Every second bucket lies on a grey ground."""
+    """Shades every second bucket."""
     bounds = [0.0, *edges, 1.0]
     if not edges:
         return
@@ -109,56 +111,49 @@ def _shade_buckets(axes: Axes, edges: Sequence[float]) -> None:
 
 
 def smooth(
-    steps: np.ndarray, values: np.ndarray, window: float, num_points: int = 400
+    steps: np.ndarray, values: np.ndarray, window: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Running median: one spike neither moves it nor leaves a box behind.
+    """Takes a running median, which a single spike neither moves nor distorts.
 
     Args:
-        steps: Rising, [step].
-        values: Finite values, [step].
-        window: Half width of the window, in steps, >= 0.
-        num_points: Medians are taken at most so many of the steps.
+      steps: Rising, [step].
+      values: Finite values, [step].
+      window: Half width of the window, in steps, >= 0.
 
     Returns:
-        The steps at which medians were taken, and the medians, both [point].
+      The steps at which medians were taken (at most 400), and the medians, [point].
     """
     if not len(steps):
         return steps, values
-    at = np.unique(np.linspace(0, len(steps) - 1, num_points).round().astype(int))
+    at = np.unique(np.linspace(0, len(steps) - 1, _MOST_MEDIANS).round().astype(int))
     first = np.searchsorted(steps, steps[at] - window, side="left")
     last = np.searchsorted(steps, steps[at] + window, side="right")
     medians = [np.median(values[a:b]) for a, b in zip(first, last, strict=True)]
     return steps[at], np.asarray(medians)
 
 
-def draw_loss(
-    steps: np.ndarray,
-    losses: Mapping[str, np.ndarray],
-    ylabel: str = "loss",
-    smoothing: float = 0.02,
-) -> Figure:
-    """Draws one loss curve for each noise bucket: raw faint, running median strong.
+def draw_loss(steps: ArrayLike, losses: Mapping[str, ArrayLike], ylabel: str) -> Figure:
+    """Draws one loss curve per noise bucket, raw faintly, its running median boldly.
 
-    The loss axis is logarithmic where the losses span more than a factor of five (and
-    are positive). Values that are not finite leave gaps.
+    The loss axis is logarithmic if the losses are positive and span more than a
+    factor of five. Values that are not finite leave gaps.
 
     Args:
-        steps: Rising, [step].
-        losses: Name to loss, [step], ordered from noise to data.
-        ylabel: What is drawn, with its unit if it has one.
-        smoothing: Half width of the smoothing window as a share of all steps.
+      steps: Rising, [step].
+      losses: Name to loss, [step], ordered from noise to data.
+      ylabel: Name of the loss, with its unit if it has one.
 
     Returns:
-        The figure.
+      The figure.
 
     Raises:
-        ValueError: If a loss has another length than `steps`.
+      ValueError: If a loss has another length than `steps`.
     """
     steps = np.asarray(steps, float)
     figure = Figure(figsize=(6.6, 3.6), layout="constrained")
     axes = figure.subplots()
     dress_axes(axes, "training step", ylabel)
-    window = smoothing * (steps[-1] - steps[0]) if len(steps) > 20 else 0.0
+    window = _SMOOTHING * (steps[-1] - steps[0]) if len(steps) > 20 else 0.0
     shown = []
     for index, (name, color) in enumerate(
         zip(losses, level_colors(len(losses)), strict=True)
@@ -198,7 +193,7 @@ def draw_loss(
 
 
 def _scale_loss(axes: Axes, steps: np.ndarray, values: np.ndarray) -> None:
-    """Limits follow the smoothed curves: a spike must not flatten all the rest."""
+    """Fits limits to the smoothed curves, so that a spike does not flatten the rest."""
     if not len(values):
         axes.text(
             0.5, 0.5, "no finite loss", transform=axes.transAxes, ha="center",

@@ -1,4 +1,4 @@
-"""Landscapes: a function over the plane, and paths that run down it."""
+"""Draws functions over the plane and paths that run down them."""
 
 import math
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -21,6 +22,7 @@ from ncgn_jax.pictures.style import (
 
 _PANEL_SIZE = 2.9  # inches
 _NUM_LEVELS = 16
+_MOST_COLUMNS = 3
 
 
 class Landscape(NamedTuple):
@@ -29,9 +31,9 @@ class Landscape(NamedTuple):
     Attributes:
       axis: Coordinates along both sides, rising, [place].
       height: Its values, [place (second coordinate), place (first)].
-      name: What it is, with unit.
-      points: What lies at its bottom, [point, 2].
-      points_name: What that is.
+      name: Name of the height, with unit.
+      points: Points to mark, at the bottom, [point, 2].
+      points_name: Their name in the legend.
     """
 
     axis: np.ndarray
@@ -41,10 +43,8 @@ class Landscape(NamedTuple):
     points_name: str
 
 
-def draw_landscape(
-    landscape: Landscape, paths: Mapping[str, np.ndarray], columns: int = 3
-) -> Figure:
-    """Draws paths over the contours of a landscape, one panel for each way of walking.
+def draw_landscape(landscape: Landscape, paths: Mapping[str, np.ndarray]) -> Figure:
+    """Draws paths over the contours of a landscape, one panel per entry of `paths`.
 
     Low ground is dark. Paths are light lines with a dark rim from an open circle to a
     filled square, so that they show on any ground and in grey.
@@ -52,7 +52,6 @@ def draw_landscape(
     Args:
       landscape: The function.
       paths: Paths by the title of their panel, each [state, path, 2]; at least one.
-      columns: Panels side by side, >= 1.
 
     Raises:
       ValueError: If there is no panel, or an array has another shape.
@@ -64,7 +63,7 @@ def draw_landscape(
         raise ValueError(
             f"height must be {(side, side)}, got {np.shape(landscape.height)}"
         )
-    columns = min(columns, len(paths))
+    columns = min(_MOST_COLUMNS, len(paths))
     rows = math.ceil(len(paths) / columns)
     figure = Figure(
         figsize=(_PANEL_SIZE * columns + 0.7, _PANEL_SIZE * rows + 0.5),
@@ -80,14 +79,23 @@ def draw_landscape(
     bar.set_label(landscape.name, fontsize=LABEL_SIZE, color=INK)
     bar.ax.tick_params(labelsize=TICK_SIZE, colors=INK)
     marks = {
-        landscape.points_name: {"marker": "x", "color": CATEGORIES[1]},
-        "start": {"marker": "o", "color": INK, "markerfacecolor": "white"},
-        "end": {"marker": "s", "color": INK, "markerfacecolor": CATEGORIES[3]},
+        landscape.points_name: ("x", CATEGORIES[1], CATEGORIES[1]),
+        "start": ("o", INK, "white"),
+        "end": ("s", INK, CATEGORIES[3]),
     }
     figure.legend(
         handles=[
-            Line2D([], [], linestyle="none", markersize=4.5, label=name, **mark)
-            for name, mark in marks.items()
+            Line2D(
+                [],
+                [],
+                linestyle="none",
+                marker=marker,
+                markersize=4.5,
+                color=color,
+                markerfacecolor=face,
+                label=name,
+            )
+            for name, (marker, color, face) in marks.items()
         ],
         loc="outside lower center",
         ncols=len(marks),
@@ -98,7 +106,7 @@ def draw_landscape(
     return figure
 
 
-def _draw_ground(axes: Axes, landscape: Landscape, title: str):
+def _draw_ground(axes: Axes, landscape: Landscape, title: str) -> QuadContourSet:
     dress_axes(axes, "first coordinate", "second coordinate", title)
     axis, height = landscape.axis, landscape.height
     contours = axes.contourf(axis, axis, height, _NUM_LEVELS, cmap=NEAR_FAR)

@@ -1,6 +1,5 @@
-"""Saving: a picture is either whole or absent, also on a full disk or when killed."""
+"""Saves pictures whole or not at all, also on a full disk or when killed."""
 
-import contextlib
 import os
 import tempfile
 from collections.abc import Callable
@@ -14,12 +13,12 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> P
     """Writes a file under a temporary name and renames it into place.
 
     Args:
-        path: Where the file shall be; missing folders are made.
-        write: Called with the open binary file; `write(file)` fills it.
+      path: Where to; missing folders are made.
+      write: Fills the open binary file that it is called with.
 
     Returns:
-        The path. Whatever fails, an older file there stays as it was and no
-        temporary file stays behind.
+      The path. Whatever fails, an older file there stays as it was and no temporary
+      file stays behind.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,13 +28,11 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> P
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes private files; pictures are meant to be shared.
+        # mkstemp makes private files, but pictures are meant to be shared.
         os.chmod(partial, 0o644)
         os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(partial)
-        raise
+    finally:
+        Path(partial).unlink(missing_ok=True)
     return path
 
 
@@ -43,15 +40,15 @@ def save_figure(figure: Figure, path: str | Path, dpi: int = 160) -> Path:
     """Saves a figure atomically, in the format named by the path's suffix.
 
     Args:
-        figure: The figure.
-        path: Where to, for example `clouds.png`, `.pdf` or `.svg`.
-        dpi: Dots per inch of raster output, > 0.
+      figure: The figure.
+      path: Where to, for example `clouds.png`, `.pdf` or `.svg`.
+      dpi: Dots per inch of raster output, > 0.
 
     Returns:
-        The path.
+      The path.
 
     Raises:
-        ValueError: If the path has no suffix or matplotlib cannot write that format.
+      ValueError: If the path has no suffix or matplotlib cannot write that format.
     """
     kind = Path(path).suffix.lstrip(".").lower()
     known = figure.canvas.get_supported_filetypes()

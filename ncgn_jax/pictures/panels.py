@@ -1,4 +1,4 @@
-"""Panels of curves: one quantity against another, several ways."""
+"""Draws panels of curves, one quantity against another."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,21 +21,21 @@ from ncgn_jax.pictures.style import (
 
 _PANEL_WIDTH, _PANEL_HEIGHT = 3.5, 2.7  # inches
 _MOST_MARKERS = 12
-_MOST_NAMES = 4  # in a legend that stands among the curves
+_MOST_NAMES = 4  # in a legend among the curves
 _LEGEND = {"fontsize": TICK_SIZE - 0.5, "frameon": False, "labelcolor": INK}
 
 
 class Panel(NamedTuple):
-    """One panel.
+    """Describes one panel.
 
     Attributes:
-      title: Above it.
-      xlabel: With unit.
-      ylabel: With unit.
+      title: Title above the panel.
+      xlabel: Label of the x axis, with unit.
+      ylabel: Label of the y axis, with unit.
       curves: x and y of each curve by its name in the legend; NaN breaks a curve.
-      log_x: Whether x is drawn logarithmically.
-      log_y: Whether y is.
-      level: A value to mark by a thin horizontal line, such as the truth.
+      log_x: Whether the x axis is logarithmic.
+      log_y: Whether the y axis is logarithmic.
+      level: Value to mark by a thin horizontal line, such as the truth.
       level_name: Its name in the legend.
     """
 
@@ -50,10 +50,10 @@ class Panel(NamedTuple):
 
 
 def draw_panels(panels: Sequence[Panel], columns: int = 2) -> Figure:
-    """Draws panels of curves, told apart by lightness, dashes and markers.
+    """Draws panels of curves, distinguished by lightness, dashes and markers.
 
-    A curve of the same name looks the same in every panel. Panels of the same many
-    curves share one legend, beneath them.
+    A curve of the same name looks the same in every panel. Panels that share more
+    than four curves have one legend beneath them.
 
     Args:
       panels: At least one.

@@ -1,4 +1,4 @@
-"""The look that all pictures share: inks, markers and axes."""
+"""Defines the look that all pictures share: inks, markers and axes."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -32,7 +32,7 @@ TICK_SIZE = 7.5
 
 
 def dress_axes(axes: Axes, xlabel: str = "", ylabel: str = "", title: str = "") -> None:
-    """Gives one panel its labels, light grid and open frame."""
+    """Sets the labels, light grid and open frame of one panel."""
     axes.set_xlabel(xlabel, fontsize=LABEL_SIZE, color=INK)
     axes.set_ylabel(ylabel, fontsize=LABEL_SIZE, color=INK)
     if title:
@@ -49,12 +49,12 @@ def dress_axes(axes: Axes, xlabel: str = "", ylabel: str = "", title: str = "") 
 
 
 def write_plain_log_ticks(axis: Axis, low: float, high: float) -> None:
-    """Ticks a logarithmic axis with plain numbers: 20, 50, 100.
+    """Ticks a logarithmic axis with plain numbers such as 20, 50 and 100.
 
     Args:
-        axis: An axis that is logarithmic already.
-        low: Least value shown, > 0.
-        high: Largest value shown; beyond a factor of 100 only powers of ten are named.
+      axis: An axis that is logarithmic already.
+      low: Least value shown, > 0.
+      high: Largest value shown; beyond a factor of 100 only powers of ten are named.
     """
     subs = (1.0, 2.0, 5.0) if high < 100.0 * low else (1.0,)
     axis.set_major_locator(LogLocator(base=10, subs=subs))
@@ -63,27 +63,27 @@ def write_plain_log_ticks(axis: Axis, low: float, high: float) -> None:
 
 
 def level_colors(num_levels: int) -> list[tuple[float, ...]]:
-    """Colours of an ordered family, light for the first, dark for the last."""
+    """Returns RGBA colours of an ordered family, from light to dark."""
     return [LEVELS(u) for u in np.linspace(0.0, 1.0, max(num_levels, 2))[:num_levels]]
 
 
 def cell_colors(num_cells: int) -> np.ndarray:
-    """Colours in which cells of neighbouring index differ in hue and in lightness.
+    """Returns colours that differ in hue and lightness between neighbouring indices.
 
-    Steps of the golden ratio never come near an earlier value for long, so a run of
+    Steps of the golden ratio stay away from earlier values for long, so that a run of
     cells along a space-filling order gets well separated colours.
 
     Args:
-        num_cells: How many, >= 0.
+      num_cells: Number of colours, >= 0.
 
     Returns:
-        RGB in [0, 1], [cell, 3].
+      RGB in [0, 1], [cell, 3].
     """
     golden = (np.sqrt(5.0) - 1.0) / 2.0
     index = np.arange(num_cells)
     hue = 2.0 * np.pi * np.mod(index * golden, 1.0)
     lightness = 0.26 + 0.40 * np.mod(index * golden * 1.7 + 0.31, 1.0)
-    # A cosine palette: the three channels are one wave, a third of a turn apart.
+    # A cosine palette, whose three channels are one wave, a third of a turn apart.
     phase = np.stack([hue, hue - 2.0 * np.pi / 3.0, hue + 2.0 * np.pi / 3.0], axis=-1)
     chroma = 0.36 * (1.0 - np.abs(lightness - 0.5))[:, None]
     return np.clip(lightness[:, None] + chroma * np.cos(phase), 0.0, 1.0)

@@ -1,4 +1,4 @@
-"""Vector fields and clouds of samples in the plane, as small multiples."""
+"""Draws vector fields and clouds of samples in the plane, as small multiples."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -16,14 +16,14 @@ _MOST_POINTS = 1500
 
 
 class FieldPanel(NamedTuple):
-    """One vector field.
+    """Describes one vector field.
 
     Attributes:
-      title: Above the panel; the longest arrow's length is added.
+      title: Title above the panel, to which the longest arrow's length is added.
       places: Coordinates of the arrows along both axes, rising, [place].
       arrows: The field, [place (second coordinate), place (first), 2].
       fine_places: Coordinates of the density along both axes, rising, [fine].
-      log_density: What lies beneath, nats, [fine (second), fine (first)].
+      log_density: Log-density drawn beneath, nats, [fine (second), fine (first)].
     """
 
     title: str
@@ -34,13 +34,13 @@ class FieldPanel(NamedTuple):
 
 
 def draw_vector_fields(rows: Mapping[str, Sequence[FieldPanel]]) -> Figure:
-    """Draws fields over contours of a density; each row has equally many panels.
+    """Draws fields over contours of a density.
 
-    Arrows are scaled panel by panel, so that the longest fills its cell; its true
-    length stands in the title.
+    Arrows are scaled per panel, so that the longest fills its cell; its true length
+    stands in the title.
 
     Args:
-      rows: Panels by the name of their row.
+      rows: Equally many panels by the name of their row.
 
     Raises:
       ValueError: If there is no panel, or rows differ in length.
@@ -55,12 +55,12 @@ def draw_vector_fields(rows: Mapping[str, Sequence[FieldPanel]]) -> Figure:
 def draw_sample_panels(
     rows: Mapping[str, Mapping[str, np.ndarray]], half_width: float
 ) -> Figure:
-    """Draws clouds of samples of equal scale, one panel each.
+    """Draws clouds of samples at equal scale, one panel each.
 
     Args:
       rows: Points [sample, 2] by the title of their panel, by the name of their row.
-      half_width: Half the side of the square that is shown; stray points beyond it
-        are counted in the panel.
+      half_width: Half the side of the square that is shown; the panel names the share
+        of points beyond it.
 
     Raises:
       ValueError: If there is no panel, or rows differ in length.
@@ -88,7 +88,7 @@ def draw_sample_panels(
 
 
 def _make_grid(lengths: Mapping[str, int]) -> tuple[Figure, np.ndarray]:
-    """Returns a figure and its axes, [row, column], rows named, ends labelled."""
+    """Makes a figure and its axes, [row, column], with rows named and ends labelled."""
     columns = max(lengths.values(), default=0)
     if not columns or set(lengths.values()) != {columns}:
         raise ValueError(f"every row needs equally many panels, got {dict(lengths)}")

@@ -15,6 +15,8 @@ Example:
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ncgn_jax.data.batches import split_reference
+
 ANCHOR_NAMES = ("noise", "origin", "train", "held_out")
 
 
@@ -65,26 +67,3 @@ def make_anchor_sets(
         "train": train[rng.permutation(len(train))[:num_clouds]],
         "held_out": second_half[:num_clouds],
     }
-
-
-def split_reference(test: ArrayLike, seed: int) -> tuple[NDArray, NDArray]:
-    """Splits the test clouds at random into two halves, the same for equal seeds.
-
-    Args:
-      test: Test clouds, [T, N, D] with T > 1.
-      seed: Seed of the split.
-
-    Returns:
-      The half to compare with (`reference`), and the half to compare (`held_out`),
-      each [T // 2, N, D]; an odd one is left out.
-
-    Raises:
-      ValueError: If there are fewer than two clouds.
-    """
-    test = np.asarray(test)
-    half = len(test) // 2
-    if half < 1:
-        raise ValueError(f"cannot split {len(test)} clouds into two halves")
-    # A stream of its own, so that the split does not follow other draws.
-    order = np.random.default_rng([seed, 1]).permutation(len(test))
-    return test[order[:half]], test[order[half : 2 * half]]

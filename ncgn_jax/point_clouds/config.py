@@ -1,97 +1,117 @@
-"""Fields of the point-cloud task: their defaults, their checks, and its buckets."""
+"""Declares the fields of point clouds and turns them into a model."""
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
+from ncgn_jax import fields
 from ncgn_jax.faults import Faults
+from ncgn_jax.fields import Field, one_of, whole
 from ncgn_jax.parallel import num_devices
 from ncgn_jax.point_clouds.load import SOURCES
-from ncgn_jax.tasks.bucketed import BatchLayout, BucketedTime, make_batch_layout
+from ncgn_jax.point_clouds.model import DIM, NOISE_CONDITIONINGS, PointCloudModel
+from ncgn_jax.point_clouds.sets import PointDataset
+from ncgn_jax.tasks.bucketed import BatchLayout, make_batch_layout
+from ncgn_jax.tasks.classes import count_classes
 from ncgn_jax.tasks.settings import (
-    base_config,
-    graph_config,
+    BASE_FIELDS,
+    CACHE_DIR,
+    CONVOLUTION_FIELDS,
+    GRAPH_FIELDS,
+    GUIDANCE,
+    LABEL_DROPOUT,
+    PATH,
+    TEST_FRACTION,
+    check_base,
+    check_guidance,
+    make_graph_settings,
+    make_network_settings,
+    make_objective,
     make_time,
-    validate_graphs,
 )
 
-DIM = 3
-NOISE_CONDITIONINGS = ("time", "none", "inferred")
+NAME = "point_clouds"
+FIELDS = (
+    Field(
+        "data.source",
+        "auto",
+        "Where clouds come from; auto takes data.path, else ModelNet in ./data, else "
+        "the embedded shapes.",
+        one_of(SOURCES),
+    ),
+    PATH,
+    Field("data.num_points", 400, "Points per cloud.", whole(2)),
+    Field(
+        "data.sampling",
+        "vertices",
+        "Points of a mesh: its vertices as published, or drawn on its surface.",
+        one_of(("vertices", "surface")),
+    ),
+    Field("data.categories", (), "Categories to load; () for all.", items=str),
+    Field("data.num_train", 4000, "Training clouds of generated sets.", whole()),
+    Field("data.num_test", 400, "Test clouds of generated sets.", whole()),
+    TEST_FRACTION,
+    CACHE_DIR,
+    *BASE_FIELDS,
+    GUIDANCE,
+    *GRAPH_FIELDS,
+    *CONVOLUTION_FIELDS,
+    Field("model.class_conditional", False, "Give the network the class of a cloud."),
+    LABEL_DROPOUT,
+    Field(
+        "model.noise_conditioning",
+        "time",
+        "Noise variable that the network sees: that of the time, none, or the one it "
+        "infers from the cloud. The last two choose graphs by the inferred one too.",
+        one_of(NOISE_CONDITIONINGS),
+    ),
+    Field("evaluate.max_reference", 442, "Most test clouds.", whole()),
+    Field(
+        "evaluate.max_matched_clouds", 64, "Most clouds of measures that match points."
+    ),
+    Field("evaluate.max_emd_clouds", 64, "Most clouds of measures with exact EMD."),
+)
 
 
 def default_config() -> ConfigDict:
-    """Returns every field of the task with its default."""
-    config = base_config()
-    config.task = "point_clouds"
-    config.data = ConfigDict(
-        {
-            "source": "auto",
-            "path": config_dict.placeholder(str),
-            "num_points": 400,
-            "sampling": "vertices",
-            "categories": (),
-            "num_train": 4000,
-            "num_test": 400,
-            "test_fraction": 0.1,
-            "cache_dir": ".cache/data",
-            "allow_download": False,
-        }
-    )
-    config.dmp = graph_config(num_neighbors=7)
-    config.model = ConfigDict(
-        {
-            "width": 64,
-            "num_layers": 3,
-            "convolution": "gat",
-            "norm": "layer",
-            # bfloat16: matrix products and messages; sums, norms, coordinates,
-            # parameters and output stay float32.
-            "dtype": "float32",
-            "class_conditional": False,
-            "label_dropout": 0.1,
-            # What the network is told of the noise: the level that goes with the
-            # time; nothing; or what it infers from the cloud. The last two choose
-            # the graph by the inferred level as well.
-            "noise_conditioning": "time",
-        }
-    )
-    config.sample.guidance = 0.0
-    config.evaluate = ConfigDict(
-        {
-            "weights": ("ema", "raw"),
-            "max_reference": 442,
-            "max_matched_clouds": 64,
-            "max_emd_clouds": 64,
-        }
-    )
-    return config
+    """Returns every field with its default."""
+    return fields.default_config(NAME, FIELDS)
 
 
-def validate(config: ConfigDict, faults: Faults) -> None:
-    """Checks the task's own fields."""
-    faults.choice(config, "data.source", SOURCES)
-    faults.choice(config, "data.sampling", ("vertices", "surface"))
-    faults.choice(config, "model.noise_conditioning", NOISE_CONDITIONINGS)
-    validate_graphs(config, faults)
-    for field in (
-        "data.num_train",
-        "data.num_test",
-        "evaluate.max_reference",
-    ):
-        faults.positive_int(config, field)
-    faults.in_range(config, "data.num_points", 2)
-    faults.in_range(config, "data.test_fraction", 0, 1, without_ends=True)
-    faults.in_range(config, "model.label_dropout", 0, 1)
+def check(config: ConfigDict, faults: Faults) -> None:
+    """Checks what holds between fields."""
+    check_base(config, faults)
+    check_guidance(
+        config,
+        faults,
+        has_condition=config.model.class_conditional,
+        dropout="model.label_dropout",
+        how="model.class_conditional",
+    )
     if not faults.lines:
         try:
-            layout_of(config, num_devices())
+            make_layout(config)
         except ValueError as error:
             faults.lines.append(f"dmp / train.batch_size: {error}")
 
 
-def bucketed_time(config: ConfigDict) -> BucketedTime:
-    """Builds the time axis and its noise buckets from a configuration."""
-    return make_time(config, config.data.num_points, DIM)
+def make_layout(config: ConfigDict) -> BatchLayout:
+    """Divides the batch over buckets; ValueError if it cannot be."""
+    time = make_time(config, config.data.num_points, DIM)
+    return make_batch_layout(time, config.train.batch_size, num_devices())
 
 
-def layout_of(config: ConfigDict, devices: int) -> BatchLayout:
-    """Divides a configuration's batch over buckets; ValueError if it cannot be."""
-    return make_batch_layout(bucketed_time(config), config.train.batch_size, devices)
+def make_model(config: ConfigDict, dataset: PointDataset) -> PointCloudModel:
+    """Builds the model of a configuration and what its data teach it."""
+    model = config.model
+    return PointCloudModel(
+        num_points=config.data.num_points,
+        scale=float(dataset.scale),
+        class_names=tuple(dataset.class_names),
+        class_counts=count_classes(dataset.train_labels, dataset.class_names),
+        time=make_time(config, config.data.num_points, DIM),
+        objective=make_objective(config),
+        graphs=make_graph_settings(config),
+        network_settings=make_network_settings(config),
+        class_conditional=model.class_conditional,
+        label_dropout=model.label_dropout,
+        noise_conditioning=model.noise_conditioning,
+    )

@@ -13,12 +13,14 @@ import dataclasses
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ncgn_jax.data.batches import split_reference
+from ncgn_jax.metrics.table import Row
 from ncgn_jax.metrics.transport import (
     draw_subset,
     wasserstein_flat,
     wasserstein_matched,
 )
-from ncgn_jax.point_clouds.anchors import make_anchor_sets, split_reference
+from ncgn_jax.point_clouds.anchors import make_anchor_sets
 from ncgn_jax.point_clouds.distances import (
     chamfer_matrix,
     coverage,
@@ -28,8 +30,6 @@ from ncgn_jax.point_clouds.distances import (
     nearest_neighbor_accuracy,
 )
 from ncgn_jax.point_clouds.statistics import cloud_statistics, statistics_distance
-
-Row = dict[str, float | int]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""The pictures of a point cloud run: samples, path, graphs, attention, loss.
+"""Draws a point cloud run: samples, path, graphs, attention, loss.
 
-Everything is drawn from what the task already knows (its buckets, its sampler, its
-network), so that a picture shows the graphs that the network really used.
+Everything comes from the model itself (its buckets, its sampler, its network), so that
+a picture shows the graphs that the network really used.
 """
 
 from pathlib import Path
@@ -10,70 +10,84 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ncgn_jax.graphs import SCHEDULES, NoiseBucket, RangeResolution
+from ncgn_jax.graphs import RANGE_SCHEDULES, NoiseBucket, RangeResolution
 from ncgn_jax.graphs.range_resolution import num_supernodes_exact
-from ncgn_jax.pictures import (
-    Panel,
-    draw_attention,
-    draw_clouds,
-    draw_denoising_path,
-    draw_loss,
-    draw_panels,
-    draw_schedule,
-    save_figure,
-    write_interactive_clouds,
-)
+from ncgn_jax.pictures import Panel, draw_loss, draw_panels, draw_schedule, save_figure
+from ncgn_jax.point_clouds.draw_attention import draw_attention
+from ncgn_jax.point_clouds.draw_clouds import draw_clouds
+from ncgn_jax.point_clouds.draw_page import write_interactive_clouds
+from ncgn_jax.point_clouds.draw_path import draw_denoising_path
+from ncgn_jax.point_clouds.model import PointCloudModel
+from ncgn_jax.point_clouds.sets import PointDataset
 from ncgn_jax.point_clouds.views import (
+    Labelled,
     NetworkView,
     attention_by_level,
+    choose_clouds,
     denoising_states,
     inferred_levels,
 )
 from ncgn_jax.run.logs import read_metrics
+from ncgn_jax.tasks.bucketed import bucket_names
+from ncgn_jax.tasks.sampling import Sampling
 
+Tree = Any
 # Every bucket of the default schedule has a level, the long first one has two.
 ATTENTION_LEVELS = (0.1, 0.5, 0.8, 0.91, 0.98)
 _MAX_INTERACTIVE = 24
+_NUM_TEST_CLOUDS = 100
 
 
 def draw_all(
-    task: Any,
-    params: Any,
-    model_state: Any,
+    model: PointCloudModel,
+    params: Tree,
+    model_state: Tree,
     samples: dict[str, np.ndarray],
+    dataset: PointDataset,
+    sampling: Sampling,
+    seed: int,
     folder: Path,
 ) -> list[Path]:
     """Saves all pictures of a run.
 
     Args:
-      task: A `PointCloudTask`.
+      model: The model.
       params: The parameters that made the samples.
       model_state: Batch statistics.
       samples: `points` [cloud, point, 3] in [-1, 1] and `label` [cloud].
+      dataset: The data, for the clouds beside the samples.
+      sampling: Settings of the samples.
+      seed: Seed of the samples.
       folder: Where to; the run's folder, with its metrics, is one above.
 
     Returns:
-      The files written; a picture that cannot be made is left out and said so.
+      The files written; a picture that cannot be made is left out, with a line on it.
     """
-    folder = Path(folder)
-    clouds = _samples_and_data(task, samples["points"])
-    view = NetworkView(task, params, model_state)
+    test = dataset.test[:, : model.num_points]
+    clouds = _samples_and_data(samples["points"], test, dataset.name)
+    some = choose_clouds(test, dataset.test_labels, dataset.scale, _NUM_TEST_CLOUDS)
+    view = NetworkView(model, params, model_state)
+    states = denoising_states(
+        view, params, model_state, samples["label"], seed, sampling
+    )
+    # Even, so that a bucket's two states stay side by side.
+    path = draw_denoising_path(states, columns=4 if len(states) > 6 else None)
     figures = {
         "samples": draw_clouds(clouds, columns=8, rows=2),
-        "denoising_path": _draw_path(view),
-        "range_resolution": _range_and_resolution(task),
+        "denoising_path": path,
+        "range_resolution": _range_and_resolution(model),
     }
     if view.attends:
-        figures["attention"] = _draw_attention(view)
+        figures["attention"] = _draw_attention(view, some)
     else:
         _say_left_out("attention", "model.convolution=gcn has no attention")
-    if task.is_blind:
-        figures["noise_level"] = _draw_noise_level(task, params)
-    losses = _losses(task, folder.parent)
+    if model.is_blind:
+        figures["noise_level"] = _draw_noise_level(model, params, some)
+    losses = _losses(model, folder.parent)
     if losses is None:
         _say_left_out("loss", f"no losses in {folder.parent / 'metrics.csv'}")
     else:
-        figures["loss"] = draw_loss(*losses, ylabel=_loss_name(task))
+        figures["loss"] = draw_loss(*losses, ylabel=_loss_name(model))
     paths = [
         save_figure(figure, folder / f"{name}.png") for name, figure in figures.items()
     ]
@@ -90,25 +104,17 @@ def _say_left_out(name: str, reason: str) -> None:
     print(f"pictures: {name}.png left out: {reason}", flush=True)
 
 
-def _samples_and_data(task: Any, points: np.ndarray) -> dict[str, np.ndarray]:
-    """Samples, and as many test clouds drawn at random (files are sorted by class)."""
-    test = task.dataset.test[:, : task.config.data.num_points]
+def _samples_and_data(
+    points: np.ndarray, test: np.ndarray, name: str
+) -> dict[str, np.ndarray]:
+    """Returns samples, and as many test clouds at random: files are sorted by class."""
     count = min(len(points), len(test), _MAX_INTERACTIVE)
     chosen = np.random.default_rng(0).permutation(len(test))[:count]
-    return {
-        "generated": points[:_MAX_INTERACTIVE],
-        f"test data: {task.dataset.name}": test[chosen],
-    }
+    return {"generated": points[:_MAX_INTERACTIVE], f"test data: {name}": test[chosen]}
 
 
-def _draw_path(view: NetworkView) -> Figure:
-    states = denoising_states(view)
-    # Even, so that a bucket's two states stay side by side.
-    return draw_denoising_path(states, columns=4 if len(states) > 6 else None)
-
-
-def _draw_attention(view: NetworkView) -> Figure:
-    edges = attention_by_level(view, ATTENTION_LEVELS)
+def _draw_attention(view: NetworkView, clouds: Labelled) -> Figure:
+    edges = attention_by_level(view, clouds, ATTENTION_LEVELS)
     return draw_attention(
         [found.distance for found in edges],
         [found.weight for found in edges],
@@ -118,11 +124,11 @@ def _draw_attention(view: NetworkView) -> Figure:
     )
 
 
-def _draw_noise_level(task: Any, params: Any) -> Figure:
+def _draw_noise_level(model: PointCloudModel, params: Tree, clouds: Labelled) -> Figure:
     """Draws inferred against true level, and how often the bucket is the right one."""
-    found = inferred_levels(task, params)
+    found = inferred_levels(model, params, clouds)
     low, middle, high = np.quantile(found.inferred, (0.1, 0.5, 0.9), axis=1)
-    bands = {"90 %": high, "median": middle, "10 %": low, "told": found.level}
+    bands = {"90 %": high, "median": middle, "10 %": low, "true": found.level}
     right = 100 * found.is_bucket_right.mean(axis=1)
     return draw_panels(
         [
@@ -146,25 +152,25 @@ def _shape(bucket: NoiseBucket) -> str:
     return f"{bucket.num_supernodes} supernodes, k = {bucket.num_neighbors}"
 
 
-def _range_and_resolution(task: Any) -> Figure:
+def _range_and_resolution(model: PointCloudModel) -> Figure:
     """Draws every schedule, with the run's own parameters, and the run's buckets."""
-    dmp = task.config.dmp
-    num_points, degree = task.config.data.num_points, dmp.num_neighbors
+    graphs, own = model.graphs, model.graphs.schedule
+    num_points, degree = model.num_points, graphs.num_neighbors
     levels = np.linspace(0.0, 1.0, 201)
     curves = {}
-    for name in SCHEDULES:
-        if name == "constant" or (name == "table" and dmp.schedule != "table"):
+    for name in RANGE_SCHEDULES:
+        if name == "constant" or (name == "table" and own.name != "table"):
             continue
         schedule = RangeResolution(
-            name, dmp.curvature, dmp.split, dmp.exponent, dmp.table
+            name, own.curvature, own.split, own.exponent, own.table
         )
         supernodes = np.asarray(
             [num_supernodes_exact(a, num_points, degree, schedule) for a in levels]
         )
-        used = name == dmp.schedule and dmp.connectivity == "dmp"
+        used = name == own.name and graphs.connectivity == "dmp"
         label = f"{name} (used)" if used else name
         curves[label] = (supernodes, degree * num_points / supernodes)
-    buckets = task.time.buckets
+    buckets = model.time.buckets
     return draw_schedule(
         levels,
         curves,
@@ -174,20 +180,20 @@ def _range_and_resolution(task: Any) -> Figure:
 
 
 def _losses(
-    task: Any, workdir: Path
+    model: PointCloudModel, workdir: Path
 ) -> tuple[list[int], dict[str, list[float]]] | None:
     """Returns steps and the loss of each bucket; None if nothing was logged."""
     series = read_metrics(workdir)
     steps = max((s for s, _ in series.values()), key=len, default=[])
-    losses = {}
-    for name, bucket in zip(task.bucket_names, task.time.buckets, strict=True):
+    losses, buckets = {}, model.time.buckets
+    names = bucket_names(buckets)
+    for name, bucket in zip(names, buckets, strict=True):
         at, values = series.get(f"loss/{name}", ([], []))
         if at and at == steps:
             losses[_shape(bucket)] = values
     return (steps, losses) if losses else None
 
 
-def _loss_name(task: Any) -> str:
-    process = task.config.process
-    weight = "" if process.loss_weight == "uniform" else f", {process.loss_weight}"
-    return f"loss ({process.target}{weight})"
+def _loss_name(model: PointCloudModel) -> str:
+    target, weight = model.objective
+    return f"loss ({target}{'' if weight == 'uniform' else f', {weight}'})"

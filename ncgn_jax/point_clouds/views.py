@@ -1,4 +1,4 @@
-"""What the network of a point cloud run sees: graphs along a path, and attention."""
+"""Shows what the network of point clouds sees: graphs along a path, and attention."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -9,14 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from ncgn_jax.graphs import MultiscaleGraph, NoiseBucket, bucket_index
+from ncgn_jax.graphs.range_resolution import weight_of_supernodes
 from ncgn_jax.models.graph_convolutions import edge_attention
-from ncgn_jax.pictures import DenoisingState
-from ncgn_jax.process import interpolate, make_sampler_step
-from ncgn_jax.tasks.bucketed import split_time_grid
-from ncgn_jax.tasks.settings import make_sample_times
+from ncgn_jax.point_clouds.draw_path import DenoisingState
+from ncgn_jax.point_clouds.model import PointCloudModel
+from ncgn_jax.process import interpolate
+from ncgn_jax.tasks.bucketed import BucketedTime
+from ncgn_jax.tasks.level_errors import LevelProbe
+from ncgn_jax.tasks.sampling import Sampling, cut_further, sample_chunks
 
-_NUM_CLOUDS = 2
-_NUM_CLOUDS_TO_INFER = 100
+Tree = Any
+# Clouds and their classes, [cloud, point, 3] at unit variance and [cloud].
+Labelled = tuple[jax.Array, jax.Array]
+_NUM_SHOWN = 2
+_NUM_TO_INFER = 100
 _MIN_STATES = 4
 _SEED = 0
 
@@ -39,17 +45,17 @@ class EdgeAttention(NamedTuple):
 class NetworkView:
     """Runs the network on a few clouds and shows what it saw, bucket by bucket.
 
-    Path and attention share one compiled function for each bucket, because compiling
-    takes longer than all the rest.
+    Path and attention share one compiled function per bucket, because compiling takes
+    longer than all the rest.
     """
 
-    def __init__(self, task: Any, params: Any, model_state: Any):
-        """Takes a `PointCloudTask`, parameters and batch statistics."""
-        self.task = task
-        self.attends = task.config.model.convolution != "gcn"
+    def __init__(self, model: PointCloudModel, params: Tree, model_state: Tree):
+        """Takes a model, its parameters and its batch statistics."""
+        self.model = model
+        self.attends = model.network_settings.convolution != "gcn"
         # Training leaves copies on all devices; one is enough here.
         variables = jax.device_get({"params": params, **model_state})
-        self._variables = jax.tree.map(jnp.asarray, variables)
+        self.variables = jax.tree.map(jnp.asarray, variables)
         self._compiled: dict[int, Any] = {}
 
     def __call__(
@@ -58,17 +64,17 @@ class NetworkView:
         """Returns prediction, graphs, and attention of each edge, mean over layers.
 
         Args:
-          bucket: Whose graphs.
+          bucket: The bucket of the graphs.
           x_t: Noisy clouds, [cloud, point, 3]; as many in every call.
           t: Times, [cloud].
           label: Classes, int32 [cloud].
         """
         if bucket not in self._compiled:
             self._compiled[bucket] = jax.jit(partial(self._run, bucket))
-        return self._compiled[bucket](self._variables, x_t, t, label)
+        return self._compiled[bucket](self.variables, x_t, t, label)
 
     def _run(self, bucket, variables, x_t, t, label):
-        output, graph, sown = self.task.apply(
+        output, graph, sown = self.model.apply(
             variables, bucket, x_t, t, label, mutable=("intermediates",)
         )
         attention = None
@@ -78,55 +84,70 @@ class NetworkView:
             attention /= len(layers)
         return output, graph, attention
 
-    def denoiser(self, bucket: int, label: jax.Array):
-        """Returns denoise(x_t, t) as the task's sampler has it."""
-        return self.task.denoiser(partial(self, bucket), label)
 
-
-def denoising_states(view: NetworkView) -> list[DenoisingState]:
-    """Samples a cloud and keeps states of its path.
+def denoising_states(
+    view: NetworkView,
+    params: Tree,
+    model_state: Tree,
+    label: np.ndarray,
+    seed: int,
+    sampling: Sampling,
+) -> list[DenoisingState]:
+    """Samples as the sampler did and keeps states of the first cloud's path.
 
     Args:
-      view: The network to sample from, with the task's own sampler and time grid.
+      view: The network, to show its graphs.
+      params: The parameters that made the samples.
+      model_state: Batch statistics.
+      label: Class of every sample, int32 [cloud].
+      seed: Seed of the samples.
+      sampling: Settings of the samples.
 
     Returns:
-      Where each bucket that the sampler passes begins and ends, from noise to data,
-      with that bucket's graph; moments in between too if there are few buckets.
+      Where each stretch of the sampler begins and ends, from noise to data, with the
+      graph of its bucket; moments in between too if there are few stretches.
     """
-    task, sample = view.task, view.task.config.sample
-    step = make_sampler_step(sample.sampler)
-    x = jnp.asarray(task.prior_clouds(_NUM_CLOUDS, task.config.seed))
-    times = make_sample_times(task.config, task.time.schedule, x[0].size)
-    label = jnp.zeros((_NUM_CLOUDS,), jnp.int32)
-    stretches = split_time_grid(task.time, np.asarray(times))
+    model = view.model
+    start = model.start(
+        label, seed, next(sample_chunks(len(label), sampling.batch_size))
+    )
+    stretches = model.stretches(sampling)
     num_kept = max(2, -(-_MIN_STATES // len(stretches)))
-    states = []
-    for bucket, offset, stretch in stretches:
-        denoise = view.denoiser(bucket, label)
-        moments = [jnp.full((_NUM_CLOUDS,), t, jnp.float32) for t in stretch]
-        kept = np.linspace(0, len(stretch) - 1, num_kept).round().astype(int)
-        for i, t in enumerate(moments):
-            if i > 0:
-                rng = jax.random.fold_in(jax.random.key(_SEED), offset + i - 1)
-                x = step(denoise, task.time.schedule, x, moments[i - 1], t, rng)
-                x = x.astype(jnp.float32)
-            if i in kept:
-                verb = {0: "enters", len(stretch) - 1: "leaves"}.get(i, "in")
-                states.append(_state(view, bucket, x, t, label, verb))
+    pieces = cut_further(stretches, num_kept - 1)
+    x, states = start.x, []
+    ends = {stretch.offset + len(stretch.times) - 1 for stretch in stretches}
+    begins = {stretch.offset for stretch in stretches}
+    for reached in model.walk(params, model_state, start, pieces, sampling):
+        bucket, offset, times = reached.stretch
+        moments = [(offset, float(times[0]), x)] if offset in begins else []
+        x, step = reached.x, offset + len(times) - 1
+        moments.append((step, reached.t, x))
+        for number, t, state in moments:
+            leaves = number in ends and state is x
+            verb = "leaves" if leaves else "enters" if number == offset else "in"
+            states.append(_state(view, bucket, state, t, start.given, verb))
     return states
 
 
 def _state(
     view: NetworkView,
-    bucket: int,
-    x: jax.Array,
-    t: jax.Array,
-    label: jax.Array,
+    bucket: int | None,
+    x: np.ndarray,
+    t: float,
+    label: np.ndarray,
     verb: str,
 ) -> DenoisingState:
-    """The first cloud with its graph; empty supernodes and masked edges left out."""
-    graph = view(bucket, x, t, label)[1]
-    shape = view.task.time.buckets[bucket]
+    """Shows the first cloud with its graph, without empty supernodes, masked edges."""
+    time = view.model.time
+    if bucket is None:
+        params = view.variables["params"]
+        bucket = int(view.model.infer_bucket(params, jnp.asarray(x)))
+    shown = slice(0, _NUM_SHOWN)
+    clouds = jnp.resize(jnp.asarray(x[shown]), (_NUM_SHOWN, *x.shape[1:]))
+    moments = jnp.full((_NUM_SHOWN,), t, jnp.float32)
+    labels = jnp.resize(jnp.asarray(label[shown]), (_NUM_SHOWN,))
+    graph = view(bucket, clouds, moments, labels)[1]
+    shape = time.buckets[bucket]
     points, nodes, edges = (
         slice(0, n) for n in (shape.num_nodes, shape.num_supernodes, shape.num_edges)
     )
@@ -134,45 +155,46 @@ def _state(
     real = np.asarray(graph.coarse.edges["mask"][edges])
     place = np.cumsum(occupied) - 1
     return {
-        "t": float(t[0]),
-        "signal_level": float(view.task.time.level(t)[0]),
+        "t": t,
+        "signal_level": float(time.level(moments)[0]),
         "points": np.asarray(graph.positions[points]),
         "supernode_positions": np.asarray(graph.supernode_positions[nodes])[occupied],
         "senders": place[np.asarray(graph.coarse.senders[edges])[real]],
         "receivers": place[np.asarray(graph.coarse.receivers[edges])[real]],
         "assignment": place[np.asarray(graph.assignment[points])],
-        "label": f"{verb} bucket {bucket + 1} of {len(view.task.time.buckets)}",
+        "label": f"{verb} bucket {bucket + 1} of {len(time.buckets)}",
     }
 
 
 def attention_by_level(
-    view: NetworkView, levels: Sequence[float]
+    view: NetworkView, clouds: Labelled, levels: Sequence[float]
 ) -> list[EdgeAttention]:
-    """Measures attention against edge length on noisy test clouds.
+    """Measures attention against edge length on noisy clouds.
 
     Args:
       view: The network; it must attend.
+      clouds: Clean clouds and their classes, of which a few are taken.
       levels: Signal levels in [0, 1].
 
     Returns:
       One measurement for each level.
     """
-    task = view.task
-    data, label = draw_test_clouds(task, _NUM_CLOUDS)
+    time = view.model.time
+    data, label = (part[:_NUM_SHOWN] for part in clouds)
     noise = jax.random.normal(jax.random.key(_SEED), data.shape)
     measured = []
     for level in levels:
-        index = bucket_index(task.time.buckets, level)
-        t = jnp.full((_NUM_CLOUDS,), _time_of_level(task, level), jnp.float32)
-        x_t = interpolate(task.time.schedule, t, data, noise)
+        index = bucket_index(time.buckets, level)
+        t = jnp.full(len(data), _time_of_level(time, level), jnp.float32)
+        x_t = interpolate(time.schedule, t, data, noise)
         _, graph, weight = view(index, x_t, t, label)
-        bucket = task.time.buckets[index]
+        bucket = time.buckets[index]
         measured.append(_real_edges(bucket, graph, np.asarray(weight)))
     return measured
 
 
 class InferredLevels(NamedTuple):
-    """What a blind model infers of noisy test clouds.
+    """The levels that a blind model infers of noisy clouds.
 
     Attributes:
       level: True levels, [level].
@@ -185,55 +207,81 @@ class InferredLevels(NamedTuple):
     is_bucket_right: np.ndarray
 
 
-def inferred_levels(task: Any, params: Any) -> InferredLevels:
-    """Infers the level of test clouds at 41 levels from noise to data.
+def inferred_levels(
+    model: PointCloudModel, params: Tree, clouds: Labelled
+) -> InferredLevels:
+    """Infers the level of clouds at 41 levels from noise to data.
 
     Args:
-      task: A `PointCloudTask` whose model is blind.
+      model: A blind model.
       params: Its parameters.
+      clouds: Clean clouds and their classes, of which at most 100 are taken.
     """
-    data, _ = draw_test_clouds(task, _NUM_CLOUDS_TO_INFER)
+    data = clouds[0][:_NUM_TO_INFER]
     noise = jax.random.normal(jax.random.key(_SEED), data.shape)
     levels = np.linspace(0.0, 1.0, 41)
 
     @jax.jit
     def infer(t):
-        x_t = interpolate(task.time.schedule, t, data, noise)
-        return task.infer_level(params, x_t)
+        x_t = interpolate(model.time.schedule, t, data, noise)
+        return model.infer_level(params, x_t)
 
     times = [
-        jnp.full(len(data), _time_of_level(task, level), jnp.float32)
+        jnp.full(len(data), _time_of_level(model.time, level), jnp.float32)
         for level in levels
     ]
     inferred = np.stack([np.asarray(infer(t)) for t in times])
-    lows = [bucket.low for bucket in task.time.buckets]
+    lows = [bucket.low for bucket in model.time.buckets]
     buckets, true = (
         np.searchsorted(lows, values, side="right") for values in (inferred, levels)
     )
     return InferredLevels(levels, inferred, buckets == true[:, None])
 
 
-def draw_test_clouds(task: Any, count: int) -> tuple[jax.Array, jax.Array]:
-    """Draws test clouds.
+def level_probe(view: NetworkView, clouds: Labelled) -> LevelProbe:
+    """Returns the network with clouds to measure its errors by noise level.
 
     Args:
-      task: A `PointCloudTask`.
-      count: Number of clouds; they repeat if there are fewer.
-
-    Returns:
-      Clouds at unit variance, [cloud, point, 3], and their classes, [cloud].
+      view: The network.
+      clouds: Clean clouds and their classes.
     """
-    test = task.dataset.test[:, : task.config.data.num_points]
-    chosen = np.random.default_rng(_SEED).permutation(len(test))[:count]
+    model, (data, label) = view.model, clouds
+    buckets = model.time.buckets
+    weights = [
+        weight_of_supernodes(b.num_supernodes, b.num_nodes, model.graphs.num_neighbors)
+        for b in buckets
+    ]
+    return LevelProbe(
+        model.time,
+        model.objective.target,
+        data,
+        lambda bucket, x_t, t: view(bucket, x_t, t, label)[0],
+        tuple(bucket.num_supernodes for bucket in buckets),
+        tuple(weights),
+    )
+
+
+def choose_clouds(
+    clouds: np.ndarray, label: np.ndarray, scale: float, count: int
+) -> Labelled:
+    """Draws clouds at random, at unit variance.
+
+    Args:
+      clouds: Clouds, [cloud, point, 3].
+      label: Their classes, [cloud].
+      scale: Their standard deviation.
+      count: Number of clouds; they repeat if there are fewer.
+    """
+    chosen = np.random.default_rng(_SEED).permutation(len(clouds))[:count]
     chosen = np.resize(chosen, count)
-    data = jnp.asarray(test[chosen] / np.float32(task.dataset.scale))
-    return data, jnp.asarray(task.dataset.test_labels[chosen])
+    data = jnp.asarray(clouds[chosen] / np.float32(scale))
+    return data, jnp.asarray(label[chosen])
 
 
-def _time_of_level(task: Any, level: float) -> float:
-    if task.time.signal == "time":
+def _time_of_level(time: BucketedTime, level: float) -> float:
+    if time.signal == "time":
         return level
-    return float(task.time.schedule.time_of_signal_level(level))
+    return float(time.schedule.time_of_signal_level(level))
 
 
 def _real_edges(

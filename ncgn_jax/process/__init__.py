@@ -1,6 +1,6 @@
-"""The generative process: notation, schedules, targets, losses, samplers.
+"""Defines the generative process: notation, schedules, targets, losses, samplers.
 
-This page fixes the notation for the whole library.
+This page fixes the notation of the whole library.
 
 Time runs from noise to data in every process, diffusion included:
 
@@ -14,16 +14,16 @@ Time runs from noise to data in every process, diffusion included:
 | d_alpha, d_sigma       | their derivatives in t (by forward-mode differentiation) |
 | log_snr                | 2 (log alpha - log sigma)                                |
 | signal_level           | alpha / (alpha + sigma), in [0, 1], rises with t; the    |
-|                        | only thing that graph code is told about noise           |
+|                        | only noise variable that graph code uses                 |
 | velocity               | dx_t/dt = d_alpha * data + d_sigma * noise               |
 | score                  | grad log p_t(x_t) = -noise_hat / sigma                   |
 | data_hat, noise_hat    | E[data | x_t], E[noise | x_t]                            |
 
-What counts the other way is converted here, at the edge, and nowhere else:
+Conventions that count the other way are converted here and nowhere else:
 
 * A DDPM chain of T steps counts n = 0 (data) .. T (noise). `Schedule.step_index`
   gives n = (1 - t) T, `Schedule.time_of_step` t = (T - n) / T.
-* A variance-exploding process is told by its sigma: alpha = 1, and
+* A variance-exploding process is given by its sigma. It has alpha = 1, and
   `Schedule.time_of_signal_level(1 / (1 + sigma))` is its t.
 
 Example: a point mass at 3, whose denoiser is known, sampled in eight steps.
@@ -46,7 +46,6 @@ from ncgn_jax.process.losses import (
     LOSS_WEIGHTS,
     logit_normal_times,
     loss_weight,
-    sample_times,
     weighted_mse,
 )
 from ncgn_jax.process.predictions import (
@@ -59,11 +58,7 @@ from ncgn_jax.process.predictions import (
     to_score,
     to_velocity,
 )
-from ncgn_jax.process.samplers import (
-    integrate,
-    make_denoiser,
-    sample_prior,
-)
+from ncgn_jax.process.samplers import integrate, make_denoiser, sample_prior
 from ncgn_jax.process.schedules import (
     SCHEDULES,
     Schedule,
@@ -78,6 +73,7 @@ from ncgn_jax.process.steps import (
     ddim_step,
     euler_step,
     heun_step,
+    kept_noise,
     make_sampler_step,
     posterior_variances,
     renoise_step,
@@ -103,6 +99,7 @@ __all__ = [
     "heun_step",
     "integrate",
     "interpolate",
+    "kept_noise",
     "linear_skip",
     "logit_normal_times",
     "loss_weight",
@@ -115,7 +112,6 @@ __all__ = [
     "posterior_variances",
     "renoise_step",
     "sample_prior",
-    "sample_times",
     "schedule_from_betas",
     "to_data_and_noise",
     "to_score",

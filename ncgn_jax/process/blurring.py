@@ -1,23 +1,23 @@
-"""Heat dissipation: processes that blur the data over the nodes as noise grows.
+"""Blurs the data over the nodes as noise grows: processes with heat dissipation.
 
 Heat flows along a graph with Laplacian L = V^T diag(rates) V. In the coordinates V x
-of its modes every coefficient has a schedule of its own,
+of its modes every coefficient has its own schedule,
 
   x_t = alpha(t) exp(-rates tau(t)) * data + sigma(t) * noise,   tau = blur(t)^2 / 2
 
 (Hoogeboom & Salimans 2022, eq. 10-12), which is the interpolant of the whole library
-with one alpha a mode: `with_heat` makes it a `Schedule`, and targets, losses and
-sampler steps take it as any other. Noise is standard normal in either coordinates,
+with one alpha per mode. `with_heat` makes it a `Schedule`, which targets, losses and
+sampler steps accept like any other. Noise is standard normal in both coordinates,
 because V is orthonormal.
 
 With alpha = 1 and a small constant sigma (`still_schedule`) it is the inverse heat
-dissipation of Rissanen et al. (2023): their sampler, which predicts the data, blurs
+dissipation of Rissanen et al. (2023). Their sampler, which predicts the data, blurs
 the prediction less and adds noise, is `renoise_step`. That process keeps the mean of
-the nodes and ends in no fixed distribution, so sampling starts from blurred data.
+the nodes and has no fixed end distribution, so sampling starts from blurred data.
 
-Two Laplacians: `dct`, a path through the nodes in the order they are stored in (as
-arXiv 2501.03696 blurs molecules; not equivariant), and `complete`, all nodes joined,
-where blurring draws every node to the mean: exp(-tau) (x - mean) + mean.
+There are two Laplacians. `dct` is a path through the nodes in stored order (as
+arXiv 2501.03696 blurs molecules; not equivariant). `complete` joins all nodes, and
+blurring draws every node to the mean: exp(-tau) (x - mean) + mean.
 
 >>> import numpy as np
 >>> modes = make_heat_modes("complete", 3)
@@ -47,7 +47,7 @@ STILL = "still"  # name of the schedule without change
 
 @dataclasses.dataclass(frozen=True)
 class HeatModes:
-    """Modes of the heat equation for every number of nodes up to a maximum.
+    """Holds the modes of the heat equation for each number of nodes up to a maximum.
 
     Attributes:
       basis: Orthonormal rows for n nodes at index n, float32 [n, mode, node]; zero
@@ -62,11 +62,14 @@ class HeatModes:
 def dct_basis(num_nodes: int) -> np.ndarray:
     """Returns the orthonormal DCT-II, float64 [mode, node].
 
-    V[k, i] = sqrt((2 - [k = 0]) / n) cos(pi k (2 i + 1) / (2 n)): eigenvectors of a
-    path with reflecting ends; the first is constant.
+    V[k, i] = sqrt((2 - [k = 0]) / n) cos(pi k (2 i + 1) / (2 n)). The rows are the
+    eigenvectors of a path with reflecting ends; the first is constant.
 
     Args:
       num_nodes: Number of nodes n, at least 1.
+
+    Raises:
+      ValueError: if there are no nodes.
     """
     if num_nodes < 1:
         raise ValueError(f"num_nodes must be at least 1, got {num_nodes}")
@@ -77,10 +80,10 @@ def dct_basis(num_nodes: int) -> np.ndarray:
 
 
 def heat_rates(kind: str, num_nodes: int) -> np.ndarray:
-    """Returns how fast each mode of `dct_basis` decays, float64 [mode].
+    """Returns the decay rate of each mode of `dct_basis`, float64 [mode].
 
-    `dct`: (pi k / n)^2, heat on a rod of n unit lengths. `complete`: 0 for the mean
-    and 1 for all others, the Laplacian of the complete graph over n.
+    `dct` gives (pi k / n)^2, heat on a rod of n unit lengths. `complete` gives 0 for
+    the mean and 1 for all others, the Laplacian of the complete graph over n.
 
     Args:
       kind: One of `HEAT_KINDS`.
@@ -123,8 +126,8 @@ def make_blur(
         `levels`: `num_levels` levels from `min_blur` to `max_blur`, evenly spaced in
         the logarithm, and 0 (Rissanen et al. 2023), joined by straight lines.
       max_blur: Blur at t = 0; in nodes for `dct`.
-      min_blur: Smallest blur but 0, for `levels`.
-      num_levels: Number of levels but 0, for `levels`.
+      min_blur: Smallest nonzero blur, for `levels`.
+      num_levels: Number of nonzero levels, for `levels`.
 
     Raises:
       ValueError: if the name does not exist or the range is empty.
@@ -141,7 +144,7 @@ def make_blur(
         )
     levels = np.concatenate([[0.0], np.geomspace(min_blur, max_blur, num_levels)])
 
-    def blur(t):
+    def blur(t: jax.Array) -> jax.Array:
         table = jnp.asarray(levels, t.dtype)
         place = jnp.arange(num_levels + 1, dtype=t.dtype) / num_levels
         return jnp.interp(1.0 - t, place, table)
@@ -150,10 +153,13 @@ def make_blur(
 
 
 def still_schedule(sigma: float) -> Schedule:
-    """Returns alpha = 1 with constant noise: what heat alone changes.
+    """Returns the schedule with alpha = 1 and constant noise.
 
     Args:
       sigma: Noise at all times, at least 0.
+
+    Raises:
+      ValueError: if sigma is negative.
     """
     if not sigma >= 0:
         raise ValueError(f"sigma must be at least 0, got {sigma}")
@@ -165,25 +171,25 @@ def with_heat(
     rates: ArrayLike,
     blur: Callable[[jax.Array], jax.Array],
 ) -> Schedule:
-    """Lets heat flow beside the noise of a schedule; for coefficients of modes.
+    """Adds heat dissipation to a schedule, in the coordinates of the modes.
 
     Args:
       schedule: The noise; its alpha and sigma hold for the mode that does not decay.
       rates: Decay of each mode, [row, mode].
-      blur: As `make_blur` gives it.
+      blur: Function of t, as `make_blur` returns it.
 
     Returns:
       A schedule for x_t [row, mode, feature] in the coordinates of the modes. Its
-      coefficients are [row, mode, 1] for times [row] or a scalar. Weights of losses
-      (one for each row) are those of `schedule` alone.
+      coefficients are [row, mode, 1] for times [row] or a scalar. Loss weights (one
+      per row) are those of `schedule` alone.
     """
-    rates = jnp.asarray(rates)[:, :, None]  # [row, mode, 1]
+    decay = jnp.asarray(rates)[:, :, None]  # [row, mode, 1]
 
     def spread(value: jax.Array) -> jax.Array:
-        return jnp.asarray(value)[..., None, None] * jnp.ones_like(rates)
+        return jnp.asarray(value)[..., None, None] * jnp.ones_like(decay)
 
-    def alpha(t):
-        return spread(schedule.alpha(t)) * jnp.exp(-0.5 * rates * spread(blur(t)) ** 2)
+    def alpha(t: jax.Array) -> jax.Array:
+        return spread(schedule.alpha(t)) * jnp.exp(-0.5 * decay * spread(blur(t)) ** 2)
 
     return Schedule(
         f"{schedule.name} with heat", alpha, lambda t: spread(schedule.sigma(t))

@@ -1,12 +1,12 @@
-"""Dilated time grids: half of the steps where high-dimensional data is decided.
+"""Makes dilated time grids: half of the steps where high-dimensional data is decided.
 
 For data of dimension d whose modes have norm sqrt(d), sampled along
-x_t = t data + c (1 - t) noise, what is hard happens in a window that narrows with d:
+x_t = t data + c (1 - t) noise, the sample is decided in a window that narrows with d:
 
-  c = 1 (VP)        which mode, while t is about 1 / sqrt(d);
+  c = 1 (VP)        the choice of the mode, while t is about 1 / sqrt(d);
   c = sqrt(d) (VE)  the shape of the mode, while 1 - t is about 1 / sqrt(d).
 
-A grid of equal steps needs about sqrt(d) of them to see that window. A dilated grid
+A grid of equal steps needs about sqrt(d) of them to resolve that window. A dilated grid
 (arXiv 2501.00988) gives one half of its steps to the window, of width
 kappa / sqrt(d), and the other half to the rest of [0, 1]:
 
@@ -25,7 +25,7 @@ from ncgn_jax.process import naming
 
 
 def constant_times(pace: ArrayLike, dim: float, kappa: float) -> np.ndarray:
-    """Returns the pace itself: t rises by the same amount in each step."""
+    """Returns the pace itself, so that t rises by the same amount in each step."""
     del dim, kappa
     return np.asarray(pace, np.float64)
 
@@ -34,7 +34,7 @@ def dilate_vp(pace: ArrayLike, dim: float, kappa: float) -> np.ndarray:
     """Slows time down next to noise, for noise of variance 1.
 
     With w = kappa / sqrt(d):  t = 2 w s                    for s < 1/2,
-                               t = w + (1 - w) (2 s - 1)    from there on.
+                               t = w + (1 - w) (2 s - 1)    otherwise.
 
     Args:
       pace: The share s of the steps done, in [0, 1], any shape.
@@ -53,7 +53,7 @@ def dilate_ve(pace: ArrayLike, dim: float, kappa: float) -> np.ndarray:
     """Slows time down next to data, for noise of variance d.
 
     With w = kappa / sqrt(d):  t = (1 - w) 2 s       for s < 1/2,
-                               t = 1 - w (2 - 2 s)   from there on.
+                               t = 1 - w (2 - 2 s)   otherwise.
 
     Args:
       pace: The share s of the steps done, in [0, 1], any shape.
@@ -72,7 +72,7 @@ def dilate_ve_trigonometric(pace: ArrayLike, dim: float, kappa: float) -> np.nda
     """Slows time down next to data, for sigma = sqrt(d) sqrt(1 - t^2).
 
     With w = kappa / sqrt(d):  t = sqrt(1 - w^2) 2 s              for s < 1/2,
-                               t = sqrt(1 - w^2 (2 - 2 s)^2)      from there on,
+                               t = sqrt(1 - w^2 (2 - 2 s)^2)      otherwise,
     so that sigma falls by equal amounts inside the window.
 
     Args:
@@ -109,8 +109,8 @@ def make_dilated_grid(
       num_steps: Number of steps, at least 1; if even, one time is the window's edge.
       dim: Dimension d of the data, at least 1.
       kappa: Width of the window in units of 1 / sqrt(d), above 0; the published
-        experiments have 3 and 5. From sqrt(d) on the window is all of [0, 1], there
-        is nothing to dilate, and the steps are equal.
+        experiments use 3 and 5. From sqrt(d) on the window is all of [0, 1] and the
+        steps are equal.
 
     Returns:
       num_steps + 1 strictly rising times, the first 0, the last 1, float64. In a

@@ -1,8 +1,8 @@
-"""Exponential moving average of parameters, with warm-up.
+"""Averages parameters over steps: an exponential moving average with warm-up.
 
 ema <- decay * ema + (1 - decay) * params. With a constant decay of 0.9999 the average
-is still mostly the initial, random parameters after 10,000 steps; warming the decay
-up lets it forget them.
+still holds mostly the initial, random parameters after 10,000 steps. A decay that
+starts small forgets them.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 
-def ema_decay(step: ArrayLike, decay: float, warm_up: bool = True) -> jax.Array:
-    """Returns the decay to use for the update after optimiser step `step`.
+def ema_decay(step: ArrayLike, decay: float) -> jax.Array:
+    """Returns the decay for the update after optimiser step `step`.
 
-    min(decay, (1 + step) / (10 + step)) with warm-up, else `decay`.
+    min(decay, (1 + step) / (10 + step)), which starts at 0.1.
 
     Args:
       step: Number of steps done before, at least 0.
       decay: Final decay, in [0, 1].
-      warm_up: Start at 0.1 and rise.
 
     Returns:
       Decay, a float scalar (shape of `step`).
@@ -33,8 +32,6 @@ def ema_decay(step: ArrayLike, decay: float, warm_up: bool = True) -> jax.Array:
     if not 0.0 <= decay <= 1.0:
         raise ValueError(f"decay must be in [0, 1], got {decay}")
     step = jnp.asarray(step).astype(float)
-    if not warm_up:
-        return jnp.full_like(step, decay)
     return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
 
 
@@ -47,7 +44,7 @@ def update_ema(ema: Any, params: Any, decay: ArrayLike) -> Any:
       decay: Decay, scalar in [0, 1].
 
     Returns:
-      The new average, leaves of the types of `ema`; leaves that are not
+      The new average, with the leaf types of `ema`. Leaves that are not
       floating-point (counters) are copied from `params`.
     """
 

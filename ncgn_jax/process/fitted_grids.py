@@ -1,12 +1,12 @@
-"""Time grids fitted to what a network finds out at each noise level.
+"""Fits time grids to the information that a network gains at each noise level.
 
 The entropic time of a model (Stancevic, Handke & Ambrogioni 2025, arXiv 2504.13612)
 rises by the same amount of information about the data in each step. By the relation
 of Guo, Shamai and Verdu (2005), dI/dsnr = E|data - data_hat|^2 / 2, so it follows
-from the error that the model makes at each level, which training measures anyway.
+from the error of the model at each level, which training measures anyway.
 
-Example: of unit normal data I(t) = log(1 + snr) / 2 per coordinate, so two steps part
-where 1 + snr is the root of its largest value.
+Example: for unit normal data I(t) = log(1 + snr) / 2 per coordinate, so two steps
+meet where 1 + snr is the square root of its largest value.
 
 >>> from ncgn_jax.process import make_schedule, make_time_grid
 >>> schedule, t = make_schedule("linear"), np.linspace(0.0, 1.0, 1001)
@@ -43,7 +43,7 @@ def fit_time_table(
       schedule: The noise schedule.
       times: Where the error was measured, rising, [time], at least two.
       data_error: Mean squared error of data_hat per coordinate, [time], not negative;
-        beyond the measured times it stays as it is at the last.
+        held constant beyond the measured times.
 
     Returns:
       Pairs (t, share of the steps), rising from (0, 0) to (1, 1).
@@ -62,14 +62,15 @@ def fit_time_table(
         raise ValueError(f"errors must be finite, not negative, not all 0, got {error}")
     with jax.ensure_compile_time_eval():
         ends = np.asarray(jax.jit(schedule.log_snr)(np.array([0.0, 1.0])), np.float64)
-        log_snr = np.linspace(*np.clip(ends, *LOG_SNR_RANGE), _NUM_ROWS)
+        low, high = np.clip(ends, *LOG_SNR_RANGE)
+        log_snr = np.linspace(low, high, _NUM_ROWS)
         level = 1.0 / (1.0 + np.exp(-0.5 * log_snr))
         t = np.asarray(jax.jit(schedule.time_of_signal_level)(level), np.float64)
     rate = np.interp(t, times, error) * np.exp(log_snr)
     gained = np.concatenate([[0.0], np.cumsum(rate[1:] + rate[:-1])])
     share = gained / gained[-1]
     t[0], t[-1] = 0.0, 1.0
-    # Where steps of t vanish in float32, or nothing is learned, a row is no use.
+    # A row whose step in t vanishes in float32 is useless.
     keep = np.concatenate([[True], np.diff(t) > 1e-9])
     keep[-1] = True
     return tuple(zip(t[keep].tolist(), share[keep].tolist(), strict=True))

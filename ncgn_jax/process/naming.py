@@ -1,18 +1,20 @@
-"""Choosing among named alternatives, with errors that list the valid choices."""
+"""Chooses among named alternatives, with errors that list the valid choices."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def require_choice(what: str, name: str, valid: Iterable[str]) -> None:
     """Checks that `name` is one of the valid choices.
 
     Args:
-      what: What is being chosen, for the message ("schedule", "sampler").
-      name: The choice made.
+      what: Kind of thing chosen, for the message ("schedule", "sampler").
+      name: The choice.
       valid: The names that exist.
 
     Raises:
@@ -25,20 +27,20 @@ def require_choice(what: str, name: str, valid: Iterable[str]) -> None:
 
 def build_named(
     what: str,
-    factories: Mapping[str, Callable[..., Any]],
+    factories: Mapping[str, Callable[..., T]],
     name: str,
-    options: Mapping[str, Any],
-) -> Any:
+    options: Mapping[str, object],
+) -> T:
     """Calls the factory registered under `name` with keyword `options`.
 
     Args:
-      what: What is being built, for the messages.
+      what: Kind of thing built, for the messages.
       factories: Factories by name; all their parameters have defaults.
-      name: Which one.
+      name: Name of the factory.
       options: Keyword arguments for it.
 
     Returns:
-      What the factory returns.
+      The result of the factory.
 
     Raises:
       ValueError: if the name, or the name of an option, does not exist.

@@ -1,7 +1,7 @@
-"""What a network predicts, and how each kind of prediction gives all the others.
+"""Converts between the kinds of prediction that a network can make.
 
 Given x_t = alpha data + sigma noise, any one of the four targets determines the
-rest. All conversions go through one pivot, the pair (data_hat, noise_hat):
+others. All conversions go through one pivot, the pair (data_hat, noise_hat):
 
   velocity = d_alpha data + d_sigma noise      (dx_t/dt; Lipman et al. 2023)
   score    = -noise / sigma                    (grad log p_t; Song et al. 2021)
@@ -12,6 +12,7 @@ Salimans & Ho (2022).
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -40,14 +41,22 @@ def expand_like(t: ArrayLike, x: jax.Array) -> jax.Array:
 
 
 def _divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-    """Divides; 0 where the denominator vanishes, with finite gradients there."""
+    """Divides, with 0 and finite gradients where the denominator vanishes."""
     is_zero = jnp.abs(denominator) <= MIN_DENOMINATOR
     return jnp.where(is_zero, 0.0, numerator / jnp.where(is_zero, 1.0, denominator))
 
 
-def _coefficients(schedule: Schedule, t: ArrayLike, x: jax.Array):
+def _coefficients(
+    schedule: Schedule, t: ArrayLike, x: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Returns the schedule's four coefficients at t, shaped to broadcast with x."""
-    return tuple(expand_like(c, x) for c in schedule.coefficients(t))
+    alpha, sigma, d_alpha, d_sigma = schedule.coefficients(t)
+    return (
+        expand_like(alpha, x),
+        expand_like(sigma, x),
+        expand_like(d_alpha, x),
+        expand_like(d_sigma, x),
+    )
 
 
 def interpolate(
@@ -64,6 +73,7 @@ def interpolate(
     Returns:
       x_t, shape of `data`. Entries zero in both stay zero.
     """
+    chex.assert_equal_shape([data, noise])
     alpha, sigma, _, _ = _coefficients(schedule, t, data)
     return alpha * data + sigma * noise
 
@@ -71,7 +81,7 @@ def interpolate(
 def make_target(
     kind: str, schedule: Schedule, t: ArrayLike, data: jax.Array, noise: jax.Array
 ) -> jax.Array:
-    """Returns what a network of this kind should predict at x_t.
+    """Returns the regression target at x_t of a network of this kind.
 
     Args:
       kind: One of `PREDICTION_KINDS`.
@@ -81,13 +91,14 @@ def make_target(
       noise: Standard normal of the same shape.
 
     Returns:
-      The regression target, shape of `data`. The score, -noise / sigma, is unbounded
-      as sigma -> 0; where sigma = 0 the target is 0.
+      The target, shape of `data`. The score, -noise / sigma, is unbounded as
+      sigma -> 0; where sigma = 0 the target is 0.
 
     Raises:
       ValueError: if `kind` does not exist.
     """
     naming.require_choice("prediction kind", kind, PREDICTION_KINDS)
+    chex.assert_equal_shape([data, noise])
     if kind == "data":
         return data
     if kind == "noise":
@@ -101,38 +112,39 @@ def make_target(
 def linear_skip(
     kind: str, schedule: Schedule, t: ArrayLike, x: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Splits a target into what is linear in x_t, and a rest of its own size.
+    """Splits a target into a part linear in x_t and a rest of known size.
 
-    For data of mean square 1, target a data + b noise, prediction = skip x_t +
-    scale * output has the least error that any multiple of x_t has at output 0:
+    For data of mean square 1 and target a data + b noise, the prediction
+    skip x_t + scale * output has, at output 0, the least error of any multiple of x_t:
 
       skip = (a alpha + b sigma) / (alpha^2 + sigma^2),
       scale = |a sigma - b alpha| / sqrt(alpha^2 + sigma^2),
 
-    and the output that is wanted has mean square 1 at every noise level (Karras et al.
-    2022, arXiv 2206.00364, equations 7 and 8, for every schedule and target). The
-    network then need not carry the noise of x_t from its input to its output.
+    and the ideal output has mean square 1 at every noise level (Karras et al. 2022,
+    arXiv 2206.00364, equations 7 and 8, for every schedule and target). The network
+    then need not carry the noise of x_t from its input to its output.
 
     Args:
-      kind: What is predicted, one of `PREDICTION_KINDS`.
+      kind: Kind of prediction, one of `PREDICTION_KINDS`.
       schedule: The noise schedule.
       t: Times, [batch] or scalar.
-      x: Array that both shall broadcast against, [batch, ...].
+      x: Array that both broadcast against, [batch, ...].
 
     Returns:
-      skip and scale. Score, where sigma = 0: both 0.
+      skip and scale; both 0 for the score where sigma = 0.
 
     Raises:
       ValueError: if `kind` does not exist.
     """
     naming.require_choice("prediction kind", kind, PREDICTION_KINDS)
     alpha, sigma, d_alpha, d_sigma = _coefficients(schedule, t, x)
-    a, b = {
+    factors: dict[str, tuple[float | jax.Array, float | jax.Array]] = {
         "data": (1.0, 0.0),
         "noise": (0.0, 1.0),
         "velocity": (d_alpha, d_sigma),
         "score": (0.0, _divide(-jnp.ones_like(sigma), sigma)),
-    }[kind]
+    }
+    a, b = factors[kind]
     variance = alpha**2 + sigma**2
     scale = jnp.abs(a * sigma - b * alpha) / jnp.sqrt(variance)
     return (a * alpha + b * sigma) / variance, scale
@@ -144,11 +156,11 @@ def to_data_and_noise(
     """Turns a prediction of any kind into the pair (data_hat, noise_hat).
 
     From velocity u, with w = alpha d_sigma - sigma d_alpha (0 only for modes that heat
-    has wiped out):
+    has removed):
       data_hat = (d_sigma x_t - sigma u) / w,  noise_hat = (alpha u - d_alpha x_t) / w.
 
     Args:
-      kind: What `prediction` is, one of `PREDICTION_KINDS`.
+      kind: Kind of `prediction`, one of `PREDICTION_KINDS`.
       prediction: Output of the network, shape of `x_t`.
       x_t: Noisy samples, [batch, ...].
       schedule: The noise schedule.
@@ -156,15 +168,16 @@ def to_data_and_noise(
 
     Returns:
       data_hat and noise_hat with x_t = alpha data_hat + sigma noise_hat. Three cases
-      have no answer, and the mean of standardised data or noise, 0, stands in:
-      data_hat from noise or score where alpha = 0 (t = 0 of some schedules),
-      noise_hat from data where sigma = 0 (t = 1), and both from velocity where
-      w = 0. No result is inf or nan.
+      have no answer and give 0, the mean of standardised data or noise: data_hat from
+      noise or score where alpha = 0 (t = 0 of some schedules), noise_hat from data
+      where sigma = 0 (t = 1), and both from velocity where w = 0. No result is inf or
+      nan.
 
     Raises:
       ValueError: if `kind` does not exist.
     """
     naming.require_choice("prediction kind", kind, PREDICTION_KINDS)
+    chex.assert_equal_shape([prediction, x_t])
     alpha, sigma, d_alpha, d_sigma = _coefficients(schedule, t, x_t)
     if kind == "data":
         return prediction, _divide(x_t - alpha * prediction, sigma)
@@ -182,15 +195,15 @@ def to_velocity(
     """Turns a prediction into the velocity d_alpha data_hat + d_sigma noise_hat.
 
     Args:
-      kind: What `prediction` is, one of `PREDICTION_KINDS`.
+      kind: Kind of `prediction`, one of `PREDICTION_KINDS`.
       prediction: Output of the network, shape of `x_t`.
       x_t: Noisy samples, [batch, ...].
       schedule: The noise schedule.
       t: Times, [batch] or scalar.
 
     Returns:
-      Velocity dx_t/dt, shape of `x_t`; finite at both ends, where the parts that
-      `to_data_and_noise` cannot know are taken as 0.
+      Velocity dx_t/dt, shape of `x_t`. It is finite at both ends, where the parts
+      without an answer in `to_data_and_noise` are 0.
 
     Raises:
       ValueError: if `kind` does not exist.
@@ -208,15 +221,14 @@ def to_score(
     """Turns a prediction into the score grad log p_t(x_t) = -noise_hat / sigma.
 
     Args:
-      kind: What `prediction` is, one of `PREDICTION_KINDS`.
+      kind: Kind of `prediction`, one of `PREDICTION_KINDS`.
       prediction: Output of the network, shape of `x_t`.
       x_t: Noisy samples, [batch, ...].
       schedule: The noise schedule.
       t: Times, [batch] or scalar.
 
     Returns:
-      Score, shape of `x_t`; 0 where sigma = 0, where only a score prediction itself
-      could tell.
+      Score, shape of `x_t`; 0 where sigma = 0, unless a score was predicted.
 
     Raises:
       ValueError: if `kind` does not exist.

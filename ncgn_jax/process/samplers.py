@@ -1,51 +1,25 @@
-"""Sampling: from noise at t = 0 to data at t = 1, one `lax.scan` over a time grid.
+"""Samples from noise at t = 0 to data at t = 1, with one `lax.scan` over a time grid.
 
-`make_denoiser` turns a network into what the steps of `steps` work with,
-`time_grids` says where the steps go, `integrate` takes them.
+`make_denoiser` turns a network into the denoiser that the steps of `steps` call,
+`time_grids` makes the times, and `integrate` takes the steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
+import chex
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from ncgn_jax.process.predictions import to_data_and_noise
 from ncgn_jax.process.schedules import Schedule
-from ncgn_jax.process.steps import (
-    SAMPLERS,
-    Denoiser,
-    SamplerStep,
-    ancestral_step,
-    ddim_step,
-    euler_step,
-    heun_step,
-    make_sampler_step,
-    posterior_variances,
-    renoise_step,
-)
-from ncgn_jax.process.time_grids import TIME_GRIDS, make_time_grid
+from ncgn_jax.process.steps import Denoiser
 
-__all__ = [
-    "SAMPLERS",
-    "TIME_GRIDS",
-    "Denoiser",
-    "SamplerStep",
-    "ancestral_step",
-    "ddim_step",
-    "euler_step",
-    "heun_step",
-    "integrate",
-    "make_denoiser",
-    "make_sampler_step",
-    "make_time_grid",
-    "posterior_variances",
-    "renoise_step",
-    "sample_prior",
-]
+D = TypeVar("D")
+_Legs = tuple[jax.Array, jax.Array, jax.Array]
 
 
 def make_denoiser(
@@ -58,10 +32,10 @@ def make_denoiser(
 
     Args:
       predict: Network, (x_t, t [batch]) -> prediction of the shape of x_t.
-      kind: What it predicts, one of `PREDICTION_KINDS`.
+      kind: Kind of prediction, one of `PREDICTION_KINDS`.
       schedule: The noise schedule.
-      data_limit: If given, data_hat is clipped to +-data_limit, and noise_hat made
-        to agree with it. Tames noise predictions where alpha is nearly 0.
+      data_limit: If given, data_hat is clipped to +-data_limit and noise_hat is made
+        to agree with it. This bounds noise predictions where alpha is nearly 0.
 
     Returns:
       denoise(x_t, t) -> (data_hat, noise_hat).
@@ -72,7 +46,7 @@ def make_denoiser(
     if data_limit is not None and not data_limit > 0:
         raise ValueError(f"data_limit must be positive, got {data_limit}")
 
-    def denoise(x_t, t):
+    def denoise(x_t: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
         pair = to_data_and_noise(kind, predict(x_t, t), x_t, schedule, t)
         if data_limit is None:
             return pair
@@ -83,18 +57,21 @@ def make_denoiser(
 
 
 def sample_prior(
-    schedule: Schedule, rng: jax.Array, shape: tuple[int, ...], dtype: Any = float
+    schedule: Schedule,
+    rng: jax.Array,
+    shape: tuple[int, ...],
+    dtype: DTypeLike = float,
 ) -> jax.Array:
     """Draws the noise that sampling starts from, x_t at t = 0.
 
-    Normal with variance alpha(0)^2 + sigma(0)^2, that of x_0 for data of unit
-    variance: 1 for all schedules but `ve`.
+    It is normal with variance alpha(0)^2 + sigma(0)^2, that of x_0 for data of unit
+    variance, which is 1 for all schedules but `ve`.
 
     Args:
       schedule: The noise schedule.
       rng: Random key.
       shape: Shape of the samples.
-      dtype: Their type.
+      dtype: Type of the samples.
 
     Returns:
       Samples of the given shape.
@@ -105,8 +82,10 @@ def sample_prior(
 
 
 def integrate(
-    step: SamplerStep,
-    denoise: Denoiser,
+    step: Callable[
+        [D, Schedule, jax.Array, jax.Array, jax.Array, jax.Array], jax.Array
+    ],
+    denoise: D,
     schedule: Schedule,
     x_t: jax.Array,
     times: ArrayLike,
@@ -114,22 +93,22 @@ def integrate(
     step_offset: ArrayLike = 0,
     keep_every: int | None = None,
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
-    """Takes one sampler step between each two neighbours of `times`.
+    """Takes one sampler step between each pair of adjacent times.
 
-    Step i draws from fold_in(rng, step_offset + i) and nothing else. So a walk over
-    times[:k+1], then one over times[k:] with step_offset = k, give together the same
-    bits as one walk over `times`.
+    Step i draws from fold_in(rng, step_offset + i) and nothing else. Hence a walk over
+    times[:k+1] followed by one over times[k:] with step_offset = k gives the same bits
+    as one walk over `times`.
 
     Args:
       step: The sampler step.
-      denoise: (x_t, t [batch]) -> (data_hat, noise_hat).
+      denoise: The denoiser of that step, (x_t, t [batch]) -> (data_hat, noise_hat).
       schedule: The noise schedule.
       x_t: Samples at times[0], [batch, ...].
       times: Rising times, [num_steps + 1].
-      rng: Random key of the whole walk, or one for each row, [batch]: rows then do not
-        depend on which others are walked with them.
+      rng: Random key of the whole walk, or one per row, [batch], which makes each row
+        independent of the others.
       step_offset: Number of steps done before.
-      keep_every: If given, return the path as well, one state every so many steps.
+      keep_every: If given, the path is returned too, with one state per so many steps.
 
     Returns:
       Samples at times[-1]; with `keep_every` also the path, [state, batch, ...]: the
@@ -140,6 +119,8 @@ def integrate(
     """
     dtype = jnp.promote_types(x_t.dtype, jnp.float32)
     times = jnp.asarray(times, dtype)
+    if rng.ndim:
+        chex.assert_equal_shape_prefix([x_t, rng], 1)
     if times.ndim != 1 or times.shape[0] < 2:
         raise ValueError(f"times needs at least 2 entries in a row, got {times.shape}")
     if keep_every is not None and keep_every < 1:
@@ -160,9 +141,9 @@ def integrate(
     def walk(x, legs):
         if legs[0].shape[0] > 1:
             return jax.lax.scan(advance, x, legs)[0]
-        # A loop of one step would be unrolled, its times folded into constants and
-        # its arithmetic fused differently, which changes last bits. A second step,
-        # not taken, keeps it a loop; its times differ, or they would be constants.
+        # XLA would unroll a loop of one step, fold its times into constants and fuse
+        # its arithmetic differently, which changes the last bits. A second step that
+        # is not taken keeps it a loop; its times differ, or they would be constants.
         legs = jax.tree.map(lambda s: jnp.concatenate([s, s + 1]), legs)
 
         def advance_once(x, leg):
@@ -176,8 +157,14 @@ def integrate(
     return _walk_and_keep(walk, x_t, legs, num_steps, keep_every)
 
 
-def _walk_and_keep(walk, x_t, legs, num_steps, keep_every):
-    """Walks in blocks of `keep_every` steps, keeping the state after each."""
+def _walk_and_keep(
+    walk: Callable[[jax.Array, _Legs], jax.Array],
+    x_t: jax.Array,
+    legs: _Legs,
+    num_steps: int,
+    keep_every: int,
+) -> tuple[jax.Array, jax.Array]:
+    """Walks in blocks of `keep_every` steps and keeps the state after each."""
     num_blocks, num_left = divmod(num_steps, keep_every)
     cut = num_blocks * keep_every
 

@@ -1,8 +1,8 @@
-"""Noise schedules: how much data and how much noise a sample holds at time t.
+"""Defines noise schedules: the shares of data and noise in a sample at time t.
 
 Every process of the library is x_t = alpha(t) * data + sigma(t) * noise with t = 0
-noise and t = 1 data. A `Schedule` is the pair of functions; derivatives come from
-forward-mode differentiation, so a new schedule needs no hand-derived formula.
+noise and t = 1 data. A `Schedule` is the pair of functions. Derivatives come from
+forward-mode differentiation, so a new schedule needs no formula for them.
 
 Not every schedule reaches its ends exactly:
 
@@ -21,7 +21,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,14 +45,14 @@ def _clamp(x: jax.Array, low: ArrayLike, high: ArrayLike) -> jax.Array:
     return jnp.where(x < low, low, jnp.where(x > high, high, x))
 
 
-# A program asks one schedule for its coefficients many times over (target, weight,
-# each stage of a step): traced and compiled once per schedule and shape of t.
+# A program evaluates one schedule many times (target, weight, each stage of a step),
+# so its methods are traced and compiled once per schedule and shape of t.
 _traced_once = functools.partial(jax.jit, static_argnums=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """The coefficients of x_t = alpha(t) * data + sigma(t) * noise.
+    """Holds the coefficients of x_t = alpha(t) * data + sigma(t) * noise.
 
     Attributes:
       name: For messages and tables.
@@ -97,12 +96,12 @@ class Schedule:
     def time_of_signal_level(self, level: ArrayLike) -> jax.Array:
         """Returns the t at which `signal_level(t)` equals `level`.
 
-        Bisection, then one Newton step that also carries the derivative. Works
-        inside jit, vmap and grad, and on Python or NumPy numbers.
+        It bisects, then takes one Newton step that also carries the derivative. It
+        works inside jit, vmap and grad, and on Python or NumPy numbers.
 
         Args:
-          level: Signal levels, any shape. Levels the schedule does not reach give
-            the end that is nearest.
+          level: Signal levels, any shape. A level that the schedule does not reach
+            gives the nearest end.
 
         Returns:
           Times in [0, 1], shape of `level`.
@@ -112,13 +111,15 @@ class Schedule:
         level = _clamp(level, ends[0], ends[1])
         fixed = jax.lax.stop_gradient(level)
 
-        def halve(_, bracket):
+        def halve(
+            _: jax.Array, bracket: tuple[jax.Array, jax.Array]
+        ) -> tuple[jax.Array, jax.Array]:
             low, high = bracket
             middle = 0.5 * (low + high)
             is_below = self.signal_level(middle) < fixed
             return jnp.where(is_below, middle, low), jnp.where(is_below, high, middle)
 
-        # Enough halvings to exhaust the mantissa.
+        # This many halvings exhaust the mantissa.
         num_halvings = jnp.finfo(level.dtype).nmant + 2
         bracket = (jnp.zeros_like(fixed), jnp.ones_like(fixed))
         low, high = jax.lax.fori_loop(0, num_halvings, halve, bracket)
@@ -162,7 +163,7 @@ class Schedule:
 
 
 def _linear(sigma_min: float = 0.0) -> Schedule:
-    """Flow matching's straight line (Lipman et al. 2023, eq. 22).
+    """Makes flow matching's straight line (Lipman et al. 2023, eq. 22).
 
     alpha = t,  sigma = 1 - (1 - sigma_min) t
     """
@@ -172,7 +173,7 @@ def _linear(sigma_min: float = 0.0) -> Schedule:
 
 
 def _trigonometric() -> Schedule:
-    """Quarter circle: alpha = sin(pi t / 2), sigma = cos(pi t / 2).
+    """Makes the quarter circle alpha = sin(pi t / 2), sigma = cos(pi t / 2).
 
     (Albergo & Vanden-Eijnden 2023, eq. 5.) The cosine is written as a sine of 1 - t,
     which is exactly 0 at t = 1.
@@ -193,12 +194,11 @@ def schedule_from_betas(betas: Sequence[float] | np.ndarray, name: str) -> Sched
 
     Returns:
       A schedule with T steps that equals the chain at t = (T - n) / T, n = 0..T,
-      where n = 0 is clean data (alpha 1, sigma 0); see `tabulated` for in between.
+      where n = 0 is clean data (alpha 1, sigma 0); `tabulated` interpolates between.
 
     Raises:
       ValueError: if a beta lies outside (0, 1), or there is none.
     """
-    betas = np.asarray(betas, np.float64)
     alpha, sigma = tabulated.coefficients_from_betas(betas)
     return Schedule(name, alpha, sigma, num_steps=len(betas))
 
@@ -214,7 +214,7 @@ def _ddpm_linear(
     beta_end: float = 0.02,
     rescale_betas: bool = False,
 ) -> Schedule:
-    """DDPM's linear betas (Ho et al. 2020)."""
+    """Makes DDPM's schedule of linear betas (Ho et al. 2020)."""
     _require_steps(num_steps)
     betas = tabulated.linear_betas(num_steps, beta_start, beta_end, rescale_betas)
     return schedule_from_betas(betas, "ddpm_linear")
@@ -226,7 +226,7 @@ def _ddpm_cosine(
     max_beta: float = 0.999,
     power: float = 2.0,
 ) -> Schedule:
-    """Improved DDPM's cosine table (Nichol & Dhariwal 2021), with any power."""
+    """Makes the cosine table (Nichol & Dhariwal 2021), with any power."""
     _require_steps(num_steps)
     if not power > 0.0:
         raise ValueError(f"power must be positive, got {power}")
@@ -237,19 +237,19 @@ def _ddpm_cosine(
 def _vp(
     beta_min: float = 0.1, beta_max: float = 20.0, time_floor: float = 1e-3
 ) -> Schedule:
-    """Variance-preserving SDE (Song et al. 2021, eq. 32-33), in our direction.
+    """Makes the variance-preserving SDE (Song et al. 2021, eq. 32-33), t reversed.
 
     With s = time_floor + (1 - time_floor)(1 - t):
     B = beta_min s + (beta_max - beta_min) s^2 / 2,
     alpha = exp(-B / 2),  sigma = sqrt(1 - exp(-B)).
-    Near s = 0 sigma grows like sqrt(s): the floor keeps its slope finite at t = 1.
+    Near s = 0 sigma grows like sqrt(s), so the floor keeps its slope finite at t = 1.
     """
     if not 0.0 < beta_min <= beta_max:
         raise ValueError(f"need 0 < beta_min <= beta_max, got {beta_min}, {beta_max}")
     if not 0.0 < time_floor < 1.0:
         raise ValueError(f"time_floor must be in (0, 1), got {time_floor}")
 
-    def integral(t):
+    def integral(t: jax.Array) -> jax.Array:
         s = time_floor + (1.0 - time_floor) * (1.0 - t)
         return s * (beta_min + 0.5 * (beta_max - beta_min) * s)
 
@@ -261,7 +261,7 @@ def _vp(
 
 
 def _ve(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Schedule:
-    """Variance-exploding process with geometric noise (Song et al. 2021, eq. 30).
+    """Makes the variance-exploding process (Song et al. 2021, eq. 30).
 
     alpha = 1,  sigma = sigma_max^(1-t) sigma_min^t
     """
@@ -286,7 +286,7 @@ _FACTORIES: dict[str, Callable[..., Schedule]] = {
 SCHEDULES = tuple(_FACTORIES)
 
 
-def make_schedule(name: str, **options: Any) -> Schedule:
+def make_schedule(name: str, **options: object) -> Schedule:
     """Returns the schedule called `name`.
 
     Args:
@@ -296,7 +296,7 @@ def make_schedule(name: str, **options: Any) -> Schedule:
         power. vp: beta_min, beta_max, time_floor. ve: sigma_min, sigma_max.
 
     Returns:
-      The schedule; finite with finite derivatives on all of [0, 1].
+      The schedule, finite with finite derivatives on all of [0, 1].
 
     Raises:
       ValueError: if the name or an option does not exist, or a value is out of range.

@@ -1,20 +1,20 @@
-"""Sampler steps: one move of x_t from a time t to a later time t_next.
+"""Defines sampler steps, which move x_t from a time t to a later time t_next.
 
-Each is a plain function
+Each is a function
 
   step(denoise, schedule, x_t, t, t_next, rng) -> x_next,
 
 where denoise(x_t, t) -> (data_hat, noise_hat), t and t_next are [batch],
-t < t_next, and rng is one key or one for each row, [batch]. Whatever must hold after
-every step (known values, padding, centring) is put in by wrapping a step.
+t < t_next, and rng is one key or one per row, [batch]. A wrapper around a step
+restores what must hold after it (known values, padding, centring).
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -33,17 +33,23 @@ def draw_normal(rng: jax.Array, like: jax.Array) -> jax.Array:
     """Draws standard normal noise of the shape and type of `like`.
 
     Args:
-      rng: One key, or one key for each row of `like`, [batch]: a row's noise then does
-        not depend on how many rows are drawn together, nor on which device.
-      like: Array whose noise is drawn, [batch, ...].
+      rng: One key, or one key per row of `like`, [batch], which makes a row's noise
+        independent of the number of rows drawn together and of the device.
+      like: Array with the shape and type of the noise, [batch, ...].
+
+    Returns:
+      Noise, shape of `like`.
     """
     if rng.ndim == 0:
         return jax.random.normal(rng, like.shape, like.dtype)
+    chex.assert_equal_shape_prefix([like, rng], 1)
     draw = functools.partial(jax.random.normal, shape=like.shape[1:], dtype=like.dtype)
     return jax.vmap(draw)(rng)
 
 
-def _velocity(denoise: Denoiser, schedule: Schedule, x_t: jax.Array, t: jax.Array):
+def _velocity(
+    denoise: Denoiser, schedule: Schedule, x_t: jax.Array, t: jax.Array
+) -> jax.Array:
     data_hat, noise_hat = denoise(x_t, t)
     _, _, d_alpha, d_sigma = schedule.coefficients(t)
     return expand_like(d_alpha, x_t) * data_hat + expand_like(d_sigma, x_t) * noise_hat
@@ -85,9 +91,9 @@ def heun_step(
     """Moves with the mean of the velocities at both ends, second order.
 
     x' = x + (t' - t)/2 (u(x, t) + u(x + (t' - t) u(x, t), t'))
-    (Karras et al. 2022, algorithm 1). Where sigma(t') = 0, the velocity at t' needs
-    the noise in a sample that has none, and the step is Euler's; being the last
-    step alone, this does not lower the order.
+    (Karras et al. 2022, algorithm 1). Where sigma(t') = 0 the velocity at t' is not
+    known, because the sample holds no noise, and the step is Euler's. Only the last
+    step is affected, so the order stays 2.
 
     Args:
       denoise: (x_t, t) -> (data_hat, noise_hat); called twice.
@@ -113,9 +119,9 @@ def posterior_variances(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the two variances that a DDPM step from t to t_next may add.
 
-    With r = SNR(t) / SNR(t'):  posterior sigma(t')^2 (1 - r), the variance of x_t'
-    given x_t and data (DDPM's beta-tilde);  forward sigma(t)^2 (1 - r), that of x_t
-    given x_t' (DDPM's beta). Holds for any two times of any schedule.
+    With r = SNR(t) / SNR(t') for any two times of any schedule, the posterior variance
+    sigma(t')^2 (1 - r) is that of x_t' given x_t and data (DDPM's beta-tilde), and the
+    forward variance sigma(t)^2 (1 - r) is that of x_t given x_t' (DDPM's beta).
 
     Args:
       schedule: The noise schedule.
@@ -129,14 +135,36 @@ def posterior_variances(
     return schedule.sigma(t_next) ** 2 * gap, schedule.sigma(t) ** 2 * gap
 
 
-def _jump(denoise, schedule, x_t, t, t_next, rng, removed, added) -> jax.Array:
-    """Returns alpha' data_hat + sqrt(sigma'^2 - removed) noise_hat + sqrt(added) z.
+def kept_noise(sigma_next: jax.Array, removed: jax.Array) -> jax.Array:
+    """Returns the coefficient sqrt(sigma'^2 - removed) of noise_hat in a step.
 
-    `removed` is the part of the variance sigma'^2 not carried over from noise_hat,
-    `added` the variance of the fresh noise, None for none; equal, unless by choice.
+    Args:
+      sigma_next: sigma at the time moved to, any shape.
+      removed: Part of the variance sigma'^2 not carried over from noise_hat, same
+        shape; the coefficient is 0 where rounding makes it larger than sigma'^2.
+
+    Returns:
+      Coefficients, shape of `sigma_next`.
+    """
+    return jnp.sqrt(jnp.maximum(sigma_next**2 - removed, 0.0))
+
+
+def _jump(
+    denoise: Denoiser,
+    schedule: Schedule,
+    x_t: jax.Array,
+    t: jax.Array,
+    t_next: jax.Array,
+    rng: jax.Array,
+    removed: jax.Array,
+    added: jax.Array | None,
+) -> jax.Array:
+    """Returns alpha' data_hat + kept_noise(sigma', removed) noise_hat + sqrt(added) z.
+
+    `added` is the variance of the fresh noise z, None for none.
     """
     data_hat, noise_hat = denoise(x_t, t)
-    kept = jnp.sqrt(jnp.maximum(schedule.sigma(t_next) ** 2 - removed, 0.0))
+    kept = kept_noise(schedule.sigma(t_next), removed)
     mean = expand_like(schedule.alpha(t_next), x_t) * data_hat
     mean = mean + expand_like(kept, x_t) * noise_hat
     if added is None:
@@ -153,7 +181,7 @@ def ddim_step(
     rng: jax.Array,
     eta: float = 0.0,
 ) -> jax.Array:
-    """Jumps to t' as if data_hat and noise_hat were the truth.
+    """Moves to t' as if data_hat and noise_hat were the true data and noise.
 
     x' = alpha' data_hat + sqrt(sigma'^2 - v) noise_hat + sqrt(v) z,
     v = eta^2 times the posterior variance (Song, Meng & Ermon 2021, eq. 12 and 16).
@@ -192,7 +220,7 @@ def ancestral_step(
 ) -> jax.Array:
     """Samples x_t' given x_t and data_hat: DDPM's step (Ho et al. 2020, eq. 7).
 
-    Works between any two times; on the schedule's own grid it is DDPM's.
+    It works between any two times and equals DDPM's on the schedule's own grid.
 
     Args:
       denoise: (x_t, t) -> (data_hat, noise_hat).
@@ -201,22 +229,25 @@ def ancestral_step(
       t: Current times, [batch].
       t_next: Times to move to, [batch].
       rng: Random key; not used if variance is "none".
-      variance: "posterior" (beta-tilde; right for known data), "forward" (beta;
-        right for standard normal data) or "none" (the mean of x_t' alone, which
-        shrinks what it samples). No noise is added where sigma(t') = 0.
+      variance: "posterior" (beta-tilde; exact for known data), "forward" (beta;
+        exact for standard normal data) or "none" (the mean of x_t' alone, which
+        shrinks the samples). No noise is added where sigma(t') = 0.
 
     Returns:
       Samples at t_next, shape of `x_t`.
+
+    Raises:
+      ValueError: if the variance does not exist.
     """
     naming.require_choice("variance", variance, VARIANCES)
     posterior, forward = posterior_variances(schedule, t, t_next)
     is_last = schedule.sigma(t_next) <= MIN_DENOMINATOR
-    added = {
+    added: dict[str, jax.Array | None] = {
         "posterior": posterior,
         "forward": jnp.where(is_last, 0.0, forward),
         "none": None,
-    }[variance]
-    return _jump(denoise, schedule, x_t, t, t_next, rng, posterior, added)
+    }
+    return _jump(denoise, schedule, x_t, t, t_next, rng, posterior, added[variance])
 
 
 def renoise_step(
@@ -227,10 +258,10 @@ def renoise_step(
     t_next: jax.Array,
     rng: jax.Array,
 ) -> jax.Array:
-    """Predicts the data and noises it afresh: x' = alpha' data_hat + sigma' z.
+    """Predicts the data and adds new noise: x' = alpha' data_hat + sigma' z.
 
-    Forgets noise_hat altogether. Exact for a consistency model, whose data_hat is a
-    sample (Song et al. 2023, algorithm 1); for a mean, it loses variance.
+    It ignores noise_hat. It is exact for a consistency model, whose data_hat is a
+    sample (Song et al. 2023, algorithm 1), and loses variance if data_hat is a mean.
 
     Args:
       denoise: (x_t, t) -> (data_hat, noise_hat).
@@ -268,7 +299,7 @@ _FACTORIES: dict[str, Callable[..., SamplerStep]] = {
 SAMPLERS = tuple(_FACTORIES)
 
 
-def make_sampler_step(name: str, **options: Any) -> SamplerStep:
+def make_sampler_step(name: str, **options: object) -> SamplerStep:
     """Returns the sampler step called `name`.
 
     Args:

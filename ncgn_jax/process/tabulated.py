@@ -1,4 +1,4 @@
-"""Noise schedules given as a table: DDPM's discrete steps, made continuous.
+"""Makes continuous noise schedules from a table, that of DDPM's discrete steps.
 
 DDPM (Ho et al. 2020) counts steps n = 0..T from data to noise and defines
 alpha_bar[n] = prod_{m<=n} (1 - beta[m]), with alpha = sqrt(alpha_bar) and
@@ -9,7 +9,7 @@ table exactly at whole n.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +27,8 @@ def linear_betas(
       num_steps: Number T of steps, at least 1.
       beta_start: First beta, at the data end, in (0, 1).
       beta_end: Last beta, at the noise end, in (0, 1).
-      rescale: Multiply by 1000 / T (clipped at 0.999), so that a short chain
-        destroys as much signal as one of 1000 steps.
+      rescale: Whether betas are multiplied by 1000 / T (clipped at 0.999), so that a
+        short chain removes as much signal as one of 1000 steps.
 
     Returns:
       Betas of the steps 1..T, [num_steps], float64.
@@ -38,7 +38,7 @@ def linear_betas(
 
 
 def cosine_betas(
-    num_steps: int, offset: float, max_beta: float, power: float = 2.0
+    num_steps: int, offset: float, max_beta: float, power: float
 ) -> np.ndarray:
     """Returns the cosine schedule's betas (Nichol & Dhariwal 2021, eq. 17).
 
@@ -46,9 +46,9 @@ def cosine_betas(
 
     Args:
       num_steps: Number T of steps, at least 1.
-      offset: The small shift s that keeps the first betas away from 0.
+      offset: Small shift s that keeps the first betas away from 0.
       max_beta: Upper limit of beta, below 1.
-      power: The p, positive; the larger, the sooner the signal is gone.
+      power: Exponent p, positive; 2 as published. A larger p removes signal earlier.
 
     Returns:
       Betas of the steps 1..T, [num_steps], float64.
@@ -66,12 +66,12 @@ def _monotone_slopes(values: np.ndarray) -> np.ndarray:
 
 
 def _log_snr_spline(alpha_bar: np.ndarray) -> np.ndarray:
-    """Returns the cubics of log-SNR: row n - 1 holds c with sum_p c[p] u^p at n + u."""
+    """Returns cubics of log-SNR; row n - 1 holds c with sum_p c[p] u^p at n + u."""
     log_snr = np.log(alpha_bar) - np.log1p(-alpha_bar)
-    # Steeper than this and sigma, a parabola on [0, 1], would not be monotone there.
+    # With a steeper slope sigma, a parabola on [0, 1], would not be monotone there.
     steepest = -4.0 / alpha_bar[0]
     last = log_snr[-1] - log_snr[-2] if len(log_snr) > 1 else steepest / 2
-    # One knot beyond T lets n = T, where the derivative is wanted too, use the same
+    # One knot beyond T lets n = T, whose derivative is needed too, use the same
     # formula as every other n.
     log_snr = np.append(log_snr, log_snr[-1] + last)
     slopes = _monotone_slopes(log_snr)
@@ -81,7 +81,9 @@ def _log_snr_spline(alpha_bar: np.ndarray) -> np.ndarray:
     return np.stack([log_snr[:-1], left, square, cube], axis=1)
 
 
-def coefficients_from_betas(betas: np.ndarray) -> tuple[Coefficient, Coefficient]:
+def coefficients_from_betas(
+    betas: Sequence[float] | np.ndarray,
+) -> tuple[Coefficient, Coefficient]:
     """Returns alpha(t) and sigma(t) through the table that `betas` define.
 
     For n >= 1 the log-SNR is a monotone cubic Hermite spline in n. Between n = 0
@@ -106,7 +108,7 @@ def coefficients_from_betas(betas: np.ndarray) -> tuple[Coefficient, Coefficient
             f"betas must lie in (0, 1), got {betas.min():g} .. {betas.max():g}"
         )
     num_steps = len(betas)
-    # Products of the betas would lose 1 - alpha_bar to rounding: sum logs instead.
+    # Logs are summed because products would lose 1 - alpha_bar to rounding.
     alpha_bar = np.exp(np.cumsum(np.log1p(-betas)))
     cubics = _log_snr_spline(alpha_bar)
     first_sigma = np.sqrt(1.0 - alpha_bar[0])
@@ -114,29 +116,29 @@ def coefficients_from_betas(betas: np.ndarray) -> tuple[Coefficient, Coefficient
     bend = first_slope - first_sigma
     rise = first_sigma - bend
 
-    def split(t):
+    def split(t: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         n = (1.0 - t) * num_steps
         is_first = n < 1.0
-        # Each branch sees an n that is legal for it: `where` passes on the gradient
-        # of the branch not taken, too.
+        # Each branch gets an n that is legal for it, because `where` also passes on
+        # the gradient of the branch not taken.
         return is_first, jnp.where(is_first, n, 0.0), jnp.where(is_first, 1.0, n)
 
-    def first_step_sigma(n):
+    def first_step_sigma(n: jax.Array) -> jax.Array:
         return n * (rise + bend * n)
 
-    def spline(n):
+    def spline(n: jax.Array) -> jax.Array:
         i = jnp.clip(jnp.floor(n).astype(jnp.int32), 1, num_steps) - 1
         u = n - (i + 1).astype(n.dtype)
         c = jnp.asarray(cubics, n.dtype)[i]
         return c[..., 0] + u * (c[..., 1] + u * (c[..., 2] + u * c[..., 3]))
 
-    def alpha(t):
+    def alpha(t: jax.Array) -> jax.Array:
         is_first, n_first, n_spline = split(t)
         near_data = jnp.sqrt(1.0 - first_step_sigma(n_first) ** 2)
         beyond = jnp.exp(0.5 * jax.nn.log_sigmoid(spline(n_spline)))
         return jnp.where(is_first, near_data, beyond)
 
-    def sigma(t):
+    def sigma(t: jax.Array) -> jax.Array:
         is_first, n_first, n_spline = split(t)
         beyond = jnp.exp(0.5 * jax.nn.log_sigmoid(-spline(n_spline)))
         return jnp.where(is_first, first_step_sigma(n_first), beyond)

@@ -1,4 +1,4 @@
-"""Time grids: where a sampler puts its steps between t = 0 and t = 1."""
+"""Makes time grids, the times between t = 0 and t = 1 that a sampler visits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ncgn_jax.process import naming
 from ncgn_jax.process.dilated_grids import make_dilated_grid
 from ncgn_jax.process.schedules import Schedule
 
-# log-SNR beyond these limits is left to the first and the last step.
+# The first and the last step cross the log-SNR beyond these limits.
 LOG_SNR_RANGE = (-10.0, 10.0)
 # Noise-to-data ratios of EDM (Karras et al. 2022, table 1) and its exponent.
 EDM_RATIO_RANGE = (0.002, 80.0)
@@ -20,7 +20,7 @@ EDM_RHO = 7.0
 
 def _times_of_ratio(schedule: Schedule, ratio: np.ndarray) -> np.ndarray:
     """Returns the times at which sigma / alpha takes the given values."""
-    # The grid is a constant, also for a caller that is being traced.
+    # The grid is a constant even when the caller is traced.
     with jax.ensure_compile_time_eval():
         t = jax.jit(schedule.time_of_signal_level)(1.0 / (1.0 + ratio))
     return np.array(t, np.float64)
@@ -33,36 +33,33 @@ def _end_log_snr(schedule: Schedule) -> tuple[float, float]:
     return float(first), float(last)
 
 
-def _uniform(num_steps: int, schedule: Schedule) -> np.ndarray:
-    del schedule
+def _uniform(num_steps: int) -> np.ndarray:
     return np.linspace(0.0, 1.0, num_steps + 1)
 
 
-def _cosine(num_steps: int, schedule: Schedule) -> np.ndarray:
-    """Denser at both ends: t = (1 - cos(pi s)) / 2."""
-    del schedule
+def _cosine(num_steps: int) -> np.ndarray:
+    """Makes a grid denser at both ends, t = (1 - cos(pi s)) / 2."""
     return 0.5 * (1.0 - np.cos(np.pi * np.linspace(0.0, 1.0, num_steps + 1)))
 
 
-def _quadratic(num_steps: int, schedule: Schedule) -> np.ndarray:
-    """Denser towards data, t = 1 - (1 - s)^2 (Song, Meng & Ermon 2021, D.2)."""
-    del schedule
+def _quadratic(num_steps: int) -> np.ndarray:
+    """Makes a grid denser towards data, 1 - (1 - s)^2 (Song et al. 2021, D.2)."""
     return 1.0 - np.linspace(1.0, 0.0, num_steps + 1) ** 2
 
 
 def _log_snr(num_steps: int, schedule: Schedule) -> np.ndarray:
-    """Evenly spaced in log-SNR within `LOG_SNR_RANGE` (Lu et al. 2022)."""
+    """Spaces times evenly in log-SNR within `LOG_SNR_RANGE` (Lu et al. 2022)."""
     ends = np.clip(_end_log_snr(schedule), *LOG_SNR_RANGE)
     ratio = np.exp(-0.5 * np.linspace(ends[0], ends[1], num_steps + 1))
     return _times_of_ratio(schedule, ratio)
 
 
 def _edm(num_steps: int, schedule: Schedule) -> np.ndarray:
-    """Evenly spaced in (sigma/alpha)^(1/7) (Karras et al. 2022, eq. 5)."""
+    """Spaces times evenly in (sigma/alpha)^(1/7) (Karras et al. 2022, eq. 5)."""
     first, last = (np.exp(-0.5 * s) for s in _end_log_snr(schedule))
     lowest, highest = EDM_RATIO_RANGE
     # A schedule that goes below the lowest ratio takes its last step from there to
-    # t = 1; one that does not (or by rounding only) ends at its own lowest ratio.
+    # t = 1. One that does not (or only by rounding) ends at its own lowest ratio.
     goes_below = last < 0.999 * lowest
     ends = np.array([min(first, highest), max(last, lowest)]) ** (1.0 / EDM_RHO)
     ratio = np.linspace(ends[0], ends[1], num_steps + (not goes_below)) ** EDM_RHO
@@ -70,19 +67,22 @@ def _edm(num_steps: int, schedule: Schedule) -> np.ndarray:
     return np.append(t, 1.0) if goes_below else t
 
 
-_NAMED: dict[str, Callable[[int, Schedule], np.ndarray]] = {
+_PLAIN: dict[str, Callable[[int], np.ndarray]] = {
     "uniform": _uniform,
     "cosine": _cosine,
     "quadratic": _quadratic,
+}
+_OF_SCHEDULE: dict[str, Callable[[int, Schedule], np.ndarray]] = {
     "log_snr": _log_snr,
     "edm": _edm,
 }
-# These need to know more: the dimension of the data, or a table.
 _DILATED = ("dilated_vp", "dilated_ve")
-TIME_GRIDS = (*_NAMED, *_DILATED, "table")
+TIME_GRIDS = (*_PLAIN, *_OF_SCHEDULE, *_DILATED, "table")
 
 
-def _check_times(given: Sequence[float], num_steps: int | None) -> np.ndarray:
+def _check_times(
+    given: Sequence[float] | np.ndarray, num_steps: int | None
+) -> np.ndarray:
     times = np.asarray(given, np.float64)
     if times.ndim != 1 or len(times) < 2:
         raise ValueError(f"a time grid needs at least 2 times, got {times.shape}")
@@ -98,7 +98,7 @@ def _check_times(given: Sequence[float], num_steps: int | None) -> np.ndarray:
 
 
 def _from_table(table: Sequence[Sequence[float]], num_steps: int) -> np.ndarray:
-    """Takes equal shares of a table's second column."""
+    """Spaces times evenly in the second column of a table."""
     columns = np.asarray(table, np.float64)
     valid = (
         columns.ndim == 2
@@ -132,11 +132,11 @@ def make_time_grid(
       name: One of `TIME_GRIDS`: `uniform`; `cosine`, denser at both ends;
         `quadratic`, denser towards data; `log_snr`, even in log-SNR; `edm`, even in
         the 7th root of sigma / alpha; `dilated_vp` and `dilated_ve`, half of the steps
-        next to noise or to data, see `dilated_grids`; `table`, as the table says.
-        Or the times themselves.
-      num_steps: Number of steps, at least 1; may be left out if times are given.
+        next to noise or to data, see `dilated_grids`; `table`, as given by `table`.
+        The times themselves are accepted too.
+      num_steps: Number of steps, at least 1; optional if times are given.
       schedule: The noise schedule; only `log_snr` and `edm` need it.
-      dim: Numbers a sample has; only dilated grids need it.
+      dim: Number of values in a sample; only dilated grids need it.
       kappa: Width of their dilated part in units of 1 / sqrt(dim).
       table: For `table`, pairs (t, share of the steps done by then) that rise from
         (0, 0) to (1, 1), linear between; `fitted_grids.fit_time_table` makes one.
@@ -154,16 +154,18 @@ def make_time_grid(
         naming.require_choice("time grid", name, TIME_GRIDS)
         if num_steps is None or num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, got {num_steps}")
-        if schedule is None and name in ("log_snr", "edm"):
-            raise ValueError(f"time grid {name!r} needs a schedule")
-        if name in _DILATED:
+        if name in _OF_SCHEDULE:
+            if schedule is None:
+                raise ValueError(f"time grid {name!r} needs a schedule")
+            times = _OF_SCHEDULE[name](num_steps, schedule)
+        elif name in _DILATED:
             if dim is None:
                 raise ValueError(f"time grid {name!r} needs dim, that of the data")
             times = make_dilated_grid(name, num_steps, dim, kappa)
         elif name == "table":
             times = _from_table(table, num_steps)
         else:
-            times = _NAMED[name](num_steps, schedule)
+            times = _PLAIN[name](num_steps)
         times[0], times[-1] = 0.0, 1.0
     gaps = np.diff(times.astype(np.float32))
     if not (gaps > 0).all():

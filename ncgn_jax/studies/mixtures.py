@@ -1,14 +1,14 @@
-"""Exact predictors for mixtures of Gaussians, and for finite data sets.
+"""Computes exact predictors for mixtures of Gaussians and for finite data sets.
 
-For data from sum_k w_k N(mu_k, s^2 I) everything a network could learn is known:
-with V = alpha^2 s^2 + sigma^2, r_k ~ w_k N(x_t; alpha mu_k, V I), m = sum_k r_k mu_k,
+For data from sum_k w_k N(mu_k, s^2 I) everything a network could learn is known.
+With V = alpha^2 s^2 + sigma^2, r_k ~ w_k N(x_t; alpha mu_k, V I), m = sum_k r_k mu_k,
 
   data_hat  = m + (alpha s^2 / V) (x_t - alpha m)
   noise_hat = (sigma / V) (x_t - alpha m).
 
-A finite data set is s = 0 with one mode for each point.
+A finite data set has s = 0 and one mode per point.
 
-Example: half way between two points nothing is known of which it was.
+Example: half way between two equally likely points the prediction is their mean.
 
 >>> from ncgn_jax.process import make_schedule
 >>> schedule = make_schedule("linear")
@@ -30,15 +30,15 @@ def mixture_denoiser(
     """Returns the exact (x_t, t [batch]) -> (data_hat, noise_hat) of a mixture.
 
     Args:
-      means: Of the modes, [mode, dim].
-      weights: Of the modes, [mode], positive, sum 1.
+      means: Means of the modes, [mode, dim].
+      weights: Weights of the modes, [mode], positive, sum 1.
       std: Standard deviation within each mode, at least 0.
       schedule: The noise schedule; where std and sigma are both 0 noise_hat is
         not defined.
     """
     means = jnp.asarray(means)
 
-    def denoise(x_t, t):
+    def denoise(x_t: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
         alpha, sigma, _, _ = schedule.coefficients(t)
         alpha, sigma = expand_like(alpha, x_t), expand_like(sigma, x_t)
         shares = jax.nn.softmax(_log_joint(x_t, t, means, weights, std, schedule))
@@ -63,8 +63,8 @@ def mixture_log_density(
     Args:
       x_t: Noisy samples, [batch, dim].
       t: Times, [batch]; alpha std and sigma may not both be 0.
-      means: Of the modes, [mode, dim].
-      weights: Of the modes, [mode], positive, sum 1.
+      means: Means of the modes, [mode, dim].
+      weights: Weights of the modes, [mode], positive, sum 1.
       std: Standard deviation within each mode, at least 0.
       schedule: The noise schedule.
     """

@@ -1,4 +1,4 @@
-"""What every study shares: its command line, its tables and findings, its files.
+"""Gives every study its command line, tables, findings and files.
 
 Example:
   >>> import tempfile
@@ -38,10 +38,12 @@ from ncgn_jax.pictures.output import write_atomically
 VERDICTS = ("holds", "holds in part", "does not hold")
 
 Cell = str | float | int | None
+# A cell as computed, before its conversion to plain Python.
+Value = Cell | np.generic | jax.Array
 
 
 class Table(NamedTuple):
-    """One table: header and rows of a name and numbers."""
+    """Holds one table: a caption, a header, and rows of a name and numbers."""
 
     caption: str
     header: list[str]
@@ -49,7 +51,7 @@ class Table(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What a paper (or a note) claims, whether it holds, and the numbers."""
+    """Holds a claim of a paper or note, whether it holds, and the numbers."""
 
     claim: str
     verdict: str
@@ -58,13 +60,16 @@ class Finding(NamedTuple):
 
 @dataclasses.dataclass
 class Report:
-    """What a study found; tables and findings are printed as they come.
+    """Collects what a study finds and prints tables and findings as they come.
 
     Attributes:
       name: Name of the study, that of its module.
-      workdir: Where files go.
-      quick: Whether smaller sizes will do.
+      workdir: Folder of the files.
+      quick: Whether to use smaller sizes.
       seed: Seed of everything random.
+      tables: Tables by key.
+      findings: Findings in order.
+      figures: File names of the figures by key.
     """
 
     name: str
@@ -80,32 +85,31 @@ class Report:
         key: str,
         caption: str,
         header: Sequence[str],
-        rows: Sequence[Sequence[Cell]],
+        rows: Sequence[Sequence[Value]],
     ) -> None:
-        """Keeps and prints a table; numbers are printed to four digits, kept in full.
+        """Stores a table in full and prints it with four digits.
 
         Raises:
-          ValueError: If a row has more or fewer cells than the header, or the key
-            is taken.
+          ValueError: If a row differs from the header in length, or the key is taken.
         """
         plain = [[_plain(cell) for cell in row] for row in rows]
         if any(len(row) != len(header) for row in plain):
             raise ValueError(f"table {key!r}: every row needs {len(header)} cells")
         if key in self.tables:
-            raise ValueError(f"table {key!r} is there already")
+            raise ValueError(f"table {key!r} exists already")
         self.tables[key] = Table(caption, list(header), plain)
         print(format_study_table(self.tables[key]) + "\n", flush=True)
 
     def add_finding(self, claim: str, verdict: str, evidence: str) -> None:
-        """Keeps and prints whether a claim holds.
+        """Stores and prints whether a claim holds.
 
         Args:
           claim: The claim, with its source.
           verdict: One of `VERDICTS`.
-          evidence: The numbers, and under which condition it holds otherwise.
+          evidence: The numbers, and the condition under which it holds otherwise.
 
         Raises:
-          ValueError: For another verdict.
+          ValueError: If the verdict is another one.
         """
         if verdict not in VERDICTS:
             raise ValueError(f"verdict: found {verdict!r}; allowed: {VERDICTS}")
@@ -117,7 +121,7 @@ class Report:
         self.figures[key] = save_figure(figure, self.workdir / f"{key}.png").name
 
     def write(self, seconds: float) -> Path:
-        """Writes `report.md` and `results.json`; returns the path of the latter."""
+        """Writes `report.md` and `results.json` and returns the latter's path."""
         results = {
             "study": self.name,
             "quick": self.quick,
@@ -131,18 +135,12 @@ class Report:
         parts += [format_study_table(table) for table in self.tables.values()]
         parts += ["\n".join(f"- {_format_finding(f)}" for f in self.findings)]
         parts += [f"![{key}]({file})" for key, file in self.figures.items()]
-        for name, text in (
-            ("report.md", "\n\n".join(parts) + "\n"),
-            ("results.json", json.dumps(results, indent=2) + "\n"),
-        ):
-            content = text.encode()
-            path = write_atomically(
-                self.workdir / name, lambda file, content=content: file.write(content)
-            )
-        return path
+        _write_text(self.workdir / "report.md", "\n\n".join(parts) + "\n")
+        text = json.dumps(results, indent=2) + "\n"
+        return _write_text(self.workdir / "results.json", text)
 
 
-def verdict_of(checks: Iterable[bool]) -> str:
+def verdict_of(checks: Iterable[bool | np.bool]) -> str:
     """Returns the verdict on a claim that was checked in several cases or parts."""
     checks = list(checks)
     if all(checks):
@@ -151,7 +149,7 @@ def verdict_of(checks: Iterable[bool]) -> str:
 
 
 def format_study_table(table: Table) -> str:
-    """Lays a table out in markdown that reads well as plain text."""
+    """Formats a table in markdown that reads well as plain text."""
     cells = [table.header, *([_show(cell) for cell in row] for row in table.rows)]
     return "\n".join([table.caption, "", *align_table(cells)])
 
@@ -166,7 +164,7 @@ def run_study(
 
     Args:
       name: Name of the study.
-      description: What it asks, for `--help`.
+      description: Its question, for `--help`.
       study: Fills the report.
       arguments: The command line; None for that of the process.
     """
@@ -190,11 +188,15 @@ def _format_finding(finding: Finding) -> str:
     return f"{finding.claim}: {finding.verdict} ({finding.evidence})"
 
 
-def _plain(cell: Cell | np.generic) -> Cell:
-    """Turns NumPy's and JAX's numbers into Python's, what is not finite into None."""
+def _write_text(path: Path, text: str) -> Path:
+    return write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def _plain(cell: Value) -> Cell:
+    """Converts NumPy's and JAX's numbers to Python's, and non-finite ones to None."""
     if cell is None or isinstance(cell, str):
         return cell
-    value = cell.item() if hasattr(cell, "item") else cell
+    value = cell.item() if isinstance(cell, np.generic | jax.Array) else cell
     return value if math.isfinite(value) else None
 
 

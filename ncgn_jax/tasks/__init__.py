@@ -1,31 +1,30 @@
-"""One file a domain: data, model, process, metrics and pictures behind one protocol.
+"""The protocol between a domain and the rest: `Task`.
 
-A task is made from a validated configuration and turns its fields into arguments;
-no ConfigDict goes below this package. Everything the training loop, the sampler and
-the evaluation need of a domain is the `Task` protocol here.
+A task joins a model with a data set. It is made from a validated configuration and
+turns fields into arguments: below a domain's `config.py`, `load.py` and `task.py`
+there is no ConfigDict. The training loop, the sampler, the evaluation and the
+comparison know a domain through this class alone; `ncgn_jax.domains` lists them.
 """
 
-from typing import Any, NamedTuple, Protocol
+import abc
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ncgn_jax.faults import ConfigError, Faults
-from ncgn_jax.metrics.table import Column
+from ncgn_jax.faults import Faults
+from ncgn_jax.fields import Rows
+from ncgn_jax.metrics.table import Column, Row
+from ncgn_jax.tasks.level_errors import LevelProbe
 
 Tree = Any
-# In `bucket_loss`, of a noise bucket that no row of the step belongs to.
+Arrays = Mapping[str, np.ndarray]
+Data = TypeVar("Data")
+# Stands in `bucket_loss` for a noise bucket without rows in the step's batch.
 NO_ROWS = -np.inf
-TASKS = (
-    "point_clouds",
-    "transcriptomics",
-    "molecules",
-    "molecule_autoencoder",
-    "images",
-)
-# Tasks with methods `costs` and `step_macs`.
-COUNTING_TASKS = ("images",)
 
 
 class StepKind(NamedTuple):
@@ -42,168 +41,157 @@ class StepKind(NamedTuple):
     share: float
 
 
-class Task(Protocol):
-    """What a domain offers to the loop; see `tasks.point_clouds` for one.
+class Task(abc.ABC, Generic[Data]):
+    """Offers a domain to the loop; see `point_clouds.task` for an example.
 
     Attributes:
+      name: Value of the field `task`.
+      fields: Every field of the configuration, a row each.
+      anchors: Names of rows that `evaluate` adds, which no variant may have.
+      extra_samples: Fields that ask for samples besides `sample.num_samples`.
+      counts_macs: Whether `step_macs` and `costs` count multiply-adds.
+      config: The configuration.
+      dataset: The data.
       bucket_names: A name for each noise bucket, in the order of `loss`'s metric.
       columns: What `evaluate` measures, in the order to print.
-      dataset: The data; a task is made anew from it and another configuration.
     """
 
+    name: ClassVar[str]
+    fields: ClassVar[Rows]
+    anchors: ClassVar[tuple[str, ...]] = ()
+    extra_samples: ClassVar[tuple[str, ...]] = ()
+    counts_macs: ClassVar[bool] = False
     bucket_names: tuple[str, ...]
-    columns: tuple[Column, ...]
-    dataset: Any
 
-    def describe(self) -> list[str]:
-        """Says in a few lines which data, graphs and model are used."""
+    def __init__(self, config: ConfigDict, dataset: Data) -> None:
+        """Builds the task; raises DataError if data and configuration do not fit."""
+        self.config = config
+        self.dataset = dataset
 
-    def first_stage(self) -> "tuple[ConfigDict, Task] | None":
-        """Returns the run that must be trained before this one, if there is one.
+    @classmethod
+    def check(cls, config: ConfigDict, faults: Faults) -> None:
+        """Records what is wrong between several fields.
 
-        What it trained is handed to `adopt(params, model_state)`, which only such
-        tasks have.
+        Each field on its own has passed the check of its row only if `faults` is empty.
         """
 
+    @classmethod
+    @abc.abstractmethod
+    def load_dataset(cls, config: ConfigDict) -> Data:
+        """Loads the data of a validated configuration."""
+
+    @classmethod
+    def first_stage_config(cls, config: ConfigDict) -> ConfigDict | None:
+        """Returns what must be trained before a configuration, None for nothing."""
+        return None
+
+    def with_config(self, config: ConfigDict) -> Self:
+        """Builds the task of another configuration on the same data."""
+        return type(self)(config, self.dataset)
+
+    @property
+    @abc.abstractmethod
+    def columns(self) -> tuple[Column, ...]:
+        """The columns of the domain's table."""
+
+    @abc.abstractmethod
+    def describe(self) -> list[str]:
+        """Describes data, graphs and model in a few lines."""
+
+    def notes(self) -> list[str]:
+        """Warns of what the settings leave undone, a line each."""
+        return []
+
+    def first_stage(self) -> "tuple[ConfigDict, Task] | None":
+        """Returns the run that must be trained before this one, None for nothing.
+
+        `adopt` takes over what it trained.
+        """
+        return None
+
+    def adopt(self, params: Tree, model_state: Tree) -> None:
+        """Takes over what the first stage trained."""
+        raise NotImplementedError(f"{self.name} has no first stage")
+
+    @abc.abstractmethod
     def init(self, rng: jax.Array) -> tuple[Tree, Tree]:
         """Returns initial parameters and model state."""
 
+    @abc.abstractmethod
     def batch(self, step: int, rows: slice) -> Tree:
         """Returns this host's rows of the global batch of a step.
 
-        A batch may be any tree of arrays; where its structure differs from step to
+        A batch may be any tree of arrays. Where its structure differs from step to
         step, each structure is compiled once.
         """
 
+    def step_kinds(self, start: int, stop: int) -> list[StepKind]:
+        """Lists the kinds of training steps, each compiled once.
+
+        Args:
+          start: First step.
+          stop: Step after the last, above `start`.
+
+        Returns:
+          Kinds that occur among these steps; their shares sum to 1.
+        """
+        return [StepKind("all", start, 1.0)]
+
+    @abc.abstractmethod
     def loss(
         self, params: Tree, model_state: Tree, batch: Tree, rng: jax.Array
     ) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
         """Returns a device's mean loss, new model state, and loss of each bucket.
 
-        The last is NO_ROWS for a bucket without rows in the batch.
-
-        Runs per device under `parallel.data_parallel`; `rng` is the step's key.
+        The last is NO_ROWS for a bucket without rows in the batch. Runs per device
+        under `parallel.data_parallel`; `rng` is the step's key.
         """
 
+    @abc.abstractmethod
     def sample(
         self, params: Tree, model_state: Tree, num_samples: int, seed: int
     ) -> dict[str, np.ndarray]:
-        """Returns generated arrays by name, ready to be saved and evaluated."""
+        """Generates arrays by name, ready to be saved and evaluated."""
 
-    def evaluate(
-        self, samples: dict[str, dict[str, np.ndarray]]
-    ) -> tuple[dict[str, dict[str, float]], dict[str, object]]:
-        """Measures named sample sets; returns table rows with anchors, and metadata."""
+    @abc.abstractmethod
+    def caption(self) -> dict[str, object]:
+        """States what the table is measured on.
 
+        Returns:
+          At least `data_set`, `split` and `sizes`.
+        """
+
+    @abc.abstractmethod
+    def evaluate(self, samples: Mapping[str, Arrays]) -> dict[str, Row]:
+        """Measures named sample sets; returns their rows, then those of anchors."""
+
+    def warnings(self, rows: Mapping[str, Row]) -> list[str]:
+        """Warns readers of a table with these rows, a line each."""
+        return []
+
+    @abc.abstractmethod
     def draw(
-        self, params: Tree, model_state: Tree, samples: dict[str, np.ndarray], folder
-    ) -> list:
+        self, params: Tree, model_state: Tree, samples: Arrays, folder: Path
+    ) -> list[Path]:
         """Saves the domain's pictures into a folder; returns their paths."""
 
+    def step_macs(self) -> float:
+        """Counts multiply-adds of a training step, the mean over its kinds."""
+        raise NotImplementedError(f"{self.name} does not count its multiply-adds")
 
-def validate_task(config: ConfigDict, faults: Faults) -> None:
-    """Checks the fields that belong to the configuration's task."""
-    if faults.choice(config, "task", TASKS):
-        _module(config.task).validate(config, faults)
+    def costs(self, num_steps: int) -> dict[str, float]:
+        """Returns what a run of some steps cost, by columns of the table."""
+        return {}
 
+    def probe(self, params: Tree, model_state: Tree, count: int) -> LevelProbe | None:
+        """Returns the network with some test data to measure errors by noise level.
 
-def make_task(config: ConfigDict) -> Task:
-    """Builds the task of a validated configuration; loads its data."""
-    return _module(config.task).make_task(config)
+        Args:
+          params: Parameters.
+          model_state: Batch statistics.
+          count: Rows of test data, drawn at random.
 
-
-def default_config(task: str) -> ConfigDict:
-    """Returns every field a task knows, with its default."""
-    return _module(task).default_config()
-
-
-def step_kinds(task: Task, start: int, stop: int) -> list[StepKind]:
-    """Lists the kinds of training steps, each compiled once.
-
-    Args:
-      task: A task; those whose batches differ in structure have a method of this name.
-      start: First step.
-      stop: Step after the last, above `start`.
-
-    Returns:
-      Kinds that occur among these steps; their shares sum to 1.
-    """
-    kinds = getattr(task, "step_kinds", None)
-    return [StepKind("all", start, 1.0)] if kinds is None else kinds(start, stop)
-
-
-def task_notes(task: Task) -> list[str]:
-    """Warns of what a task's settings leave undone, a line each; often nothing.
-
-    Args:
-      task: A task; those that have such warnings have a method `notes`.
-    """
-    notes = getattr(task, "notes", None)
-    return [] if notes is None else notes()
-
-
-def run_costs(task: Task, num_steps: int) -> dict[str, float]:
-    """Returns what a run cost by columns of its table, where the task counts it.
-
-    Args:
-      task: A task; those with a method `costs` count multiply-adds.
-      num_steps: Training steps of the run.
-    """
-    count = getattr(task, "costs", None)
-    return {} if count is None else count(num_steps)
-
-
-def first_stage_config(config: ConfigDict) -> ConfigDict | None:
-    """Returns what must be trained before a configuration, None for nothing.
-
-    As `Task.first_stage`, but without building the task.
-    """
-    make = getattr(_module(config.task), "first_stage_config", None)
-    return make and make(config)
-
-
-def complete_config(config: ConfigDict) -> ConfigDict:
-    """Adds the fields that a stored configuration is too old to have.
-
-    Their defaults stand for what was done before there was a choice.
-
-    Args:
-      config: A configuration as it was stored with a run.
-
-    Returns:
-      A locked copy.
-
-    Raises:
-      ConfigError: If it is of no task that there is, or a field of another type.
-    """
-    faults = Faults()
-    faults.choice(config, "task", TASKS)
-    faults.raise_if_any()
-    whole = default_config(config.task)
-    with whole.unlocked():
-        for name, section in config.items():
-            try:
-                if not isinstance(section, ConfigDict) or name not in whole:
-                    whole[name] = section
-                    continue
-                for field, value in section.items():
-                    whole[name][field] = value
-            except TypeError as error:
-                raise ConfigError(f"stored field of {name}: {error}") from error
-    return whole.lock()
-
-
-def _module(task: str):
-    from ncgn_jax.expression import task as transcriptomics
-    from ncgn_jax.images import task as images
-    from ncgn_jax.molecules import autoencoder_task as molecule_autoencoder
-    from ncgn_jax.molecules import task as molecules
-    from ncgn_jax.point_clouds import task as point_clouds
-
-    return {
-        "point_clouds": point_clouds,
-        "transcriptomics": transcriptomics,
-        "molecules": molecules,
-        "molecule_autoencoder": molecule_autoencoder,
-        "images": images,
-    }[task]
+        Returns:
+          The probe, None if the domain has none.
+        """
+        return None

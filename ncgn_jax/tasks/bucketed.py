@@ -1,20 +1,17 @@
-"""Batches and samplers that follow noise buckets.
+"""Divides time and training batches over noise buckets.
 
-Training: a batch is *stratified*. A fixed number of its graphs belongs to each
-bucket, with t uniform in the bucket's interval, and losses are weighted so that the
-expected gradient is that of t ~ U[0, 1] for every graph. (With `random_buckets` t is
-uniform in [0, 1] in every bucket: the network learns each graph shape at each level.)
-Rows are laid out in groups of the same composition, so that 1 device and 8 devices
-see the same graphs at the same noise.
-
-Sampling: the time grid is cut where the bucket changes, and each stretch is one
-`lax.scan` with that bucket's static shapes.
+A training batch is *stratified*. A fixed number of its graphs belongs to each bucket,
+with t uniform in the bucket's interval, and losses are weighted so that the expected
+gradient is that of t ~ U[0, 1] for every graph. (With `random_buckets` t is uniform in
+[0, 1] in every bucket: the network learns each graph shape at each level.) Rows are
+laid out in groups of the same composition, so that 1 device and 8 devices see the same
+graphs at the same noise.
 """
 
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -23,7 +20,6 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from ncgn_jax.graphs import NoiseBucket, allocate_batch
-from ncgn_jax.parallel import num_devices
 from ncgn_jax.process import (
     Schedule,
     interpolate,
@@ -55,7 +51,7 @@ class BucketedTime:
     overlap: float = 0.0
 
     def level(self, t: jax.Array) -> jax.Array:
-        """Returns the noise variable that graphs and network see at t."""
+        """Returns the noise variable at t, as graphs and network see it."""
         return t if self.signal == "time" else self.schedule.signal_level(t)
 
     def intervals(self) -> np.ndarray:
@@ -178,6 +174,23 @@ def draw_bucket_times(
     return low + (high - low) * (rank + draws) / count
 
 
+class Objective(NamedTuple):
+    """What a network is trained for.
+
+    Attributes:
+      target: What it predicts, one of `process.PREDICTION_KINDS`.
+      loss_weight: Weight of its squared error, one of `process.LOSS_WEIGHTS`.
+    """
+
+    target: str
+    loss_weight: str
+
+
+def describe_process(objective: Objective, schedule: str) -> str:
+    """Describes process and target in a few words."""
+    return f"{schedule} process, {objective.target} target"
+
+
 class NoisedRows(NamedTuple):
     """The rows of one bucket on one device, noised.
 
@@ -197,8 +210,7 @@ class NoisedRows(NamedTuple):
 def noise_rows(
     time: BucketedTime,
     layout: BatchLayout,
-    target: str,
-    weight: str,
+    objective: Objective,
     data: jax.Array,
     keys: jax.Array,
 ) -> list[NoisedRows]:
@@ -207,8 +219,7 @@ def noise_rows(
     Args:
       time: Time axis.
       layout: Layout of the batch.
-      target: What is predicted, one of `process.PREDICTION_KINDS`.
-      weight: One of `process.LOSS_WEIGHTS`.
+      objective: Target and weight of the loss.
       data: Clean rows, [row, ...].
       keys: One key a row, [row].
 
@@ -217,6 +228,7 @@ def noise_rows(
     """
     keys_noise, keys_time = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
     noise = jax.vmap(lambda key: jax.random.normal(key, data.shape[1:]))(keys_noise)
+    target, weight = objective
     parts = []
     for i in range(len(time.buckets)):
         own, eps, own_keys = (layout.take(r, i) for r in (data, noise, keys_time))
@@ -285,48 +297,6 @@ def draw_prior(
     """Draws the noise at t = 0, float32 [row, *shape], from one key a row."""
     draw = jax.vmap(lambda key: sample_prior(schedule, key, shape, jnp.float32))
     return np.asarray(draw(keys))
-
-
-def sample_chunks(num_rows: int, batch_size: int) -> Iterator[np.ndarray]:
-    """Yields the rows of each call of a sampler, int [rows of a call].
-
-    All calls have the same size, so that nothing compiles twice: the last repeats its
-    last row.
-
-    Args:
-      num_rows: Rows to sample.
-      batch_size: Most rows of a device in a call.
-    """
-    size = rows_per_call(num_rows, batch_size)
-    for start in range(0, num_rows, size):
-        yield np.minimum(np.arange(start, start + size), num_rows - 1)
-
-
-def rows_per_call(num_rows: int, batch_size: int) -> int:
-    """Returns how many rows all devices together sample in one call."""
-    devices = num_devices()
-    return min(batch_size, -(-num_rows // devices)) * devices
-
-
-def split_time_grid(
-    time: BucketedTime, times: np.ndarray
-) -> list[tuple[int, int, np.ndarray]]:
-    """Cuts a time grid where the bucket changes.
-
-    Args:
-      time: Time axis.
-      times: Rising grid, [num_steps + 1]; a step belongs to the bucket it starts in.
-
-    Returns:
-      (bucket, number of steps before, times of the stretch) for each stretch; each
-      starts with the time at which the one before ended.
-    """
-    buckets = time.bucket_of_times(times[:-1])
-    cuts = [0, *(np.flatnonzero(np.diff(buckets)) + 1), len(buckets)]
-    return [
-        (int(buckets[start]), int(start), np.asarray(times[start : stop + 1]))
-        for start, stop in zip(cuts[:-1], cuts[1:], strict=True)
-    ]
 
 
 def bucket_names(buckets: Sequence[NoiseBucket]) -> tuple[str, ...]:

@@ -1,37 +1,38 @@
-"""Fields that tasks share: process, optimiser, run length, sampling, graphs.
+"""Declares the fields that domains share, and turns them into arguments.
 
-`base_config` lists those of every task with defaults, `validate_base` checks them;
-`graph_config` and `validate_graphs` are for tasks on NCGN. A task adds its own
-sections. Two levels, no inheritance: configuration files copy what they change
-from the task's `default_config()`.
+`BASE_FIELDS` belong to every task, `RANGE_FIELDS` to those whose network follows the
+noise, `GRAPH_FIELDS` to those on NCGN. A domain adds rows of its own. Two levels, no
+inheritance: configuration files change what they need of a domain's defaults.
 """
 
-import jax.numpy as jnp
-import numpy as np
-from ml_collections import ConfigDict, config_dict
+import os
+from collections.abc import Mapping
 
-from ncgn_jax.faults import Faults
+from ml_collections import ConfigDict
+
+from ncgn_jax.faults import DataError, Faults, get_field, is_type
+from ncgn_jax.fields import Check, Field, number, one_of, some_of, whole
 from ncgn_jax.graphs import (
     CLUSTERINGS,
     CONNECTIVITIES,
+    RANGE_SCHEDULES,
     RangeResolution,
-    make_noise_buckets,
 )
-from ncgn_jax.graphs import SCHEDULES as DMP_SCHEDULES
 from ncgn_jax.models.graph_convolutions import CONVOLUTIONS
 from ncgn_jax.models.layers import NORMS
-from ncgn_jax.models.ncgn import NCGN
+from ncgn_jax.parallel import num_devices
 from ncgn_jax.process import (
     LOSS_WEIGHTS,
     PREDICTION_KINDS,
     SAMPLERS,
     SCHEDULES,
     TIME_GRIDS,
-    Schedule,
     make_schedule,
     make_time_grid,
 )
-from ncgn_jax.tasks.bucketed import BucketedTime
+from ncgn_jax.tasks.bucketed import BucketedTime, Objective
+from ncgn_jax.tasks.graph_network import GraphSettings, NetworkSettings
+from ncgn_jax.tasks.sampling import Sampling
 
 DTYPES = ("float32", "bfloat16")
 DECAYS = ("constant", "cosine")
@@ -40,181 +41,367 @@ SIGNALS = ("mixing", "time")
 WEIGHTS = ("ema", "raw")
 _SMALL_ALPHA = 1e-3
 
+BASE_FIELDS = (
+    Field("seed", 0, "Seed of weights, batches, noise and samples.", whole(0)),
+    Field(
+        "process.schedule",
+        "linear",
+        "Noise schedule; linear is flow matching.",
+        one_of(SCHEDULES),
+    ),
+    Field(
+        "process.target",
+        "velocity",
+        "What the network predicts.",
+        one_of(PREDICTION_KINDS),
+    ),
+    Field(
+        "process.loss_weight",
+        "uniform",
+        "Weight of the squared error over time.",
+        one_of(LOSS_WEIGHTS),
+    ),
+    Field(
+        "process.signal",
+        "mixing",
+        "Noise variable of graphs and network: alpha / (alpha + sigma) (mixing), or t "
+        "itself as in the published code (time).",
+        one_of(SIGNALS),
+    ),
+    Field("train.num_steps", 10_000, "Training steps.", whole()),
+    Field(
+        "train.batch_size",
+        128,
+        "Rows of a batch, over all devices; a multiple of them.",
+        whole(),
+    ),
+    Field("train.optimizer", "adam", "Optimiser.", one_of(OPTIMIZERS)),
+    Field(
+        "train.learning_rate",
+        1e-3,
+        "Learning rate after the warm-up.",
+        number(0, without_ends=True),
+    ),
+    Field(
+        "train.warmup_steps", 100, "Steps over which the learning rate rises.", whole(0)
+    ),
+    Field(
+        "train.decay",
+        "cosine",
+        "Course of the learning rate after the warm-up.",
+        one_of(DECAYS),
+    ),
+    Field("train.weight_decay", 0.0, "Decoupled weight decay.", number(0)),
+    Field(
+        "train.clip_norm",
+        1.0,
+        "Largest l2 norm of the gradient; 0 for no limit.",
+        number(0),
+    ),
+    Field(
+        "train.spare_unused",
+        False,
+        "Keep value and moments of arrays that a step does not use.",
+    ),
+    Field(
+        "train.ema_decay",
+        0.999,
+        "Decay of the averaged weights per step, after a warm-up.",
+        number(0, 1),
+    ),
+    Field("train.log_every_steps", 50, "Steps between lines of the log.", whole()),
+    Field("train.checkpoint_every_steps", 500, "Steps between checkpoints.", whole()),
+    Field(
+        "train.steps_per_call",
+        1,
+        "Steps that the host starts together; more spare an accelerator waiting.",
+        whole(),
+    ),
+    Field(
+        "train.max_to_keep",
+        3,
+        "Newest checkpoints that are kept, besides the best.",
+        whole(),
+    ),
+    Field("sample.num_samples", 442, "Samples to generate.", whole()),
+    Field("sample.sampler", "heun", "Sampler step.", one_of(SAMPLERS)),
+    Field("sample.num_steps", 50, "Sampler steps from noise to data.", whole()),
+    Field(
+        "sample.time_grid",
+        "uniform",
+        "How the sampler's times are spaced.",
+        one_of(TIME_GRIDS),
+    ),
+    Field(
+        "sample.dilation",
+        5.0,
+        "Width of the dilated part of dilated grids, in units of 1 / sqrt(dim).",
+        number(0, without_ends=True),
+    ),
+    Field(
+        "sample.time_table",
+        (),
+        "Pairs (t, share of the steps) of the grid `table`, as ncgn_jax.levels prints.",
+    ),
+    Field(
+        "sample.batch_size",
+        64,
+        "Most samples in a call, over all devices; no sample depends on it.",
+        whole(),
+    ),
+    Field(
+        "sample.data_limit",
+        None,
+        "Bound on predicted data while sampling; unset for none.",
+        number(0, without_ends=True),
+        float,
+    ),
+    Field(
+        "evaluate.weights",
+        ("ema", "raw"),
+        "Weights that are sampled and measured: averaged, last, or both.",
+        some_of(WEIGHTS),
+    ),
+)
+RANGE_FIELDS = (
+    Field(
+        "dmp.schedule",
+        "exp",
+        "Range/resolution schedule: how fast graphs get finer as noise falls.",
+        one_of(RANGE_SCHEDULES),
+    ),
+    Field(
+        "dmp.curvature",
+        10.0,
+        "Curvature of the schedules exp and log.",
+        number(0, without_ends=True),
+    ),
+    Field(
+        "dmp.split",
+        0.6,
+        "Signal level up to which the schedule relu stays coarse.",
+        number(0, 1),
+    ),
+    Field(
+        "dmp.exponent",
+        2.0,
+        "Exponent of the schedule power.",
+        number(0, without_ends=True),
+    ),
+    Field(
+        "dmp.table",
+        (),
+        "Pairs (signal level, share of full resolution) of the schedule `table`.",
+    ),
+    Field(
+        "dmp.reverse_schedule",
+        False,
+        "Fine where noisy, coarse where clean: a control.",
+    ),
+    Field(
+        "dmp.random_buckets",
+        False,
+        "Train every graph shape at every noise level: a control, and what "
+        "ncgn_jax.levels finds the best schedule with.",
+    ),
+)
+NUM_NEIGHBORS = Field(
+    "dmp.num_neighbors",
+    7,
+    "Neighbours of a node, or token, on the finest graph; 0 for all where allowed.",
+    whole(0),
+)
+GRAPH_FIELDS = (
+    Field(
+        "dmp.connectivity",
+        "dmp",
+        "Graphs: dmp follows the noise, the others are baselines.",
+        one_of(CONNECTIVITIES),
+    ),
+    Field(
+        "dmp.clustering",
+        "balanced",
+        "How points are clustered into supernodes; voxel as published.",
+        one_of(CLUSTERINGS),
+    ),
+    *RANGE_FIELDS,
+    NUM_NEIGHBORS,
+    Field(
+        "dmp.short_fraction",
+        0.5,
+        "Share of short edges of long_short graphs.",
+        number(0, 1),
+    ),
+)
+WIDTH = Field("model.width", 64, "Features of a hidden node or token.", whole())
+NUM_LAYERS = Field("model.num_layers", 3, "Layers of the network.", whole())
+NETWORK_FIELDS = (
+    WIDTH,
+    NUM_LAYERS,
+    Field(
+        "model.dtype",
+        "float32",
+        "Type of matrix products and messages; sums, norms, coordinates, parameters "
+        "and output stay float32.",
+        one_of(DTYPES),
+    ),
+)
+# Fields of several domains.
+PATH = Field(
+    "data.path",
+    None,
+    "File or folder of the data; unset takes what the environment names.",
+    kind=str,
+)
+CACHE_DIR = Field(
+    "data.cache_dir", ".cache/data", "Folder for prepared data; empty for none."
+)
+TEST_FRACTION = Field(
+    "data.test_fraction",
+    0.1,
+    "Share of the data held out where they have no split.",
+    number(0, 1, without_ends=True),
+)
+GUIDANCE = Field(
+    "sample.guidance",
+    0.0,
+    "How far predictions move beyond those without a condition: told + g (told - "
+    "free). 0 for none.",
+    number(0),
+)
+LABEL_DROPOUT = Field(
+    "model.label_dropout",
+    0.1,
+    "Share of training rows whose class is hidden, for guidance.",
+    Check(
+        lambda value: is_type(value, float) and 0 <= value < 1,
+        "at least 0 and less than 1, at which the network never sees a class",
+    ),
+)
+CONVOLUTION_FIELDS = (
+    *NETWORK_FIELDS,
+    Field("model.convolution", "gat", "Message passing.", one_of(CONVOLUTIONS)),
+    Field("model.norm", "layer", "Normalisation of hidden features.", one_of(NORMS)),
+)
 
-def base_config() -> ConfigDict:
-    """Returns the shared sections with their defaults."""
-    config = ConfigDict()
-    config.seed = 0
-    config.process = ConfigDict(
-        {
-            "schedule": "linear",
-            "target": "velocity",
-            "loss_weight": "uniform",
-            # What graphs and network are told of the noise: alpha / (alpha + sigma)
-            # (`mixing`), or t itself as in the published code (`time`).
-            "signal": "mixing",
-        }
+
+def check_base(config: ConfigDict, faults: Faults) -> None:
+    """Checks what holds between shared fields."""
+    faults.check(
+        len(config.evaluate.weights) > 0,
+        "evaluate.weights",
+        config.evaluate.weights,
+        f"at least one of {', '.join(WEIGHTS)}",
     )
-    config.train = ConfigDict(
-        {
-            "num_steps": 10_000,
-            "batch_size": 128,
-            "optimizer": "adam",
-            "learning_rate": 1e-3,
-            "warmup_steps": 100,
-            "decay": "cosine",
-            "weight_decay": 0.0,
-            "clip_norm": 1.0,
-            # Arrays that a step does not use keep their value and their moments.
-            "spare_unused": False,
-            "ema_decay": 0.999,
-            "ema_warm_up": True,
-            "log_every_steps": 50,
-            "checkpoint_every_steps": 500,
-            # Steps that the host starts at a time; more spare an accelerator waiting.
-            "steps_per_call": 1,
-            "max_to_keep": 3,
-        }
+    if config.sample.time_grid == "table":
+        try:
+            make_time_grid("table", 1, table=config.sample.time_table)
+        except ValueError as error:
+            faults.lines.append(f"sample.time_table: {error}")
+    train = config.train
+    faults.check(
+        train.checkpoint_every_steps % train.steps_per_call == 0,
+        "train.steps_per_call",
+        train.steps_per_call,
+        f"what divides train.checkpoint_every_steps, {train.checkpoint_every_steps}",
     )
-    config.sample = ConfigDict(
-        {
-            "num_samples": 442,
-            "sampler": "heun",
-            "num_steps": 50,
-            "time_grid": "uniform",
-            # For dilated grids: width of the dilated part in units of 1 / sqrt(dim).
-            "dilation": 5.0,
-            # For `table`: pairs (t, share of the steps).
-            "time_table": (),
-            "batch_size": 64,
-            "data_limit": config_dict.placeholder(float),
-        }
+    faults.check(
+        train.batch_size % num_devices() == 0,
+        "train.batch_size",
+        train.batch_size,
+        f"a multiple of the {num_devices()} devices",
     )
-    return config
 
 
-def graph_config(num_neighbors: int) -> ConfigDict:
-    """Returns the section `dmp`: how graphs follow the noise.
+def check_guidance(
+    config: ConfigDict, faults: Faults, *, has_condition: bool, dropout: str, how: str
+) -> None:
+    """Refuses guidance that nothing was trained for.
 
     Args:
-      num_neighbors: Default of k, neighbours a node has on the full graph.
+      config: Configuration with `sample.guidance`.
+      faults: Takes what is wrong.
+      has_condition: Whether the network has a condition.
+      dropout: Name of the field that says how often training hides it.
+      how: What gives the network a condition, in words.
     """
-    return ConfigDict(
-        {
-            "connectivity": "dmp",
-            "clustering": "balanced",
-            "schedule": "exp",
-            "curvature": 10.0,
-            "split": 0.6,
-            "exponent": 2.0,
-            "table": (),
-            "num_neighbors": num_neighbors,
-            "reverse_schedule": False,
-            "short_fraction": 0.5,
-            # Train every graph shape at every noise level, to find the best schedule.
-            "random_buckets": False,
-        }
+    guidance = config.sample.guidance
+    faults.check(
+        not guidance or has_condition, "sample.guidance", guidance, f"0 without {how}"
+    )
+    faults.check(
+        not guidance or get_field(config, dropout) > 0,
+        "sample.guidance",
+        guidance,
+        f"0 without {dropout}: guidance needs a network that knows no condition too",
     )
 
 
-def validate_graphs(config: ConfigDict, faults: Faults) -> None:
-    """Checks the section `dmp` and the network's common fields."""
-    faults.choice(config, "dmp.connectivity", CONNECTIVITIES)
-    faults.choice(config, "dmp.clustering", CLUSTERINGS)
-    faults.choice(config, "dmp.schedule", DMP_SCHEDULES)
-    faults.choice(config, "model.convolution", CONVOLUTIONS)
-    faults.choice(config, "model.norm", NORMS)
-    faults.choice(config, "model.dtype", DTYPES)
-    for field in ("dmp.num_neighbors", "model.width", "model.num_layers"):
-        faults.positive_int(config, field)
-    faults.in_range(config, "dmp.short_fraction", 0, 1)
-    for name in config.evaluate.weights:
-        faults.check(name in WEIGHTS, "evaluate.weights", name, WEIGHTS)
+def make_range_resolution(config: ConfigDict) -> RangeResolution:
+    """Returns the range/resolution schedule of the section `dmp`."""
+    dmp = config.dmp
+    return RangeResolution(
+        dmp.schedule, dmp.curvature, dmp.split, dmp.exponent, tuple(dmp.table)
+    )
+
+
+def make_graph_settings(config: ConfigDict) -> GraphSettings:
+    """Returns the graphs of the section `dmp`."""
+    dmp = config.dmp
+    return GraphSettings(
+        make_range_resolution(config),
+        dmp.num_neighbors,
+        dmp.connectivity,
+        dmp.clustering,
+        dmp.reverse_schedule,
+        dmp.short_fraction,
+    )
+
+
+def make_network_settings(config: ConfigDict) -> NetworkSettings:
+    """Returns the NCGN of the section `model`."""
+    model = config.model
+    return NetworkSettings(
+        model.width, model.num_layers, model.convolution, model.norm, model.dtype
+    )
 
 
 def make_time(config: ConfigDict, num_nodes: int, dim: int) -> BucketedTime:
-    """Builds the time axis and its noise buckets.
+    """Builds the time axis and its noise buckets of graphs.
 
     Args:
       config: Configuration with the sections `dmp` and `process`.
       num_nodes: Nodes of a graph.
       dim: Dimension of the positions.
+
+    Raises:
+      ValueError: If the section `dmp` does not fit such graphs.
     """
-    dmp = config.dmp
-    schedule = RangeResolution(
-        dmp.schedule, dmp.curvature, dmp.split, dmp.exponent, dmp.table
-    )
-    buckets = make_noise_buckets(
-        num_nodes,
-        dmp.num_neighbors,
-        dim,
-        schedule=schedule,
-        clustering=dmp.clustering,
-        connectivity=dmp.connectivity,
-        reverse_schedule=dmp.reverse_schedule,
-        short_fraction=dmp.short_fraction,
-    )
     return BucketedTime(
         make_schedule(config.process.schedule),
-        buckets,
+        make_graph_settings(config).buckets(num_nodes, dim),
         config.process.signal,
-        dmp.random_buckets,
+        config.dmp.random_buckets,
     )
 
 
-def make_sample_times(
-    config: ConfigDict, schedule: Schedule, dim: int, num_steps: int | None = None
-) -> np.ndarray:
-    """Returns the times that the sampler visits, float64 [step + 1].
-
-    Args:
-      config: Configuration with the section `sample`.
-      schedule: The noise.
-      dim: Numbers a sample has.
-      num_steps: Steps; the configuration's if None.
-    """
-    sample = config.sample
-    return make_time_grid(
-        sample.time_grid,
-        num_steps or sample.num_steps,
-        schedule,
-        dim=dim,
-        kappa=sample.dilation,
-        table=sample.time_table,
-    )
+def make_objective(config: ConfigDict) -> Objective:
+    """Returns what the network is trained for."""
+    return Objective(config.process.target, config.process.loss_weight)
 
 
-def make_network(config: ConfigDict, out_dim: int, axis_name: str | None) -> NCGN:
-    """Builds the NCGN of a configuration.
-
-    Args:
-      config: Configuration with the section `model`.
-      out_dim: Features predicted for each point.
-      axis_name: Device axis that batch norm joins; None outside pmap.
-    """
-    model = config.model
-    return NCGN(
-        out_dim=out_dim,
-        width=model.width,
-        num_layers=model.num_layers,
-        convolution=model.convolution,
-        norm=model.norm,
-        axis_name=axis_name,
-        dtype=jnp.dtype(model.dtype),
-    )
-
-
-def describe_network(config: ConfigDict, time: BucketedTime) -> tuple[str, str]:
-    """Says in a line each which graphs and which network are used."""
-    dmp, model, process = config.dmp, config.model, config.process
-    narrow = "" if model.dtype == "float32" else f", {model.dtype}"
-    shapes = (f"{b.num_supernodes} x {b.num_neighbors}" for b in time.buckets)
-    return (
-        f"graphs: {dmp.connectivity}, {dmp.clustering} clustering, {dmp.schedule} "
-        f"schedule; supernodes x neighbours {', '.join(shapes)}",
-        f"model: NCGN {model.convolution}, width {model.width}, {model.num_layers} "
-        f"layers, {model.norm} norm{narrow}; {process.schedule} process, "
-        f"{process.target} target",
+def make_sampling(config: ConfigDict) -> Sampling:
+    """Returns the sampler's settings."""
+    own = config.sample
+    return Sampling(
+        own.sampler,
+        own.num_steps,
+        own.time_grid,
+        own.dilation,
+        tuple(own.time_table),
+        own.batch_size,
+        own.data_limit,
+        own.get("guidance", 0.0),
     )
 
 
@@ -237,53 +424,32 @@ def sampling_notes(config: ConfigDict) -> list[str]:
     ]
 
 
-def validate_base(config: ConfigDict, faults: Faults, num_devices: int) -> None:
-    """Checks the shared sections, reporting every fault."""
-    faults.choice(config, "process.schedule", SCHEDULES)
-    faults.choice(config, "process.target", PREDICTION_KINDS)
-    faults.choice(config, "process.loss_weight", LOSS_WEIGHTS)
-    faults.choice(config, "process.signal", SIGNALS)
-    for field in (
-        "train.num_steps",
-        "train.batch_size",
-        "train.log_every_steps",
-        "train.checkpoint_every_steps",
-        "train.steps_per_call",
-        "train.max_to_keep",
-        "sample.num_samples",
-        "sample.num_steps",
-        "sample.batch_size",
-    ):
-        faults.positive_int(config, field)
-    faults.in_range(config, "train.warmup_steps", 0)
-    faults.in_range(config, "train.learning_rate", 0, without_ends=True)
-    faults.in_range(config, "train.clip_norm", 0)
-    faults.in_range(config, "train.weight_decay", 0)
-    faults.in_range(config, "train.ema_decay", 0, 1)
-    faults.choice(config, "train.optimizer", OPTIMIZERS)
-    faults.choice(config, "train.decay", DECAYS)
-    faults.choice(config, "sample.sampler", SAMPLERS)
-    faults.choice(config, "sample.time_grid", TIME_GRIDS)
-    faults.in_range(config, "sample.dilation", 0, without_ends=True)
-    if config.sample.time_grid == "table":
-        try:
-            make_time_grid("table", 1, table=config.sample.time_table)
-        except ValueError as error:
-            faults.lines.append(f"sample.time_table: {error}")
-    if config.sample.data_limit is not None:
-        faults.in_range(config, "sample.data_limit", 0, without_ends=True)
-    if config.train.steps_per_call > 0:
-        faults.check(
-            config.train.checkpoint_every_steps % config.train.steps_per_call == 0,
-            "train.steps_per_call",
-            config.train.steps_per_call,
-            "what divides train.checkpoint_every_steps, "
-            f"{config.train.checkpoint_every_steps}",
+def data_path(
+    config: ConfigDict,
+    variables: tuple[str, ...],
+    environment: Mapping[str, str] = os.environ,
+) -> str | None:
+    """Returns where the data are: `data.path`, else what the environment names.
+
+    Args:
+      config: Configuration with the field `data.path`.
+      variables: Variables of the environment, the first that is set counts.
+      environment: The environment.
+    """
+    named = (environment.get(variable) for variable in variables)
+    return config.data.path or next(filter(None, named), None)
+
+
+def require_data_path(config: ConfigDict, variables: tuple[str, ...]) -> str:
+    """Returns where the data are.
+
+    Raises:
+      DataError: If neither the field nor a variable says it.
+    """
+    path = data_path(config, variables)
+    if not path:
+        raise DataError(
+            f"data.source={config.data.source!r} needs data: set data.path or "
+            f"{variables[0]}"
         )
-    if config.train.batch_size > 0:
-        faults.check(
-            config.train.batch_size % num_devices == 0,
-            "train.batch_size",
-            config.train.batch_size,
-            f"a multiple of the {num_devices} devices",
-        )
+    return path

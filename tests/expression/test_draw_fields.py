@@ -101,7 +101,7 @@ def test_fields_of_a_gene_share_their_scale(numbers, tmp_path):
     simulated, generated = numbers.normal(size=(2, *SHAPE))
     generated[..., 1] *= 3.0
     simulated[0, 0, 0] = np.nan
-    figure = pictures.draw_fields(
+    figure = fields.draw_fields(
         {"simulated": simulated, "generated": generated}, TIMES, PLACES, GENES
     )
     panels, bars = figure.axes[:6], figure.axes[6:]
@@ -133,7 +133,7 @@ def test_given_cells_are_outlined_and_hatched(numbers, tmp_path):
     field = numbers.normal(size=SHAPE)
     given = np.zeros(SHAPE, bool)
     given[1:3, 2, 0] = True
-    figure = pictures.draw_fields(
+    figure = fields.draw_fields(
         {"all": field, "imputed": field}, TIMES, PLACES, GENES, {"imputed": given}
     )
     lines = [
@@ -154,31 +154,31 @@ def test_given_cells_are_outlined_and_hatched(numbers, tmp_path):
 
 
 def test_draw_fields_survives_one_time_and_place(tmp_path):
-    figure = pictures.draw_fields({"one": np.ones((1, 1, 1))}, [3.0], [5.0], ["Shh"])
+    figure = fields.draw_fields({"one": np.ones((1, 1, 1))}, [3.0], [5.0], ["Shh"])
     assert render(figure, tmp_path)
 
 
 def test_draw_fields_names_what_does_not_fit(numbers):
     field = numbers.normal(size=SHAPE)
     with pytest.raises(ValueError, match="no fields"):
-        pictures.draw_fields({}, TIMES, PLACES, GENES)
+        fields.draw_fields({}, TIMES, PLACES, GENES)
     with pytest.raises(ValueError, match=r"'b' must be \[time 4, place 5, gene 3\]"):
-        pictures.draw_fields({"a": field, "b": field[1:]}, TIMES, PLACES, GENES)
+        fields.draw_fields({"a": field, "b": field[1:]}, TIMES, PLACES, GENES)
     with pytest.raises(ValueError, match="times must rise"):
-        pictures.draw_fields({"a": field}, TIMES[::-1], PLACES, GENES)
+        fields.draw_fields({"a": field}, TIMES[::-1], PLACES, GENES)
     with pytest.raises(ValueError, match="places must rise"):
-        pictures.draw_fields({"a": field}, TIMES, 0.0 * PLACES, GENES)
+        fields.draw_fields({"a": field}, TIMES, 0.0 * PLACES, GENES)
     with pytest.raises(ValueError, match=r"given names \['b'\]; there are .*'a'"):
-        pictures.draw_fields({"a": field}, TIMES, PLACES, GENES, {"b": field > 0})
+        fields.draw_fields({"a": field}, TIMES, PLACES, GENES, {"b": field > 0})
     with pytest.raises(ValueError, match="given 'a' must be bool"):
-        pictures.draw_fields({"a": field}, TIMES, PLACES, GENES, {"a": field})
+        fields.draw_fields({"a": field}, TIMES, PLACES, GENES, {"a": field})
 
 
 def test_path_names_levels_and_the_range_of_each_map(numbers, tmp_path):
     data, noise = np.linspace(0.0, 1.0, 60).reshape(SHAPE), numbers.normal(size=SHAPE)
     levels = [0.0, 0.25, 1.0]
     states = np.stack([level * data + (1 - level) * noise for level in levels])
-    figure = pictures.draw_path(states, levels, TIMES, PLACES, GENES)
+    figure = fields.draw_path(states, levels, TIMES, PLACES, GENES)
     assert len(figure.axes) == 3 * len(GENES) + 1
     titles = [axes.get_title() for axes in figure.axes[:9]]
     assert [t.split("\n")[0] for t in titles[:3]] == [
@@ -198,9 +198,9 @@ def test_path_names_levels_and_the_range_of_each_map(numbers, tmp_path):
     assert [label.get_text() for label in bar.get_yticklabels()] == ["least", "most"]
     assert render(figure, tmp_path)
     with pytest.raises(ValueError, match=r"levels must be \[step 3\]"):
-        pictures.draw_path(states, levels[1:], TIMES, PLACES, GENES)
+        fields.draw_path(states, levels[1:], TIMES, PLACES, GENES)
     with pytest.raises(ValueError, match=r"states must be \[step, time 4"):
-        pictures.draw_path(data, levels, TIMES, PLACES, GENES)
+        fields.draw_path(data, levels, TIMES, PLACES, GENES)
 
 
 def make_profiles(numbers, num_samples=2, num_nodes=6):
@@ -215,7 +215,9 @@ def test_profiles_show_points_line_and_hidden_stretch(numbers, tmp_path):
     positions, measured, imputed, hidden = make_profiles(numbers)
     order = np.argsort(positions)
     others = {"kriging": measured - 0.05, "mean": np.full(measured.shape, 0.5)}
-    figure = pictures.draw_profiles(positions, measured, imputed, hidden, GENES, others)
+    figure = imputation.draw_profiles(
+        positions, measured, imputed, hidden, GENES, others
+    )
     assert len(figure.axes) == 2 * len(GENES)
     assert [axes.get_title() for axes in figure.axes[:3]] == list(GENES)
     axes = figure.axes[1]
@@ -241,7 +243,7 @@ def test_profiles_show_points_line_and_hidden_stretch(numbers, tmp_path):
 def test_a_wild_baseline_does_not_flatten_the_profiles(numbers):
     positions, measured, imputed, hidden = make_profiles(numbers)
     wild = {"wild": np.full(measured.shape, 1e9)}
-    figure = pictures.draw_profiles(positions, measured, imputed, hidden, GENES, wild)
+    figure = imputation.draw_profiles(positions, measured, imputed, hidden, GENES, wild)
     for gene, axes in enumerate(figure.axes[:3]):
         shown = np.stack([measured, imputed])[..., gene]
         assert axes.get_ylim()[0] < shown.min()
@@ -253,14 +255,16 @@ def test_profiles_survive_gaps_and_have_no_word_for_what_is_not_there(
 ):
     positions, measured, imputed, hidden = make_profiles(numbers, num_samples=1)
     measured[0, 0] = imputed[..., 2] = np.nan
-    figure = pictures.draw_profiles(positions, measured, imputed, hidden & False, GENES)
+    figure = imputation.draw_profiles(
+        positions, measured, imputed, hidden & False, GENES
+    )
     assert "hidden" not in texts(figure)
     assert render(figure, tmp_path)
 
 
 def test_draw_profiles_names_what_does_not_fit(numbers):
     positions, measured, imputed, hidden = make_profiles(numbers)
-    draw = pictures.draw_profiles
+    draw = imputation.draw_profiles
     with pytest.raises(ValueError, match=r"positions must be \[node\]"):
         draw(positions[:, None], measured, imputed, hidden, GENES)
     with pytest.raises(ValueError, match=r"measured must be \[sample, node 5, gene 3"):
@@ -281,7 +285,7 @@ def test_tissue_maps_share_scales_and_keep_the_aspect(numbers, tmp_path):
     measured[0, 0] = 1e6
     measured[1, 1] = np.nan
     errors = {"imputed - measured": imputed - measured}
-    figure = pictures.draw_tissue(
+    figure = imputation.draw_tissue(
         positions, {"measured": measured, "imputed": imputed}, ["Gad2", "Sox10"], errors
     )
     panels, bars = figure.axes[:6], figure.axes[6:]
@@ -314,20 +318,20 @@ def test_tissue_maps_share_scales_and_keep_the_aspect(numbers, tmp_path):
 def test_draw_tissue_survives_few_cells_without_expression(num_cells, tmp_path):
     positions = np.arange(2.0 * num_cells).reshape(num_cells, 2)
     silent = {"measured": np.zeros((num_cells, 1))}
-    figure = pictures.draw_tissue(positions, silent, ["Shh"], silent)
+    figure = imputation.draw_tissue(positions, silent, ["Shh"], silent)
     assert render(figure, tmp_path)
 
 
 def test_draw_tissue_names_what_does_not_fit():
     positions, values = np.zeros((5, 2)), np.zeros((5, 3))
     with pytest.raises(ValueError, match="no columns"):
-        pictures.draw_tissue(positions, {}, GENES)
+        imputation.draw_tissue(positions, {}, GENES)
     with pytest.raises(ValueError, match=r"positions must be \[cell, dim 2\]"):
-        pictures.draw_tissue(np.zeros((5, 3)), {"a": values}, GENES)
+        imputation.draw_tissue(np.zeros((5, 3)), {"a": values}, GENES)
     with pytest.raises(ValueError, match=r"'a' must be \[cell 5, gene 2\]"):
-        pictures.draw_tissue(positions, {"a": values}, GENES[:2])
+        imputation.draw_tissue(positions, {"a": values}, GENES[:2])
     with pytest.raises(ValueError, match="'e' must be"):
-        pictures.draw_tissue(positions, {"a": values}, GENES, {"e": values[1:]})
+        imputation.draw_tissue(positions, {"a": values}, GENES, {"e": values[1:]})
 
 
 def test_pearson_agrees_with_numpy_and_is_nan_for_constants(numbers):
@@ -345,7 +349,7 @@ def test_scatter_compares_hidden_entries_only(numbers, tmp_path):
     imputed = measured + numbers.normal(size=measured.shape)
     hidden = numbers.uniform(size=measured.shape) < 0.5
     imputed[hidden & (measured < -1.0)] = np.nan
-    figure = pictures.draw_scatter(measured, imputed, GENES[:2], hidden)
+    figure = imputation.draw_scatter(measured, imputed, GENES[:2], hidden)
     for gene, axes in enumerate(figure.axes):
         kept = hidden[..., gene] & np.isfinite(imputed[..., gene])
         x, y = measured[kept, gene], imputed[kept, gene]
@@ -369,7 +373,7 @@ def test_scatter_says_what_it_does_not_draw(numbers, tmp_path):
     imputed = measured.copy()
     imputed[:, -1] *= -1.0  # r = -1
     imputed[:, -2] = 0.0  # undefined
-    figure = pictures.draw_scatter(measured, imputed, genes)
+    figure = imputation.draw_scatter(measured, imputed, genes)
     assert len([axes for axes in figure.axes if axes.get_visible()]) == 12
     assert "n = 4,050" in figure.axes[0].get_title()
     dots = figure.axes[0].collections[0].get_offsets()
@@ -383,7 +387,7 @@ def test_scatter_says_what_it_does_not_draw(numbers, tmp_path):
 
 def test_draw_scatter_survives_genes_without_entries(tmp_path):
     nothing = np.full((3, 14), np.nan)
-    figure = pictures.draw_scatter(nothing, nothing, [str(i) for i in range(14)])
+    figure = imputation.draw_scatter(nothing, nothing, [str(i) for i in range(14)])
     assert isinstance(figure, Figure)
     assert "r undefined, n = 0" in texts(figure)
     assert render(figure, tmp_path)
@@ -392,10 +396,10 @@ def test_draw_scatter_survives_genes_without_entries(tmp_path):
 def test_draw_scatter_names_what_does_not_fit():
     values = np.zeros((5, 3))
     with pytest.raises(ValueError, match=r"one shape, got \(5, 3\), \(4, 3\)"):
-        pictures.draw_scatter(values, values[1:], GENES)
+        imputation.draw_scatter(values, values[1:], GENES)
     with pytest.raises(ValueError, match=r"one shape.*\(5, 2\)"):
-        pictures.draw_scatter(values, values, GENES, values[:, 1:] > 0)
+        imputation.draw_scatter(values, values, GENES, values[:, 1:] > 0)
     with pytest.raises(ValueError, match="gene 2"):
-        pictures.draw_scatter(values, values, GENES[:2])
+        imputation.draw_scatter(values, values, GENES[:2])
     with pytest.raises(ValueError, match="hidden must be bool"):
-        pictures.draw_scatter(values, values, GENES, values)
+        imputation.draw_scatter(values, values, GENES, values)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ncgn_jax.graphs import SCHEDULES, RangeResolution, bucket_index
+from ncgn_jax.graphs import RANGE_SCHEDULES, RangeResolution, bucket_index
 from ncgn_jax.graphs.grids import grid_of, make_grid_buckets
 
-NAMES = tuple(name for name in SCHEDULES if name != "table")
+NAMES = tuple(name for name in RANGE_SCHEDULES if name != "table")
 JUMP = RangeResolution("table", table=((0, 0), (0.5, 0), (0.5 + 1e-8, 1), (1, 1)))
 NEVER_FINE = RangeResolution("table", table=((0, 0), (1, 0.3)))
 NEVER_COARSE = RangeResolution("table", table=((0, 0.2), (1, 1)))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ncgn_jax.graphs import SCHEDULES, RangeResolution, range_and_resolution
+from ncgn_jax.graphs import RANGE_SCHEDULES, RangeResolution, range_and_resolution
 from ncgn_jax.graphs.range_resolution import num_supernodes_exact
 
 LEVELS = st.floats(0.0, 1.0)
@@ -16,7 +16,7 @@ LEVELS = st.floats(0.0, 1.0)
 @st.composite
 def schedules(draw):
     """Any valid schedule: every name, tables and extreme parameters included."""
-    name = draw(st.sampled_from(SCHEDULES))
+    name = draw(st.sampled_from(RANGE_SCHEDULES))
     table = ()
     if name == "table":
         inner = draw(st.lists(st.floats(0.01, 0.99), max_size=4, unique=True))

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ncgn_jax.models import image_classifier
-from ncgn_jax.models.image_classifier import (
+from ncgn_jax.images import classifier
+from ncgn_jax.images.classifier import (
     ImageClassifier,
     _quarter_means,
     shift_at_random,
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 def test_the_example_runs():
-    failed, attempted = doctest.testmod(image_classifier)
+    failed, attempted = doctest.testmod(classifier)
     assert attempted > 0
     assert failed == 0
 

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from ncgn_jax.faults import DataError
-from ncgn_jax.images import classifier as image_views
-from ncgn_jax.images import pixels as image_metrics
-from ncgn_jax.images import scores as image_scores
+from ncgn_jax.images import classifier, pixels, scores
 from ncgn_jax.images.classifier import (
     TurnedImages,
     extract_features,
+    shift_at_random,
     train_classifier,
 )
 from ncgn_jax.images.features import (
@@ -23,7 +22,6 @@ from ncgn_jax.images.inception import InceptionViews
 from ncgn_jax.images.pixels import nearest_training_distance
 from ncgn_jax.images.scores import ImageScorer
 from ncgn_jax.metrics.table import format_table
-from ncgn_jax.models.image_classifier import shift_at_random
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
@@ -183,7 +181,7 @@ def test_the_classifier_is_trained_once_for_all_rows(data, monkeypatch):
         calls.append(args)
         return train_classifier(*args)
 
-    monkeypatch.setattr(image_scores, "train_classifier", count)
+    monkeypatch.setattr(scores, "train_classifier", count)
     scorer = ImageScorer(*data, num_classes=3, num_steps=2, seed=4)
     assert not calls
     fresh, labels = make_images(20, 2)
@@ -243,7 +241,7 @@ def test_every_image_is_learnt_from_once_an_epoch(monkeypatch):
         seen.extend((image.tobytes(), int(label)) for image, label in pairs)
         return params, opt_state
 
-    monkeypatch.setattr(image_views, "_train_step", record)
+    monkeypatch.setattr(classifier, "_train_step", record)
     train_classifier(images, labels, 3, 2, 20, seed=0)
     pairs = zip(images, labels, strict=True)
     assert sorted(seen) == sorted((image.tobytes(), int(n)) for image, n in pairs)
@@ -260,7 +258,7 @@ def test_training_is_compiled_once_and_shifts_larger_images(
         shifts.append(shift)
         return shift_at_random(images, shift, rng)
 
-    monkeypatch.setattr(image_views, "shift_at_random", record)
+    monkeypatch.setattr(classifier, "shift_at_random", record)
     # A batch size that no other test has, so that nothing is compiled yet.
     for seed in (0, 1):
         train_classifier(images, labels, 3, 3, 37, seed)
@@ -277,11 +275,13 @@ def test_the_shortest_trainings_change_something(num_steps):
     assert gap.max() > 0
 
 
-def test_batches_do_not_change_features():
+def test_batches_do_not_change_features(monkeypatch):
     images, labels = make_images(11, 0)
     params = train_classifier(images, labels, 3, 1, 4, seed=0)
-    whole = extract_features(params, images, batch=11)
-    parts = extract_features(params, images, batch=4)
+    monkeypatch.setattr(classifier, "_BATCH", 11)
+    whole = extract_features(params, images)
+    monkeypatch.setattr(classifier, "_BATCH", 4)
+    parts = extract_features(params, images)
     chex.assert_trees_all_close(whole, parts, rtol=1e-4, atol=1e-6)
     assert whole.features.shape == (11, 64)
     np.testing.assert_allclose(whole.probabilities.sum(axis=1), 1, rtol=1e-5)
@@ -299,7 +299,7 @@ def test_inceptions_columns_appear_only_with_its_weights(data, monkeypatch):
             bright = 1 / (1 + np.exp(-features[:, :1]))
             return InceptionViews(features, np.concatenate([bright, 1 - bright], 1))
 
-    monkeypatch.setattr(image_scores, "InceptionFeatures", StandIn)
+    monkeypatch.setattr(scores, "InceptionFeatures", StandIn)
     scorer = ImageScorer(*data, num_classes=3, num_steps=1, inception="weights.pth")
     assert [column.title for column in scorer.columns[-2:]] == ["FID", "IS"]
     fresh, labels = make_images(30, 2)
@@ -330,8 +330,8 @@ class OnDisk:
 
 @pytest.mark.parametrize("num_classes", [1, 3])
 def test_training_images_are_never_read_as_a_whole(data, monkeypatch, num_classes):
-    monkeypatch.setattr(image_scores, "_MOST_FOR_SCALE", 100)
-    monkeypatch.setattr(image_metrics, "_BLOCK", 128)
+    monkeypatch.setattr(scores, "_MOST_FOR_SCALE", 100)
+    monkeypatch.setattr(pixels, "_BLOCK", 128)
     train, labels, test, test_labels = data
     fresh = make_images(60, 2)
     tables = [
@@ -344,7 +344,7 @@ def test_training_images_are_never_read_as_a_whole(data, monkeypatch, num_classe
 
 
 def test_the_nearest_image_is_looked_for_among_all_or_so_many(data, monkeypatch):
-    monkeypatch.setattr(image_metrics, "_BLOCK", 7)
+    monkeypatch.setattr(pixels, "_BLOCK", 7)
     train, labels, *rest = data
     hidden = train.copy()
     fresh, _ = make_images(20, 2)

@@ -1,4 +1,4 @@
-"""Landscapes show every path over one ground, and refuse what does not fit."""
+"""Landscapes show every path over one ground, and refuse other shapes."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ GROUND = Landscape(
 
 def test_every_path_has_its_panel_and_all_share_a_scale():
     path = np.linspace([[1.0, 0.5], [-0.5, 2.0]], 0.0, 5)  # [state, path, 2]
-    figure = draw_landscape(GROUND, {"down": path, "up": path[::-1]}, columns=2)
+    figure = draw_landscape(GROUND, {"down": path, "up": path[::-1]})
     down, up, bar = figure.axes
     assert [axes.get_title(loc="left") for axes in (down, up)] == ["down", "up"]
     assert bar.get_ylabel() == "height (m)"

@@ -7,8 +7,3 @@ def test_worked_example_of_the_notation_page():
     result = doctest.testmod(process)
     assert result.attempted >= 7
     assert result.failed == 0
-
-
-def test_exports_exist():
-    for name in process.__all__:
-        assert hasattr(process, name), name

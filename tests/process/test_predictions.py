@@ -186,6 +186,14 @@ def test_what_stands_in_where_there_is_no_answer():
     np.testing.assert_allclose(noise_hat[:, 0], [2.0, 0.0], atol=1e-12)
 
 
+def test_shapes_that_would_broadcast_are_refused():
+    schedule, x = process.make_schedule("linear"), jnp.zeros((3, 2))
+    with pytest.raises(AssertionError, match="different shapes"):
+        process.interpolate(schedule, 0.5, x, x[:1])
+    with pytest.raises(AssertionError, match="different shapes"):
+        process.to_data_and_noise("noise", x[:, :1], x, schedule, 0.5)
+
+
 def test_unknown_kind_lists_the_valid_ones():
     schedule, x = process.make_schedule("linear"), jnp.zeros((1, 1))
     with pytest.raises(ValueError, match="data, noise, velocity, score"):

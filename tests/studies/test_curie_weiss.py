@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 def brute_force_mean(model, tilt):
-    """E[a | x] over all 2^d states, tilt = alpha x / sigma^2, [dim]."""
+    """Returns E[a | x] over all 2^d states, tilt = alpha x / sigma^2, [dim]."""
     states = np.array(list(itertools.product([-1.0, 1.0], repeat=model.dim)))
     total = states.sum(axis=1)
     log_weight = model.coupling / (2 * model.dim) * total**2 + states @ tilt
@@ -73,7 +73,7 @@ def test_constants_of_the_model():
 
 
 def test_two_points_are_the_limit_of_the_quadrature(rng):
-    """The error falls as 1 / d, and the weight of a mode is as it should be."""
+    """The error falls as 1 / d, and the weight of a mode is right."""
     schedule, errors = scaled_schedule(1.0), []
     for dim in (64, 256):
         model = CurieWeiss(dim)
@@ -118,7 +118,7 @@ def test_spins_of_the_four_ways(name, dim, rng):
     way = {way.name: way for way in four_ways(3.0)}[name]
     share, square, agreement = spins_study.sample_spins(way, dim, 20, 250, rng)
     expected = SPINS[name, dim]
-    # A share is known to one sample in 250.
+    # A share is exact to one sample in 250.
     assert abs(share - expected[0]) <= 0.0065
     assert abs(square - expected[1]) < 5e-4
     # 250 means of dim signs: an error of about 0.29 / sqrt(250 dim).

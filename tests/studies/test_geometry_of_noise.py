@@ -34,7 +34,7 @@ def uniform(**limits):
 
 
 def brute_force_mean(target, x, schedule, prior):
-    """E[target(data, noise, t) | x] by plain loops over levels and points."""
+    """Returns E[target(data, noise, t) | x] by loops over levels and points."""
     top, bottom = 0.0, 0.0
     alpha, sigma, _, _ = (np.asarray(c) for c in schedule.coefficients(prior.times))
     for node, log_weight in enumerate(np.asarray(prior.log_weights)):
@@ -85,7 +85,7 @@ def test_energy_is_that_of_the_mixtures_of_all_levels(name):
 
 
 def test_energy_is_the_integral_over_uniform_noise_times():
-    """One point in one dimension, by adaptive quadrature."""
+    """Compares one point in one dimension with adaptive quadrature."""
     place = 0.3
 
     def density(s):
@@ -101,7 +101,7 @@ def test_energy_is_the_integral_over_uniform_noise_times():
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_identities_of_the_paper(name):
-    """The gradient is that of autodiff, and parts add up: below 1e-10."""
+    """The gradient equals autodiff's and the parts add up, to 1e-10."""
     prior = uniform(most=0.999)
     found = jax.jit(geometry_of_noise.identity_errors, static_argnums=2)(
         jnp.asarray(X), jnp.asarray(POINTS), SCHEDULES[name], prior
@@ -111,7 +111,7 @@ def test_identities_of_the_paper(name):
 
 
 def test_decomposition_by_its_definition():
-    """Natural gradient and drift, from sums over levels of their own."""
+    """Compares natural gradient and drift with separate sums over levels."""
     prior = uniform(most=0.999)
     x, data = jnp.asarray(X[:1]), jnp.asarray(POINTS)
     parts = decompose_field("velocity", x, data, FLOW, prior)
@@ -122,7 +122,7 @@ def test_decomposition_by_its_definition():
     )
     gradient, _ = brute_force_mean(lambda p, n, node: n / s[node], X[0], FLOW, prior)
     drift, _ = brute_force_mean(lambda p, n, node: 1 / (1 - s[node]), X[0], FLOW, prior)
-    # Our velocity is minus the paper's: so are lambda and c / alpha.
+    # Our velocity is minus the paper's, and so are lambda and c / alpha.
     np.testing.assert_allclose(parts.natural[0], -mean_factor * gradient, rtol=1e-9)
     np.testing.assert_allclose(parts.drift[0], drift * X[0], rtol=1e-9)
 
@@ -143,7 +143,7 @@ def test_gains_of_the_note():
     mu, nu = blind_fields.sampler_gains("velocity", FLOW, t)
     np.testing.assert_allclose(mu, 0.0, atol=1e-12)
     np.testing.assert_allclose(nu, 1.0, atol=1e-12)
-    # Time runs the other way than in the paper: nu of noise and data change sign.
+    # The paper reverses time, so nu of noise and data change sign.
     _, nu = blind_fields.sampler_gains("noise", FLOW, t)
     np.testing.assert_allclose(-nu[1], 1.111111, atol=1e-6)
     _, nu = blind_fields.sampler_gains("data", FLOW, t)
@@ -151,7 +151,7 @@ def test_gains_of_the_note():
     _, nu = blind_fields.sampler_gains("noise", VP, t)
     np.testing.assert_allclose(-nu[0], 5.236261, atol=1e-6)
     np.testing.assert_allclose(-nu[2] * VP.sigma(t[2]), 0.050995, atol=1e-6)
-    # x - alpha data = sigma noise: equilibrium on FM is (1 - t)(noise - data).
+    # As x - alpha data = sigma noise, equilibrium on FM is (1 - t)(noise - data).
     mu, nu = blind_fields.sampler_gains("equilibrium", FLOW, t)
     np.testing.assert_allclose(mu, 0.0, atol=1e-12)
     np.testing.assert_allclose(nu, -1.0 / (1.0 - t), rtol=1e-9)
@@ -200,7 +200,7 @@ def test_laws_near_data_of_the_note():
 
 @pytest.mark.parametrize("k", [5, 9])
 def test_laws_by_integration(k):
-    """Moments of p(s) ~ s^-k exp(-1 / 2 s^2), to which the laws reduce."""
+    """Compares the laws with moments of p(s) ~ s^-k exp(-1 / 2 s^2)."""
 
     def moment(power):
         return quadrature.quad(
@@ -259,7 +259,7 @@ def test_expected_field_error_by_monte_carlo():
 
 
 def test_drift_error_is_the_difference_of_velocities():
-    """By `to_velocity` of both predictions, which knows nothing of the gains."""
+    """Compares with `to_velocity` of both predictions, which uses no gains."""
     rng, t = jax.random.key(3), jnp.full(4, 0.8)
     points, prior = jnp.asarray(POINTS), uniform()
     x, _ = errors.noised_samples(points, VP, 0.2, 4, rng)
@@ -288,7 +288,7 @@ def test_jensen_gap_and_spread_in_high_dimension():
 
 
 def test_correction_share_of_noised_points():
-    """Near data it is 1 / (dim - 2), whatever the distance of the sample."""
+    """Near data it is 1 / (dim - 2) at every distance of the sample."""
     rng = jax.random.key(0)
     points = sampling.make_circles(8, 16, rng).points
     prior = blind_fields.uniform_noise_prior(96, least=1e-4, most=0.999)
@@ -342,7 +342,7 @@ def test_told_models_reach_the_circles(name):
 
 
 def test_blind_models_in_eight_dimensions():
-    """RMS of the note's 256 samples, in bounds for 64: .31-.37, .52-.62, .0001."""
+    """Bounds, for 64 samples, an RMS that is .31-.37, .52-.62, .0001 for 256."""
     assert 0.2 < final_distances("blind velocity FM", 8)["rms"] < 0.5
     assert 0.4 < final_distances("blind noise VP", 8)["rms"] < 0.85
     assert final_distances("blind equilibrium", 8)["rms"] < 1e-2

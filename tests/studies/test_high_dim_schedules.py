@@ -12,6 +12,7 @@ from scipy.special import ndtr
 from ncgn_jax.process import (
     ddim_step,
     euler_step,
+    expand_like,
     integrate,
     sample_prior,
     to_velocity,
@@ -40,8 +41,19 @@ def denoiser_of(mixture, schedule):
     return mixture_denoiser(np.stack([r, -r]), weights, mixture.std, schedule)
 
 
+def mixture_velocity(mixture, schedule, x_t, t):
+    """Returns the velocity u(x, t) of the module's formula, shape of x_t."""
+    coefficients = schedule.coefficients(t)
+    alpha, sigma, d_alpha, d_sigma = (expand_like(c, x_t) for c in coefficients)
+    variance = sigma**2 + (mixture.std * alpha) ** 2
+    growth = (sigma * d_sigma + mixture.std**2 * alpha * d_alpha) / variance
+    pull = sigma * (sigma * d_alpha - d_sigma * alpha) / variance
+    along = jnp.sum(x_t, axis=-1, keepdims=True)
+    return growth * x_t + pull * jnp.tanh(mixture.bias + alpha * along / variance)
+
+
 def velocity_of(mixture, schedule):
-    return jax.jit(functools.partial(reduction.mixture_velocity, mixture, schedule))
+    return jax.jit(functools.partial(mixture_velocity, mixture, schedule))
 
 
 # Velocities of the mixture.
@@ -86,7 +98,7 @@ def test_the_process_gives_the_same_velocity(noise_scale, is_trigonometric, rng)
 
 @pytest.mark.parametrize("is_trigonometric", [False, True])
 def test_the_velocity_carries_the_density(is_trigonometric, rng):
-    """d p / dt + div(p u) = 0, by automatic differentiation of the density."""
+    """Checks d p / dt + div(p u) = 0 by automatic differentiation of the density."""
     mixture, schedule = Mixture(2, std=0.6), scaled_schedule(1.5, is_trigonometric)
     means, weights = np.array([[1.0, 1.0], [-1.0, -1.0]]), [0.8, 0.2]
 
@@ -95,7 +107,7 @@ def test_the_velocity_carries_the_density(is_trigonometric, rng):
         return mixture_log_density(*args)[0]
 
     def velocity(x, t):
-        return reduction.mixture_velocity(mixture, schedule, x[None], t[None])[0]
+        return mixture_velocity(mixture, schedule, x[None], t[None])[0]
 
     def residual(x, t):
         slope, score = jax.grad(log_density, 1)(x, t), jax.grad(log_density)(x, t)
@@ -111,7 +123,7 @@ def test_the_velocity_carries_the_density(is_trigonometric, rng):
 
 
 def midpoint_step(denoise, schedule, x_t, t, t_next, rng):
-    """Euler's step with the velocity of the middle time."""
+    """Takes Euler's step with the velocity of the middle time."""
     middle = 0.5 * (t + t_next)
     data_hat, _ = denoise(x_t, middle)
     velocity = to_velocity("data", data_hat, x_t, schedule, middle)
@@ -244,7 +256,7 @@ def test_the_least_number_of_steps(dim):
 
 @pytest.mark.parametrize(("way", "dim"), [(VP, 1024), (VE, 64), (VE_DILATED, 256)])
 def test_one_step_fewer_than_needed_is_not_enough(way, dim):
-    """By the shares and variances themselves."""
+    """Compares with the shares and variances themselves."""
     counts = needed(way.grid, way.is_exploding, way.kappa, dim)
     for count, part in ((counts.share, 0), (counts.variance, 1)):
         tolerance, target = ((0.02, 0.8), (0.05, 1.0))[part]

@@ -32,7 +32,7 @@ def test_noise_hat_is_the_gradient_of_the_log_density(schedule, std, rng):
 
 
 def test_the_density_is_that_of_noised_data():
-    """By quadrature over a fine grid of data, in one dimension."""
+    """Compares with quadrature over a fine grid of data, in one dimension."""
     schedule, t, std = make_schedule("linear"), jnp.array([0.6]), 0.4
     means, weights = np.array([[-1.0], [2.0]]), np.array([0.3, 0.7])
     data = np.linspace(-6, 7, 20001)

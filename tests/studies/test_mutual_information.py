@@ -54,7 +54,7 @@ def test_range_to_the_stated_digits(snr):
         information.mean_information(snr, information.moments(r, *EXP3))
         for r in (0.0, 1.0, 2.0, 4.0, 8.0)
     ]
-    found = (radius, best.count, information.mean_information(snr, best), *shown)
+    found = (radius, best.num_nodes, information.mean_information(snr, best), *shown)
     np.testing.assert_allclose(found, RANGE[snr], atol=5.1e-7)
 
 
@@ -78,7 +78,7 @@ def test_best_radii_as_measured_before(kernel, length, radii):
 @pytest.mark.parametrize("kernel", information.KERNELS)
 @pytest.mark.parametrize("dim", [1, 2])
 def test_the_lemma_against_the_joint_covariance(kernel, dim):
-    """I(x_i; mean) = 1/2 log(|A| |B| / |AB|) of the covariance of (x_i, mean)."""
+    """Checks 1/2 log(|A| |B| / |AB|) of the covariance of (x_i, mean)."""
     snr, radius, length = 0.4, 2.3, 2.0
     points = information.offsets_within(radius, dim)
     assert len(points) == {1: 5, 2: 21}[dim]
@@ -126,7 +126,7 @@ def test_the_standard_error_is_that_of_many_repetitions(rng):
     runs = np.array(
         [fields.sampled_information(key, 1.0, 1.0, *EXP3, 500) for key in keys]
     )
-    # The spread of 24 is known to a seventh of itself.
+    # The spread of 24 draws has a relative error of a seventh.
     assert runs[:, 0].std() == pytest.approx(runs[:, 1].mean(), rel=0.45)
 
 
@@ -159,7 +159,7 @@ def test_a_fine_grid_has_the_continuum_s_best_radius():
 
 def test_limits_of_the_ratio():
     around = information.moments(2.0, *EXP3)
-    slope = 0.5 * around.count * around.to_centre**2
+    slope = 0.5 * around.num_nodes * around.to_centre**2
     assert information.mean_information(1e-8, around) / 1e-8 == pytest.approx(slope)
     plateau = -0.5 * math.log(1 - around.to_centre**2 / around.within)
     assert information.mean_information(1e10, around) == pytest.approx(plateau)
@@ -176,7 +176,7 @@ def test_crossover_parts_the_two_ranges():
 
 
 def test_crossover_says_when_there_is_none():
-    # Beyond u* = 1.79 lengths nothing is gained by looking further.
+    # Beyond u* = 1.79 lengths a larger radius gains nothing.
     far, further = (information.moments(r, *EXP3) for r in (6.0, 8.0))
     assert information.crossover_snr(far, further) is None
     assert information.crossover_snr(further, far) == math.inf
@@ -226,7 +226,7 @@ def test_resolution_of_a_smooth_field():
 
 
 def test_block_information_against_the_joint_covariance():
-    """I(X; P Y) = 1/2 log(|X| |PY| / |joint|), on 4 x 4 nodes."""
+    """Checks I(X; P Y) = 1/2 log(|X| |PY| / |joint|) on 4 x 4 nodes."""
     side, snr = 4, 0.7
     points = information.grid_points(side)
     clean = information.pair_correlation(points, "exponential", 2.0)

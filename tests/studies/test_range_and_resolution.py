@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 def test_equal_cost_gains_against_conditioning():
-    """Conditional variances by brute force, on 6 x 6 nodes."""
+    """Compares with conditional variances by brute force on 6 x 6 nodes."""
     side, snr, k = 6, 0.8, 4
     points = information.grid_points(side)
     clean = information.pair_correlation(points, "exponential", 2.0)
@@ -256,7 +256,7 @@ def test_explained_beyond_and_its_standard_error():
 
 
 def test_measured_clouds_know_more_together_than_alone():
-    """Clouds around a centre of their own: only the others can tell where it is."""
+    """Only the other points determine a cloud's own centre."""
     rng = np.random.default_rng(2)
     centres = rng.normal(size=(60, 1, 3))
     data = (centres + 0.2 * rng.normal(size=(60, 24, 3))).astype(np.float32)
@@ -286,7 +286,7 @@ def test_loaded_clouds_have_unit_variance(monkeypatch, tmp_path):
 
 
 def made_up(levels, num_clouds=8):
-    """Errors in which the best size grows with the level, but for one step."""
+    """Returns errors whose best size grows with the level, except for one step."""
     rng = np.random.default_rng(3)
     num_sizes = len(shapes.SIZES)
     best = np.round(np.linspace(0, num_sizes - 1, len(levels)))
@@ -336,7 +336,7 @@ def test_the_study_on_made_up_clouds(tmp_path, capsys):
 
 @pytest.mark.usefixtures("small_fields")
 def test_a_reversed_world_is_reported_as_such(tmp_path, capsys):
-    """Of the clouds that pick the sizes; those that judge are as they should be."""
+    """Spoils the clouds that choose the sizes, not those that judge them."""
     report = Report("range_and_resolution", tmp_path, quick=True)
     levels = (0.1, 0.5, 0.9)
     world = made_up(levels)

@@ -1,4 +1,4 @@
-"""The frame of the studies: what is printed is kept, and kept whole."""
+"""Reports store in full all that they print."""
 
 import json
 
@@ -42,7 +42,7 @@ def test_bad_entries_are_refused(tmp_path):
     with pytest.raises(ValueError, match="every row needs 2 cells"):
         report.add_table("a", "A", ["name", "value"], [["one"]])
     report.add_table("a", "A", ["name", "value"], [["one", 1]])
-    with pytest.raises(ValueError, match="there already"):
+    with pytest.raises(ValueError, match="exists already"):
         report.add_table("a", "A", ["name", "value"], [])
     with pytest.raises(ValueError, match="verdict: found 'perhaps'"):
         report.add_finding("claim", "perhaps", "")

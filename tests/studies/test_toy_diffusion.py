@@ -62,7 +62,7 @@ def test_shares_of_steps_without_signal(name, num_steps, below):
 
 
 def test_clipped_betas_of_short_chains():
-    """1000 / T times the last beta is 1 at T = 20: it must be clipped, not refused."""
+    """1000 / T times the last beta is 1 at T = 20 and must be clipped."""
     found = alpha_bar(LINEAR, 20)
     np.testing.assert_allclose(found[-1] / found[-2], 1e-3, rtol=1e-6)
 
@@ -93,7 +93,7 @@ def test_closed_form_widths(num_steps):
 
 @pytest.mark.parametrize("method", exact.METHODS)
 def test_widths_are_those_of_the_samplers(method):
-    """The recursions against the library's own steps, all n in one batch.
+    """Compares the recursions with the library's own steps, all n in one batch.
 
     With a Gaussian about 0 each step is x' = factor x + spread z, with z known.
     """
@@ -134,7 +134,7 @@ def test_laws_of_the_widths(name):
 
 @pytest.mark.parametrize("name", [LINEAR, COSINE])
 def test_least_losses_against_monte_carlo(name):
-    """The residual of the exact predictor, with its standard error."""
+    """Returns the residual of the exact predictor and its standard error."""
     schedule, num = samples.make_toy_schedule(name, 10), NUM
     losses = exact.bayes_losses(MIXTURE, schedule)
     rng_data, rng_noise = jax.random.split(jax.random.key(0))
@@ -215,7 +215,7 @@ def test_every_part_of_a_reference_has_even_shares():
 
 
 def test_transport_is_the_distribution_functions_in_turn():
-    """By quadrature of the mixture's density, in three dimensions."""
+    """Compares with quadrature of the mixture's density, in three dimensions."""
     point = np.array([0.4, -0.6, 0.3])
     weights, given = UNEVEN.weights, UNEVEN.weights.copy()
     expected = []
@@ -258,7 +258,7 @@ def test_transport_covers_noise_and_comes_back(mixture):
 
 
 def test_new_data_from_noise_have_the_mixture_s_shares():
-    """Noise on a lattice, so that chance takes no part."""
+    """Uses noise on a lattice, so that nothing is random."""
     lattice = np.stack([np.arange(NUM) / NUM, 0.618034 * np.arange(NUM) % 1], axis=1)
     noise = ndtri((lattice + 0.5 / NUM) % 1)
     data = np.asarray(knothe.to_data(MIXTURE, jnp.asarray(noise)))
@@ -289,10 +289,15 @@ def test_the_deterministic_process_is_triangular_and_invertible(alpha):
     np.testing.assert_allclose(slopes[:, 0, 0], expected, rtol=1e-6)
 
 
-def test_the_exact_denoiser_says_the_same_all_along_a_path():
-    """So that any number of steps, one included, ends at the same point."""
+def test_the_exact_denoiser_is_constant_along_a_path():
+    """Hence any number of steps, one included, ends at the same point."""
     schedule = samples.make_toy_schedule(COSINE, 10)
-    denoise = knothe.knothe_denoiser(MIXTURE, schedule)
+
+    def denoise(x_t, t):
+        coefficients = schedule.alpha(t), schedule.sigma(t)
+        found = knothe.recover_data(MIXTURE, x_t, *coefficients)
+        return found, knothe.to_noise(MIXTURE, found)
+
     data = exact.draw_mixture(MIXTURE, jax.random.key(0), NUM)
     t = jnp.linspace(0, 0.99, NUM)
     x_t = interpolate(schedule, t, data, knothe.to_noise(MIXTURE, data))

@@ -44,7 +44,7 @@ def test_seeds_are_trained_apart_and_repeatably():
     _, again = train(lesson, schedule, "noise")
     np.testing.assert_array_equal(both, again)
     assert abs(both[0] - both[1]).max() > 0.01
-    # What becomes of the second seed has no bearing on the first.
+    # The second seed does not affect the first.
     changed = lesson._replace(
         rngs=lesson.rngs[jnp.array([0, 0])], data=lesson.data.at[1].set(0.0)
     )
@@ -54,7 +54,7 @@ def test_seeds_are_trained_apart_and_repeatably():
 
 @pytest.mark.parametrize("target", networks.TARGETS)
 def test_examples_have_the_least_loss_under_the_exact_predictor(target):
-    """Each target's examples, judged by a predictor that never saw them."""
+    """Judges each target's examples by a predictor that never saw them."""
     schedule = samples.make_toy_schedule(LINEAR, 10)
     points = exact.draw_mixture(MIXTURE, jax.random.key(1), NUM)[None]
     visits = draw_visits(points)
@@ -98,7 +98,7 @@ def test_every_point_is_visited_at_most_once_an_epoch():
 
 
 def test_points_keep_the_noise_that_is_given():
-    """Noise equal to the data: x_t = (alpha + sigma) data hides nothing."""
+    """With noise equal to the data, x_t = (alpha + sigma) data hides nothing."""
     lesson, schedule = make_lesson(), samples.make_toy_schedule(LINEAR, 10)
     last = [train(lesson, schedule, "data", noise)[1] for noise in (None, lesson.data)]
     fresh, own = (float(losses[:, -20:].mean()) for losses in last)
@@ -134,7 +134,7 @@ def test_a_step_of_the_chain_returns_the_prediction_itself():
 
 
 def test_excess_and_least_loss_are_the_loss_on_fresh_data():
-    """Networks that have learned little, so that their excess is far from 0."""
+    """Returns networks with little training, whose excess is far from 0."""
     schedule = samples.make_toy_schedule(COSINE, 10)
     fresh = exact.draw_mixture(MIXTURE, jax.random.key(8), NUM)
     lesson = make_lesson()._replace(reference=fresh)
@@ -160,7 +160,7 @@ def test_a_limit_holds_and_agrees_with_the_noise():
     x, t = lesson.reference, jnp.zeros(len(lesson.reference))
     free = networks.network_denoiser(one, schedule, "noise")(x, t)
     held = networks.network_denoiser(one, schedule, "noise", data_limit=2.7)(x, t)
-    # alpha is nearly 0 here: what is divided by it is anything.
+    # alpha is nearly 0 here, so that quotients by it are arbitrary.
     assert abs(free[0]).max() > 10
     assert abs(held[0]).max() == 2.7
     np.testing.assert_allclose(interpolate(schedule, t, *held), x, atol=1e-9)
@@ -181,7 +181,7 @@ def test_measures_of_made_up_samples():
     np.testing.assert_allclose(found.width, 0.5, rtol=0.03)
     np.testing.assert_allclose(found.memory, 1.0)
     assert found.stray == 0
-    # All at one mean: nothing is covered, nothing remembered.
+    # At one mean all samples cover nothing and remember nothing.
     found = samples.measure_samples(MIXTURE, 0 * drawn + centre[:1], data, start)
     assert found.coverage == 1 / 1000
     assert (found.width, found.memory, found.share_error) == pytest.approx((0, 0, 0.3))
@@ -199,7 +199,7 @@ def test_measures_of_made_up_samples():
 
 @pytest.fixture(scope="module")
 def exact_measures(compile_quickly):
-    """Of exact predictors under the linear schedule, T = 50."""
+    """Measures exact predictors under the linear schedule, T = 50."""
     with jax.enable_x64(True):
         num, schedule = NUM, samples.make_toy_schedule(LINEAR, 50)
         data = exact.draw_reference(MIXTURE, jax.random.key(0), num)

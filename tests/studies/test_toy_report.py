@@ -110,7 +110,7 @@ def test_pairings_are_compared(report):
             for kind in (pairing.FRESH, pairing.FROZEN, pairing.TRANSPORT)
         )
         assert transport[0] < 0.5 * min(fresh[0], frozen[0])
-        # Chance says nothing of the data: the mean is the best guess at n = T.
+        # Random noise does not depend on the data: the mean is the best guess at n = T.
         assert fresh[-1] > 1.2 > transport[-1]
 
 

@@ -1,1 +1,1 @@
-"""What models that are not told the noise level can do (2602.18428)."""
+"""Studies models without the noise level as an input (arXiv 2602.18428)."""

@@ -6,6 +6,6 @@ from ncgn_jax.studies.report import run_study
 if __name__ == "__main__":
     run_study(
         "geometry_of_noise",
-        "Do models need to be told the noise level? (arXiv 2602.18428)",
+        "Do models need the noise level as an input? (arXiv 2602.18428)",
         study,
     )

@@ -1,22 +1,22 @@
-"""Exact fields of models that are not told the noise level, for a finite data set.
+"""Computes the exact fields of blind models for a finite data set.
 
-A model that sees x_t but not t learns, at best, the mean of its target over all
+A blind model sees x_t but not t. At best it learns the mean of its target over all
 noise levels that x_t may have come from (Sahraee-Ardakan et al. 2026, arXiv
-2602.18428, eq. 7):
+2602.18428, eq. 7),
 
   f(x) = E[c(t) data + d(t) noise | x],   t drawn from a prior,
 
 where the target is "data" (c, d) = (1, 0), "noise" (0, 1), "velocity" (d_alpha,
-d_sigma), or equilibrium matching's "equilibrium" (-(1 - t), 1 - t). For data that
-are finitely many points the mean is a sum over points, and an integral over t which
-is done by quadrature: everything here follows from one array, the log of the joint
-density of noise level, data point and x.
+d_sigma), or equilibrium matching's "equilibrium" (-(1 - t), 1 - t). A "told" model
+sees t as well. For finitely many points the mean is a sum over points and an integral
+over t, done by quadrature. Everything here follows from one array, the log of the
+joint density of noise level, data point and x.
 
 The paper counts time from data to noise. Here t = 0 is noise and t = 1 data, as
 everywhere; its t is our `1 - t`, the noise time, and its velocity is minus ours.
 
-Example: near a single point, no noise level is the right one for all directions, and
-a blind noise prediction keeps the same length however near the point is.
+Example: near a single point, a blind noise prediction keeps the same length at every
+distance.
 
 >>> from ncgn_jax.process import make_schedule
 >>> point, prior = jnp.zeros((1, 8)), uniform_noise_prior(512, least=1e-4)
@@ -44,7 +44,7 @@ class NoisePrior(NamedTuple):
     """A prior over noise levels, as nodes and weights of a quadrature.
 
     Attributes:
-      times: Falling, 0 = noise, 1 = data, [node].
+      times: Times, falling, 0 = noise, 1 = data, [node].
       log_weights: Logs of weights whose sum is 1, [node].
     """
 
@@ -57,16 +57,17 @@ def uniform_noise_prior(
 ) -> NoisePrior:
     """Returns the prior in which 1 - t is uniform on [least, most].
 
-    Trapezoids in log(1 - t): near data the posterior is as narrow as it is deep.
+    The trapezoids are even in log(1 - t), because the posterior's width near data is
+    proportional to the noise time.
 
     Args:
-      num_nodes: At least 2; their distance in log(1 - t) should stay below the
-        posterior's standard deviation, which is about 1 / sqrt(2 dim).
+      num_nodes: Number of nodes, at least 2; their distance in log(1 - t) should stay
+        below the posterior's standard deviation, about 1 / sqrt(2 dim).
       least: Least noise time, positive.
       most: Greatest noise time, at most 1.
 
     Raises:
-      ValueError: if there are too few nodes or the limits are out of order.
+      ValueError: If there are too few nodes or the limits are out of order.
     """
     if num_nodes < 2 or not 0.0 < least < most <= 1.0:
         raise ValueError(
@@ -91,7 +92,7 @@ def target_coefficients(
       t: Times, any shape of at most one axis.
 
     Raises:
-      ValueError: if `kind` does not exist.
+      ValueError: If `kind` does not exist.
     """
     require_choice("field kind", kind, FIELD_KINDS)
     t = jnp.asarray(t)
@@ -110,8 +111,8 @@ def sampler_gains(
     """Returns (mu, nu) of the sampler dx/dt = mu x + nu f (eq. 63).
 
     mu = (d_alpha d - d_sigma c) / w,  nu = (alpha d_sigma - sigma d_alpha) / w with
-    w = alpha d - sigma c. An error e of the field moves the sample by |nu| e: this is
-    the drift perturbation error (eq. 22).
+    w = alpha d - sigma c. An error e of the field changes the drift by |nu| e, the
+    drift perturbation error (eq. 22).
 
     Args:
       kind: One of `FIELD_KINDS`.
@@ -119,10 +120,10 @@ def sampler_gains(
       t: Times, any shape of at most one axis.
 
     Returns:
-      mu and nu, shape of t; infinite where the target says nothing of the velocity.
+      mu and nu, shape of t; infinite where the target does not determine the velocity.
 
     Raises:
-      ValueError: if `kind` does not exist.
+      ValueError: If `kind` does not exist.
     """
     alpha, sigma, d_alpha, d_sigma = schedule.coefficients(t)
     c, d = target_coefficients(kind, schedule, t)
@@ -136,17 +137,17 @@ def log_joint(
     """Returns the log of p(t) p(point) N(x; alpha point, sigma^2 I), in nats.
 
     With r = x - point the square is |r|^2 + 2 (1 - alpha) r.point + (1 - alpha)^2
-    |point|^2, whose parts all vanish together near data: no digits are lost there,
-    and nothing of the size of node times dim is formed.
+    |point|^2. Its parts all vanish together near data, so that no digits are lost
+    there, and no array has both a node and a dim axis.
 
     Args:
       x: Samples of unknown noise level, [batch, dim].
-      data: The data set, each point as likely, [point, dim].
+      data: The data set, of equally likely points, [point, dim].
       schedule: The noise schedule.
-      prior: Of the noise levels.
+      prior: Prior of the noise levels.
 
     Returns:
-      [batch, node, point].
+      Log densities, [batch, node, point].
     """
     alpha, sigma, _, _ = schedule.coefficients(prior.times)
     shrink = (1.0 - alpha)[None, :, None]
@@ -165,7 +166,7 @@ def marginal_energy(
 ) -> jax.Array:
     """Returns E(x) = -log p(x), p over all noise levels (eq. 8), nats, [batch].
 
-    Args and shapes as in `log_joint`.
+    Arguments and their shapes are those of `log_joint`.
     """
     joint = log_joint(x, data, schedule, prior)
     return -jax.nn.logsumexp(joint, axis=(1, 2))
@@ -176,7 +177,7 @@ def noise_posterior(
 ) -> jax.Array:
     """Returns p(t | x) at the nodes, [batch, node], rows of sum 1.
 
-    Args and shapes as in `log_joint`.
+    Arguments and their shapes are those of `log_joint`.
     """
     joint = log_joint(x, data, schedule, prior)
     return jax.nn.softmax(jax.nn.logsumexp(joint, axis=-1), axis=-1)
@@ -192,21 +193,21 @@ def posterior_mean(
 ) -> jax.Array:
     """Returns E[c(t) data + d(t) noise | x] (eq. 7), [batch, dim].
 
-    noise = (x - alpha data) / sigma is taken apart as in `log_joint`, so that two
-    parts as large as 1 / sigma do not have to cancel.
+    noise = (x - alpha data) / sigma is split as in `log_joint`, so that two parts as
+    large as 1 / sigma do not have to cancel.
 
     Args:
-      c: At the nodes, [node].
-      d: At the nodes, [node].
+      c: Coefficients of data at the nodes, [node].
+      d: Coefficients of noise at the nodes, [node].
       x: Samples of unknown noise level, [batch, dim].
       data: The data set, [point, dim].
       schedule: The noise schedule.
-      prior: Of the noise levels.
+      prior: Prior of the noise levels.
     """
     alpha, sigma, _, _ = schedule.coefficients(prior.times)
     joint = log_joint(x, data, schedule, prior)
     shares = jnp.exp(joint - jnp.max(joint, axis=(1, 2), keepdims=True))
-    # Sums, not a matrix product: they fuse with the exponential, thrice as fast.
+    # Unlike a matrix product, sums fuse with the exponential: three times as fast.
     of_gap = jnp.sum(shares * (d / sigma)[None, :, None], axis=1)
     of_point = jnp.sum(shares * (c + d * (1.0 - alpha) / sigma)[None, :, None], axis=1)
     gaps = x[:, None, :] - data[None]
@@ -219,7 +220,7 @@ def energy_gradient(
 ) -> jax.Array:
     """Returns grad E(x) = E[(x - alpha data_hat) / sigma^2 | x] (eq. 11), [batch, dim].
 
-    Args and shapes as in `log_joint`.
+    Arguments and their shapes are those of `log_joint`.
     """
     sigma = schedule.sigma(prior.times)
     return posterior_mean(jnp.zeros_like(sigma), 1.0 / sigma, x, data, schedule, prior)
@@ -228,17 +229,17 @@ def energy_gradient(
 def blind_prediction(
     kind: str, x: jax.Array, data: jax.Array, schedule: Schedule, prior: NoisePrior
 ) -> jax.Array:
-    """Returns what a network that is not told t should predict, [batch, dim].
+    """Returns the best prediction of a network without t as input, [batch, dim].
 
     Args:
       kind: One of `FIELD_KINDS`.
       x: Samples of unknown noise level, [batch, dim].
       data: The data set, [point, dim].
       schedule: The noise schedule.
-      prior: Of the noise levels.
+      prior: Prior of the noise levels.
 
     Raises:
-      ValueError: if `kind` does not exist.
+      ValueError: If `kind` does not exist.
     """
     c, d = target_coefficients(kind, schedule, prior.times)
     return posterior_mean(c, d, x, data, schedule, prior)
@@ -247,7 +248,7 @@ def blind_prediction(
 def told_prediction(
     kind: str, x: jax.Array, t: jax.Array, data: jax.Array, schedule: Schedule
 ) -> jax.Array:
-    """Returns what a network that is told t should predict, [batch, dim].
+    """Returns the best prediction of a network with t as input, [batch, dim].
 
     Args:
       kind: One of `FIELD_KINDS`.
@@ -257,14 +258,16 @@ def told_prediction(
       schedule: The noise schedule.
 
     Raises:
-      ValueError: if `kind` does not exist.
+      ValueError: If `kind` does not exist.
     """
     c, d = target_coefficients(kind, schedule, t)
     data_hat, noise_hat = _told_pair(x, t, data, schedule)
     return c[:, None] * data_hat + d[:, None] * noise_hat
 
 
-def _told_pair(x, t, data, schedule):
+def _told_pair(
+    x: jax.Array, t: jax.Array, data: jax.Array, schedule: Schedule
+) -> tuple[jax.Array, jax.Array]:
     weights = jnp.full(len(data), 1.0 / len(data))
     return mixture_denoiser(data, weights, 0.0, schedule)(x, t)
 
@@ -292,7 +295,7 @@ def conformal_factor(kind: str, schedule: Schedule, t: ArrayLike) -> jax.Array:
       t: Times at which alpha is positive, any shape of at most one axis.
 
     Raises:
-      ValueError: if `kind` does not exist.
+      ValueError: If `kind` does not exist.
     """
     alpha, sigma, _, _ = schedule.coefficients(t)
     c, d = target_coefficients(kind, schedule, t)
@@ -302,20 +305,20 @@ def conformal_factor(kind: str, schedule: Schedule, t: ArrayLike) -> jax.Array:
 def decompose_field(
     kind: str, x: jax.Array, data: jax.Array, schedule: Schedule, prior: NoisePrior
 ) -> Decomposition:
-    """Takes a blind field apart into natural gradient, correction and drift.
+    """Decomposes a blind field into natural gradient, correction and drift.
 
-    The covariance is summed from the told fields of `mixtures`, node by node, and
-    not got as the difference of the other parts.
+    The correction is a sum over nodes of the exact fields of `mixtures`, not the
+    difference of the other parts.
 
     Args:
       kind: One of `FIELD_KINDS`.
       x: Samples of unknown noise level, [batch, dim].
       data: The data set, [point, dim].
       schedule: The noise schedule.
-      prior: Of the noise levels; alpha must be positive at its nodes.
+      prior: Prior of the noise levels; alpha must be positive at its nodes.
 
     Raises:
-      ValueError: if `kind` does not exist.
+      ValueError: If `kind` does not exist.
     """
     alpha, sigma, _, _ = schedule.coefficients(prior.times)
     c, _ = target_coefficients(kind, schedule, prior.times)
@@ -324,7 +327,7 @@ def decompose_field(
     mean_factor = posterior @ factor
     gradient = energy_gradient(x, data, schedule, prior)
 
-    def told_noise(t):
+    def told_noise(t: jax.Array) -> jax.Array:
         return _told_pair(x, jnp.full(len(x), t), data, schedule)[1]
 
     noise_hat = jax.vmap(told_noise, out_axes=1)(prior.times)  # [batch, node, dim]

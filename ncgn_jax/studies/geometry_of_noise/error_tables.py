@@ -1,7 +1,7 @@
-"""Tables, figures and findings on the errors of blind fields.
+"""Reports the errors of blind fields in tables, figures and findings.
 
-What is measured is in `errors`; here it is laid out, and held
-against what arXiv 2602.18428 says of it.
+The measurements are in `errors`; this module compares them with the claims of arXiv
+2602.18428.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,14 +32,14 @@ COMPARED = {"VP": ("noise", "data"), "FM": ("velocity", "noise")}
 _FIGURE_NOISE_TIMES = (0.9, 0.7, 0.3, 0.2, 0.05, 0.03, 3e-3, 3e-4)
 _JENSEN_NOISE_TIME = 0.1
 _CORRECTION_NOISE_TIMES = (0.5, 0.1, 1e-2)
-_LEAST_DRAWN = 1e-3  # the data error falls to 1e-12, out of the picture
+_LEAST_DRAWN = 1e-3  # the error of the data target falls to 1e-12
 
 
 def report_errors(report: Report, schedules: Mapping[str, Schedule]) -> None:
     """Adds the tables, figures and findings on errors of field and drift.
 
     Args:
-      report: To add to.
+      report: The report.
       schedules: "FM", the linear one, and "VP".
     """
     rng = jax.random.fold_in(jax.random.key(report.seed), 1)
@@ -53,7 +53,7 @@ def _listed(values: Sequence[float], digits: int = 3) -> str:
 
 
 def _end_gain(name: str, schedules: Mapping[str, Schedule]) -> float:
-    """Returns |nu| of, say, "noise VP", at the last noise time of the table."""
+    """Returns |nu| of a name such as "noise VP" at the table's last noise time."""
     kind, process = name.split()
     t = 1.0 - TABLE_NOISE_TIMES[-1]
     return abs(float(sampler_gains(kind, schedules[process], t)[1]))
@@ -62,7 +62,7 @@ def _end_gain(name: str, schedules: Mapping[str, Schedule]) -> float:
 def _report_drift(report, schedules, rng):
     num = 256 if report.quick else 2048
     prior = uniform_noise_prior(256, least=1e-6)
-    noise_times = TABLE_NOISE_TIMES
+    noise_times: tuple[float, ...] = TABLE_NOISE_TIMES
     if not report.quick:
         noise_times = tuple(sorted(noise_times + _FIGURE_NOISE_TIMES, reverse=True))
     means, spread = {}, 0.0
@@ -109,7 +109,7 @@ def _report_drift(report, schedules, rng):
 def _add_drift_table(report, schedules, means, num, spread):
     rows = []
     for (dim, name), row in means.items():
-        # Near data sigma is like 1 - t, or (VP) like its root.
+        # Near data sigma is proportional to 1 - t, on VP to its root.
         has_law = name != "data VP" and dim > 2
         law = expected_field_error(dim, dim - (name == "noise VP")) if has_law else None
         end = row[TABLE_NOISE_TIMES[-1]] / _end_gain(name, schedules)

@@ -1,9 +1,9 @@
-"""What not being told the noise level costs: errors of the field and of the drift.
+"""Measures the errors of field and drift of models without the noise level as input.
 
-Measured on samples of x_t of circles in a plane of a larger space: the drift
+On samples of x_t of circles in a plane of a larger space, it measures the drift
 perturbation error |nu| |f - f_t| (arXiv 2602.18428, eq. 22), the Jensen gap
-sigma E[1 / sigma | x] - 1 (eq. 66), how well the noise level can be read off a sample,
-and how large the transport correction of eq. 14 is.
+sigma E[1 / sigma | x] - 1 (eq. 66), how well a sample determines its noise level, and
+the size of the transport correction of eq. 14.
 """
 
 import functools
@@ -28,7 +28,9 @@ from ncgn_jax.studies.geometry_of_noise.near_data import mean_noise_length
 _CHUNK = 128
 
 
-def _in_chunks(function: Callable, size: int, *arrays: jax.Array):
+def _in_chunks(
+    function: Callable[..., dict[str, jax.Array]], size: int, *arrays: jax.Array
+) -> dict[str, jax.Array]:
     """Maps a function of batches over long batches, `size` rows at a time."""
     parts = [a.reshape((-1, size) + a.shape[1:]) for a in arrays]
     outputs = jax.lax.map(lambda part: function(*part), parts)
@@ -38,17 +40,17 @@ def _in_chunks(function: Callable, size: int, *arrays: jax.Array):
 def noised_samples(
     points: jax.Array, schedule: Schedule, noise_time: float, num: int, rng: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Draws x_t of data points at one noise time; the same draws at every time.
+    """Draws x_t of data points at one noise time, with the same draws at every time.
 
     Args:
       points: The data set, [point, dim].
       schedule: The noise schedule.
       noise_time: 1 - t.
-      num: How many samples.
+      num: Number of samples.
       rng: Random key.
 
     Returns:
-      x_t and the data it was made from, each [num, dim].
+      x_t and the data behind it, each [num, dim].
     """
     rng_point, rng_noise = jax.random.split(rng)
     data = points[jax.random.randint(rng_point, (num,), 0, len(points))]
@@ -72,13 +74,13 @@ def drift_errors(
       kinds: Kinds of prediction.
       schedule: The noise schedule.
       points: The data set, [point, dim].
-      prior: Of the noise levels.
-      noise_time: 1 - t, at which f_t is told.
-      num: How many samples: a multiple of 128, or fewer.
+      prior: Prior of the noise levels.
+      noise_time: 1 - t, the input of f_t.
+      num: Number of samples, a multiple of 128 or fewer.
       rng: Random key.
 
     Returns:
-      By kind, [num].
+      Errors by kind, [num].
     """
     x, _ = noised_samples(points, schedule, noise_time, num, rng)
 
@@ -104,18 +106,18 @@ def jensen_gaps(
     num: int,
     rng: jax.Array,
 ) -> dict[str, jax.Array]:
-    """Returns how far the noise level of samples is from known.
+    """Returns measures of the doubt about the noise level of samples.
 
     Args:
       schedule: The noise schedule.
       points: The data set, [point, dim].
-      prior: Of the noise levels.
+      prior: Prior of the noise levels.
       noise_time: 1 - t.
-      num: How many samples: a multiple of 128, or fewer.
+      num: Number of samples, a multiple of 128 or fewer.
       rng: Random key.
 
     Returns:
-      Each [num]: `gap`, |sigma E[1/sigma | x] - 1| (the factor of eq. 66); `drift`,
+      Arrays [num]: `gap`, |sigma E[1/sigma | x] - 1| (the factor of eq. 66); `drift`,
       |x - data| |d_sigma / sigma| times that (eq. 66); `log_sd`, the standard
       deviation of log sigma given x.
     """
@@ -152,9 +154,9 @@ def correction_shares(
     Args:
       schedule: The noise schedule.
       points: The data set, [point, dim].
-      prior: Of the noise levels; alpha must be positive at its nodes.
+      prior: Prior of the noise levels; alpha must be positive at its nodes.
       noise_time: 1 - t.
-      num: How many samples.
+      num: Number of samples.
       rng: Random key.
     """
     x, _ = noised_samples(points, schedule, noise_time, num, rng)
@@ -164,15 +166,15 @@ def correction_shares(
 
 
 def expected_field_error(dim: int, codimension: float) -> float:
-    """Returns E|chi_dim - c_k|: the error of a blind noise prediction near a point.
+    """Returns E|chi_dim - c_k|, the error of a blind noise prediction near a point.
 
     The noise has length chi_dim, the blind prediction the length c_k at every
-    distance. k is dim if sigma is proportional to the noise time, and dim - 1 if to
-    its root, as in a VP process near data.
+    distance. k is dim if sigma is proportional to the noise time, and dim - 1 if
+    sigma is proportional to its root, as in a VP process near data.
 
     Args:
       dim: Dimension of the space.
-      codimension: k.
+      codimension: Codimension k.
     """
     length = mean_noise_length(codimension)
     return float(chi(dim).expect(lambda r: np.abs(r - length)))

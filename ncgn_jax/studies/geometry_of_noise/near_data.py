@@ -1,4 +1,4 @@
-"""How blind fields behave near data: closed laws, and the fields themselves.
+"""Compares blind fields near data with their laws in closed form.
 
 At distance delta from a point, or from a manifold of codimension k, and with sigma
 proportional to the noise time s = 1 - t whose prior is flat there, the posterior is
@@ -9,10 +9,10 @@ p(s | x) ~ s^-k exp(-delta^2 / 2 s^2). Hence, independently of delta (first orde
   f_equilibrium = delta                                       (a linear restoring force)
   lambda_bar |grad E| = (k - 1) / (k - 2) c_k                 (k > 2, lambda ~ s)
 
-The last is the natural gradient of arXiv 2602.18428, eq. 14; so the transport
-correction is the share -1 / (k - 2) of the field, however near the data are. Both are
-measured for the noise field, whose lambda is sigma; that of the velocity field, sigma
-/ alpha, has an infinite mean besides, however little of the posterior is pure noise.
+The last is the natural gradient of arXiv 2602.18428, eq. 14. Hence the transport
+correction is the share -1 / (k - 2) of the field at every distance. Both are measured
+for the noise field, whose lambda is sigma. That of the velocity field, sigma / alpha,
+has an infinite mean, however little of the posterior is pure noise.
 """
 
 import functools
@@ -37,7 +37,7 @@ DISTANCES = (1e-1, 1e-2, 1e-3)
 _RING_DISTANCE, _RING_POINTS = 0.03, 4096
 _NUM_NODES = 1024
 _LEAST, _MOST = 1e-6, 0.999  # alpha > 0, which the decomposition divides by
-# The laws hold for delta -> 0; posterior tails leave a part in a thousand at 1e-3.
+# The laws hold for delta -> 0; at 1e-3 posterior tails change them by about 0.1 %.
 _TOLERANCE = 0.002
 
 
@@ -45,7 +45,7 @@ def mean_noise_length(codimension: float) -> float:
     """Returns c_k = sqrt(2) Gamma(k/2) / Gamma((k-1)/2), about sqrt(k - 1).
 
     Args:
-      codimension: k, above 1.
+      codimension: Codimension k, above 1.
     """
     k = codimension
     return float(np.sqrt(2.0) * np.exp(gammaln(k / 2) - gammaln((k - 1) / 2)))
@@ -58,9 +58,9 @@ def natural_gradient_length(codimension: float) -> float:
 
 
 def correction_share(codimension: float) -> float:
-    """Returns what of the field is transport correction, -1 / (k - 2), for lambda ~ s.
+    """Returns the share -1 / (k - 2) of transport correction in the field, lambda ~ s.
 
-    Minus infinity for k <= 2, where natural gradient and correction diverge.
+    It is minus infinity for k <= 2, where natural gradient and correction diverge.
     """
     return -1.0 / (codimension - 2) if codimension > 2 else -np.inf
 
@@ -73,8 +73,8 @@ def measure_near_point(
 
     Args:
       codimension: Dimension of the space; the point is its origin.
-      distances: Of x from the point, [distance].
-      schedule: With sigma proportional to 1 - t near data.
+      distances: Distances of x from the point, [distance].
+      schedule: A schedule with sigma proportional to 1 - t near data.
 
     Returns:
       Lengths by name, each [distance]: `gradient`, `noise`, `velocity`, `equilibrium`,
@@ -104,13 +104,13 @@ def measure_near_ring(
 
     Args:
       dim: Dimension of the space, at least 3.
-      distance: Of x from the ring; well above the spacing of its points.
-      schedule: With sigma proportional to 1 - t near data.
-      num_points: On the ring.
+      distance: Distance of x from the ring, well above the spacing of its points.
+      schedule: A schedule with sigma proportional to 1 - t near data.
+      num_points: Number of points on the ring.
 
     Returns:
-      `gradient`, `noise`, `equilibrium`: the part along the offset from the ring;
-      `inward`: that of the gradient along the nearest point, towards which alpha x
+      `gradient`, `noise` and `equilibrium`, the parts along the offset from the ring;
+      `inward`, the gradient's part along the nearest point, towards which alpha x
       moves with t.
     """
     prior = uniform_noise_prior(_NUM_NODES // 4, 0.01 * distance, _MOST)
@@ -127,10 +127,10 @@ def measure_near_ring(
 
 
 def report_near_data(report: Report, flow: Schedule) -> None:
-    """Adds the tables and findings on what happens near data.
+    """Adds the tables and findings on blind fields near data.
 
     Args:
-      report: To add to.
+      report: The report.
       flow: The linear schedule, whose sigma is 1 - t.
     """
     distances = jnp.asarray(DISTANCES)

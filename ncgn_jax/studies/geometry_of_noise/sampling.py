@@ -1,8 +1,8 @@
-"""Sampling two circles with exact models that are, or are not, told the noise level.
+"""Samples two circles with exact models, with and without the noise level as input.
 
-Points on two concentric circles lie in a plane of a space of `dim` dimensions: data
-of a low dimension, seen through noise of a high one. Every way of sampling is one
-walk of `process.integrate`; a blind model is a predictor that ignores t.
+Points on two concentric circles lie in a plane of a space of `dim` dimensions, so that
+data of a low dimension meet noise of a high one. Every way of sampling is one walk of
+`process.integrate`; a blind model is a predictor that ignores t.
 """
 
 from collections.abc import Callable
@@ -48,12 +48,12 @@ def make_circles(num_points: int, dim: int, rng: jax.Array) -> Circles:
     """Returns evenly spaced points on circles of the radii `RADII`, in a random plane.
 
     Args:
-      num_points: Of all circles together; each gets its share.
+      num_points: Number of points of all circles, divided evenly between them.
       dim: Dimension of the space, at least 2.
       rng: Random key of the plane.
 
     Raises:
-      ValueError: if the points do not divide evenly, or dim is below 2.
+      ValueError: If the points do not divide evenly, or dim is below 2.
     """
     if num_points % len(RADII) or dim < 2:
         raise ValueError(
@@ -68,10 +68,10 @@ def make_circles(num_points: int, dim: int, rng: jax.Array) -> Circles:
 
 
 class Distances(NamedTuple):
-    """How far samples are from the circles, each [batch].
+    """Distances of samples from the circles, each [batch].
 
     Attributes:
-      full: To the nearest circle (the curve, not its points).
+      full: Distance to the nearest circle (the curve, not its points).
       in_plane: The same after projection onto the plane.
       nearest: Index of that circle in `RADII`.
     """
@@ -98,13 +98,13 @@ def circle_distances(x: jax.Array, frame: jax.Array) -> Distances:
 
 
 class Way(NamedTuple):
-    """One way of sampling.
+    """Describes one way of sampling.
 
     Attributes:
-      kind: What the model predicts, one of `blind_fields.FIELD_KINDS`.
-      process: Which schedule: "FM" (linear) or "VP".
+      kind: Target of the model, one of `blind_fields.FIELD_KINDS`.
+      process: Name of the schedule, "FM" (linear) or "VP".
       step: A sampler of `process.SAMPLERS`, or "descent".
-      is_blind: Whether t is withheld.
+      is_blind: Whether the model lacks t.
     """
 
     kind: str
@@ -126,16 +126,23 @@ WAYS = {
 
 
 def make_descent(field: Callable[[jax.Array], jax.Array], size: float) -> SamplerStep:
-    """Returns x' = x - size field(x) as a sampler step, so that `integrate` walks it.
+    """Returns x' = x - size field(x) as a sampler step for `integrate`.
 
-    (Equilibrium matching's gradient descent: it has neither times nor a denoiser.)
+    This is equilibrium matching's gradient descent, without times or a denoiser.
 
     Args:
       field: (x [batch, dim]) -> the gradient, same shape.
-      size: Of the step.
+      size: Step size.
     """
 
-    def step(denoise, schedule, x_t, t, t_next, rng):
+    def step(
+        denoise: Denoiser,
+        schedule: Schedule,
+        x_t: jax.Array,
+        t: jax.Array,
+        t_next: jax.Array,
+        rng: jax.Array,
+    ) -> jax.Array:
         del denoise, schedule, t, t_next, rng
         return x_t - size * field(x_t)
 
@@ -155,8 +162,8 @@ def make_way(
       way: The way.
       data: The data set, [point, dim].
       schedule: The noise schedule that goes with it.
-      prior: Of the noise levels a blind model was trained on.
-      blind_from: If given, a blind model is told all times before this one.
+      prior: Prior of the noise levels a blind model was trained on.
+      blind_from: If given, a blind model sees all times before this one.
     """
 
     def blind(x, t):
@@ -188,20 +195,20 @@ def walk(
     blind_from: ArrayLike | None = None,
     keep_every: int | None = None,
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
-    """Samples in a way, over evenly spaced times; deterministic.
+    """Samples in one way, over evenly spaced times, deterministically.
 
     Args:
       way: The way.
       start: Samples at t = 0, [batch, dim].
       data: The data set, [point, dim].
       schedule: The noise schedule that goes with it.
-      prior: Of the noise levels a blind model was trained on.
-      num_steps: From t = 0 to t = 1.
-      blind_from: If given, a blind model is told all times before this one.
-      keep_every: If given, return the path as well.
+      prior: Prior of the noise levels a blind model was trained on.
+      num_steps: Number of steps from t = 0 to t = 1.
+      blind_from: If given, a blind model sees all times before this one.
+      keep_every: If given, the path is returned as well, every so many steps.
 
     Returns:
-      As `process.integrate`.
+      Samples, or samples and path, as from `process.integrate`.
     """
     step, denoise = make_way(way, data, schedule, prior, blind_from)
     times = make_time_grid("uniform", num_steps)
@@ -212,11 +219,11 @@ def walk(
 
 
 def summarise(distances: Distances, num_draws: int) -> dict[str, float]:
-    """Returns what the tables say of samples.
+    """Summarises the distances of samples for the tables.
 
     Args:
-      distances: Of all draws, one after the other, [draw * batch].
-      num_draws: Draws whose spread is wanted.
+      distances: Distances of all draws, one after the other, [draw * batch].
+      num_draws: Number of draws.
 
     Returns:
       `rms` (mean over draws of each draw's root mean square) and `rms_sd` over

@@ -1,10 +1,10 @@
-"""Do generative models need to be told the noise level?
+"""Asks whether generative models need the noise level as an input.
 
-A command (`python -m ncgn_jax.studies.geometry_of_noise`) that holds the claims of
-"The geometry of noise" (Sahraee-Ardakan, Delbracio & Milanfar 2026, arXiv 2602.18428)
-against the exact fields of a finite data set: the marginal energy and its singularity,
-the decomposition of blind fields, the gain of samplers, and sampling of two circles in
-2 to 128 dimensions by models that are, or are not, told the noise level.
+The command `python -m ncgn_jax.studies.geometry_of_noise` compares the claims of "The
+geometry of noise" (Sahraee-Ardakan, Delbracio & Milanfar 2026, arXiv 2602.18428) with
+the exact fields of a finite data set: the marginal energy and its singularity, the
+decomposition of blind fields, the gain of samplers, and sampling of two circles in 2
+to 128 dimensions by models with and without the noise level as input.
 """
 
 from collections.abc import Mapping
@@ -42,11 +42,11 @@ from ncgn_jax.studies.geometry_of_noise.sampling import (
     summarise,
     walk,
 )
-from ncgn_jax.studies.report import Report, verdict_of
+from ncgn_jax.studies.report import Report, Value, verdict_of
 
-VP_TIME_FLOOR = 1e-9  # the process itself, down to sigma = 1e-5
+VP_TIME_FLOOR = 1e-9  # follows the process down to sigma = 1e-5
 NUM_STEPS = 100
-_CLEAN_SHARE = 0.95  # of samples within 0.05 of a circle; of told models, all are
+_CLEAN_SHARE = 0.95  # of samples within 0.05 of a circle; told models reach 1
 _DRAWN_WAYS = tuple(
     name for name in WAYS if name not in ("told velocity FM", "blind noise VP, Euler")
 )
@@ -73,16 +73,16 @@ def study(report: Report) -> None:
 
 
 def report_identities(report: Report, schedules: Mapping[str, Schedule]) -> None:
-    """Adds how exactly eq. 11 and eq. 14/56 hold for the fields used here.
+    """Adds the errors of eq. 11 and eq. 14/56 for the fields used here.
 
     Args:
-      report: To add to.
+      report: The report.
       schedules: "FM" and "VP".
     """
     rng = jax.random.fold_in(jax.random.key(report.seed), 2)
     points = make_circles(16, 3, rng).points
     prior = uniform_noise_prior(128, least=1e-3, most=0.999)
-    errors = {kind: [] for kind in ("grad E", *FIELD_KINDS)}
+    errors: dict[str, list[float]] = {kind: [] for kind in ("grad E", *FIELD_KINDS)}
     for schedule in schedules.values():
         draws = [
             noised_samples(points, schedule, s, 8, rng)[0] for s in (0.5, 0.1, 0.03)
@@ -110,20 +110,20 @@ def report_identities(report: Report, schedules: Mapping[str, Schedule]) -> None
 def identity_errors(
     x: jax.Array, points: jax.Array, schedule: Schedule, prior: NoisePrior
 ) -> dict[str, jax.Array]:
-    """Returns by how much eq. 11 and eq. 14/56 fail at x, at most.
+    """Returns the largest errors of eq. 11 and eq. 14/56 at x.
 
     Args:
       x: Samples of unknown noise level, [batch, dim].
       points: The data set, [point, dim].
       schedule: The noise schedule.
-      prior: Of the noise levels; alpha must be positive at its nodes.
+      prior: Prior of the noise levels; alpha must be positive at its nodes.
 
     Returns:
-      Largest absolute error: "grad E" against automatic differentiation, and for
-      each of `FIELD_KINDS` that of the sum of its parts.
+      Largest absolute errors: "grad E" against automatic differentiation, and the sum
+      of parts of each of `FIELD_KINDS`.
     """
 
-    def total_energy(x):
+    def total_energy(x: jax.Array) -> jax.Array:
         return jnp.sum(marginal_energy(x, points, schedule, prior))
 
     gradient = energy_gradient(x, points, schedule, prior)
@@ -139,7 +139,7 @@ def report_gains(report: Report, schedules: Mapping[str, Schedule]) -> None:
     """Adds the table of the samplers' gains |nu|.
 
     Args:
-      report: To add to.
+      report: The report.
       schedules: "FM" and "VP".
     """
     t = 1.0 - jnp.asarray(TABLE_NOISE_TIMES)
@@ -157,10 +157,10 @@ def report_gains(report: Report, schedules: Mapping[str, Schedule]) -> None:
 
 
 def report_sampling(report: Report, schedules: Mapping[str, Schedule]) -> None:
-    """Adds what becomes of samples in each way and dimension.
+    """Adds the distances of samples from the data in each way and dimension.
 
     Args:
-      report: To add to.
+      report: The report.
       schedules: "FM" and "VP".
     """
     num, num_draws = (128, 1) if report.quick else (256, 3)
@@ -204,7 +204,9 @@ def report_sampling(report: Report, schedules: Mapping[str, Schedule]) -> None:
     report.add_figure("sampling_errors", draw_panels(panels))
 
 
-def _find_failures(report, found):
+def _find_failures(
+    report: Report, found: Mapping[tuple[int, str], Mapping[str, float]]
+) -> None:
     velocity, noise = "blind velocity FM", "blind noise VP"
 
     def listed(name, key, dims=DIMS, form=".3g"):
@@ -250,7 +252,9 @@ def _find_failures(report, found):
     )
 
 
-def _find_successes(report, found):
+def _find_successes(
+    report: Report, found: Mapping[tuple[int, str], Mapping[str, float]]
+) -> None:
     high = [dim for dim in DIMS if dim >= 8]
     names = ("blind equilibrium", "blind data VP")
     works = [found[d, name]["share"] >= _CLEAN_SHARE for name in names for d in high]
@@ -284,13 +288,13 @@ def _find_successes(report, found):
 
 
 def report_onset(report: Report, schedules: Mapping[str, Schedule]) -> None:
-    """Adds what blindness costs if it sets in only below a noise level.
+    """Adds the cost of blindness that sets in only below a noise level.
 
-    Told until sigma / alpha falls below a level and blind from then on: if the gain
-    near the data were the cause of failure, noise on VP would fail here too.
+    Models see t until sigma / alpha falls below a level, and not from then on. If the
+    gain near the data were the cause of failure, noise on VP would fail here too.
 
     Args:
-      report: To add to.
+      report: The report.
       schedules: "FM" and "VP".
     """
     num, num_steps = (128, 100) if report.quick else (512, 200)
@@ -298,7 +302,8 @@ def report_onset(report: Report, schedules: Mapping[str, Schedule]) -> None:
     rng_plane, rng_start = jax.random.split(jax.random.key(report.seed))
     circles = make_circles(NUM_POINTS, _ONSET_DIM, rng_plane)
     start = jax.random.normal(rng_start, (num, _ONSET_DIM))
-    rows, costs = [], {}
+    rows: list[list[Value]] = []
+    costs = {}
     for name in _ONSET_WAYS:
         way = WAYS[name]
         schedule = schedules[way.process]
@@ -311,8 +316,13 @@ def report_onset(report: Report, schedules: Mapping[str, Schedule]) -> None:
             found = summarise(circle_distances(x, circles.frame), 1)
             costs[name, ratio] = found["rms"] / sigma
             rows.append(
-                [f"{name}, {ratio:g}", sigma, found["rms"], found["median"]]
-                + [costs[name, ratio]]
+                [
+                    f"{name}, {ratio:g}",
+                    sigma,
+                    found["rms"],
+                    found["median"],
+                    costs[name, ratio],
+                ]
             )
     report.add_table(
         "onset",
@@ -339,10 +349,10 @@ def report_onset(report: Report, schedules: Mapping[str, Schedule]) -> None:
 
 
 def draw_energy(report: Report, schedules: Mapping[str, Schedule]) -> None:
-    """Adds the marginal energy in two dimensions, and paths of blind samples.
+    """Draws the marginal energy in two dimensions, and paths of blind samples.
 
     Args:
-      report: To add to.
+      report: The report.
       schedules: "FM" and "VP".
     """
     side = 81 if report.quick else 161

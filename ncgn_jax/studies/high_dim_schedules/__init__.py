@@ -1,1 +1,1 @@
-"""How many sampling steps a high dimension costs (2501.00988)."""
+"""Studies the cost in sampling steps of a high dimension (arXiv 2501.00988)."""

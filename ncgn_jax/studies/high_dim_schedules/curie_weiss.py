@@ -1,17 +1,18 @@
-"""The Curie-Weiss model of d spins, and its exact denoiser.
+"""Defines the Curie-Weiss model of d spins and its exact denoiser.
 
   mu(a) ~ exp( beta / (2 d) (sum_i a_i)^2 + (h / d) sum_i a_i ),   a in {-1, 1}^d.
 
 For beta > 1 it has two modes, spins of mean +-m with m = tanh(beta m), whose weights
-for large d are as exp(+-h m) (arXiv 2501.00988). With lambda_i = alpha x_i / sigma^2
-the Hubbard-Stratonovich transformation makes the spins independent given one number:
+for large d are proportional to exp(+-h m) (arXiv 2501.00988). With lambda_i = alpha
+x_i / sigma^2 the Hubbard-Stratonovich transformation makes the spins independent given
+one number phi,
 
   E[a_i | x] = int w(phi) tanh(beta phi + h / d + lambda_i) dphi / int w(phi) dphi,
   log w = -d beta phi^2 / 2 + sum_i log cosh(beta phi + h / d + lambda_i).
 
 For large d the integral is a sum over phi = +-m.
 
-Example: two spins of strong coupling are nearly always equal.
+Example: two strongly coupled spins are nearly always equal.
 
 >>> from ncgn_jax.process import make_schedule
 >>> model = CurieWeiss(dim=2, coupling=8.0, field=0.0)
@@ -37,7 +38,7 @@ _SPACING, _MARGIN = 0.7, 9.0
 
 
 class CurieWeiss(NamedTuple):
-    """The model; beta is the coupling, h the field.
+    """The Curie-Weiss model.
 
     Attributes:
       dim: Number d of spins.
@@ -51,21 +52,17 @@ class CurieWeiss(NamedTuple):
 
     @property
     def magnetisation(self) -> float:
-        """The m > 0 with m = tanh(beta m), mean of a spin in the majority mode."""
+        """Returns m > 0 with m = tanh(beta m), a spin's mean in the majority mode."""
         return brentq(lambda m: m - math.tanh(self.coupling * m), 1e-6, 1.0)
 
     @property
     def share(self) -> float:
-        """The weight of the majority mode for large d."""
+        """Returns the weight of the majority mode for large d."""
         return float(expit(2.0 * self.field * self.magnetisation))
 
 
 def exact_share(model: CurieWeiss) -> float:
-    """Returns P(sum of spins > 0) + P(sum = 0) / 2 in d dimensions, as a sum.
-
-    Args:
-      model: The model.
-    """
+    """Returns P(sum of spins > 0) + P(sum = 0) / 2 in d dimensions, as a sum."""
     up = np.arange(model.dim + 1)
     total = 2 * up - model.dim
     log_weight = gammaln(model.dim + 1) - gammaln(up + 1) - gammaln(model.dim - up + 1)
@@ -78,12 +75,12 @@ def exact_share(model: CurieWeiss) -> float:
 def exact_denoiser(model: CurieWeiss, schedule: Schedule) -> Denoiser:
     """Returns the exact (x_t [batch, dim], t [batch]) -> (data_hat, noise_hat).
 
-    Works with all nodes of the quadrature at once, [node, batch, dim]; there are
-    about 6 sqrt(d beta) + 30 of them.
+    It computes all nodes of the quadrature at once, [node, batch, dim], about
+    6 sqrt(d beta) + 30 of them.
 
     Args:
       model: The model.
-      schedule: The noise schedule; sigma may not be 0 where it is asked.
+      schedule: The noise schedule; sigma may not be 0 at the times of use.
     """
     width = 1.0 / math.sqrt(model.dim * model.coupling)
     end = 1.0 + _MARGIN * width
@@ -112,15 +109,15 @@ def two_point_denoiser(model: CurieWeiss, schedule: Schedule) -> Denoiser:
 
     Args:
       model: The model.
-      schedule: The noise schedule; sigma may not be 0 where it is asked.
+      schedule: The noise schedule; sigma may not be 0 at the times of use.
     """
     mean = model.magnetisation
 
     def predict(x_t, t):
         spin = jnp.tanh(_tilt(schedule, x_t, t))
         above, below = 1.0 + mean * spin, 1.0 - mean * spin
-        logit = 2.0 * model.field * mean
-        logit = logit + jnp.sum(jnp.log(above / below), axis=-1, keepdims=True)
+        prior_logit = 2.0 * model.field * mean
+        logit = prior_logit + jnp.sum(jnp.log(above / below), axis=-1, keepdims=True)
         weight = jax.nn.sigmoid(logit)
         return weight * (spin + mean) / above + (1 - weight) * (spin - mean) / below
 
@@ -128,6 +125,6 @@ def two_point_denoiser(model: CurieWeiss, schedule: Schedule) -> Denoiser:
 
 
 def _tilt(schedule: Schedule, x_t: jax.Array, t: jax.Array) -> jax.Array:
-    """Returns lambda = alpha x_t / sigma^2, what x_t adds to each spin's field."""
+    """Returns lambda = alpha x_t / sigma^2, the field that x_t adds to each spin."""
     alpha, sigma, _, _ = schedule.coefficients(t)
     return expand_like(alpha / sigma**2, x_t) * x_t

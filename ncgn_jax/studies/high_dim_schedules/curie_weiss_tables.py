@@ -1,4 +1,4 @@
-"""The Curie-Weiss part of the study: the same four ways on another model."""
+"""Repeats the study's comparison of four ways on the Curie-Weiss model."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,16 +21,16 @@ from ncgn_jax.studies.high_dim_schedules.ways import (
     draw_samples,
     four_ways,
 )
-from ncgn_jax.studies.report import Report, verdict_of
+from ncgn_jax.studies.report import Report, Value, verdict_of
 
-# The mean of x_i^2 counts as recovered as a variance does; that of a spin's sign as:
+# The tolerance of the mean of x_i^2 is that of a variance; that of agreement is:
 AGREEMENT_TOLERANCE = 0.01
 # Numbers of steps to try, each about sqrt(2) times the one before.
 LADDER = (10, 14, 20, 28, 40, 56, 80, 112, 160, 226, 320, 452, 640)
 
 
 class Spins(NamedTuple):
-    """What sampling gave.
+    """Statistics of samples.
 
     Attributes:
       share: Share of samples in the majority mode.
@@ -54,12 +54,12 @@ def sample_spins(
     """Samples the model from stratified starts.
 
     Args:
-      way: How.
+      way: The way of sampling.
       dim: Number of spins.
       num_steps: Number of Euler's steps.
-      num_samples: Number of samples, at least.
+      num_samples: Least number of samples.
       rng: Random key.
-      is_exact: Whether the denoiser is that of d spins, or that of large d.
+      is_exact: Whether the denoiser is that of d spins instead of that of large d.
     """
     schedule, model = way.schedule(dim), CurieWeiss(dim)
     denoise = (exact_denoiser if is_exact else two_point_denoiser)(model, schedule)
@@ -94,15 +94,16 @@ def add_spins(
     """Adds share, mean square and agreement of the four ways.
 
     Args:
-      report: Gets the tables, a figure and a finding.
+      report: The report.
       sizes: Dimension and number of steps of each row; the first number of steps is
         that of the figure.
       kappa: Width of the window.
-      num_samples: Number of samples, at least.
+      num_samples: Least number of samples.
       exact_dim: Dimension of the comparison with the exact denoiser.
     """
     rng, ways = jax.random.key(report.seed), four_ways(kappa)
-    found, rows = {}, []
+    found = {}
+    rows: list[list[Value]] = []
     for dim, num_steps in sizes:
         for way in ways:
             spins = sample_spins(way, dim, num_steps, num_samples, rng)
@@ -197,18 +198,18 @@ def add_spin_steps(
     """Adds the least number of steps of a ladder that recovers both features.
 
     Args:
-      report: Gets the table and a finding.
+      report: The report.
       dims: Dimensions, rising.
       kappa: Width of the window.
       ladder: Numbers of steps to try, rising.
-      num_samples: Number of samples, at least.
+      num_samples: Least number of samples.
     """
     rng, ways = jax.random.key(report.seed), four_ways(kappa)
-    needed = {way.name: [] for way in ways}
-    for way in ways:
-        for dim in dims:
-            needed[way.name].append(_spin_steps(way, dim, ladder, num_samples, rng))
-    rows = [
+    needed = {
+        way.name: [_spin_steps(way, dim, ladder, num_samples, rng) for dim in dims]
+        for way in ways
+    }
+    rows: list[list[Value]] = [
         [dim, *(needed[way.name][place] or f"> {ladder[-1]}" for way in ways)]
         for place, dim in enumerate(dims)
     ]
@@ -238,11 +239,11 @@ def add_spin_steps(
 
 
 def growth_exponent(dims: Sequence[int], counts: Sequence[int | None]) -> float:
-    """Returns a of counts ~ dims^a from the first and the last; NaN if one is None.
+    """Returns a of counts ~ dims^a from the first and last; NaN if one of them is None.
 
     Args:
       dims: Dimensions, rising.
-      counts: Numbers of steps; None for more than were tried.
+      counts: Numbers of steps; None where no number tried was enough.
     """
     if counts[0] is None or counts[-1] is None:
         return math.nan

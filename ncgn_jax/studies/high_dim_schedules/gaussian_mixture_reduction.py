@@ -1,4 +1,4 @@
-"""Two Gaussians far apart, in any dimension, sampled exactly in one.
+"""Reduces sampling of two Gaussians in d dimensions to one dimension, exactly.
 
 The data is p N(r, s^2 I) + (1 - p) N(-r, s^2 I) with |r|^2 = d (arXiv 2501.00988).
 With V = sigma^2 + s^2 alpha^2 and h = log(p / (1 - p)) / 2 its velocity is
@@ -8,12 +8,12 @@ With V = sigma^2 + s^2 alpha^2 and h = log(p / (1 - p)) / 2 its velocity is
   q = sigma (sigma alpha' - sigma' alpha) / V.
 
 Only y = r.x / |r| enters the tanh. So the steps of a sampler move y by a map of one
-number and multiply the d - 1 other coordinates by a number that does not depend on
-them: what a sampler does in dimension d follows without a sample. Every step map
+number and multiply the d - 1 other coordinates by a constant, and the outcome in
+dimension d follows without a sample. Every step map
 
   y -> gain y + push tanh(h + slope y),   gain > 0, push >= 0, slope >= 0,
 
-rises, so their composition has one zero y*: the samples that start above it, and no
+rises, so their composition has one zero y*. The samples that start above it, and no
 others, end in the majority mode.
 
 Example: ten equal steps with noise of variance 1 lose a quarter of the variance.
@@ -27,7 +27,7 @@ Example: ten equal steps with noise of variance 1 lose a quarter of the variance
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -37,18 +37,18 @@ from jax.scipy.special import ndtr
 from jax.typing import ArrayLike
 from scipy.special import ndtri
 
-from ncgn_jax.process import Schedule, expand_like
+from ncgn_jax.process import Schedule
 from ncgn_jax.process.naming import require_choice
 
 RULES = ("euler", "euler_midpoint", "ddim")
-# Starts are bracketed within so many standard deviations, halved so many times.
+# Starts are bracketed within this many standard deviations, then halved.
 _BRACKET, _NUM_HALVINGS = 40.0, 60
-# Numbers of steps that are tried at once.
+# Numbers of steps tried at once.
 _NUM_LANES = 128
 
 
 class Mixture(NamedTuple):
-    """p N(r, s^2 I) + (1 - p) N(-r, s^2 I) with r the vector of ones.
+    """The mixture p N(r, s^2 I) + (1 - p) N(-r, s^2 I), r the vector of ones.
 
     Attributes:
       dim: Dimension d = |r|^2.
@@ -62,39 +62,19 @@ class Mixture(NamedTuple):
 
     @property
     def bias(self) -> float:
-        """The h = log(p / (1 - p)) / 2 by which the modes differ."""
+        """Returns h = log(p / (1 - p)) / 2."""
         return 0.5 * math.log(self.share / (1.0 - self.share))
 
 
 class ReducedSteps(NamedTuple):
     """The maps y -> gain y + push tanh(h + slope y) of a sampler's steps.
 
-    The other coordinates are multiplied by gain. All are arrays [..., step].
+    The other coordinates are multiplied by gain. All arrays are [..., step].
     """
 
     gain: np.ndarray
     push: np.ndarray
     slope: np.ndarray
-
-
-def mixture_velocity(
-    mixture: Mixture, schedule: Schedule, x_t: jax.Array, t: jax.Array
-) -> jax.Array:
-    """Returns the velocity u(x, t) in closed form, shape of x_t.
-
-    Args:
-      mixture: The data.
-      schedule: The noise schedule.
-      x_t: Points, [batch, dim].
-      t: Times, [batch]; sigma and std may not both be 0.
-    """
-    coefficients = schedule.coefficients(t)
-    alpha, sigma, d_alpha, d_sigma = (expand_like(c, x_t) for c in coefficients)
-    variance = sigma**2 + (mixture.std * alpha) ** 2
-    growth = (sigma * d_sigma + mixture.std**2 * alpha * d_alpha) / variance
-    pull = sigma * (sigma * d_alpha - d_sigma * alpha) / variance
-    along = jnp.sum(x_t, axis=-1, keepdims=True)
-    return growth * x_t + pull * jnp.tanh(mixture.bias + alpha * along / variance)
 
 
 def reduce_steps(
@@ -105,24 +85,24 @@ def reduce_steps(
     Args:
       mixture: The data.
       schedule: The noise schedule.
-      times: Times from 0 to 1, [..., step + 1]; a step between equal times is none.
+      times: Times from 0 to 1, [..., step + 1]; a step between equal times is void.
       rule: One of `RULES`: `euler`, velocity at the start of the step;
         `euler_midpoint`, the same step with the velocity of its middle time;
-        `ddim`, x' = alpha' data_hat + sigma' noise_hat. The last is Euler's wherever
+        `ddim`, x' = alpha' data_hat + sigma' noise_hat. The last equals Euler's where
         alpha and sigma are linear in t.
 
     Returns:
       The maps, each array [..., step].
 
     Raises:
-      ValueError: if the rule does not exist.
+      ValueError: If the rule does not exist.
     """
     require_choice("rule", rule, RULES)
     times = np.asarray(times, np.float64)
     start, end = times[..., :-1], times[..., 1:]
     at = 0.5 * (start + end) if rule == "euler_midpoint" else start
     is_step = end > start
-    # The velocity may be infinite at t = 1, from where no step is taken.
+    # The velocity may be infinite at t = 1, where no step starts.
     at = np.where(is_step, at, 0.0)
     alpha, sigma, d_alpha, d_sigma = map(np.asarray, schedule.coefficients(at))
     variance = sigma**2 + (mixture.std * alpha) ** 2
@@ -146,7 +126,7 @@ def reduce_steps(
 
 @jax.jit
 def walk_along(steps: ReducedSteps, bias: float, y: ArrayLike) -> jax.Array:
-    """Takes all steps from y at t = 0, and returns y at t = 1.
+    """Takes all steps from y at t = 0 and returns y at t = 1.
 
     Args:
       steps: The maps, [..., step].
@@ -185,7 +165,7 @@ def majority_share(
 ) -> np.ndarray:
     """Returns the exact share of samples that end in the mode at +r.
 
-    1 - Phi(y* / c), where y* is the start that ends at 0, by bisection.
+    It is 1 - Phi(y* / c), where bisection finds the start y* that ends at 0.
 
     Args:
       mixture: The data.
@@ -196,8 +176,8 @@ def majority_share(
       Shares, [...].
 
     Raises:
-      ValueError: if a step's gain is not positive: a map that falls may have several
-        zeros.
+      ValueError: If a step's gain is not positive, because a map that falls may have
+        several zeros.
     """
     _require_rising(steps)
     return np.asarray(_share_above_zero(steps, mixture.bias, noise_scale))
@@ -219,12 +199,12 @@ def variance_within(steps: ReducedSteps, noise_scale: float) -> np.ndarray:
 
 
 class StepsNeeded(NamedTuple):
-    """The least even numbers of steps that meet a tolerance; None if too many.
+    """Least even numbers of steps that meet a tolerance; None if too many.
 
     Attributes:
-      share: For the share of the majority mode.
-      variance: For the variance within the modes.
-      both: For both at once.
+      share: Number for the share of the majority mode.
+      variance: Number for the variance within the modes.
+      both: Number for both at once.
     """
 
     share: int | None
@@ -242,9 +222,9 @@ def steps_needed(
 ) -> StepsNeeded:
     """Finds the least even number of Euler steps that samples well enough.
 
-    All even numbers are tried in turn, so nothing is assumed about how errors fall.
-    The share lies within the tolerance if the start that should end at zero with the
-    share too low, ends below it, and that with the share too high above it.
+    It tries all even numbers in turn and assumes nothing about how errors fall. The
+    share is below p + tolerance if the start at that quantile ends below zero, and
+    above p - tolerance if the start at that quantile ends above zero.
 
     Args:
       mixture: The data; its variance s^2 and share p are the targets.
@@ -252,10 +232,10 @@ def steps_needed(
       make_times: Number of steps -> its time grid, [step + 1].
       share_tolerance: Largest |share - p|, exclusive.
       variance_tolerance: Largest |variance / s^2 - 1|, exclusive.
-      most: The search stops here.
+      most: Largest number tried.
 
     Raises:
-      ValueError: if a step's gain is not positive, as for `majority_share`.
+      ValueError: If a step's gain is not positive, as for `majority_share`.
     """
     noise_scale = float(schedule.sigma(jnp.zeros(())))
     edges = mixture.share + share_tolerance * np.array([1.0, -1.0])
@@ -277,10 +257,15 @@ def steps_needed(
     return StepsNeeded(*(n if n is None or n <= most else None for n in found))
 
 
-def _reduce_padded(mixture, schedule, make_times, counts) -> ReducedSteps:
-    """Returns the steps of several grids, filled up to one length, [grid, step].
+def _reduce_padded(
+    mixture: Mixture,
+    schedule: Schedule,
+    make_times: Callable[[int], np.ndarray],
+    counts: Sequence[int],
+) -> ReducedSteps:
+    """Returns the steps of several grids, padded to one length, [grid, step].
 
-    Lengths are powers of two: the walk is compiled once for each.
+    Lengths are powers of two, so that the walk is compiled once per power.
     """
     length = 2 ** math.ceil(math.log2(counts[-1]))
     times = np.ones((len(counts), length + 1))
@@ -292,11 +277,11 @@ def _reduce_padded(mixture, schedule, make_times, counts) -> ReducedSteps:
 def limit_variance_of_dilated_ve(
     kappa: float, num_steps: int | None, std: float = 1.0
 ) -> float:
-    """Returns the variance within modes that a dilated VE leaves as d grows.
+    """Returns the variance within modes of a dilated VE as d grows.
 
-    Before the window, where x is noise but for a part that vanishes, Euler's steps
-    are exact for noise alone and bring its variance to kappa^2, without the s^2 that
-    belongs there. In the window, with u = sqrt(d) (1 - t) and K/2 steps,
+    Before the window, where x is noise up to a vanishing part, Euler's steps are exact
+    for noise alone and bring its variance to kappa^2, without the s^2 of the data. In
+    the window, with u = sqrt(d) (1 - t) and K/2 steps,
 
       var = kappa^2 prod_j (1 - (2 kappa / K) u_j / (s^2 + u_j^2))^2,
       u_j = kappa (1 - 2 j / K),   ->  s^2 kappa^2 / (kappa^2 + s^2)  as K grows.
@@ -317,8 +302,8 @@ def limit_share_of_dilated_vp(kappa: float, share: float) -> float:
     """Returns the share of the majority mode of a dilated VP as d, then K grows.
 
     At the end of the window y has the law p N(kappa, 1) + (1 - p) N(-kappa, 1). The
-    next step, of length sqrt(d) in y, takes each sample to the side of
-    tanh(h + kappa y), for good:
+    next step, of length sqrt(d) in y, fixes the side of each sample by the sign of
+    h + kappa y, so that the share is
 
       P(y > -h / kappa) = p Phi(kappa + h / kappa) + (1 - p) Phi(-kappa + h / kappa).
 

@@ -1,4 +1,4 @@
-"""Laws of large dimension, and where the dilated grids of arXiv 2501.00988 fail."""
+"""Tests laws of large dimension and the limits of arXiv 2501.00988's grids."""
 
 import math
 from collections.abc import Sequence
@@ -25,18 +25,20 @@ PUBLISHED_KAPPA = 3.0
 
 
 def add_limits(report: Report) -> None:
-    """Adds the laws, the width of the window, the asymmetry, and curved noise."""
+    """Adds the laws, the width of the window, the asymmetry and curved noise."""
     add_laws(report)
     add_windows(report, kappas=(1.0, 2.0, 3.0, 5.0, 8.0, 12.0))
     panels = [
         add_asymmetry(report, dims=(64, 1024, 16384, 10**6, 10**8)),
-        add_curved_noise(report, dims=(64, 256, 1024, 4096, 16384, 65536, 10**6)),
+        add_curved_noise(
+            report, dims=(64, 256, 1024, 4096, 16384, 65536, 10**6), num_steps=100
+        ),
     ]
     report.add_figure("limits", draw_panels(panels))
 
 
 def add_laws(report: Report) -> None:
-    """Adds what equal steps do in large dimension, beside what they should do."""
+    """Adds results of equal steps in large dimension beside their laws."""
     rows = []
     for num_steps in (20, 50, 100, 200):
         vp_small, vp_large = (recovered(VP, dim, num_steps) for dim in (64, 10**6))
@@ -61,11 +63,11 @@ def add_laws(report: Report) -> None:
 
 
 def add_windows(report: Report, kappas: Sequence[float]) -> None:
-    """Adds what windows of different widths lose as d grows.
+    """Adds the losses of windows of different widths as d grows.
 
     Args:
-      report: Gets the table and a finding.
-      kappas: Widths in units of 1 / sqrt(d); `PUBLISHED_KAPPA` is one of them.
+      report: The report.
+      kappas: Widths in units of 1 / sqrt(d), including `PUBLISHED_KAPPA`.
     """
     share_steps, variance_steps = 8000, 400
     rows = []
@@ -107,20 +109,21 @@ def add_windows(report: Report, kappas: Sequence[float]) -> None:
     )
 
 
-def add_asymmetry(report: Report, dims: Sequence[int], num_steps: int = 50) -> Panel:
-    """Adds VP's share when the velocity is taken at the start or inside of a step.
+def add_asymmetry(report: Report, dims: Sequence[int]) -> Panel:
+    """Adds VP's share with the velocity at the start or in the middle of each step.
 
-    At t = 0 the velocity knows the asymmetry and nothing else: it pushes by
-    (2 p - 1) sqrt(d). At any later time, slope y is of order t sqrt(d) and drowns h.
+    At t = 0 the velocity depends on the asymmetry alone and pushes by
+    (2 p - 1) sqrt(d). At any later time, slope y is of order t sqrt(d) and h is
+    negligible beside it.
 
     Args:
-      report: Gets the table and a finding.
+      report: The report.
       dims: Dimensions, rising.
-      num_steps: Number of equal steps.
 
     Returns:
       A panel of the two shares against d.
     """
+    num_steps = 50
     rules = ("euler", "euler_midpoint")
     shares = [[recovered(VP, d, num_steps, rule)[0] for d in dims] for rule in rules]
     rows = [list(row) for row in zip(dims, *shares, strict=True)]
@@ -147,16 +150,14 @@ def add_asymmetry(report: Report, dims: Sequence[int], num_steps: int = 50) -> P
     return Panel(title, *axes, curves, log_x=True, level=0.8, level_name="target")
 
 
-def add_curved_noise(
-    report: Report, dims: Sequence[int], num_steps: int = 100
-) -> Panel:
+def add_curved_noise(report: Report, dims: Sequence[int], num_steps: int) -> Panel:
     """Adds the dilated VE grid for sigma = sqrt(d) sqrt(1 - t^2).
 
-    The long steps before the window are Euler's on noise alone: exact if sigma is
-    linear in t, not if it is curved. DDIM's step is exact for any sigma.
+    The long steps before the window act on noise alone. Euler's steps are exact there
+    if sigma is linear in t, DDIM's for any sigma.
 
     Args:
-      report: Gets the table and a finding.
+      report: The report.
       dims: Dimensions, rising.
       num_steps: Number of steps.
 

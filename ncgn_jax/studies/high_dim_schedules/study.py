@@ -1,12 +1,12 @@
-"""How many sampling steps a high dimension costs (arXiv 2501.00988).
+"""Measures the cost in sampling steps of a high dimension (arXiv 2501.00988).
 
 The paper samples two Gaussians far apart, and the Curie-Weiss model, with noise of
-variance 1 (VP) and of variance d (VE). With equal steps, it says, VP recovers the
-shape of the modes but not their asymmetry and VE the opposite, unless there are
-about sqrt(d) steps; with its dilated time grids both recover both, in a number of
-steps that does not depend on d. Here the velocities are exact, the number of steps
-is the only error, and it is computed without sampling noise: see
-`gaussian_mixture_reduction` and `curie_weiss`.
+variance 1 (VP) and of variance d (VE). It claims that with equal steps VP recovers the
+shape of the modes but not their asymmetry, and VE the opposite, unless there are about
+sqrt(d) steps. With its dilated time grids VP and VE recover both, in a number of steps
+that does not depend on d. Here the velocities are exact, so that the steps cause the
+only error, which is computed without sampling noise: see `gaussian_mixture_reduction`
+and `curie_weiss`.
 """
 
 import functools
@@ -37,10 +37,10 @@ from ncgn_jax.studies.high_dim_schedules.ways import (
     recovered,
 )
 from ncgn_jax.studies.mixtures import mixture_denoiser
-from ncgn_jax.studies.report import Report, verdict_of
+from ncgn_jax.studies.report import Report, Value, verdict_of
 
 MOST_STEPS = 8192
-# Exponents are fitted from here on: below, kappa / sqrt(d) is not small.
+# Least dimension of fits of exponents: below, kappa / sqrt(d) is not small.
 FIT_FROM = 1024
 
 STEP_WAYS = (
@@ -57,14 +57,15 @@ def add_recovery(report: Report, dims: Sequence[int]) -> None:
     """Adds share and variance against dimension, at fixed numbers of steps.
 
     Args:
-      report: Gets the table, a figure and two findings.
+      report: The report.
       dims: Dimensions, rising.
     """
     ways = four_ways(5.0)
     header = ["d", "steps"]
     for way in ways:
         header += [f"{way.name}: share", "its variance"]
-    found, rows = {}, []
+    found = {}
+    rows: list[list[Value]] = []
     for num_steps in (50, 200):
         for dim in dims:
             pairs = [recovered(way, dim, num_steps) for way in ways]
@@ -131,16 +132,17 @@ def add_sampled(report: Report, sizes: Mapping[int, int]) -> None:
     """Adds samples in all d dimensions beside the exact reduction.
 
     Args:
-      report: Gets the table and a finding.
+      report: The report.
       sizes: Number of samples by dimension.
     """
-    rows, path_errors, deviations = [], [], []
+    rows: list[list[Value]] = []
+    path_errors, deviations = [], []
     rng = jax.random.key(report.seed)
     for place, (dim, num_samples) in enumerate(sizes.items()):
         mixture, r = Mixture(dim), np.ones(dim)
         for way in four_ways(5.0):
             schedule, times = way.schedule(dim), way.times(50, dim)
-            weights = [mixture.share, 1.0 - mixture.share]
+            weights = np.array([mixture.share, 1.0 - mixture.share])
             denoise = mixture_denoiser(np.stack([r, -r]), weights, 1.0, schedule)
             key = jax.random.fold_in(rng, place)
             x = draw_samples(denoise, schedule, times, dim, num_samples, key)
@@ -157,8 +159,17 @@ def add_sampled(report: Report, sizes: Mapping[int, int]) -> None:
             path_errors.append(path_error)
             deviations.append(abs(sampled - share) / max(error, 1.0 / len(x.along)))
             rows.append(
-                [dim, way.name, len(x.along), sampled, error, share]
-                + [x.across.mean(), variance, path_error]
+                [
+                    dim,
+                    way.name,
+                    len(x.along),
+                    sampled,
+                    error,
+                    share,
+                    x.across.mean(),
+                    variance,
+                    path_error,
+                ]
             )
     report.add_table(
         "sampled",
@@ -180,7 +191,7 @@ def add_steps(report: Report, dims: Sequence[int]) -> None:
     """Adds the number of steps needed against dimension, with fitted exponents.
 
     Args:
-      report: Gets the tables, a figure and two findings.
+      report: The report.
       dims: Dimensions, rising, at least two of them from `FIT_FROM` on.
     """
     needed = {(way.name, dim): _steps_of(way, dim) for way in STEP_WAYS for dim in dims}
@@ -284,7 +295,7 @@ def _draw_steps(
 
 
 def study(report: Report) -> None:
-    """Fills the report: recovery, sampling, steps needed, limits, Curie-Weiss."""
+    """Fills the report with recovery, samples, steps needed, limits and Curie-Weiss."""
     dims = [16, 64, 256, 1024, 4096, 16384, 65536, 10**6]
     add_recovery(report, dims[1:])
     sizes = {256: 1000, 1024: 500}

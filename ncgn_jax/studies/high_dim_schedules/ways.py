@@ -1,4 +1,4 @@
-"""The ways to sample that the study compares, and what each of them gives."""
+"""Defines the ways of sampling that the study compares, and their results."""
 
 import functools
 import math
@@ -26,11 +26,11 @@ from ncgn_jax.studies.high_dim_schedules.gaussian_mixture_reduction import (
     variance_within,
 )
 
-# How near to p and to s^2 counts as recovered.
+# Largest errors of the share p and the variance s^2 that count as recovered.
 SHARE_TOLERANCE, VARIANCE_TOLERANCE = 0.02, 0.05
-# Stands for an infinite dimension; larger ones run out of digits of 1 - t.
+# Stands for an infinite dimension; larger ones exceed the digits of 1 - t.
 VERY_LARGE = 10.0**12
-# Numbers of one chunk of samples; larger chunks fall out of the processor's cache.
+# Numbers per chunk of samples; larger chunks exceed the processor's cache.
 _CHUNK_NUMBERS = 2**18
 
 
@@ -40,27 +40,28 @@ def scaled_schedule(noise_scale: float, is_trigonometric: bool = False) -> Sched
 
     Args:
       noise_scale: Standard deviation c of the noise at t = 0.
-      is_trigonometric: Which of the two; the second has an infinite slope at t = 1.
+      is_trigonometric: Whether to return the second, whose slope at t = 1 is infinite.
     """
-    if is_trigonometric:
-        name, shape = "arc", lambda t: jnp.sqrt((1.0 - t) * (1.0 + t))
-    elif noise_scale == 1.0:
+    if noise_scale == 1.0 and not is_trigonometric:
         return make_schedule("linear")
-    else:
-        name, shape = "linear", lambda t: 1.0 - t
-    name = f"{name}, noise {noise_scale:g}"
-    return Schedule(name, lambda t: t, lambda t: noise_scale * shape(t))
+
+    def sigma(t: jax.Array) -> jax.Array:
+        shape = jnp.sqrt((1.0 - t) * (1.0 + t)) if is_trigonometric else 1.0 - t
+        return noise_scale * shape
+
+    name = "arc" if is_trigonometric else "linear"
+    return Schedule(f"{name}, noise {noise_scale:g}", lambda t: t, sigma)
 
 
 class Way(NamedTuple):
-    """One way to sample: how large the noise is, and where the steps go.
+    """Describes one way of sampling by its noise and its time grid.
 
     Attributes:
-      name: In tables and legends.
-      is_exploding: Whether noise has variance d (VE) and not 1 (VP).
+      name: Name in tables and legends.
+      is_exploding: Whether noise has variance d (VE) instead of 1 (VP).
       grid: One of `DILATED_GRIDS`.
       kappa: Width of the window of a dilated grid.
-      is_trigonometric: Whether sigma is c sqrt(1 - t^2) and not c (1 - t).
+      is_trigonometric: Whether sigma is c sqrt(1 - t^2) instead of c (1 - t).
     """
 
     name: str
@@ -98,10 +99,10 @@ def recovered(
     """Returns the exact share of the majority mode and variance within modes.
 
     Args:
-      way: How the mixture is sampled.
+      way: The way of sampling.
       dim: Dimension d.
       num_steps: Number of steps.
-      rule: The steps, as in `reduce_steps`.
+      rule: The rule of the steps, as in `reduce_steps`.
     """
     mixture, scale = Mixture(dim), way.noise_scale(dim)
     steps = reduce_steps(mixture, way.schedule(dim), way.times(num_steps, dim), rule)
@@ -110,12 +111,12 @@ def recovered(
 
 
 class Samples(NamedTuple):
-    """What is kept of each sample; all are [sample].
+    """Statistics of each sample, all [sample].
 
     Attributes:
       start: sum(x) / sqrt(d) at t = 0.
       along: The same at t = 1.
-      start_across: Variance of the d - 1 coordinates other than that, at t = 0.
+      start_across: Variance of the other d - 1 coordinates at t = 0.
       across: The same at t = 1.
       square: Mean of x_i^2 at t = 1.
       agreement: Mean of sign(x_i) sign(sum(x)) at t = 1.
@@ -146,10 +147,10 @@ def draw_samples(
       schedule: The noise schedule.
       times: The time grid, [step + 1].
       dim: Dimension d.
-      num_samples: How many samples, at least.
+      num_samples: Least number of samples.
       rng: Random key.
       is_stratified: Whether sum(x) / sqrt(d) starts at evenly spaced quantiles, one
-        for each sample, which leaves shares an error of about 1 / num_samples.
+        per sample, which leaves shares an error of about 1 / num_samples.
       step: The sampler's step.
     """
     num_chunks = math.ceil(num_samples * dim / _CHUNK_NUMBERS)
@@ -159,13 +160,15 @@ def draw_samples(
     wanted = scale * ndtri((ranks + 0.5) / ranks.size)
 
     @jax.jit
-    def walk(x, key):
-        return _summarise(x, integrate(step, denoise, schedule, x, times, key))
+    def walk(x: jax.Array, key: jax.Array) -> tuple[jax.Array, ...]:
+        end = integrate(step, denoise, schedule, x, times, key)
+        assert isinstance(end, jax.Array)  # no path is kept
+        return _summarise(x, end)
 
     chunks = []
     for index in range(num_chunks):
         key_start, key_walk = jax.random.split(jax.random.fold_in(rng, index))
-        # Not within `walk`: the generator is compiled once for all ways this way.
+        # Outside `walk`, so that the generator is compiled once for all ways.
         x = sample_prior(schedule, key_start, (chunk, dim))
         if is_stratified:
             x = x + (wanted[index] - x.mean(axis=-1))[:, None]
@@ -173,15 +176,16 @@ def draw_samples(
     return Samples(*(np.concatenate(parts) for parts in zip(*chunks, strict=True)))
 
 
-def _summarise(start: jax.Array, end: jax.Array) -> Samples:
+def _summarise(start: jax.Array, end: jax.Array) -> tuple[jax.Array, ...]:
+    """Returns the fields of `Samples`, in order."""
     dim = start.shape[-1]
     total = end.sum(axis=-1)
     correction = dim / (dim - 1)
-    return Samples(
-        start=start.sum(axis=-1) / math.sqrt(dim),
-        along=total / math.sqrt(dim),
-        start_across=correction * jnp.var(start, axis=-1),
-        across=correction * jnp.var(end, axis=-1),
-        square=jnp.mean(end**2, axis=-1),
-        agreement=jnp.sign(total) * jnp.mean(jnp.sign(end), axis=-1),
+    return (
+        start.sum(axis=-1) / math.sqrt(dim),
+        total / math.sqrt(dim),
+        correction * jnp.var(start, axis=-1),
+        correction * jnp.var(end, axis=-1),
+        jnp.mean(end**2, axis=-1),
+        jnp.sign(total) * jnp.mean(jnp.sign(end), axis=-1),
     )

@@ -1,1 +1,1 @@
-"""How far and how coarsely to look at each noise level (2507.09391)."""
+"""Studies range and resolution at each noise level (arXiv 2507.09391)."""

@@ -1,8 +1,8 @@
-"""The tables of `range_and_resolution` on schedules: derived, judged, and how to use.
+"""Derives schedules, compares them with the paper's and prints their arguments.
 
-From what graphs of equal cost explain, on fields and on shapes, schedules for
-`dmp.schedule=table` are derived, set beside those of arXiv 2507.09391, section 4.1,
-and written as the arguments by which a run takes them.
+Part of `range_and_resolution`. From the gains of graphs of equal cost on fields and on
+shapes it derives schedules for `dmp.schedule=table`, compares them with those of arXiv
+2507.09391, section 4.1, and writes them as command-line arguments of a run.
 """
 
 import math
@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ncgn_jax.config import apply_overrides
+from ncgn_jax.domains import default_config, validate
 from ncgn_jax.graphs import RangeResolution, make_noise_buckets, range_and_resolution
 from ncgn_jax.graphs.fitted_schedules import table_arguments, table_overrides
 from ncgn_jax.graphs.range_resolution import num_supernodes_exact
@@ -38,9 +39,7 @@ from ncgn_jax.studies.range_and_resolution.shapes import (
     NUM_NODES,
     SIZES,
 )
-from ncgn_jax.studies.report import Report, verdict_of
-from ncgn_jax.tasks import default_config
-from ncgn_jax.train import validate
+from ncgn_jax.studies.report import Report, Value, verdict_of
 
 NAMED = ("exp", "linear", "log", "relu")
 SOURCES = ("fields", "shapes", "both")
@@ -49,14 +48,14 @@ _CLOSE = 0.95
 
 
 class Gains(NamedTuple):
-    """What each of `SIZES` explains beyond the point, by signal level.
+    """Shares explained beyond the point by each of `SIZES`, by signal level.
 
     Attributes:
       levels: Signal levels, [level].
-      weights: u of each size, [size].
-      fields: On Gaussian fields, [level, size].
-      chosen: On half of the held-out clouds, by which sizes are picked.
-      judged: On the other half, by which the choice is judged.
+      weights: Weights u of the sizes, [size].
+      fields: Shares on Gaussian fields, [level, size].
+      chosen: Shares on half of the held-out clouds, which choose sizes.
+      judged: Shares on the other half, which judge the choice.
     """
 
     levels: tuple[float, ...]
@@ -69,10 +68,7 @@ class Gains(NamedTuple):
 def derive_schedules(gains: Gains) -> dict[str, RangeResolution]:
     """Derives a schedule from fields, one from shapes, and one from both.
 
-    The last takes, at each level, the size that keeps most of the best on average.
-
-    Args:
-      gains: What each size explains.
+    The last takes the size with the best mean relative gain at each level.
     """
     mixed = 0.5 * (relative_gains(gains.fields) + relative_gains(gains.chosen))
     found = (gains.fields, gains.chosen, mixed)
@@ -86,12 +82,12 @@ def derive_schedules(gains: Gains) -> dict[str, RangeResolution]:
 def report_schedules(
     report: Report, gains: Gains, derived: Mapping[str, RangeResolution]
 ) -> None:
-    """Adds the derived schedules beside the named ones, judged on what they explain.
+    """Adds the derived schedules beside the named ones, and the gains of both.
 
     Args:
-      report: To be filled.
-      gains: What each size explains.
-      derived: What `derive_schedules` gives.
+      report: The report.
+      gains: Gains of the sizes.
+      derived: The schedules of `derive_schedules`.
     """
     named = {name: RangeResolution(name) for name in NAMED}
     schedules = {**derived, **named}
@@ -103,7 +99,7 @@ def report_schedules(
         ]
         for name, schedule in schedules.items()
     }
-    # Nothing is asked for where there is no noise, or nothing but noise.
+    # There are no bounds without noise, nor for noise alone.
     bounds = [(None, None), *_bounds(gains.levels), (None, None)]
     report.add_table(
         "schedule",
@@ -134,14 +130,14 @@ def report_schedules(
 
 
 def _bounds(levels: Sequence[float]) -> list[tuple[float, float]]:
-    """Returns what range and resolution by themselves ask of s at each level."""
+    """Returns the bounds on s of range and of resolution at each level."""
     snrs = [(level / (1.0 - level)) ** 2 for level in levels]
     retained, _ = retained_by_blocks(snrs, "exponential", FIELD_LENGTH)
     coarsest = math.sqrt(NUM_NEIGHBORS * NUM_NODES)
     bounds = []
     for snr, block in zip(snrs, coarsest_blocks(retained), strict=True):
         radius = best_radius(snr, RADII, 2, "exponential", FIELD_LENGTH)
-        wanted = moments(radius, 2, "exponential", FIELD_LENGTH).count
+        wanted = moments(radius, 2, "exponential", FIELD_LENGTH).num_nodes
         # k N / s neighbours of N / s points each reach `wanted` points.
         reaching = NUM_NODES * math.sqrt(NUM_NEIGHBORS / wanted)
         resolving = max(NUM_NODES / block**2, coarsest)
@@ -157,7 +153,8 @@ def _judge(
         "coarsest": RangeResolution("table", table=((0.0, 0.0), (1.0, 0.0))),
     }
     shape = (NUM_NODES, NUM_NEIGHBORS)
-    rows, kept, apart = [], {}, {}
+    rows: list[list[Value]] = []
+    kept, apart = {}, {}
     for name, schedule in {**schedules, **fixed}.items():
         shares = [
             share_kept(schedule, gains.levels, gains.weights, found, *shape)
@@ -180,7 +177,8 @@ def _judge(
         + [f"from {source}" for source in SOURCES],
         rows,
     )
-    nearest, best = min(NAMED, key=apart.get), max(NAMED, key=kept.get)
+    nearest = min(NAMED, key=lambda name: apart[name])
+    best = max(NAMED, key=lambda name: kept[name])
     beats_fixed = kept["exp"] > max(kept[name] for name in fixed)
     is_close = kept["exp"] >= _CLOSE * kept["derived, shapes"]
     report.add_finding(
@@ -216,11 +214,11 @@ def _report_direction(report: Report, gains: Gains) -> None:
 def report_overrides(report: Report, derived: Mapping[str, RangeResolution]) -> None:
     """Adds the arguments that give a run a derived schedule, and its noise buckets.
 
-    The arguments are applied to the point-cloud task and validated as a run does it.
+    It validates the arguments on the point-cloud task as a run does.
 
     Args:
-      report: To be filled.
-      derived: What `derive_schedules` gives.
+      report: The report.
+      derived: The schedules of `derive_schedules`.
     """
     rows = []
     for name, schedule in derived.items():

@@ -1,7 +1,7 @@
-"""The tables of `range_and_resolution` that are exact: fields on grids.
+"""Reports exact range and resolution of Gaussian fields on grids.
 
-Range (Lemma 3.1 and Theorem 3.2 of arXiv 2507.09391) and resolution, with what the
-limits of the signal-to-noise ratio say about both, and the lemma tried on samples.
+Part of `range_and_resolution`: range (Lemma 3.1 and Theorem 3.2 of arXiv 2507.09391)
+and resolution, their limits in the signal-to-noise ratio, and the lemma on samples.
 """
 
 import math
@@ -30,7 +30,7 @@ from ncgn_jax.studies.range_and_resolution.mutual_information import (
     pair_correlation,
     weighted_information,
 )
-from ncgn_jax.studies.report import Report, verdict_of
+from ncgn_jax.studies.report import Report, Value, verdict_of
 
 SNRS = (1000.0, 100.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.001)
 RADII = (
@@ -41,7 +41,7 @@ LENGTHS = (1.5, 3.0, 6.0)
 SIDE = 24
 BLOCKS = (1, 2, 3, 4, 6, 8, 12)
 RETAINED = 0.6
-# A sound mean is off by more standard errors than this once in 15,000.
+# An unbiased mean exceeds this many standard errors once in 15,000 times.
 MOST_ERRORS = 4.0
 FIELDS = (("exponential", 6.0), ("squared_exponential", 3.0))
 
@@ -56,11 +56,11 @@ _LEMMA_SNRS = (3.0, 0.3, 0.03)
 
 
 def report_range(report: Report, num_draws: int) -> None:
-    """Adds what is said of range: the lemma, the best radius and its limits.
+    """Adds the claims on range: the lemma, the best radius and its limits.
 
     Args:
-      report: To be filled.
-      num_draws: Samples of the Monte Carlo check.
+      report: The report.
+      num_draws: Number of samples of the Monte Carlo check.
     """
     _report_lemma(report, num_draws)
     _report_information(report)
@@ -116,17 +116,17 @@ def sampled_information(
 ) -> tuple[float, float]:
     """Measures I(x_i; mean of noisy neighbours) on samples of the field.
 
-    -1/2 log(1 - r^2) with r the correlation of the samples; its standard error is
-    |r| / sqrt(draws).
+    It is -1/2 log(1 - r^2) with r the correlation of the samples; its standard error
+    is |r| / sqrt(draws).
 
     Args:
-      rng: Key.
+      rng: Random key.
       snr: Signal-to-noise ratio.
-      radius: Of the neighbourhood.
-      dim: Of the grid.
-      kernel: See `correlation`.
+      radius: Radius of the neighbourhood.
+      dim: Dimension of the grid.
+      kernel: One of `KERNELS`.
       length: Correlation length.
-      num_draws: Samples.
+      num_draws: Number of samples.
 
     Returns:
       Information in nats, and its standard error.
@@ -146,7 +146,8 @@ def sampled_information(
 
 
 def _report_lemma(report: Report, num_draws: int) -> None:
-    rows, worst = [], 0.0
+    rows: list[list[Value]] = []
+    worst = 0.0
     for case, (dim, kernel, length, radius) in enumerate(_LEMMA_CASES):
         for row, snr in enumerate(_LEMMA_SNRS):
             rng = jax.random.fold_in(jax.random.key(report.seed), 100 * case + row)
@@ -171,15 +172,14 @@ def _report_lemma(report: Report, num_draws: int) -> None:
 
 
 def _report_information(report: Report) -> None:
-    rows = []
+    rows: list[list[Value]] = []
+    wanted = []
     for snr in SNRS[1:]:
         radius = best_radius(snr, RADII, 2, "exponential", 3.0)
         best = _around(radius)
-        shown = [mean_information(snr, _around(r)) for r in _SHOWN]
-        rows.append(
-            [f"{snr:g}", radius, best.count, mean_information(snr, best), *shown]
-            + [_radius_for_share(snr, 0.95)]
-        )
+        wanted.append(_radius_for_share(snr, 0.95))
+        shown = [mean_information(snr, _around(r)) for r in (radius, *_SHOWN)]
+        rows.append([f"{snr:g}", radius, best.num_nodes, *shown, wanted[-1]])
     report.add_table(
         "information",
         "Range, 2-D, exponential, length 3: best radius r*, its nodes n, information "
@@ -187,7 +187,6 @@ def _report_information(report: Report) -> None:
         ["SNR", "r*", "n", "I*", *(f"I({r:g})" for r in _SHOWN), "r 95 %"],
         rows,
     )
-    wanted = [row[-1] for row in rows]
     growing = _grows(wanted)
     report.add_finding(
         "With the best weights instead of the mean, more noise still asks for more "
@@ -199,18 +198,18 @@ def _report_information(report: Report) -> None:
 
 
 def _radius_for_share(snr: float, share: float) -> float:
-    """Returns the least radius whose best-weighted nodes keep a share of all."""
+    """Returns the least radius whose best weights keep a share of the information."""
     kept = [weighted_information(snr, r, 2, "exponential", 3.0) for r in RADII]
     return RADII[int(np.argmax(np.array(kept) >= share * kept[-1]))]
 
 
-def _grows(values: Sequence[float]) -> bool:
-    """Tells whether values never fall, and rise somewhere."""
+def _grows(values: Sequence[float] | np.ndarray) -> bool:
+    """Returns whether values never fall and rise somewhere."""
     return bool(np.all(np.diff(values) >= 0) and values[-1] > values[0])
 
 
 def _report_limits(report: Report) -> None:
-    rows = []
+    rows: list[list[Value]] = []
     for near, far in zip(RADII[:-1], RADII[1:], strict=True):
         a, b = _around(near), _around(far)
         plateau = math.inf if near == 0 else -0.5 * math.log1p(-_kept(a))
@@ -219,9 +218,20 @@ def _report_limits(report: Report) -> None:
         if cross is not None:
             gap = mean_information(cross, a) - mean_information(cross, b)
         rows.append(
-            [near, a.count, a.to_centre, a.within, 0.5 * a.count * a.to_centre**2]
-            + [mean_information(1e-7, a) / 1e-7, _kept(a), plateau]
-            + [mean_information(1e9, a), far, cross, gap]
+            [
+                near,
+                a.num_nodes,
+                a.to_centre,
+                a.within,
+                0.5 * a.num_nodes * a.to_centre**2,
+                mean_information(1e-7, a) / 1e-7,
+                _kept(a),
+                plateau,
+                mean_information(1e9, a),
+                far,
+                cross,
+                gap,
+            ]
         )
     report.add_table(
         "limits",
@@ -241,7 +251,8 @@ def _kept(around: Moments) -> float:
 
 def _report_best_radius(report: Report) -> None:
     cases = [(dim, *field) for dim in (1, 2) for field in _all_fields()]
-    rows, rising, served, ends = [], [], [], []
+    rows: list[list[Value]] = []
+    rising, served, ends = [], [], []
     for dim, kernel, length in cases:
         # In one dimension only whole radii differ.
         radii = [r for r in RADII if dim > 1 or r == int(r)]
@@ -252,7 +263,7 @@ def _report_best_radius(report: Report) -> None:
             any(crossover_snr(near, far) is not None for far in around[i + 1 :])
             for i, near in enumerate(around)
         ]
-        served += outdone[:-1]  # the last has none to be beaten by
+        served += outdone[:-1]  # the last has no larger one
         limit = continuum_radius(kernel, dim)
         first_not = radii[outdone.index(False)]
         ends.append(first_not / (limit * length))
@@ -264,7 +275,7 @@ def _report_best_radius(report: Report) -> None:
         ["kernel", "dim", "length", *(f"{snr:g}" for snr in SNRS), "last", "u* length"],
         rows,
     )
-    constants = []
+    constants: list[list[Value]] = []
     for kernel in KERNELS:
         for dim in (1, 2):
             root = continuum_radius(kernel, dim)
@@ -297,16 +308,21 @@ def _all_fields() -> list[tuple[str, float]]:
 
 
 def report_resolution(report: Report) -> None:
-    """Adds what is said of resolution: information that block means retain."""
+    """Adds the claims on resolution, from the information that block means retain."""
     snrs = [snr for snr in SNRS if snr in (100.0, 10.0, 1.0, 0.1, 0.01, 0.001)]
-    rows, coarsest_rows, panels, rising, slack = [], [], [], [], []
+    rows: list[list[Value]] = []
+    coarsest_rows: list[list[Value]] = []
+    panels, rising, growing, spans, slack = [], [], [], [], []
     for kernel, length in FIELDS:
         retained, limits = retained_by_blocks(snrs, kernel, length)
         for place, block in enumerate(BLOCKS[1:], start=1):
             rows.append([kernel, length, block, *retained[:, place], limits[place]])
             rising.append(_grows(retained[:, place]))
             slack.append(limits[place] - retained[-1, place])
-        coarsest_rows.append([kernel, length, *coarsest_blocks(retained)])
+        coarsest = coarsest_blocks(retained)
+        growing.append(_grows(coarsest))
+        spans.append(f"{kernel}: from {coarsest[0]} to {coarsest[-1]} nodes a side")
+        coarsest_rows.append([kernel, length, *coarsest])
         curves = {
             f"{b} x {b}": (snrs, retained[:, BLOCKS.index(b)]) for b in (2, 3, 4, 6)
         }
@@ -336,16 +352,12 @@ def report_resolution(report: Report) -> None:
         [*header, *columns],
         coarsest_rows,
     )
-    growing = [_grows(row[2:]) for row in coarsest_rows]
-    spans = "; ".join(
-        f"{row[0]}: from {row[2]} to {row[-1]} nodes a side" for row in coarsest_rows
-    )
     report.add_finding(
         "Resolution (2507.09391, section 3): the noisier, the coarser one may look",
         verdict_of(rising + growing),
         f"the share retained grows as the SNR falls for {sum(rising)} of "
         f"{len(rising)} blocks; the coarsest that retains {RETAINED:.0%} grows, "
-        f"{spans}; but the share tends to S from below (by "
+        f"{'; '.join(spans)}; but the share tends to S from below (by "
         f"{min(slack):.1e} at least at SNR {snrs[-1]:g}), so that "
         "a block as wide as the correlations loses at all noise",
     )
@@ -355,16 +367,16 @@ def report_resolution(report: Report) -> None:
 def retained_by_blocks(
     snrs: Sequence[float], kernel: str, length: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns what block means retain of I(X; Y), by SNR and block.
+    """Returns the share of I(X; Y) that block means retain, by SNR and block.
 
     Args:
       snrs: Signal-to-noise ratios, [level].
-      kernel: See `correlation`.
+      kernel: One of `KERNELS`.
       length: Correlation length.
 
     Returns:
       Shares, [level, block], one column for each of `BLOCKS`; and their limits at
-      SNR -> 0, the mean correlation within a block, [block].
+      SNR -> 0, the mean correlations within blocks, [block].
     """
     covariance = pair_correlation(grid_points(SIDE), kernel, length)
     spectra = [

@@ -1,17 +1,17 @@
-"""What noisy neighbours tell of a node: exact formulas for Gaussian fields on grids.
+"""Computes the information of noisy neighbours about a node of a Gaussian field.
 
-Section 3 of arXiv 2507.09391 claims that the noisier the features, the further one
-has to look (Lemma 3.1, Theorem 3.2) and the coarser one may look. For a Gaussian
-field x ~ N(0, K) with correlations K on a grid, observed as y = alpha x + sigma eps at
-SNR = alpha^2 / sigma^2, all of it is known. With the n nodes within radius r of node
-i, itself included, C = mean_j K_ij and S = mean_jk K_jk,
+Section 3 of arXiv 2507.09391 claims that noisier features need a larger range (Lemma
+3.1, Theorem 3.2) and allow a coarser resolution. Both are exact for a Gaussian field
+x ~ N(0, K) with correlations K on a grid, observed as y = alpha x + sigma eps at
+SNR = alpha^2 / sigma^2. With the n nodes within radius r of node i, itself included,
+C = mean_j K_ij and S = mean_jk K_jk,
 
   I(x_i; mean_j y_j) = -1/2 log(1 - C^2 / (S + 1 / (n SNR)))   nats.
 
 As SNR -> 0 it is SNR n C^2 / 2, which is largest at a finite radius; as SNR -> inf it
 tends to -1/2 log(1 - C^2 / S), without bound for the node alone.
 
-Example: at little noise a node by itself tells most, at much noise its surroundings.
+Example: the node alone is more informative at little noise, its surroundings at much.
 
 >>> alone, around = (moments(r, 2, "exponential", 3.0) for r in (0.0, 3.0))
 >>> mean_information(100.0, alone) > mean_information(100.0, around)
@@ -33,15 +33,15 @@ KERNELS = ("exponential", "squared_exponential")
 
 
 class Moments(NamedTuple):
-    """What the lemma needs to know of a neighbourhood.
+    """Moments of a neighbourhood in the lemma.
 
     Attributes:
-      count: Nodes, the centre included, n.
-      to_centre: Mean correlation with the centre, C.
-      within: Mean correlation of all pairs, S.
+      num_nodes: Number n of nodes, the centre included.
+      to_centre: Mean correlation C with the centre.
+      within: Mean correlation S of all pairs.
     """
 
-    count: int
+    num_nodes: int
     to_centre: float
     within: float
 
@@ -51,7 +51,7 @@ def correlation(kernel: str, distance: ArrayLike, length: float) -> np.ndarray:
 
     Args:
       kernel: One of `KERNELS`.
-      distance: In grid spacings, any shape.
+      distance: Distance in grid spacings, any shape.
       length: Correlation length in grid spacings.
 
     Raises:
@@ -68,7 +68,7 @@ def offsets_within(radius: float, dim: int) -> np.ndarray:
     reach = math.floor(radius)
     axis = np.arange(-reach, reach + 1)
     points = np.stack(np.meshgrid(*[axis] * dim, indexing="ij"), -1).reshape(-1, dim)
-    # Squares of whole numbers: a hair on top keeps sqrt(2)^2 inside.
+    # Squares of whole numbers; the tolerance keeps sqrt(2)^2 inside.
     return points[(points**2).sum(-1) <= radius**2 + 1e-9]
 
 
@@ -83,8 +83,8 @@ def moments(radius: float, dim: int, kernel: str, length: float) -> Moments:
     """Returns n, C and S of the nodes within a radius on an endless grid.
 
     Args:
-      radius: In grid spacings, >= 0.
-      dim: Of the grid.
+      radius: Radius in grid spacings, >= 0.
+      dim: Dimension of the grid.
       kernel: One of `KERNELS`.
       length: Correlation length in grid spacings.
     """
@@ -96,22 +96,22 @@ def moments(radius: float, dim: int, kernel: str, length: float) -> Moments:
 
 def mean_information(snr: float, around: Moments) -> float:
     """Returns I(x_i; mean of noisy neighbours), nats (Lemma 3.1); see the module."""
-    noise = 1.0 / (around.count * snr)
+    noise = 1.0 / (around.num_nodes * snr)
     return -0.5 * math.log1p(-(around.to_centre**2) / (around.within + noise))
 
 
 def weighted_information(
     snr: float, radius: float, dim: int, kernel: str, length: float
 ) -> float:
-    """Returns I(x_i; all noisy neighbours), nats: what the best weights could keep.
+    """Returns I(x_i; all noisy neighbours), nats, the information of the best weights.
 
-    1/2 log 1 / (1 - c' (K + I / SNR)^-1 c), c the correlations with the centre. Unlike
-    that of the mean it can only grow with the radius.
+    It is 1/2 log 1 / (1 - c' (K + I / SNR)^-1 c), c the correlations with the centre.
+    Unlike that of the mean it never falls with the radius.
 
     Args:
       snr: Signal-to-noise ratio, > 0.
-      radius: In grid spacings.
-      dim: Of the grid.
+      radius: Radius in grid spacings.
+      dim: Dimension of the grid.
       kernel: One of `KERNELS`.
       length: Correlation length in grid spacings.
     """
@@ -124,27 +124,26 @@ def weighted_information(
 def best_radius(
     snr: float, radii: Sequence[float], dim: int, kernel: str, length: float
 ) -> float:
-    """Returns which of the radii makes the mean most informative."""
+    """Returns the radius with the most informative mean."""
     found = [mean_information(snr, moments(r, dim, kernel, length)) for r in radii]
     return radii[int(np.argmax(found))]
 
 
 def crossover_snr(near: Moments, far: Moments) -> float | None:
-    """Returns the SNR below which the larger neighbourhood tells more.
+    """Returns the SNR below which the larger neighbourhood is more informative.
 
-    SNR* = (C2^2 / n1 - C1^2 / n2) / (C1^2 S2 - C2^2 S1), which there is where the
-    larger (2) wins at SNR -> 0, n2 C2^2 > n1 C1^2, and loses at SNR -> inf,
-    C1^2 / S1 > C2^2 / S2.
+    SNR* = (C2^2 / n1 - C1^2 / n2) / (C1^2 S2 - C2^2 S1) exists where the larger (2)
+    wins at SNR -> 0, n2 C2^2 > n1 C1^2, and loses at SNR -> inf, C1^2 / S1 > C2^2 / S2.
 
     Args:
       near: The smaller neighbourhood.
       far: The larger one.
 
     Returns:
-      SNR*; None if the smaller tells more as SNR -> 0, infinity if the larger tells
-      more at every SNR.
+      SNR*; None if the smaller wins as SNR -> 0, infinity if the larger wins at every
+      SNR.
     """
-    gain = far.to_centre**2 / near.count - near.to_centre**2 / far.count
+    gain = far.to_centre**2 / near.num_nodes - near.to_centre**2 / far.num_nodes
     loss = near.to_centre**2 * far.within - far.to_centre**2 * near.within
     if gain <= 0:
         return None
@@ -159,10 +158,10 @@ def continuum_radius(kernel: str, dim: int) -> float:
 
     Args:
       kernel: One of `KERNELS`.
-      dim: 1 or 2.
+      dim: Dimension of the grid, 1 or 2.
     """
 
-    def slope(u):
+    def slope(u: float) -> float:
         rise = 2.0 * u**dim * float(correlation(kernel, u, 1.0))
         return rise - dim * _kernel_mass(kernel, dim, u)
 
@@ -182,17 +181,16 @@ def _kernel_mass(kernel: str, dim: int, u: float) -> float:
     return closed[kernel, dim]()
 
 
-def continuum_radius_by_search(kernel: str, dim: int, step: float = 1e-4) -> float:
+def continuum_radius_by_search(kernel: str, dim: int) -> float:
     """Returns u* by maximising n C^2 on a fine grid, integrals by the trapezoid rule.
 
-    A parabola through the largest value and its two neighbours gives the rest of the
-    digits.
+    A parabola through the largest value and its two neighbours refines the maximum.
 
     Args:
       kernel: One of `KERNELS`.
-      dim: Of the space.
-      step: Of the grid.
+      dim: Dimension of the space.
     """
+    step = 1e-4
     u = np.arange(1, int(5.0 / step)) * step
     density = correlation(kernel, u, 1.0) * u ** (dim - 1)
     at_zero = 1.0 if dim == 1 else 0.0
@@ -212,8 +210,8 @@ def block_means(side: int, shape: tuple[int, int]) -> np.ndarray:
     """Returns the matrix that averages a square grid over blocks, [block, node].
 
     Args:
-      side: Nodes along each side of the grid.
-      shape: Nodes along each side of a block.
+      side: Number of nodes along each side of the grid.
+      shape: Number of nodes along each side of a block.
 
     Raises:
       ValueError: If blocks of this shape do not tile the grid.
@@ -229,11 +227,11 @@ def block_means(side: int, shape: tuple[int, int]) -> np.ndarray:
 def block_spectrum(covariance: np.ndarray, means: np.ndarray) -> np.ndarray:
     """Returns the eigenvalues of n P K P', signal over noise of block means at SNR 1.
 
-    A mean of n nodes has 1/n of a node's noise, hence the factor n.
+    The factor n arises because a mean of n nodes has 1/n of a node's noise variance.
 
     Args:
-      covariance: Of the field, K, [node, node].
-      means: Averages over equal blocks, P, [block, node].
+      covariance: Covariance K of the field, [node, node].
+      means: Averages P over equal blocks, [block, node].
     """
     size = means.shape[1] / means.shape[0]
     values = np.linalg.eigvalsh(size * means @ covariance @ means.T)

@@ -1,11 +1,11 @@
-"""A range/resolution schedule derived from what graphs of equal cost tell.
+"""Derives a range/resolution schedule from the gains of graphs of equal cost.
 
 Section 4.1 of arXiv 2507.09391 fixes only the ends and the direction of the number
-of supernodes s as a function of the noise. Here it is chosen: at each signal level,
-the s whose graph, with k N / s neighbours, leaves least of the data's variance
-unexplained; then the nearest choice that never falls as the signal level rises.
+of supernodes s as a function of the noise. This module chooses, at each signal level,
+the s whose graph, with k N / s neighbours, explains most of the data's variance; then
+it takes the nearest choice that never falls as the signal level rises.
 
-Example: coarse at much noise, fine at little, in the form `RangeResolution` takes.
+Example: coarse at much noise, fine at little, in the form that `RangeResolution` takes.
 
 >>> gains = np.array([[0.3, 0.2, 0.1], [0.2, 0.3, 0.1], [0.1, 0.2, 0.3]])
 >>> derive_schedule((0.25, 0.5, 0.75), (0.0, 0.25, 1.0), gains)
@@ -16,6 +16,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import isotonic_regression
 
 from ncgn_jax.graphs import RangeResolution, nearest_neighbors
@@ -29,7 +30,7 @@ from ncgn_jax.studies.range_and_resolution.mutual_information import (
     grid_points,
 )
 
-# Where no choice explains a thousandth more than the point alone, none is better.
+# Least share beyond the point alone at which one choice counts as better.
 _LEAST_GAIN = 1e-3
 
 
@@ -40,22 +41,22 @@ def field_gains(
     blocks: Sequence[tuple[int, int]],
     num_neighbors: int,
 ) -> np.ndarray:
-    """Returns what graphs of equal cost tell of a Gaussian field beyond the node.
+    """Returns the gains of graphs of equal cost over the node alone, Gaussian fields.
 
-    A node knows its own y_i, the mean of its block, and the mean over the
-    ceil(k N / s) blocks that are nearest to its own:
+    A node sees its own y_i, the mean of its block, and the mean over the
+    ceil(k N / s) blocks nearest to its own. Its gain is
 
       1 - Var(x_i | y_i, block mean, neighbours' mean) / Var(x_i | y_i),
 
-    variances averaged over the nodes of a square grid. It joins range (Lemma 3.1) and
-    resolution at one price.
+    variances averaged over the nodes of a square grid. It combines range (Lemma 3.1)
+    and resolution at equal cost.
 
     Args:
-      snrs: alpha^2 / sigma^2, > 0, [level].
+      snrs: Signal-to-noise ratios alpha^2 / sigma^2, > 0, [level].
       covariance: Correlations of the field, [node, node].
-      side: Nodes along each side of the grid.
+      side: Number of nodes along each side of the grid.
       blocks: Shapes of the blocks, [size].
-      num_neighbors: Neighbours on the full graph, k.
+      num_neighbors: Number k of neighbours on the full graph.
 
     Returns:
       Share of the variance explained beyond the node, in [0, 1], [level, size].
@@ -81,7 +82,7 @@ def field_gains(
 def _equal_cost_features(
     side: int, shape: tuple[int, int], num_neighbors: int
 ) -> list[np.ndarray]:
-    """Returns the matrices [node, node] that turn y into what each node knows."""
+    """Returns the matrices [node, node] from y to the features of each node."""
     means = block_means(side, shape)  # [block, node]
     num_blocks, num_nodes = means.shape
     member = (means > 0).T.astype(float)  # [node, block]
@@ -93,7 +94,7 @@ def _equal_cost_features(
 
 
 def relative_gains(gains: np.ndarray) -> np.ndarray:
-    """Returns gains over the best of their level, zero where that is next to nothing.
+    """Returns gains over the best of their level, zero where that is negligible.
 
     Args:
       gains: Share explained beyond the point, [level, size].
@@ -106,15 +107,15 @@ def relative_gains(gains: np.ndarray) -> np.ndarray:
 def derive_schedule(
     levels: Sequence[float], weights: Sequence[float], gains: np.ndarray
 ) -> Table:
-    """Chooses a range/resolution schedule from what each size explains.
+    """Chooses a range/resolution schedule from the gains of each size.
 
-    The best size of each level, made non-decreasing by isotonic regression. A level
-    counts by how much the choice matters there: best less worst relative gain.
+    Isotonic regression makes the best sizes of the levels non-decreasing. The weight
+    of a level is the range of its relative gains.
 
     Args:
       levels: Signal levels, rising within (0, 1), [level].
-      weights: u of each size, rising, [size].
-      gains: What each size explains at each level, [level, size].
+      weights: Weights u of the sizes, rising, [size].
+      gains: Gain of each size at each level, [level, size].
 
     Returns:
       Pairs (signal level, u) for `RangeResolution(name="table")`, constant beyond the
@@ -123,7 +124,6 @@ def derive_schedule(
     Raises:
       ValueError: If the shapes do not fit, or levels or weights do not rise.
     """
-    levels, weights = np.asarray(levels, float), np.asarray(weights, float)
     gains = np.asarray(gains, float)
     if gains.shape != (len(levels), len(weights)):
         raise ValueError(
@@ -131,8 +131,8 @@ def derive_schedule(
         )
     check_rising(levels, weights)
     relative = relative_gains(gains)
-    # Ties, and levels where nothing is explained, go to the coarsest.
-    chosen = weights[np.argmax(relative, axis=1)]
+    # Ties, and levels without gains, go to the coarsest.
+    chosen = np.asarray(weights, float)[np.argmax(relative, axis=1)]
     stake = np.ptp(relative, axis=1)
     fitted = isotonic_regression(chosen, weights=np.maximum(stake, 1e-9)).x
     return table_of_weights(levels, fitted)
@@ -141,24 +141,24 @@ def derive_schedule(
 def resample_gains(
     weights: Sequence[float],
     gains: np.ndarray,
-    at: Sequence[float],
+    at: ArrayLike,
     num_nodes: int,
     num_neighbors: int,
 ) -> np.ndarray:
-    """Reads gains off at other u, between the sizes linear in log s.
+    """Interpolates gains at other u, linearly in log s.
 
     Args:
-      weights: u of each column of `gains`, rising, [size].
-      gains: [level, size].
-      at: Where to read, [level, other] or [other].
-      num_nodes: N, of the graphs whose s is meant.
-      num_neighbors: k of those.
+      weights: Weights u of the columns of `gains`, rising, [size].
+      gains: Gains, [level, size].
+      at: Weights u of the result, [level, other] or [other].
+      num_nodes: Number N of nodes of the graphs of size s.
+      num_neighbors: Their number k of neighbours.
 
     Returns:
-      [level, other].
+      Gains, [level, other].
     """
 
-    def log_size(u):
+    def log_size(u: ArrayLike) -> np.ndarray:
         u = np.asarray(u, float)
         return np.log(supernodes_of_weight(u, num_nodes, num_neighbors))
 
@@ -176,15 +176,15 @@ def share_kept(
     num_nodes: int,
     num_neighbors: int,
 ) -> float:
-    """Returns what a schedule's sizes explain, over what the best of each level do.
+    """Returns the total gain of a schedule over that of the best size of each level.
 
     Args:
-      schedule: To be judged.
+      schedule: The schedule.
       levels: Signal levels, [level].
-      weights: u of each size, [size].
-      gains: [level, size].
-      num_nodes: N.
-      num_neighbors: k.
+      weights: Weights u of the sizes, [size].
+      gains: Gains, [level, size].
+      num_nodes: Number N of nodes.
+      num_neighbors: Number k of neighbours.
     """
     at = np.array([[schedule.weight(level)] for level in levels])
     found = resample_gains(weights, gains, at, num_nodes, num_neighbors)
@@ -198,14 +198,14 @@ def distance_in_octaves(
     num_nodes: int,
     num_neighbors: int,
 ) -> float:
-    """Returns the mean over levels of |log2 s - log2 s'|, halvings of the graph.
+    """Returns the mean over levels of |log2 s - log2 s'|, in halvings of the graph.
 
     Args:
       schedule: One schedule.
-      other: Another.
+      other: Another schedule.
       levels: Signal levels, [level].
-      num_nodes: N.
-      num_neighbors: k.
+      num_nodes: Number N of nodes.
+      num_neighbors: Number k of neighbours.
     """
     sizes = [
         [num_supernodes_exact(level, num_nodes, num_neighbors, s) for level in levels]

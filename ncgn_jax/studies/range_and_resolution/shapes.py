@@ -1,11 +1,10 @@
-"""Range and resolution measured on shapes whose own positions are what is noisy.
+"""Measures range and resolution on shapes whose positions themselves are noisy.
 
-Two questions of arXiv 2507.09391, section 3, put to point clouds at unit variance:
-how far down the list of noisy neighbours the true ones are (Proposition 3.3), and
-how much of a clean point the coarse graph of a noise level tells beyond what the
-noisy point tells by itself. The latter is measured with the graphs that Dynamic
-Message Passing builds, at its equal cost of s n = k N edges, by the best *linear*
-predictor: a floor on what a network could read off.
+It takes two questions of arXiv 2507.09391, section 3, to point clouds at unit variance:
+the ranks of true neighbours among noisy ones (Proposition 3.3), and how much of a clean
+point's variance the coarse graph of a noise level explains beyond the noisy point. The
+graphs are those of Dynamic Message Passing, at its equal cost of s n = k N edges. The
+predictor is the best *linear* one, a lower bound for networks.
 """
 
 import math
@@ -35,7 +34,7 @@ DIM, NUM_NODES, NUM_NEIGHBORS = 3, 400, 7
 # N / s of 7.5 (the coarsest, s = sqrt(k N)), 6, 5, 4, 3, 2, 1.5 and 1 points.
 SIZES = (53, 67, 80, 100, 134, 200, 267, 400)
 NUM_MEAN_FEATURES = 3 * DIM
-# Enough to keep features that repeat each other from breaking the solution.
+# Enough to solve with linearly dependent features.
 _RIDGE = 1e-6
 _CHUNK = 64  # clouds
 
@@ -44,9 +43,9 @@ class Clouds(NamedTuple):
     """Clean clouds at unit variance.
 
     Attributes:
-      name: Of the data set.
-      train: To fit on, float32 [cloud, node, 3].
-      test: Held out, float32 [cloud, node, 3].
+      name: Name of the data set.
+      train: Training clouds, float32 [cloud, node, 3].
+      test: Held-out clouds, float32 [cloud, node, 3].
     """
 
     name: str
@@ -58,17 +57,17 @@ def load_clouds(num_train: int, num_test: int, num_points: int, seed: int) -> Cl
     """Loads clouds as the point-cloud task does without `data.path`.
 
     Args:
-      num_train: Clouds to fit on, or as many as there are.
-      num_test: Clouds held out, or as many as there are.
-      num_points: Points of each, N.
-      seed: Of generated sets.
+      num_train: Largest number of training clouds.
+      num_test: Largest number of held-out clouds.
+      num_points: Number N of points per cloud.
+      seed: Seed of generated sets.
     """
     data = load_point_dataset(
         "auto", None, num_points, num_train=num_train, num_test=num_test, seed=seed
     )
 
-    def take(clouds, num_clouds):
-        # Real sets come sorted by category: take clouds from all along them.
+    def take(clouds: np.ndarray, num_clouds: int) -> np.ndarray:
+        # Real sets are sorted by category, so spread the choice over all of them.
         rows = np.linspace(0, len(clouds) - 1, min(num_clouds, len(clouds)))
         chosen = clouds[rows.round().astype(int), :num_points]
         return chosen / np.float32(data.scale)
@@ -85,16 +84,16 @@ def true_neighbor_ranks(
     Args:
       clean: Clouds, [cloud, node, dim].
       noisy: The same points with noise, [cloud, node, dim].
-      num_neighbors: True neighbours of each point, k.
+      num_neighbors: Number k of true neighbours of each point.
 
     Returns:
       Rank in the noisy cloud of each true neighbour, 1 = nearest other point, int
       [cloud, node, k].
     """
 
-    def rank(clean, noisy):
+    def rank(clean: jax.Array, noisy: jax.Array) -> jax.Array:
         senders, _ = nearest_neighbors(clean, num_neighbors)
-        # The point itself, at distance 0, comes first: it makes ranks start at 1.
+        # The point itself has rank 0, so the ranks of the others start at 1.
         order = jnp.argsort(squared_distances(noisy), axis=1)
         return jnp.take_along_axis(jnp.argsort(order, axis=1), senders, axis=1)
 
@@ -113,9 +112,9 @@ def equal_cost_bucket(
     """Returns the graph of s supernodes that spends k N edges, as DMP's buckets do.
 
     Args:
-      num_nodes: Points a graph, N.
-      num_supernodes: s.
-      num_neighbors: Neighbours on the full graph, k.
+      num_nodes: Number N of points per graph.
+      num_supernodes: Number s of supernodes.
+      num_neighbors: Number k of neighbours on the full graph.
     """
     degree = math.ceil(num_neighbors * num_nodes / num_supernodes)
     return NoiseBucket(
@@ -130,18 +129,18 @@ def equal_cost_bucket(
 
 @partial(jax.jit, static_argnames="bucket")
 def graph_features(noisy: jax.Array, bucket: NoiseBucket) -> jax.Array:
-    """Returns what the coarse graph of noisy clouds tells each of their points.
+    """Returns the features of each point on the coarse graph of noisy clouds.
 
-    With p the point's noisy position, m and V mean and covariance of all points in the
-    clusters joined to its own: p, the mean of its own cluster, m; then the entries of
-    V, and V (p - m), the part of the offset that lies along the surroundings.
+    Let p be the point's noisy position, m and V mean and covariance of all points in
+    the clusters joined to its own. The features are p, the mean of its own cluster, m,
+    the entries of V, and V (p - m), the part of the offset along the surroundings.
 
     Args:
       noisy: Noisy clouds, [cloud, node, 3].
       bucket: Static shape of their graphs.
 
     Returns:
-      [cloud, node, 18]; the first `NUM_MEAN_FEATURES` are the means.
+      Features, [cloud, node, 18]; the first `NUM_MEAN_FEATURES` are the means.
     """
     graph = build_graphs(noisy, bucket)
     points = sort_points(noisy.reshape(-1, DIM), graph)
@@ -159,17 +158,17 @@ def graph_features(noisy: jax.Array, bucket: NoiseBucket) -> jax.Array:
 
 
 def ridge_errors(
-    features: np.ndarray, targets: np.ndarray, num_train: int
+    features: np.ndarray | jax.Array, targets: np.ndarray | jax.Array, num_train: int
 ) -> np.ndarray:
     """Fits a linear predictor to some clouds and returns its errors on the others.
 
     Args:
-      features: [cloud, node, feature].
-      targets: [cloud, node, dim].
-      num_train: The first clouds, which are fitted.
+      features: Features, [cloud, node, feature].
+      targets: Targets, [cloud, node, dim].
+      num_train: Number of clouds to fit, the first ones.
 
     Returns:
-      Mean squared error per coordinate of each cloud after those, [cloud].
+      Mean squared error per coordinate of each other cloud, [cloud].
     """
     inputs = np.asarray(features, float)
     rows = inputs[:num_train].reshape(-1, inputs.shape[-1])
@@ -187,11 +186,11 @@ def explained_beyond(errors: np.ndarray, pointwise: np.ndarray) -> np.ndarray:
     """Returns 1 - mean error / mean error of the pointwise predictor.
 
     Args:
-      errors: Of held-out clouds, [..., cloud].
-      pointwise: Of the same clouds by the point alone, broadcasts with `errors`.
+      errors: Errors on held-out clouds, [..., cloud].
+      pointwise: Errors of the point alone, broadcasts with `errors`.
 
     Returns:
-      Share of the variance left by the pointwise predictor that is explained, [...].
+      Explained share of the pointwise predictor's error, [...].
     """
     return 1.0 - errors.mean(axis=-1) / pointwise.mean(axis=-1)
 
@@ -200,8 +199,8 @@ def explained_errors(errors: np.ndarray, pointwise: np.ndarray) -> np.ndarray:
     """Returns the standard error of `explained_beyond`, to first order, [...].
 
     Args:
-      errors: As of `explained_beyond`; clouds are independent.
-      pointwise: As of `explained_beyond`.
+      errors: Errors on held-out, independent clouds, [..., cloud].
+      pointwise: Errors of the point alone, broadcasts with `errors`.
     """
     base = pointwise.mean(axis=-1)
     left = errors.mean(axis=-1) / base
@@ -210,10 +209,10 @@ def explained_errors(errors: np.ndarray, pointwise: np.ndarray) -> np.ndarray:
 
 
 class Measured(NamedTuple):
-    """What held-out clouds say of each signal level.
+    """Measurements on held-out clouds at each signal level.
 
     Attributes:
-      ranks: Of true neighbours among noisy ones, per level int [cloud, node, k].
+      ranks: Ranks of true neighbours among noisy ones, per level int [cloud, node, k].
       pointwise: Errors of the noisy point alone, [level, cloud].
       means: Errors with the means, [level, size, cloud].
       moments: Errors with means and second moments, [level, size, cloud].
@@ -235,11 +234,11 @@ def measure_clouds(
     """Measures range and resolution on clouds under one draw of noise.
 
     Args:
-      clouds: To fit and to test on.
-      levels: Signal levels of the linear schedule, where they are t itself.
-      sizes: Supernodes of the graphs, all of the same k N edges.
-      num_neighbors: k.
-      seed: Of the noise.
+      clouds: Training and held-out clouds.
+      levels: Signal levels of the linear schedule, where they equal t.
+      sizes: Numbers of supernodes of the graphs, all of k N edges.
+      num_neighbors: Number k of neighbours on the full graph.
+      seed: Seed of the noise.
     """
     clean = jnp.asarray(np.concatenate([clouds.train, clouds.test]))
     num_train, num_nodes = clouds.train.shape[:2]
@@ -267,7 +266,7 @@ def measure_clouds(
 
 
 def _features_in_chunks(noisy: jax.Array, bucket: NoiseBucket) -> np.ndarray:
-    """Computes `graph_features` of some clouds at a time: memory stays small."""
+    """Computes `graph_features` of some clouds at a time, to save memory."""
     starts = range(0, len(noisy), _CHUNK)
     return np.concatenate(
         [graph_features(noisy[start : start + _CHUNK], bucket) for start in starts]
@@ -279,13 +278,13 @@ def expected_squared_gap(
 ) -> np.ndarray:
     """Returns E|p_t - q_t|^2 of two noisy points (Proposition 3.3).
 
-    alpha^2 |p - q|^2 + 2 dim sigma^2, on the linear schedule
+    It is alpha^2 |p - q|^2 + 2 dim sigma^2, on the linear schedule
     t^2 d^2 + 2 dim (1 - t)^2.
 
     Args:
       t: Times, 0 = noise, 1 = data.
-      squared_distance: d^2 of the clean points, broadcasts with t.
-      dim: Of the space.
+      squared_distance: Squared distance of the clean points, broadcasts with t.
+      dim: Dimension of the space.
     """
     alpha, sigma, _, _ = make_schedule("linear").coefficients(t)
     return np.asarray(alpha) ** 2 * squared_distance + 2 * dim * np.asarray(sigma) ** 2
@@ -294,7 +293,7 @@ def expected_squared_gap(
 def sampled_squared_gap(
     rng: jax.Array, t: float, distance: float, dim: int, num_draws: int
 ) -> tuple[float, float]:
-    """Measures E|p_t - q_t|^2 on samples; returns the mean and its standard error."""
+    """Measures E|p_t - q_t|^2 on samples and returns it with its standard error."""
     pair = jnp.zeros((num_draws, 2, dim)).at[:, 1, 0].set(distance)
     noise = jax.random.normal(rng, pair.shape)
     noisy = interpolate(make_schedule("linear"), t, pair, noise)

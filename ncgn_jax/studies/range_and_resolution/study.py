@@ -1,12 +1,12 @@
-"""How far and how coarsely to look at each noise level (arXiv 2507.09391, section 3).
+"""Studies range and resolution at each noise level (arXiv 2507.09391, section 3).
 
     python -m ncgn_jax.studies.range_and_resolution [--workdir=DIR] [--quick]
 
-Asks whether range grows and resolution falls with the noise: exactly, for Gaussian
-fields on grids, and by measurement, on shapes whose own points are noisy. From both
-it derives a range/resolution schedule, compares it with those of section 4.1, and
-prints the overrides by which a run takes it. The shapes are what the point-cloud task
-loads without `data.path`: the embedded set, or what the variable NCGN_DATA names.
+Tests whether range grows and resolution falls with the noise, exactly for Gaussian
+fields on grids, and by measurement on shapes whose own points are noisy. From both it
+derives a range/resolution schedule, compares it with those of section 4.1, and prints
+the overrides that give it to a run. The shapes are those of the point-cloud task
+without `data.path`: the embedded set, or the one that the variable NCGN_DATA names.
 """
 
 import math
@@ -64,7 +64,7 @@ FOUND = 0.6
 
 
 def study(report: Report) -> None:
-    """Fills the report; see the module."""
+    """Fills the report with fields, positions, shapes and schedules."""
     report_range(report, 100_000 if report.quick else 400_000)
     report_resolution(report)
     report_positions(report, 20_000 if report.quick else 200_000)
@@ -80,13 +80,13 @@ def study(report: Report) -> None:
 def report_shapes(
     report: Report, name: str, measured: Measured, levels: tuple[float, ...]
 ) -> None:
-    """Adds what clouds say, and the schedules derived from that and from fields.
+    """Adds the measurements on clouds and the schedules derived from them and fields.
 
     Args:
-      report: To be filled.
-      name: Of the data set.
-      measured: What its clouds say.
-      levels: Signal levels at which they were measured.
+      report: The report.
+      name: Name of the data set.
+      measured: Measurements on its clouds.
+      levels: Signal levels of the measurements.
     """
     gains = _report_gains(report, name, measured, levels)
     derived = derive_schedules(gains)
@@ -96,11 +96,11 @@ def report_shapes(
 
 
 def report_positions(report: Report, num_draws: int) -> None:
-    """Adds Proposition 3.3, its formula tried on samples.
+    """Adds Proposition 3.3 and a check of its formula on samples.
 
     Args:
-      report: To be filled.
-      num_draws: Samples of the Monte Carlo check.
+      report: The report.
+      num_draws: Number of samples of the check.
     """
     rows, worst, distance = [], 0.0, 0.1
     for row, t in enumerate((0.0, 0.25, 0.5, 0.75, 0.9, 1.0)):
@@ -187,7 +187,7 @@ def _report_neighbors(
 
 
 def _points_in_reach(schedule: RangeResolution, level: float) -> int:
-    """Returns how many points the clusters joined to one, itself included, hold."""
+    """Returns the number of points in a cluster and those joined to it."""
     s, n = range_and_resolution(level, NUM_NODES, NUM_NEIGHBORS, schedule)
     return min(NUM_NODES, math.ceil((n + 1) * NUM_NODES / s))
 
@@ -228,7 +228,7 @@ def _report_gains(
         for title, found in (("fields", fields), ("shapes", gains))
     ]
     report.add_figure("gains", draw_panels(panels))
-    # Every other cloud picks the sizes, those between judge the choice.
+    # Every other cloud chooses the sizes, those between judge the choice.
     chosen, judged = (
         explained_beyond(measured.moments[..., half::2], pointwise[..., half::2])
         for half in (0, 1)
@@ -239,7 +239,7 @@ def _report_gains(
 def _report_field_gains(
     report: Report, levels: Sequence[float], weights: Sequence[float]
 ) -> np.ndarray:
-    """Adds what graphs tell of fields; returns it at `weights`, [level, size]."""
+    """Adds the gains on fields and returns them at `weights`, [level, size]."""
     snrs = np.exp(np.asarray(make_schedule("linear").log_snr(np.asarray(levels))))
     sizes = [SIDE**2 // (a * b) for a, b in FIELD_BLOCKS]
     known = [weight_of_supernodes(size, SIDE**2, NUM_NEIGHBORS) for size in sizes]

@@ -1,1 +1,1 @@
-"""Two Gaussians in the plane: schedule, sampler, target, noise (2409.00374)."""
+"""Studies diffusion of two Gaussians in the plane (arXiv 2409.00374)."""

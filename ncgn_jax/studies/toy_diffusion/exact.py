@@ -1,12 +1,12 @@
-"""What a mixture of Gaussians lets one know about diffusion without training.
+"""Computes exact properties of diffusion of a mixture of Gaussians, without training.
 
-Signal left at each step, the least loss that any network can reach, and how wide
-the samples of each method come out when the predictor is exact (arXiv 2409.00374
-poses the questions, in two dimensions with two modes). A DDPM chain counts
-n = 0 (data) .. T (noise) here, with alpha_bar = alpha^2, al_n = alpha_bar_n /
-alpha_bar_(n-1), beta_n = 1 - al_n; primes mark n - 1.
+These are the signal left at each step, the least loss that any network can reach, and
+the width of the samples of each method with an exact predictor (arXiv 2409.00374 poses
+the questions, in two dimensions with two modes). A DDPM chain counts n = 0 (data) .. T
+(noise) here, with alpha_bar = alpha^2, al_n = alpha_bar_n / alpha_bar_(n-1),
+beta_n = 1 - al_n; primes mark n - 1.
 
-Example: with unit variance the means alone shrink to sqrt(alpha_bar_T).
+Example: for data of unit variance single steps shrink samples to sqrt(alpha_bar_T).
 
 >>> from ncgn_jax.process import make_schedule
 >>> schedule = make_schedule("ddpm_cosine", num_steps=10)
@@ -20,17 +20,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
-from ncgn_jax.process import (
-    Schedule,
-    posterior_variances,
-)
+from ncgn_jax.process import Schedule, kept_noise, posterior_variances
 
 METHODS = ("single_step", "ancestral", "renoise", "ddim")
 
-# Beyond twelve standard deviations nothing is left of a normal density in float64.
+# Beyond twelve standard deviations a normal density adds nothing in float64.
 _NORMAL_GRID = np.linspace(-12.0, 12.0, 2401)
 _CHAIN_LENGTH = 1024
 # Multiples of the golden ratio, modulo 1, never leave a gap for long.
@@ -38,12 +34,12 @@ _GOLDEN = (np.sqrt(5.0) - 1.0) / 2.0
 
 
 class Mixture(NamedTuple):
-    """Data from sum_k w_k N(mu_k, s^2 I).
+    """A mixture of Gaussians, sum_k w_k N(mu_k, s^2 I).
 
     Attributes:
-      means: mu_k, [mode, dim].
-      weights: w_k, [mode], positive, sum 1.
-      std: s, > 0.
+      means: Means mu_k, [mode, dim].
+      weights: Weights w_k, [mode], positive, sum 1.
+      std: Standard deviation s, > 0.
     """
 
     means: NDArray[np.float64]
@@ -54,22 +50,24 @@ class Mixture(NamedTuple):
 def two_modes(dim: int = 2) -> Mixture:
     """Returns weights .7 and .3 at +-(1.5, 1, 1.5, 1, ..), s = .3.
 
-    Two Gaussians in the plane as in arXiv 2409.00374, which does not state their
-    means and weights; these are of our choosing. `dim` must be even.
+    arXiv 2409.00374 has two Gaussians in the plane and does not state their means and
+    weights; these are our choice. `dim` must be even.
     """
     mean = np.tile([1.5, 1.0], dim // 2)
     return Mixture(np.stack([mean, -mean]), np.array([0.7, 0.3]), 0.3)
 
 
-def ring_of_modes(num_modes: int = 8, radius: float = 2.0) -> Mixture:
-    """Returns equal modes on a circle, s = .15."""
+def ring_of_modes() -> Mixture:
+    """Returns 8 equal modes on a circle of radius 2, s = .15."""
+    num_modes = 8
     angles = 2 * np.pi * np.arange(num_modes) / num_modes
-    means = radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    means = 2.0 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     return Mixture(means, np.full(num_modes, 1 / num_modes), 0.15)
 
 
-def grid_of_modes(side: int = 5) -> Mixture:
-    """Returns side^2 equal modes on a square grid, spacing 1, s = .1."""
+def grid_of_modes() -> Mixture:
+    """Returns 5 x 5 equal modes on a square grid, spacing 1, s = .1."""
+    side = 5
     places = np.arange(side) - (side - 1) / 2
     means = np.stack(np.meshgrid(places, places, indexing="ij"), -1).reshape(-1, 2)
     return Mixture(means, np.full(side**2, 1 / side**2), 0.1)
@@ -82,18 +80,18 @@ def draw_mixture(mixture: Mixture, rng: jax.Array, num: int) -> jax.Array:
 
 
 def draw_reference(mixture: Mixture, rng: jax.Array, num: int) -> jax.Array:
-    """Draws data to compare with, [num, dim]: every first part has even shares.
+    """Draws reference data, [num, dim], with even shares in every leading part.
 
-    The shares of independent draws are off by a percent or so in thousands of
-    points, which is most of their distance to other draws; these are not.
+    The shares of thousands of independent draws err by about one percent, which is
+    most of their distance to other draws.
     """
     places = (0.5 + _GOLDEN * np.arange(num)) % 1.0
     return _draw_around(mixture, jnp.asarray(places), rng)
 
 
 def _draw_around(mixture: Mixture, quantiles: jax.Array, rng: jax.Array) -> jax.Array:
-    """Draws one point for each quantile of the modes, [num, dim]."""
-    # The last bound is left out: rounding may put it below 1.
+    """Draws one point per quantile of the modes, [num, dim]."""
+    # Without the last bound, which rounding may put below 1.
     bounds = jnp.cumsum(jnp.asarray(mixture.weights))[:-1]
     centres = jnp.asarray(mixture.means)[jnp.searchsorted(bounds, quantiles)]
     return centres + mixture.std * jax.random.normal(rng, centres.shape)
@@ -106,43 +104,50 @@ def variance_of_mixture(mixture: Mixture) -> float:
     return mixture.std**2 + float(np.mean(between))
 
 
+def num_chain_steps(schedule: Schedule) -> int:
+    """Returns T of a discrete schedule."""
+    if schedule.num_steps is None:
+        raise ValueError(f"schedule {schedule.name!r} is continuous: it has no steps")
+    return schedule.num_steps
+
+
 def chain_coefficients(
     schedule: Schedule,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Returns alpha and sigma at n = 0..T of a discrete schedule, each [T + 1]."""
-    num = schedule.num_steps + 1
-    # Few lengths, and primitive by primitive: `coefficients` would be compiled anew
-    # for each schedule of a sweep.
+    num = num_chain_steps(schedule) + 1
+    # Few lengths, and primitive by primitive, because `coefficients` would compile
+    # again for each schedule of a sweep.
     steps = np.minimum(np.arange(num + -num % _CHAIN_LENGTH), num - 1)
     t = schedule.time_of_step(steps)
-    pair = schedule.alpha(t), schedule.sigma(t)
-    return tuple(np.asarray(values[:num], np.float64) for values in pair)
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    return np.asarray(alpha[:num], np.float64), np.asarray(sigma[:num], np.float64)
 
 
 def final_std(method: str, schedule: Schedule, std: float) -> float:
     """Follows the standard deviation of samples of N(mu, s^2) through a chain.
 
     With an exact predictor every step is affine in x, so the variance v, 1 at n = T,
-    obeys a scalar recursion; with V = alpha_bar s^2 + 1 - alpha_bar and
-    A = (1 - beta / V) / sqrt(al)
+    obeys a scalar recursion. With V = alpha_bar s^2 + 1 - alpha_bar and
+    A = (1 - beta / V) / sqrt(al) it is
 
       single_step  v' = A^2 v                       (the mean of x_(n-1) alone)
       ancestral    v' = A^2 v + beta-tilde          (Ho et al. 2020)
       renoise      v' = alpha_bar' (alpha s^2 / V)^2 v + 1 - alpha_bar'
       ddim         v' = ((alpha' alpha s^2 + sigma' sigma) / V)^2 v
 
-    Where modes do not overlap it is the width of each mode of a mixture, too.
+    Where modes do not overlap this is also the width of each mode of a mixture.
 
     Args:
       method: One of `METHODS`.
       schedule: A discrete schedule.
-      std: s.
+      std: Standard deviation s.
 
     Returns:
       sqrt(v) at n = 0.
 
     Raises:
-      ValueError: for another method.
+      ValueError: If there is no such method.
     """
     if method not in METHODS:
         raise ValueError(f"method: found {method!r}; allowed: {METHODS}")
@@ -170,20 +175,20 @@ def bayes_losses(
     """Computes the least mean squared error of each target at n = 1..T.
 
     With V = alpha^2 s^2 + sigma^2 and the probabilities r_k of the modes given x_n,
-    E Var[data | x_n] = s^2 sigma^2 / V + (sigma^2 / V)^2 E tr Cov_r(mu) / D a
+    E Var[data | x_n] = s^2 sigma^2 / V + (sigma^2 / V)^2 E tr Cov_r(mu) / D per
     coordinate; the other targets are affine in data given x_n. For two modes,
     tr Cov_r(mu) = r_0 r_1 |mu_0 - mu_1|^2, and its mean is an integral over a line.
 
     Args:
-      mixture: Of two modes.
+      mixture: A mixture of two modes.
       schedule: A discrete schedule.
 
     Returns:
-      Losses a coordinate, [T], by target: `data`, `noise`, `score`, and `step`, the
-      sample one step before in the same chain.
+      Losses per coordinate, [T], by target: `data`, `noise`, `score`, and `step`, the
+      sample one step earlier in the same chain.
 
     Raises:
-      ValueError: if the mixture has not two modes.
+      ValueError: If the number of modes is not two.
     """
     if len(mixture.weights) != 2:
         raise ValueError(f"found {len(mixture.weights)} modes; needs 2")
@@ -194,8 +199,8 @@ def bayes_losses(
     dim = mixture.means.shape[1]
     data = mixture.std**2 * sigma**2 / total
     data = data + (sigma**2 / total) ** 2 * gap**2 * doubt / dim
-    # x' given x and data is normal with variance beta-tilde and a mean in which
-    # data has this factor (Ho et al. 2020, eq. 7).
+    # x' given x and data is normal with variance beta-tilde, and data enters its mean
+    # with this factor (Ho et al. 2020, eq. 7).
     alpha_next, sigma_next = (c[:-1] for c in chain_coefficients(schedule))
     beta = 1 - (alpha / alpha_next) ** 2
     factor = alpha_next * beta / sigma**2
@@ -207,7 +212,9 @@ def bayes_losses(
     }
 
 
-def _mean_mode_doubt(weights, separation) -> NDArray[np.float64]:
+def _mean_mode_doubt(
+    weights: NDArray[np.float64], separation: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Returns E r_0 r_1 for two unit normals `separation` apart, [T]."""
     density = np.exp(-0.5 * _NORMAL_GRID**2) / np.sqrt(2 * np.pi)
     doubt = np.zeros_like(separation)
@@ -215,16 +222,15 @@ def _mean_mode_doubt(weights, separation) -> NDArray[np.float64]:
         log_odds = np.log(weights[0] / weights[1]) + separation[:, None] * (
             sign * 0.5 * separation[:, None] + _NORMAL_GRID
         )
-        # r_0 r_1 as a function that neither end of the log-odds overflows.
+        # r_0 r_1 in a form that does not overflow at either end of the log-odds.
         product = 0.25 / np.cosh(0.5 * np.clip(log_odds, -700, 700)) ** 2
         doubt += weight * np.trapezoid(density * product, _NORMAL_GRID, axis=1)
     return doubt
 
 
 def step_factors(
-    schedule: Schedule, t: ArrayLike, t_next: ArrayLike
+    schedule: Schedule, t: jax.Array, t_next: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Returns a, b of E[x_t' | x_t] = a data_hat + b noise_hat, shape of t."""
     posterior, _ = posterior_variances(schedule, t, t_next)
-    kept = jnp.sqrt(jnp.maximum(schedule.sigma(t_next) ** 2 - posterior, 0.0))
-    return schedule.alpha(t_next), kept
+    return schedule.alpha(t_next), kept_noise(schedule.sigma(t_next), posterior)

@@ -1,16 +1,16 @@
-"""Diffusion without chance: each point has its own noise, found by transport.
+"""Defines a deterministic diffusion in which transport gives each point its noise.
 
 x_t = alpha data + sigma T(data) with one fixed map T that carries the data to
-N(0, I). The Knothe-Rosenblatt map does: coordinate by coordinate,
+N(0, I), the Knothe-Rosenblatt map. Coordinate by coordinate,
 
   T_j(x) = Phi^-1( F_j(x_j | x_1 .. x_(j-1)) )
 
 with F_j the conditional distribution functions, known for a mixture of Gaussians.
-It is triangular and rises in its own coordinate, hence so is x -> x_t, which can be
-inverted at every t: data given x_t has no variance, and the least loss is 0
-(a process as arXiv 2409.00374 asks for, which leaves the map open).
+It is triangular and rises in its own coordinate. Hence so is x -> x_t, which can be
+inverted at every t. Data given x_t has no variance, and the least loss is 0
+(arXiv 2409.00374 asks for such a process and leaves the map open).
 
-Example: out to noise and back.
+Example: to noise and back.
 
 >>> from ncgn_jax.studies.toy_diffusion.exact import two_modes
 >>> points = jnp.array([[1.0, 0.5], [-1.2, -1.3]])
@@ -25,10 +25,10 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtr, ndtri
 from jax.typing import ArrayLike
 
-from ncgn_jax.process import Denoiser, Schedule, expand_like
+from ncgn_jax.process import expand_like
 from ncgn_jax.studies.toy_diffusion.exact import Mixture
 
-# Halves a bracket as wide as the modes are apart down to the last bit of a double.
+# Reduces a bracket as wide as the modes are apart to the last bit of a double.
 _NUM_HALVINGS = 60
 
 
@@ -70,7 +70,7 @@ def recover_data(
       mixture: Distribution of the data.
       x_t: Points of the deterministic process, [batch, dim].
       alpha: Coefficient of data, [batch], >= 0.
-      sigma: Coefficient of noise, [batch], >= 0, not 0 where alpha is.
+      sigma: Coefficient of noise, [batch], >= 0, not 0 where alpha is 0.
 
     Returns:
       The data, shape of `x_t`.
@@ -97,23 +97,13 @@ def recover_data(
     return jnp.stack(columns, axis=1)
 
 
-def knothe_denoiser(mixture: Mixture, schedule: Schedule) -> Denoiser:
-    """Returns the exact (x_t, t [batch]) -> (data, noise) of the process."""
-
-    def denoise(x_t, t):
-        data = recover_data(mixture, x_t, schedule.alpha(t), schedule.sigma(t))
-        return data, to_noise(mixture, data)
-
-    return denoise
-
-
 @jax.jit
 def noised_jacobian(
     mixture: Mixture, data: jax.Array, alpha: ArrayLike, sigma: ArrayLike
 ) -> jax.Array:
     """Returns d x_t / d data = alpha I + sigma dT, [batch, dim, dim]."""
 
-    def jacobian(point):
+    def jacobian(point: jax.Array) -> jax.Array:
         return jax.jacfwd(lambda x: to_noise(mixture, x[None])[0])(point)
 
     slopes = jax.vmap(jacobian)(data)
@@ -127,17 +117,21 @@ def _first_shares(mixture: Mixture, points: jax.Array) -> jax.Array:
     return jnp.broadcast_to(log_weights[None], (len(points), len(log_weights)))
 
 
-def _next_shares(mixture, shares, x, j) -> jax.Array:
-    """Conditions the log-weights on column j being x."""
+def _next_shares(
+    mixture: Mixture, shares: jax.Array, x: jax.Array, j: int
+) -> jax.Array:
+    """Conditions the log-weights on x in column j."""
     offsets = (x[:, None] - mixture.means[None, :, j]) / mixture.std
     return shares - 0.5 * offsets**2
 
 
-def _normal_score(mixture, shares, x, j) -> jax.Array:
+def _normal_score(
+    mixture: Mixture, shares: jax.Array, x: jax.Array, j: int
+) -> jax.Array:
     """Returns Phi^-1 of the conditional distribution function of column j, [batch]."""
     offsets = (x[:, None] - mixture.means[None, :, j]) / mixture.std
     probabilities = jax.nn.softmax(shares, axis=1)
     below = jnp.sum(probabilities * ndtr(offsets), axis=1)
     above = jnp.sum(probabilities * ndtr(-offsets), axis=1)
-    # The smaller tail is known to full relative precision, the larger one is not.
+    # Only the smaller tail has full relative precision.
     return jnp.where(below < above, ndtri(below), -ndtri(above))

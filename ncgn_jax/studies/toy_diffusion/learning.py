@@ -1,23 +1,26 @@
-"""What the tiny network learns: targets, samplers, schedules.
+"""Trains the tiny network on every target and measures its losses and samples.
 
-The trained part of the study `toy_diffusion` (arXiv 2409.00374): how near each
-target comes to its least loss, and what that does to the samples of each method
-under both schedules.
+The trained part of the study `toy_diffusion` (arXiv 2409.00374). It compares the loss
+of each target with its least loss, and the samples of each method under both
+schedules.
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from ncgn_jax.process import Schedule, interpolate
+from ncgn_jax.process import Denoiser, Schedule, interpolate
 from ncgn_jax.studies.mixtures import mixture_denoiser
-from ncgn_jax.studies.report import Report, verdict_of
+from ncgn_jax.studies.report import Report, Value, verdict_of
 from ncgn_jax.studies.toy_diffusion.exact import (
     Mixture,
     bayes_losses,
     draw_mixture,
+    num_chain_steps,
 )
 from ncgn_jax.studies.toy_diffusion.networks import (
     TARGETS,
@@ -28,6 +31,7 @@ from ncgn_jax.studies.toy_diffusion.networks import (
 )
 from ncgn_jax.studies.toy_diffusion.samples import (
     SCHEDULE_NAMES,
+    SINGLE_STEP,
     STEPS,
     Measures,
     make_toy_schedule,
@@ -63,16 +67,20 @@ _PICTURED = (
 )
 
 
+# Measures of each seed by schedule, target, method, and whether data_hat is limited.
+_Runs = Mapping[tuple[str, str, str, bool], list[Measures]]
+
+
 class Lesson(NamedTuple):
-    """What all networks of the study are trained and tested on.
+    """Training and test data of all networks of the study.
 
     Attributes:
       mixture: Distribution of the data.
       data: Training points of each seed, [seed, point, 2].
       reference: Fresh points, [point, 2].
       rngs: Keys, [seed].
-      plan: How long to train.
-      num_samples: Samples of each network.
+      plan: Settings of the training.
+      num_samples: Number of samples of each network.
       num_steps: T, unless a table says otherwise.
     """
 
@@ -85,7 +93,7 @@ class Lesson(NamedTuple):
     num_steps: int
 
     def describe(self) -> str:
-        """Says the sizes, for captions."""
+        """Returns the sizes for captions."""
         num_seeds, num_points, _ = self.data.shape
         return (
             f"T = {self.num_steps}, {num_points} points, {self.plan.num_epochs} "
@@ -95,9 +103,14 @@ class Lesson(NamedTuple):
 
 
 def sample_networks(
-    lesson: Lesson, params, schedule: Schedule, target: str, method: str, limit=None
+    lesson: Lesson,
+    params: Any,
+    schedule: Schedule,
+    target: str,
+    method: str,
+    limit: float | None = None,
 ) -> tuple[list[Measures], np.ndarray]:
-    """Samples the networks of all seeds; returns measures and samples of each."""
+    """Samples the networks of all seeds and returns measures and samples of each."""
     start, samples = run_chain(
         _denoiser_maker(schedule, target, limit),
         params,
@@ -114,28 +127,30 @@ def sample_networks(
 
 
 @functools.cache
-def _denoiser_maker(schedule: Schedule, target: str, limit: float | None):
+def _denoiser_maker(
+    schedule: Schedule, target: str, limit: float | None
+) -> Callable[[Any], Denoiser]:
     return lambda params: network_denoiser(params, schedule, target, data_limit=limit)
 
 
 def excess_losses(
-    lesson: Lesson, params, schedule: Schedule, target: str
+    lesson: Lesson, params: Any, schedule: Schedule, target: str
 ) -> np.ndarray:
-    """Measures E |network - E[target | x_n]|^2 a coordinate, [seed].
+    """Measures E |network - E[target | x_n]|^2 per coordinate, [seed].
 
-    Added to the least loss it is the network's loss on fresh data, without the
-    chance of the noise: the two parts are uncorrelated.
+    Added to the least loss it is the network's loss on fresh data, because the two
+    parts are uncorrelated. This leaves out the randomness of the noise.
     """
     rng_step, rng_noise = jax.random.split(lesson.rngs[0])
     data = lesson.reference
-    n = jax.random.randint(rng_step, (len(data),), 1, schedule.num_steps + 1)
+    n = jax.random.randint(rng_step, (len(data),), 1, num_chain_steps(schedule) + 1)
     t = schedule.time_of_step(n)
     noise = jax.random.normal(rng_noise, data.shape)
     x_t = interpolate(schedule, t, data, noise)
     denoise = mixture_denoiser(*lesson.mixture, schedule)
     if target == "step":
         t_next = schedule.time_of_step(n - 1)
-        best = STEPS["single step"](denoise, schedule, x_t, t, t_next, rng_noise)
+        best = SINGLE_STEP(denoise, schedule, x_t, t, t_next, rng_noise)
     else:
         data_hat, noise_hat = denoise(x_t, t)
         score = -noise_hat / schedule.sigma(t)[:, None]
@@ -145,12 +160,13 @@ def excess_losses(
 
 
 def study_targets(report: Report, lesson: Lesson) -> dict[str, dict[str, np.ndarray]]:
-    """Trains every target under both schedules, samples, and tabulates.
+    """Trains every target under both schedules, samples and tabulates.
 
     Returns:
       Samples of the first seed by method, by schedule, for the picture.
     """
-    excess, measures, pictures = {}, {}, {}
+    excess, measures = {}, {}
+    pictures: dict[str, dict[str, np.ndarray]] = {}
     for name in SCHEDULE_NAMES:
         schedule = make_toy_schedule(name, lesson.num_steps)
         params = {
@@ -177,8 +193,11 @@ def study_targets(report: Report, lesson: Lesson) -> dict[str, dict[str, np.ndar
     return pictures
 
 
-def _report_losses(report: Report, lesson: Lesson, excess) -> None:
-    rows, understood = [], []
+def _report_losses(
+    report: Report, lesson: Lesson, excess: Mapping[tuple[str, str], np.ndarray]
+) -> None:
+    rows: list[list[Value]] = []
+    understood = []
     for name in SCHEDULE_NAMES:
         schedule = make_toy_schedule(name, lesson.num_steps)
         least = {k: v.mean() for k, v in bayes_losses(lesson.mixture, schedule).items()}
@@ -187,8 +206,9 @@ def _report_losses(report: Report, lesson: Lesson, excess) -> None:
             share = extra / least[target]
             rows.append([f"{target}, {name}", least[target], extra, 100 * share])
         # Noise has variance 1, so E[noise | x_n] has 1 - least.
-        explained = 1 - excess[name, "noise"].mean() / (1 - least["noise"])
-        understood.append((name, explained, 1 - least["noise"] - rows[-3][2]))
+        extra = excess[name, "noise"].mean()
+        explained = 1 - extra / (1 - least["noise"])
+        understood.append((name, explained, 1 - least["noise"] - extra))
     report.add_table(
         "losses",
         "Mean squared error a coordinate, mean over n = 1..T, beyond the least one "
@@ -210,13 +230,24 @@ def _report_losses(report: Report, lesson: Lesson, excess) -> None:
     )
 
 
-def _report_samples(report: Report, lesson: Lesson, measures) -> None:
-    def mean(name, target, method, is_clipped=False):
-        return mean_measures(measures[name, target, method, is_clipped])
+def _report_samples(report: Report, lesson: Lesson, measures: _Runs) -> None:
+    _add_networks_table(report, lesson, measures)
+    _find_cosine_gains(report, measures)
+    _find_limit(report, lesson, measures)
+    _find_collapse(report, measures)
+    _find_best_target(report, measures)
 
+
+def _mean(
+    measures: _Runs, name: str, target: str, method: str, is_clipped: bool = False
+) -> Measures:
+    return mean_measures(measures[name, target, method, is_clipped])
+
+
+def _add_networks_table(report: Report, lesson: Lesson, measures: _Runs) -> None:
     rows = []
     for target, method, limit in _RUNS:
-        row = [f"{target}, {method}" + (", clipped" if limit else "")]
+        row: list[Value] = [f"{target}, {method}" + (", clipped" if limit else "")]
         for name in SCHEDULE_NAMES:
             found = measures[name, target, method, limit is not None]
             spread = np.std([m.distance for m in found], ddof=1) if found[1:] else None
@@ -235,29 +266,38 @@ def _report_samples(report: Report, lesson: Lesson, measures) -> None:
         rows,
     )
 
-    def compare(*runs):
-        pairs = [[mean(n, *run).distance for n in SCHEDULE_NAMES] for run in runs]
-        text = "; ".join(
-            f"{target} {method} {a:.3f} -> {b:.3f}"
-            for (target, method, *_), (a, b) in zip(runs, pairs, strict=True)
-        )
-        return verdict_of([b < a for a, b in pairs]), f"SW2 linear -> cosine: {text}"
 
-    claim = "The cosine schedule outperforms the linear one (arXiv 2409.00374), "
-    report.add_finding(
-        claim + "networks that predict the data",
-        *compare(*(("data", method) for method in ("whole step", "DDPM", "DDIM"))),
-    )
-    report.add_finding(
-        claim + "networks that predict noise or score",
-        *compare(
-            *((t, method) for t in ("noise", "score") for method in ("DDPM", "DDIM"))
-        ),
-    )
+def _find_cosine_gains(report: Report, measures: _Runs) -> None:
+    """Adds whether samples are better under the cosine schedule, by target."""
+    by_target = {
+        "the data": [("data", method) for method in ("whole step", "DDPM", "DDIM")],
+        "noise or score": [
+            (t, method) for t in ("noise", "score") for method in ("DDPM", "DDIM")
+        ],
+    }
+    for predicted, runs in by_target.items():
+        pairs = [
+            [_mean(measures, n, *run).distance for n in SCHEDULE_NAMES] for run in runs
+        ]
+        report.add_finding(
+            "The cosine schedule outperforms the linear one (arXiv 2409.00374), "
+            f"networks that predict {predicted}",
+            verdict_of([b < a for a, b in pairs]),
+            "SW2 linear -> cosine: "
+            + "; ".join(
+                f"{target} {method} {a:.3f} -> {b:.3f}"
+                for (target, method), (a, b) in zip(runs, pairs, strict=True)
+            ),
+        )
+
+
+def _find_limit(report: Report, lesson: Lesson, measures: _Runs) -> None:
+    """Adds whether a limit of data_hat mends DDIM under the cosine schedule."""
     limited = [("noise", "DDIM"), ("score", "DDIM")]
-    before = [mean("cosine", *run).distance for run in limited]
-    after = [mean("cosine", *run, True).distance for run in limited]
-    alpha = float(make_toy_schedule("cosine", lesson.num_steps).alpha(0.0))
+    before = [_mean(measures, "cosine", *run).distance for run in limited]
+    after = [_mean(measures, "cosine", *run, True).distance for run in limited]
+    schedule = make_toy_schedule("cosine", lesson.num_steps)
+    alpha = float(schedule.alpha(jnp.zeros(())))
     report.add_finding(
         f"Limiting data_hat to +-{DATA_LIMIT:g} mends DDIM under the cosine schedule",
         verdict_of([b < 0.7 * a for a, b in zip(before, after, strict=True)]),
@@ -265,7 +305,11 @@ def _report_samples(report: Report, lesson: Lesson, measures) -> None:
         f"{after[1]:.3f}; without, data_hat = (x - sigma noise_hat) / alpha divides "
         f"the network's error by alpha(n = T) = {alpha:.1e}",
     )
-    single = [mean(name, "step", "single step") for name in SCHEDULE_NAMES]
+
+
+def _find_collapse(report: Report, measures: _Runs) -> None:
+    """Adds whether single-step sampling by networks collapses."""
+    single = [_mean(measures, name, "step", "single step") for name in SCHEDULE_NAMES]
     report.add_finding(
         "Single-step sampling by networks collapses (arXiv 2409.00374)",
         verdict_of([m.width < 0.3 for m in single]),
@@ -275,9 +319,13 @@ def _report_samples(report: Report, lesson: Lesson, measures) -> None:
             for name, m in zip(SCHEDULE_NAMES, single, strict=True)
         ),
     )
+
+
+def _find_best_target(report: Report, measures: _Runs) -> None:
+    """Adds whether the score is a better target than the data."""
     best = {
         (name, target): min(
-            mean(name, target, method, clip is not None).distance
+            _mean(measures, name, target, method, clip is not None).distance
             for t, method, clip in _RUNS
             if t == target
         )
@@ -302,7 +350,8 @@ def study_chain_lengths(
     report: Report, lesson: Lesson, lengths: tuple[int, ...]
 ) -> None:
     """Tabulates networks that predict noise for several T."""
-    rows, is_better = [], []
+    rows: list[list[Value]] = []
+    is_better, evidence = [], []
     for num_steps in lengths:
         row = {}
         for name in SCHEDULE_NAMES:
@@ -314,13 +363,13 @@ def study_chain_lengths(
                 found, _ = sample_networks(lesson, params, schedule, "noise", method)
                 row[method, name] = [m.distance for m in found]
         for method in ("DDPM", "DDIM"):
-            cells = []
-            for name in SCHEDULE_NAMES:
-                values = row[method, name]
-                spread = np.std(values, ddof=1) if values[1:] else None
-                cells += [np.mean(values), spread]
-            is_better.append(cells[2] < cells[0])
-            rows.append([f"{num_steps}, {method}", *cells])
+            linear, cosine = (row[method, name] for name in SCHEDULE_NAMES)
+            before, after = np.mean(linear), np.mean(cosine)
+            spreads = [np.std(v, ddof=1) if v[1:] else None for v in (linear, cosine)]
+            title = f"{num_steps}, {method}"
+            rows.append([title, before, spreads[0], after, spreads[1]])
+            is_better.append(after < before)
+            evidence.append(f"T = {title} {before:.3f} -> {after:.3f}")
     report.add_table(
         "chain_lengths",
         f"SW2 of networks that predict noise, other T ({lesson.describe()})",
@@ -331,6 +380,5 @@ def study_chain_lengths(
         "The cosine schedule outperforms the linear one (arXiv 2409.00374), networks "
         "that predict noise, other T",
         verdict_of(is_better),
-        "SW2 linear -> cosine: "
-        + "; ".join(f"T = {row[0]} {row[1]:.3f} -> {row[3]:.3f}" for row in rows),
+        "SW2 linear -> cosine: " + "; ".join(evidence),
     )

@@ -1,8 +1,9 @@
-"""The tiny network of arXiv 2409.00374, trained on each target it could be given.
+"""Trains the tiny network of arXiv 2409.00374 on each possible target.
 
-Two ReLU layers of width 20 and a linear one on (x_n, n/T): 542 parameters in the
-plane; Adam, batches of 64, 50 epochs of 10,000 points. The paper does not state the
-learning rate nor T: 1e-3, and T is the caller's. All seeds train side by side.
+The network has two ReLU layers of width 20 and a linear one on (x_n, n/T), 542
+parameters in the plane. It trains with Adam, batches of 64, 50 epochs of 10,000 points.
+The paper states neither the learning rate, 1e-3 here, nor T, an argument here. All
+seeds train side by side.
 
 | target  | the network predicts       | gives (data_hat, noise_hat) through           |
 |---------|----------------------------|-----------------------------------------------|
@@ -30,7 +31,7 @@ from ncgn_jax.process import (
     make_target,
     posterior_variances,
 )
-from ncgn_jax.studies.toy_diffusion.exact import step_factors
+from ncgn_jax.studies.toy_diffusion.exact import num_chain_steps, step_factors
 
 TARGETS = ("data", "noise", "score", "step")
 
@@ -40,12 +41,12 @@ Predict = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class Plan(NamedTuple):
-    """How long and how fast to train.
+    """Settings of a training.
 
     Attributes:
       num_epochs: Passes over the data.
-      batch_size: Points a step.
-      learning_rate: Of Adam.
+      batch_size: Points per step.
+      learning_rate: Learning rate of Adam.
     """
 
     num_epochs: int = 50
@@ -56,7 +57,7 @@ class Plan(NamedTuple):
 _DEFAULT_PLAN = Plan()
 
 
-def make_network(dim: int = 2) -> MLP:
+def make_network(dim: int) -> MLP:
     """Returns the network, [batch, dim + 1] -> [batch, dim]."""
     return MLP((_WIDTH, _WIDTH, dim), norm="none", plain_last=True)
 
@@ -81,10 +82,10 @@ def train_networks(
     noise: jax.Array | None = None,
     plan: Plan = _DEFAULT_PLAN,
 ) -> tuple[Any, jax.Array]:
-    """Trains one network for each seed, side by side.
+    """Trains one network per seed, side by side.
 
-    Each visit of a point draws n uniformly from 1..T, and noise afresh unless each
-    point has its own. An epoch is a new order of the points, less the few that do
+    Each visit of a point draws n uniformly from 1..T, and fresh noise unless each
+    point has its own. An epoch is a new order of the points, without the few that do
     not fill a batch.
 
     Args:
@@ -92,17 +93,17 @@ def train_networks(
       schedule: A discrete schedule.
       target: One of `TARGETS`.
       data: Points of each seed, [seed, point, dim].
-      noise: The noise of each point, same shape; None for fresh noise. Targets
-        `data`, `noise` and `score` only.
-      plan: How long and how fast.
+      noise: The noise of each point, same shape; None for fresh noise. Not for target
+        `step`.
+      plan: Settings of the training.
 
     Returns:
       Parameters with a leading seed axis, and the mean squared error of each step
       before its update, [seed, step], float32.
 
     Raises:
-      ValueError: for another target, a single step towards fixed noise, or fewer
-        points than a batch.
+      ValueError: If the target is another one, `step` meets fixed noise, or there are
+        fewer points than a batch.
     """
     if target not in TARGETS:
         raise ValueError(f"target: found {target!r}; allowed: {TARGETS}")
@@ -122,7 +123,7 @@ def train_networks(
     return _fit(plan, rngs_init, *batches)
 
 
-# One program for all schedules and targets: they differ in the examples alone.
+# One program serves all schedules and targets, which differ in the examples alone.
 @functools.partial(jax.jit, static_argnums=0)
 @functools.partial(jax.vmap, in_axes=(None, 0, 0, 0, 0))
 def _fit(plan, rng, x_t, t, wanted):
@@ -147,7 +148,7 @@ def _fit(plan, rng, x_t, t, wanted):
 
 
 class _Visits(NamedTuple):
-    """All that chance decides about each visit of a point, [seed, visit, ..]."""
+    """Random draws of each visit of a point, [seed, visit, ..]."""
 
     place: jax.Array
     step_index: jax.Array
@@ -155,7 +156,7 @@ class _Visits(NamedTuple):
     chain_noise: jax.Array
 
 
-# Apart from what depends on the schedule, so that this is compiled once, too.
+# Independent of the schedule, so that it is compiled once as well.
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 @functools.partial(jax.vmap, in_axes=(None, None, None, 0))
 def _draw_visits(plan, num_steps, shape, rng):
@@ -175,7 +176,7 @@ def _draw_visits(plan, num_steps, shape, rng):
 
 
 def _make_examples(schedule, target, data, noise, visits):
-    """Returns x_t [seed, visit, dim], t [seed, visit] and what is wanted."""
+    """Returns x_t [seed, visit, dim], t [seed, visit] and the target."""
     shape = visits.noise.shape
     places = visits.place[:, :, None]
     fresh = visits.noise if noise is None else _take(noise, places)
@@ -206,38 +207,37 @@ def network_denoiser(
     params: Any,
     schedule: Schedule,
     target: str,
-    dim: int = 2,
     data_limit: float | None = None,
 ) -> Denoiser:
-    """Returns the denoiser of one trained network.
+    """Returns the denoiser of one trained network in the plane.
 
     Args:
       params: Its parameters, without a seed axis.
       schedule: The schedule of its training.
       target: Its target.
-      dim: Dimension of the data.
       data_limit: See `process.make_denoiser`; not for target `step`.
     """
-    predict = make_predict(params, dim)
+    predict = make_predict(params)
     if target == "step":
         return step_denoiser(predict, schedule)
     return make_denoiser(predict, target, schedule, data_limit)
 
 
 def step_denoiser(predict: Predict, schedule: Schedule) -> Denoiser:
-    """Turns a prediction of x_(n-1) into (data_hat, noise_hat).
+    """Converts a prediction of x_(n-1) into (data_hat, noise_hat).
 
     x_n = alpha data + sigma noise and E[x_(n-1) | x_n] = a data + b noise are two
-    equations for two unknowns; the mean of `ancestral_step` puts them together again,
-    so that a step from n to n - 1 returns the prediction itself.
+    equations for two unknowns. The mean of `ancestral_step` combines them again, so
+    that a step from n to n - 1 returns the prediction itself.
 
     Args:
       predict: (x_t, t [batch]) -> mean of x one step later.
       schedule: A discrete schedule.
     """
+    num_steps = num_chain_steps(schedule)
 
-    def denoise(x_t, t):
-        t_next = t + 1 / schedule.num_steps
+    def denoise(x_t: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        t_next = t + 1 / num_steps
         alpha, sigma, _, _ = schedule.coefficients(t)
         factors = (alpha, sigma, *step_factors(schedule, t, t_next))
         alpha, sigma, a, b = (expand_like(factor, x_t) for factor in factors)

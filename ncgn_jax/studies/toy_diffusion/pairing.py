@@ -1,9 +1,12 @@
-"""Noise that is no chance: each point with its own, at random or by transport.
+"""Compares fresh noise with fixed noise per point, random or by transport.
 
 Part of the study `toy_diffusion`. arXiv 2409.00374 concludes that noise serves to
-cover the space, and that a deterministic process which can be inverted would recover
-the training data and still draw new points. `knothe` is such a process.
+cover the space, and that a deterministic process with an inverse would recover the
+training data and still draw new points. `knothe` is such a process.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +14,7 @@ import numpy as np
 from scipy.stats import chi2, kstest
 
 from ncgn_jax.process import Schedule, interpolate
-from ncgn_jax.studies.report import Report, verdict_of
+from ncgn_jax.studies.report import Report, Value, verdict_of
 from ncgn_jax.studies.toy_diffusion.exact import draw_mixture
 from ncgn_jax.studies.toy_diffusion.knothe import (
     noised_jacobian,
@@ -29,7 +32,7 @@ from ncgn_jax.studies.toy_diffusion.samples import (
 )
 
 FRESH, FROZEN, TRANSPORT = "fresh", "frozen random", "Knothe-Rosenblatt"
-# A test of a true hypothesis fails once in a thousand.
+# A test of a true hypothesis fails once in a thousand times.
 _LEAST_P = 1e-3
 
 
@@ -54,7 +57,8 @@ def study_transport_map(report: Report, lesson: Lesson) -> None:
         f"Kolmogorov-Smirnov p on {len(data)} fresh points: "
         + ", ".join(f"{name} {p:.2f}" for name, p in p_values.items()),
     )
-    rows, checks, steepest = [], [], []
+    rows: list[list[Value]] = []
+    checks, steepest, uppers, errors = [], [], [], []
     for name in SCHEDULE_NAMES:
         schedule = make_toy_schedule(name, lesson.num_steps)
         for n in np.linspace(0, lesson.num_steps, 5).astype(int):
@@ -65,6 +69,8 @@ def study_transport_map(report: Report, lesson: Lesson) -> None:
             back = recover_data(mixture, x_t, schedule.alpha(t), schedule.sigma(t))
             error = float(jnp.abs(back - data).max())
             rows.append([f"{n}, {name}", least, upper, error])
+            uppers.append(upper)
+            errors.append(error)
             checks.append(least > 0 and upper == 0 and error < 1e-9)
     report.add_table(
         "invertible",
@@ -74,37 +80,37 @@ def study_transport_map(report: Report, lesson: Lesson) -> None:
         ["n, schedule", "least slope", "above diagonal", "recovery error"],
         rows,
     )
-    least, *place, n = min(steepest)
+    least, x_1, x_2, n = min(steepest)
     report.add_finding(
         "The Knothe-Rosenblatt process can be inverted at every n",
         verdict_of(checks),
-        f"|dx_n,1 / dx_2| at most {max(row[2] for row in rows):g}, recovered within "
-        f"{max(row[3] for row in rows):.1e}, least slope {least:.1e}, at "
-        f"({place[0]:.1f}, {place[1]:.1f}) for n = {n}: there the inverse that a "
+        f"|dx_n,1 / dx_2| at most {max(uppers):g}, recovered within "
+        f"{max(errors):.1e}, least slope {least:.1e}, at "
+        f"({x_1:.1f}, {x_2:.1f}) for n = {n}: there the inverse that a "
         "network has to learn is as steep as one over that",
     )
 
 
 def slopes_on_grid(
-    lesson: Lesson, schedule: Schedule, n: int, num_places: int = 55
-) -> tuple[float, np.ndarray, float]:
+    lesson: Lesson, schedule: Schedule, n: int
+) -> tuple[float, tuple[float, float], float]:
     """Measures the Jacobian of x -> x_n on a square grid of +-`DATA_LIMIT`.
 
     Returns:
-      The least entry on the diagonal, where that is, [2], and the largest absolute
-      entry above the diagonal.
+      The least entry on the diagonal, its place, and the largest absolute entry above
+      the diagonal.
     """
-    side = np.linspace(-DATA_LIMIT, DATA_LIMIT, num_places)
+    side = np.linspace(-DATA_LIMIT, DATA_LIMIT, 55)
     grid = jnp.asarray(np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2))
     t = jnp.full(len(grid), schedule.time_of_step(n))
     slopes = noised_jacobian(lesson.mixture, grid, schedule.alpha(t), schedule.sigma(t))
     own = np.minimum(slopes[:, 0, 0], slopes[:, 1, 1])
-    place = np.asarray(grid[own.argmin()])
-    return float(own.min()), place, float(jnp.abs(slopes[:, 0, 1]).max())
+    x_1, x_2 = map(float, grid[own.argmin()])
+    return float(own.min()), (x_1, x_2), float(jnp.abs(slopes[:, 0, 1]).max())
 
 
 def study_pairings(report: Report, lesson: Lesson) -> None:
-    """Trains data prediction on fresh noise, on noise frozen at random, on T(x)."""
+    """Trains data prediction with fresh noise, noise frozen at random, and T(x)."""
     mixture = lesson.mixture
     keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(lesson.rngs)
     frozen = jax.vmap(lambda key: jax.random.normal(key, lesson.data.shape[1:]))(keys)
@@ -135,6 +141,8 @@ def study_pairings(report: Report, lesson: Lesson) -> None:
                 ),
             ]
     exact = _exact_row(lesson, transported, keys[0])
+    named = {", ".join(key): row for key, row in rows.items()}
+    named["exact inverse"] = exact
     report.add_table(
         "pairings",
         f"Networks that predict the data, by the noise of each point "
@@ -143,13 +151,14 @@ def study_pairings(report: Report, lesson: Lesson) -> None:
         "from their prediction at n = T)",
         ["noise, schedule", "loss", "SW2 one shot", "width", "stray", "SW2 DDIM"]
         + ["recovered"],
-        [[", ".join(key), *row] for key, row in rows.items()]
-        + [["exact inverse", *exact]],
+        [[name, *row] for name, row in named.items()],
     )
     _judge_pairings(report, rows, exact)
 
 
-def _judge_pairings(report: Report, rows, exact) -> None:
+def _judge_pairings(
+    report: Report, rows: Mapping[tuple[str, str], list[float]], exact: list[float]
+) -> None:
     fresh, random, transport = (
         [rows[pairing, name] for name in SCHEDULE_NAMES]
         for pairing in (FRESH, FROZEN, TRANSPORT)
@@ -191,7 +200,7 @@ def _judge_pairings(report: Report, rows, exact) -> None:
     )
 
 
-def _exact_row(lesson: Lesson, transported, rng) -> list[float]:
+def _exact_row(lesson: Lesson, transported: jax.Array, rng: jax.Array) -> list[float]:
     """Returns the row of the exact predictor, whose single prediction is T^-1."""
     mixture, shape = lesson.mixture, (lesson.num_samples, 2)
     shot = measure_samples(
@@ -204,7 +213,9 @@ def _exact_row(lesson: Lesson, transported, rng) -> list[float]:
     return [loss, shot.distance, shot.width, shot.stray, shot.distance, error]
 
 
-def _recovery_error(lesson: Lesson, params, schedule: Schedule, noise) -> float:
+def _recovery_error(
+    lesson: Lesson, params: Any, schedule: Schedule, noise: jax.Array
+) -> float:
     """Returns the RMS distance of data from its prediction at n = T, over seeds."""
     t = jnp.zeros(lesson.data.shape[1])
 

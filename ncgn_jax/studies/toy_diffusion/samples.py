@@ -1,10 +1,10 @@
-"""Samples of a mixture: how they are drawn, and what is wrong with them.
+"""Draws samples of a mixture and measures their failures.
 
-The failures that arXiv 2409.00374 lists have a number each: collapse (width of the
-modes, and their shares), points that keep their initial position (correlation of
-start and end), poor coverage (share of the data that is some sample's nearest).
+Each failure that arXiv 2409.00374 lists has a number: collapse (width and shares of
+the modes), points that keep their initial position (correlation of start and end) and
+poor coverage (share of the data that is some sample's nearest).
 
-Example: data has the width of data.
+Example: the width of data is 1.
 
 >>> from ncgn_jax.studies.toy_diffusion.exact import draw_mixture, two_modes
 >>> data = draw_mixture(two_modes(), jax.random.key(0), 4000)
@@ -41,20 +41,21 @@ from ncgn_jax.process import (
 from ncgn_jax.studies.toy_diffusion.exact import Mixture
 
 SCHEDULE_NAMES = ("linear", "cosine")
-# None: a single prediction of the data at n = T.
-STEPS = {
-    "single step": make_sampler_step("ancestral", variance="none"),
+SINGLE_STEP = make_sampler_step("ancestral", variance="none")
+# None stands for a single prediction of the data at n = T.
+STEPS: dict[str, SamplerStep | None] = {
+    "single step": SINGLE_STEP,
     "DDPM": ancestral_step,
     "whole step": renoise_step,
     "DDIM": ddim_step,
     "one shot": None,
 }
-# Coverage depends on the size of the sets: it is always taken of so many points.
+# Coverage depends on the size of the sets, so all sets have this many points.
 _NUM_COVERED = 1000
 
 
 class Measures(NamedTuple):
-    """What is measured of a set of samples.
+    """Measures of a set of samples.
 
     Attributes:
       distance: Sliced W2 to fresh data, in the data's unit.
@@ -62,9 +63,9 @@ class Measures(NamedTuple):
       share_error: Total variation between the shares of the modes and their weights.
       width: Standard deviation about the samples' own mean in each mode, pooled over
         modes and coordinates, in units of the data's std; 1 is right.
-      stray: Share of samples further than (sqrt(dim) + 3) std from every mode.
-      coverage: Of 1000 data points, the share that is the nearest to some of 1000
-        samples; fresh data has about .5.
+      stray: Share of samples farther than (sqrt(dim) + 3) std from every mode.
+      coverage: Share of 1000 data points that are nearest to one of 1000 samples; fresh
+        data has about .5.
       memory: Correlation of the samples' coordinates with their start in noise,
         within the modes; NaN if no start was given.
     """
@@ -78,10 +79,10 @@ class Measures(NamedTuple):
     memory: float
 
 
-# One object each, so that programs compiled for it are found again.
+# One object per schedule, so that programs compiled for it are found again.
 @functools.cache
 def make_toy_schedule(name: str, num_steps: int) -> Schedule:
-    """Returns the chain called "linear" (betas times 1000 / T) or "cosine"."""
+    """Returns the chain named "linear" (betas times 1000 / T) or "cosine"."""
     options = {"rescale_betas": True} if name == "linear" else {}
     return make_schedule(f"ddpm_{name}", num_steps=num_steps, **options)
 
@@ -98,16 +99,16 @@ def run_chain(
     """Samples along all T steps of a chain, for several sets of parameters at once.
 
     Args:
-      make_denoise: Parameters of one run -> its denoiser. Compiled once for each
-        such function, step, schedule and shape.
-      params: With a leading run axis; None if there are none.
+      make_denoise: Parameters of one run -> its denoiser. Compiled once per function,
+        step, schedule and shape.
+      params: Parameters with a leading run axis; None if there are none.
       step: The sampler step; None for a single prediction of the data at n = T.
       schedule: A discrete schedule.
       rngs: Keys, [run].
       shape: Number of samples of each run, and their dimension.
 
     Returns:
-      The noise that each sample starts from, and the samples, [run, sample, dim].
+      The starts in noise and the samples, [run, sample, dim].
     """
     times = make_time_grid("uniform", schedule.num_steps)
 
@@ -134,7 +135,7 @@ def measure_samples(
       mixture: Distribution of the data.
       samples: Samples, [sample, dim].
       reference: Fresh data, [point, dim].
-      start: The noise that each sample started from, [sample, dim].
+      start: The start of each sample in noise, [sample, dim].
     """
     samples, reference = np.asarray(samples), np.asarray(reference)
     gaps = cdist(samples, mixture.means)
@@ -145,7 +146,7 @@ def measure_samples(
     if start is not None:
         origin = _centre_within(mode, np.asarray(start))
         scale = np.sqrt(np.mean(offsets**2) * np.mean(origin**2))
-        # Samples that all coincide remember nothing.
+        # Samples that all coincide have no memory.
         memory = np.mean(offsets * origin) / scale if scale > 0 else 0.0
     reach = (np.sqrt(samples.shape[1]) + 3) * mixture.std
     some = samples[:_NUM_COVERED], reference[:_NUM_COVERED]

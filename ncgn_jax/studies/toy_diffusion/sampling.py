@@ -1,9 +1,10 @@
-"""Sampling with exact predictors: what method and schedule do by themselves.
+"""Samples with exact predictors, to isolate the effects of method and schedule.
 
-Part of the study `toy_diffusion` (arXiv 2409.00374): nothing is trained here, so
-that whatever is wrong with the samples is the fault of the method, of the schedule
-or of the number of steps.
+Part of the study `toy_diffusion` (arXiv 2409.00374). Nothing is trained here, so that
+all errors of the samples come from the method, the schedule or the number of steps.
 """
+
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -30,7 +31,7 @@ from ncgn_jax.studies.toy_diffusion.samples import (
 )
 
 CHAIN_LENGTHS = (20, 50, 100, 1000)
-# The sampler whose width each recursion of `final_std` follows.
+# The sampler behind each recursion of `final_std`.
 TITLES = dict(zip(METHODS, ("single step", "DDPM", "whole step", "DDIM"), strict=True))
 
 
@@ -42,7 +43,7 @@ def sample_exactly(
     rng: jax.Array,
     num_samples: int,
 ) -> tuple[Measures, np.ndarray]:
-    """Draws samples with the exact predictor; returns measures and samples."""
+    """Draws samples with the exact predictor and measures them."""
     start, samples = run_chain(
         lambda _: mixture_denoiser(*mixture, schedule),
         None,
@@ -55,7 +56,7 @@ def sample_exactly(
 
 
 def study_widths(report: Report) -> None:
-    """Tabulates the closed-form width of the modes, and its laws."""
+    """Tabulates the closed-form width of the modes and its laws."""
     std = two_modes().std
     widths = {
         (method, num_steps, name): final_std(
@@ -123,14 +124,24 @@ def study_widths(report: Report) -> None:
 def study_methods(
     report: Report, lengths: tuple[int, ...], num_samples: int, rng: jax.Array
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Samples two modes by every method; returns samples for the picture."""
+    """Samples two modes by every method.
+
+    Args:
+      report: The report.
+      lengths: Chain lengths T, the last for findings and the picture.
+      num_samples: Number of samples of each method.
+      rng: Random key.
+
+    Returns:
+      Samples by method, by schedule, for the picture.
+    """
     mixture = two_modes()
     rng_data, rng_again, rng_walk = jax.random.split(rng, 3)
     reference = draw_reference(mixture, rng_data, num_samples)
     fresh = draw_mixture(mixture, rng_again, num_samples)
     floor = measure_samples(mixture, fresh, reference)
-    rows = [["fresh data", *floor]]
-    found, pictures = {}, {}
+    found: dict[tuple[int, str, str], Measures] = {}
+    pictures: dict[str, dict[str, np.ndarray]] = {}
     for num_steps in lengths:
         for name in SCHEDULE_NAMES:
             schedule = make_toy_schedule(name, num_steps)
@@ -139,10 +150,13 @@ def study_methods(
                     mixture, schedule, method, reference, rng_walk, num_samples
                 )
                 found[num_steps, name, method] = measures
-                rows.append([f"{num_steps}, {name}, {method}", *measures])
                 if num_steps == lengths[-1]:
-                    row = pictures.setdefault(f"{name}, exact", {"data": fresh})
+                    row = pictures.setdefault(
+                        f"{name}, exact", {"data": np.asarray(fresh)}
+                    )
                     row[method] = samples
+    named = {"fresh data": floor}
+    named |= {", ".join(map(str, case)): m for case, m in found.items()}
     report.add_table(
         "methods",
         f"Samples with exact predictors, weights .7 / .3, {num_samples} each (SW2: "
@@ -150,31 +164,52 @@ def study_methods(
         "width in units of s; share far from all modes; coverage; memory of the start)",
         ["T, schedule, method", "SW2", "share", "shares off", "width", "stray"]
         + ["covered", "memory"],
-        rows,
+        [[name, *measures] for name, measures in named.items()],
     )
-    cases = [(t, n) for t in lengths for n in SCHEDULE_NAMES]
-    ranked = {
-        (t, n): [found[t, n, m].distance for m in ("DDPM", "DDIM", "whole step")]
-        + [found[t, n, "single step"].distance]
-        for t, n in cases
-    }
-    last = [found[lengths[-1], n, m] for n in SCHEDULE_NAMES for m in STEPS]
-    by_method = {m: last[i :: len(STEPS)] for i, m in enumerate(STEPS)}
+    longest = {m: [found[lengths[-1], n, m] for n in SCHEDULE_NAMES] for m in STEPS}
+    _judge_quality(report, lengths, found, longest, floor)
+    _judge_failures(report, longest, floor, mixture.weights[0])
+    return pictures
+
+
+def _judge_quality(
+    report: Report,
+    lengths: tuple[int, ...],
+    found: Mapping[tuple[int, str, str], Measures],
+    longest: Mapping[str, list[Measures]],
+    floor: Measures,
+) -> None:
+    """Adds whether methods differ in quality for every T and schedule."""
+    order = ("DDPM", "DDIM", "whole step", "single step")
+    ranked = [
+        [found[t, n, m].distance for m in order]
+        for t in lengths
+        for n in SCHEDULE_NAMES
+    ]
     report.add_finding(
         "The method of sampling decides over the quality (arXiv 2409.00374)",
-        verdict_of(
-            [max(d[:2]) < 0.5 * d[2] and d[2] < 0.7 * d[3] for d in ranked.values()]
-        ),
+        verdict_of([max(d[:2]) < 0.5 * d[2] and d[2] < 0.7 * d[3] for d in ranked]),
         f"T = {lengths[-1]}, linear / cosine: "
         + "; ".join(
             f"{method} SW2 " + " / ".join(f"{m.distance:.3f}" for m in pair)
-            for method, pair in by_method.items()
+            for method, pair in longest.items()
         )
         + f"; fresh data {floor.distance:.3f}",
     )
-    one_mode = [max(m.first_share, 1 - m.first_share) for m in by_method["single step"]]
-    whole = [m.first_share for m in by_method["whole step"]]
-    memory = {m: [x.memory for x in pair] for m, pair in by_method.items()}
+
+
+def _judge_failures(
+    report: Report,
+    longest: Mapping[str, list[Measures]],
+    floor: Measures,
+    first_weight: float,
+) -> None:
+    """Adds whether the failures of the paper appear in the longest chains."""
+    single = longest["single step"]
+    one_mode = [max(m.first_share, 1 - m.first_share) for m in single]
+    covered = max(m.coverage for m in single)
+    whole = [m.first_share for m in longest["whole step"]]
+    memory = {m: [x.memory for x in pair] for m, pair in longest.items()}
     report.add_finding(
         "Failures named by arXiv 2409.00374 appear with exact predictors: collapse "
         "to one mean, positions kept from the start, poor coverage",
@@ -182,17 +217,14 @@ def study_methods(
             [
                 min(one_mode) > 0.99,
                 min(memory["DDIM"]) > 0.5,
-                max(m.coverage for m in by_method["single step"])
-                < 0.1 * floor.coverage,
+                covered < 0.1 * floor.coverage,
             ]
         ),
-        f"single step: share of one mode {min(one_mode):.3f}, coverage "
-        f"{max(m.coverage for m in by_method['single step']):.3f} against "
-        f"{floor.coverage:.3f} of fresh data; one shot: width "
-        f"{max(m.width for m in by_method['one shot']):.3f} s, at the global mean; "
-        f"whole step: share {min(whole):.3f} in place of {mixture.weights[0]:g}; "
+        f"single step: share of one mode {min(one_mode):.3f}, coverage {covered:.3f} "
+        f"against {floor.coverage:.3f} of fresh data; one shot: width "
+        f"{max(m.width for m in longest['one shot']):.3f} s, at the global mean; "
+        f"whole step: share {min(whole):.3f} in place of {first_weight:g}; "
         "correlation with the start: "
         + ", ".join(f"{m} {min(v):.2f}" for m, v in memory.items())
         + ". DDIM's memory is no failure: it is a map from noise to data",
     )
-    return pictures

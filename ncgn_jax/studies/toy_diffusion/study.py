@@ -1,11 +1,11 @@
-"""Two Gaussians in the plane: what schedule, sampler, target and noise each do.
+"""Studies schedule, sampler, target and noise on two Gaussians in the plane.
 
-Asks the three questions of "Towards understanding diffusion models (on graphs)"
-(arXiv 2409.00374) - the role of noise, the impact of the sampling method, what the
-network approximates - with exact predictors beside the paper's tiny network, so that
-the fault of a method can be told from that of training. The paper leaves T, the
-learning rate, the means and the formulas of its samplers open; they are defined here,
-T = 100 for networks.
+"Towards understanding diffusion models (on graphs)" (arXiv 2409.00374) asks for the
+role of noise, the impact of the sampling method, and the function that the network
+approximates. Here exact predictors stand beside the paper's tiny network, to separate
+errors of a method from those of training. The paper leaves T, the learning rate, the
+means and the formulas of its samplers open; they are defined here, T = 100 for
+networks.
 
   python -m ncgn_jax.studies.toy_diffusion [--workdir=DIR] [--quick] [--seed=N]
 
@@ -22,6 +22,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
 
 from ncgn_jax.pictures import Panel, draw_panels
 from ncgn_jax.pictures.vector_fields import (
@@ -31,7 +32,7 @@ from ncgn_jax.pictures.vector_fields import (
 )
 from ncgn_jax.process import Schedule
 from ncgn_jax.studies.mixtures import mixture_denoiser, mixture_log_density
-from ncgn_jax.studies.report import Report, verdict_of
+from ncgn_jax.studies.report import Report, Value, verdict_of
 from ncgn_jax.studies.toy_diffusion.exact import (
     bayes_losses,
     chain_coefficients,
@@ -53,22 +54,22 @@ from ncgn_jax.studies.toy_diffusion.sweep import study_cosines, study_worlds
 
 _SIGNAL_LENGTHS = (100, 1000)
 _NETWORK_STEPS = 100
-# Where, as n / T, the vector fields are drawn.
+# The n / T of the drawn vector fields.
 _FIELD_PLACES = (0.1, 0.3, 0.5, 0.7)
 _HALF_WIDTH = 3.0
 
 
 class Sizes(NamedTuple):
-    """How much is computed.
+    """Sizes of the study.
 
     Attributes:
-      num_exact: Samples of exact predictors.
-      chain_lengths: T for exact predictors.
-      num_points: Training points.
-      num_seeds: Networks of each kind.
-      num_epochs: Passes over the points.
-      num_learned: Samples of each network.
-      network_lengths: Further T for networks.
+      num_exact: Number of samples of exact predictors.
+      chain_lengths: Chain lengths T for exact predictors.
+      num_points: Number of training points.
+      num_seeds: Number of networks of each kind.
+      num_epochs: Number of passes over the points.
+      num_learned: Number of samples of each network.
+      network_lengths: Further chain lengths T for networks.
     """
 
     num_exact: int = 20_000
@@ -108,7 +109,7 @@ def run_parts(report: Report, sizes: Sizes) -> None:
 
 
 def make_lesson(sizes: Sizes, rng: jax.Array) -> Lesson:
-    """Draws what the networks are trained and tested on."""
+    """Draws the training and test data of the networks."""
     mixture = two_modes()
     rng_data, rng_reference, rng_runs = jax.random.split(rng, 3)
     rngs_data = jax.random.split(rng_data, sizes.num_seeds)
@@ -124,9 +125,10 @@ def make_lesson(sizes: Sizes, rng: jax.Array) -> Lesson:
 
 
 def study_signal(report: Report) -> None:
-    """Tabulates and draws how much of the data is left at each step."""
-    mixture, rows, curves = two_modes(), [], {}
-    lost = {}
+    """Tabulates and draws the share of the data left at each step."""
+    mixture = two_modes()
+    rows: list[list[Value]] = []
+    curves, lost = {}, {}
     for num_steps in _SIGNAL_LENGTHS:
         for name in SCHEDULE_NAMES:
             schedule = make_toy_schedule(name, num_steps)
@@ -135,9 +137,16 @@ def study_signal(report: Report) -> None:
             known = 1 - losses["data"] / variance_of_mixture(mixture)
             lost[num_steps, name] = np.mean(signal < 0.01), np.mean(known < 0.05)
             rows.append(
-                [f"{num_steps}, {name}", np.mean(signal < 0.01), np.mean(signal < 0.1)]
-                + [signal.mean(), np.mean(known < 0.05), known[num_steps // 2 - 1]]
-                + [losses["data"].mean(), losses["noise"].mean()]
+                [
+                    f"{num_steps}, {name}",
+                    np.mean(signal < 0.01),
+                    np.mean(signal < 0.1),
+                    signal.mean(),
+                    np.mean(known < 0.05),
+                    known[num_steps // 2 - 1],
+                    losses["data"].mean(),
+                    losses["noise"].mean(),
+                ]
             )
             curves[name] = (np.arange(1, num_steps + 1) / num_steps, signal, known)
     report.add_table(
@@ -170,7 +179,7 @@ def study_signal(report: Report) -> None:
     report.add_figure("signal", draw_panels(panels))
 
 
-def draw_fields_of_mixture(num_steps: int):
+def draw_fields_of_mixture(num_steps: int) -> Figure:
     """Draws data_hat - x and the score of the exact predictor, over the density."""
     rows = {}
     for name in SCHEDULE_NAMES:
@@ -186,7 +195,7 @@ def field_panels(schedule: Schedule, place: float) -> tuple[FieldPanel, FieldPan
     mixture = two_modes()
     coarse, fine = (np.linspace(-_HALF_WIDTH, _HALF_WIDTH, n) for n in (13, 81))
 
-    def on_grid(places):
+    def on_grid(places: np.ndarray) -> tuple[jax.Array, jax.Array]:
         points = np.stack(np.meshgrid(places, places), axis=-1).reshape(-1, 2)
         return jnp.asarray(points), jnp.full(len(points), 1 - place)
 
@@ -198,7 +207,8 @@ def field_panels(schedule: Schedule, place: float) -> tuple[FieldPanel, FieldPan
     beneath = fine, np.asarray(density).reshape(len(fine), -1)
     title = f"n/T = {place:g}"
     shape = (len(coarse), len(coarse), 2)
-    return tuple(
+    pull, push = (
         FieldPanel(title, coarse, np.asarray(field).reshape(shape), *beneath)
         for field in (data_hat - x, score)
     )
+    return pull, push

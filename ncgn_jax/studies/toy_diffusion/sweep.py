@@ -1,15 +1,16 @@
-"""Other cosines and other data: which findings on the toy are the toy's alone.
+"""Tests the findings on two Gaussians with other cosine schedules and other data.
 
 Part of the study `toy_diffusion` (arXiv 2409.00374), with exact predictors: the
 offset and the power of the cosine schedule, more modes, more dimensions.
 """
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ncgn_jax.pictures import Panel, draw_panels
 from ncgn_jax.process import Schedule, make_schedule
-from ncgn_jax.studies.report import Report, verdict_of
+from ncgn_jax.studies.report import Report, Value, verdict_of
 from ncgn_jax.studies.toy_diffusion.exact import (
     METHODS,
     Mixture,
@@ -23,6 +24,7 @@ from ncgn_jax.studies.toy_diffusion.exact import (
 )
 from ncgn_jax.studies.toy_diffusion.samples import (
     SCHEDULE_NAMES,
+    Measures,
     make_toy_schedule,
 )
 from ncgn_jax.studies.toy_diffusion.sampling import TITLES, sample_exactly
@@ -54,7 +56,7 @@ def study_cosines(report: Report, num_samples: int, rng: jax.Array) -> None:
             *(final_std(m, schedule, mixture.std) / mixture.std for m in _SHOWN),
             float(np.mean(1 - least / variance_of_mixture(mixture) < 0.05)),
             float(least.mean()),
-            float(schedule.alpha(0.0)),
+            float(schedule.alpha(jnp.zeros(()))),
             measures.distance,
             measures.first_share,
         ]
@@ -95,30 +97,25 @@ def _cosine(offset: float, power: float) -> Schedule:
 
 
 def _cosine_panels(std: float) -> list[Panel]:
-    """Returns the width of the modes against the power, by method and by offset."""
+    """Returns panels of the width of the modes against the power of the cosine."""
     powers = np.geomspace(0.25, 8.0, 16)
 
-    def widths(method, offset):
+    def widths(method: str, offset: float) -> tuple[np.ndarray, np.ndarray]:
         found = [final_std(method, _cosine(offset, p), std) / std for p in powers]
-        return powers, found
+        return powers, np.array(found)
 
-    linear = {
-        m: final_std(m, make_toy_schedule("linear", _NUM_STEPS), std) / std
-        for m in _SHOWN
-    }
-    ends = powers[[0, -1]]
+    linear = final_std("ddim", make_toy_schedule("linear", _NUM_STEPS), std) / std
     by_method = {TITLES[m]: widths(m, _USUAL_OFFSET) for m in _SHOWN}
     by_offset = {f"offset {o:g}": widths("ddim", o) for o in _OFFSETS}
     labels = ("power of the cosine", "std of each mode / s")
-    more = {"log_x": True, "level": 1.0, "level_name": "right"}
+    by_offset["linear betas"] = (powers[[0, -1]], np.full(2, linear))
+    shown = {
+        f"cosine, T = {_NUM_STEPS}": by_method,
+        f"DDIM, T = {_NUM_STEPS}": by_offset,
+    }
     return [
-        Panel(f"cosine, T = {_NUM_STEPS}", *labels, by_method, **more),
-        Panel(
-            f"DDIM, T = {_NUM_STEPS}",
-            *labels,
-            by_offset | {"linear betas": (ends, np.full(2, linear["ddim"]))},
-            **more,
-        ),
+        Panel(title, *labels, curves, log_x=True, level=1.0, level_name="right")
+        for title, curves in shown.items()
     ]
 
 
@@ -126,10 +123,10 @@ def study_worlds(report: Report, num_samples: int, rng: jax.Array, few: bool) ->
     """Repeats the comparison on more modes and in more dimensions, T = 50.
 
     Args:
-      report: Where to.
-      num_samples: Samples of each method.
+      report: The report.
+      num_samples: Number of samples of each method.
       rng: Random key.
-      few: Leave out the largest worlds.
+      few: Whether to leave out the largest worlds.
     """
     worlds = {
         "2 modes, 2-D": two_modes(),
@@ -140,7 +137,13 @@ def study_worlds(report: Report, num_samples: int, rng: jax.Array, few: bool) ->
     }
     if few:
         worlds = {name: worlds[name] for name in ("2 modes, 8-D", "ring of 8")}
-    rows, checks = [], {"single": [], "whole": [], "widths": [], "distances": []}
+    rows: list[list[Value]] = []
+    checks: dict[str, list[bool]] = {
+        "single": [],
+        "whole": [],
+        "widths": [],
+        "distances": [],
+    }
     for place, (world, mixture) in enumerate(worlds.items()):
         found = _compare_in(mixture, jax.random.fold_in(rng, place), num_samples)
         for method in METHODS:
@@ -151,11 +154,13 @@ def study_worlds(report: Report, num_samples: int, rng: jax.Array, few: bool) ->
                 for name in SCHEDULE_NAMES
             ]
             rows.append(
-                [f"{world}, {TITLES[method]}"]
-                + [m.width for m in pair]
-                + expected
-                + [m.share_error for m in pair]
-                + [m.distance for m in pair]
+                [
+                    f"{world}, {TITLES[method]}",
+                    *(m.width for m in pair),
+                    *expected,
+                    *(m.share_error for m in pair),
+                    *(m.distance for m in pair),
+                ]
             )
         checks["single"] += [
             found["single step", name].width < 0.05 for name in SCHEDULE_NAMES
@@ -189,8 +194,10 @@ def study_worlds(report: Report, num_samples: int, rng: jax.Array, few: bool) ->
         )
 
 
-def _compare_in(mixture: Mixture, rng: jax.Array, num_samples: int):
-    """Returns the measures of every method under both schedules, by the two names."""
+def _compare_in(
+    mixture: Mixture, rng: jax.Array, num_samples: int
+) -> dict[tuple[str, str], Measures]:
+    """Returns measures by method and schedule."""
     rng_data, rng_walk = jax.random.split(rng)
     reference = draw_reference(mixture, rng_data, num_samples)
     return {

@@ -1,16 +1,15 @@
-"""Pictures: projection and binning against closed forms, files whole or absent."""
-
-import sys
+"""Drawings of clouds, paths and attention: projection, binning, what panels show."""
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from ncgn_jax import pictures
-from ncgn_jax.pictures import comparison, curves
+from ncgn_jax.pictures import save_figure
 from ncgn_jax.point_clouds import draw_attention as attention
 from ncgn_jax.point_clouds import draw_path as denoising
 from ncgn_jax.point_clouds import projection
+from ncgn_jax.point_clouds.draw_clouds import draw_clouds
+from ncgn_jax.point_clouds.draw_page import write_interactive_clouds
 
 
 @pytest.fixture
@@ -33,23 +32,13 @@ def make_state(numbers, num_points=40, num_supernodes=6, dim=3):
 
 def render(figure, tmp_path):
     """Saves and gives the bytes: drawing problems only show when rendering."""
-    return pictures.save_figure(figure, tmp_path / "picture.png", dpi=50).read_bytes()
+    return save_figure(figure, tmp_path / "picture.png", dpi=50).read_bytes()
 
 
 def texts(figure):
     return " ".join(
         text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text"))
     )
-
-
-def test_module_example_draws_without_pyplot(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    code = pictures.__doc__.split("Example:\n")[1]
-    lines = [line[4:] for line in code.splitlines() if line.startswith("    ")]
-    loaded = "matplotlib.pyplot" in sys.modules
-    exec("\n".join(lines), {})
-    assert (tmp_path / "runs/example/clouds.png").read_bytes()[:4] == b"\x89PNG"
-    assert ("matplotlib.pyplot" in sys.modules) == loaded
 
 
 def test_projection_keeps_z_upright_and_lengths():
@@ -94,41 +83,38 @@ def test_draw_clouds_lays_out_a_panel_for_each_cloud(numbers, tmp_path, dim):
     clouds[0, 0] = np.nan  # a stray point is left out
     clouds[1] = np.nan  # a whole cloud says so
     clouds[2] = 0.3  # all points equal
-    figure = pictures.draw_clouds({"samples": clouds, "data": clouds[:2]}, 3, rows=2)
+    figure = draw_clouds({"samples": clouds, "data": clouds[:2]}, 3, rows=2)
     assert len(figure.axes) == 5 + 2
     assert len({axes.get_xlim() for axes in figure.axes}) == 1
     assert len(figure.axes[0].collections[0].get_offsets()) == 29
     assert "not finite" in texts(figure)
     assert render(figure, tmp_path)
-    assert len(pictures.draw_clouds({"samples": clouds}, 3).axes) == 3
+    assert len(draw_clouds({"samples": clouds}, 3).axes) == 3
 
 
 def test_draw_clouds_may_scale_each_set(numbers):
     clouds = numbers.normal(size=(2, 30, 3))
     sets = {"noise": 10.0 * clouds, "data": clouds}
-    widths = [
-        axes.get_xlim()[1]
-        for axes in pictures.draw_clouds(sets, shared_scale=False).axes
-    ]
+    widths = [axes.get_xlim()[1] for axes in draw_clouds(sets, shared_scale=False).axes]
     np.testing.assert_allclose(widths[0], 10.0 * widths[2])
 
 
 @pytest.mark.parametrize("shape", [(0, 5, 3), (2, 0, 3), (5, 3), (2, 5, 4)])
 def test_draw_clouds_refuses_other_shapes(shape):
     with pytest.raises(ValueError, match="samples"):
-        pictures.draw_clouds({"samples": np.zeros(shape)})
+        draw_clouds({"samples": np.zeros(shape)})
 
 
 def test_draw_clouds_refuses_nothing():
     with pytest.raises(ValueError, match="no clouds"):
-        pictures.draw_clouds({})
+        draw_clouds({})
 
 
 @pytest.mark.parametrize("dim", [2, 3])
 def test_denoising_path_names_time_and_graph(numbers, tmp_path, dim):
     coarse = make_state(numbers, dim=dim)
     fine = make_state(numbers, num_points=6, num_supernodes=6, dim=dim)
-    figure = pictures.draw_denoising_path([coarse, fine])
+    figure = denoising.draw_denoising_path([coarse, fine])
     assert len(figure.axes) == 4
     assert "6 supernodes, 3 neighbours" in texts(figure)
     assert "bucket 1" in texts(figure)
@@ -142,13 +128,13 @@ def test_denoising_path_survives_one_supernode_without_edges(numbers, tmp_path):
         "receivers": np.zeros(0, int),
         "points": np.zeros((5, 3)),
     }
-    assert render(pictures.draw_denoising_path([state]), tmp_path)
+    assert render(denoising.draw_denoising_path([state]), tmp_path)
 
 
 def test_denoising_path_refuses_unknown_supernodes(numbers):
     state = make_state(numbers) | {"senders": np.full(18, 6)}
     with pytest.raises(ValueError, match="supernode 6 but there are 6"):
-        pictures.draw_denoising_path([state])
+        denoising.draw_denoising_path([state])
 
 
 def test_edges_are_thinned_to_the_budget():
@@ -187,7 +173,7 @@ def test_bins_leave_out_self_loops_and_nan():
 def test_draw_attention_orders_levels_and_scales_weights(numbers, tmp_path):
     distances = [numbers.uniform(0.1, 1.0, 200) for _ in range(3)]
     weights = [np.full(200, 1.0 / k) for k in (4, 8, 16)]
-    figure = pictures.draw_attention(
+    figure = attention.draw_attention(
         distances, weights, [1.0, 0.5, 0.0], ["fine", "middle", "coarse"], [4, 8, 16]
     )
     titles = [axes.get_title(loc="left") for axes in figure.axes]
@@ -201,117 +187,19 @@ def test_draw_attention_orders_levels_and_scales_weights(numbers, tmp_path):
 @pytest.mark.parametrize("weight", [0.0, np.nan])
 def test_draw_attention_survives_empty_levels(tmp_path, weight):
     weights = [np.full(20, weight), np.full(20, 0.5)]
-    figure = pictures.draw_attention([np.ones(20), np.zeros(20)], weights, [0.0, 1.0])
+    figure = attention.draw_attention([np.ones(20), np.zeros(20)], weights, [0.0, 1.0])
     assert render(figure, tmp_path)
 
 
 def test_draw_attention_refuses_uneven_lists():
     with pytest.raises(ValueError, match="one entry for each level"):
-        pictures.draw_attention([np.ones(2)], [np.ones(2)], [0.1, 0.2])
-
-
-def test_draw_schedule_steps_through_the_buckets(tmp_path):
-    level = np.linspace(0.0, 1.0, 20)
-    pairs = {"exp": (50 + 350 * level**3, 50 - 43 * level)}
-    shapes = [(64, 43), (128, 29), (400, 7)]
-    figure = pictures.draw_schedule(level, pairs, [0.0, 0.6, 0.9, 1.0], shapes)
-    for which, axes in enumerate(figure.axes):
-        (steps,) = (p for p in axes.patches if type(p).__name__ == "StepPatch")
-        np.testing.assert_array_equal(
-            steps.get_data().values, [shape[which] for shape in shapes]
-        )
-        np.testing.assert_array_equal(steps.get_data().edges, [0.0, 0.6, 0.9, 1.0])
-    assert render(figure, tmp_path)
-    with pytest.raises(ValueError, match="3 buckets, got 2"):
-        pictures.draw_schedule(level, pairs, [0.6, 0.9], shapes[:2])
-    with pytest.raises(ValueError, match="'exp'"):
-        pictures.draw_schedule(level[:5], pairs)
-
-
-def test_smoothing_is_a_running_median():
-    steps = np.arange(0.0, 100.0, 5.0)
-    values = 3.0 + steps
-    values[10] = 1e6
-    at, smoothed = curves.smooth(steps, values, window=10.0)
-    np.testing.assert_array_equal(at, steps)
-    brute = [np.median(values[np.abs(steps - s) <= 10.0]) for s in steps]
-    np.testing.assert_allclose(smoothed, brute)
-    assert len(curves.smooth(np.arange(5000.0), np.ones(5000), 3.0)[0]) == 400
-
-
-@pytest.mark.parametrize("num_steps", [1, 5, 60])
-def test_draw_loss_survives_gaps_spikes_and_one_step(tmp_path, num_steps):
-    steps = np.arange(1, num_steps + 1)
-    falling = 10.0 / steps
-    holed = np.where(steps % 2, falling, np.nan)
-    spiked = np.where(steps == 30, 1e9, falling)
-    losses = {"a": falling, "b": holed, "c": spiked, "d": np.full(num_steps, np.nan)}
-    figure = pictures.draw_loss(steps, losses)
-    assert figure.axes[0].get_ylim()[1] < 20.0
-    assert render(figure, tmp_path)
-    assert render(pictures.draw_loss(steps, {"d": losses["d"]}), tmp_path)
-    with pytest.raises(ValueError, match="loss 'a'"):
-        pictures.draw_loss(steps[1:], {"a": falling})
-
-
-def test_limits_hold_values_and_near_anchors_only():
-    values, anchors = np.array([1.0, 1.2]), np.array([0.9, 1.5, 8.6])
-    low, high = comparison.choose_limits(values, anchors)
-    assert 0.8 < low < 0.9
-    assert 1.5 < high < 1.7
-    # One value alone still gets a tenth of its size.
-    low, high = comparison.choose_limits(np.array([2.0]), np.zeros(0))
-    assert low <= 1.9
-    assert high >= 2.1
-
-
-def test_labels_are_moved_apart_in_order():
-    pushed = comparison.spread_labels([0.51, 0.5, 0.9], 0.1)
-    np.testing.assert_allclose(pushed, [0.6, 0.5, 0.9])
-    heights = [0.50, 0.51, 0.99, 1.0, 0.0]
-    placed = comparison.spread_labels(heights, 0.1)
-    np.testing.assert_array_equal(np.argsort(placed), np.argsort(heights))
-    assert np.diff(np.sort(placed)).min() >= 0.1 - 1e-9
-    assert placed.max() <= 1.0
-
-
-def test_draw_comparison_shows_mean_spread_and_anchors(tmp_path):
-    table = {
-        "DMP": {"W": [1.0, 2.0, 3.0], "coverage": [0.5]},
-        "kNN": {"W": [2.0, np.nan]},
-    }
-    anchors = {"training set": {"W": 1.5}, "pure noise": {"W": 80.0}}
-    figure = pictures.draw_comparison(table, anchors, {"W": "lower is better"})
-    axes = figure.axes[0]
-    bar = axes.collections[1].get_segments()[0]
-    np.testing.assert_allclose(bar[:, 1], [1.0, 3.0])  # mean 2, deviation 1
-    shown = texts(figure)
-    for words in ("training set", "pure noise 80", "lower is better", "none", "DMP"):
-        assert words in shown
-    assert [line.get_ydata()[0] for line in axes.lines].count(1.5) == 1
-    assert render(figure, tmp_path)
-    with pytest.raises(ValueError, match="no metric"):
-        pictures.draw_comparison({"DMP": {}})
-
-
-def test_draw_comparison_takes_wide_and_negative_values(tmp_path):
-    table = {"a": {"x": [1e-3], "y": [-2.0]}, "b": {"x": [10.0], "y": [0.0]}}
-    figure = pictures.draw_comparison(table, {"zero": {"x": 0.0, "y": 0.0}})
-    assert figure.axes[0].get_yscale() == "log"
-    assert figure.axes[1].get_yscale() == "linear"
-    assert render(figure, tmp_path)
-
-
-def test_cell_colors_differ_between_neighbours():
-    colors = pictures.style.cell_colors(64)
-    assert np.all((colors >= 0.0) & (colors <= 1.0))
-    assert np.linalg.norm(np.diff(colors, axis=0), axis=-1).min() > 0.1
+        attention.draw_attention([np.ones(2)], [np.ones(2)], [0.1, 0.2])
 
 
 def test_interactive_page_stands_alone(numbers, tmp_path):
     clouds = numbers.normal(size=(3, 20, 3))
     sets = {"samples": clouds, "flat": clouds[:2, :, :2]}
-    page = pictures.write_interactive_clouds(sets, tmp_path / "clouds.html").read_text()
+    page = write_interactive_clouds(sets, tmp_path / "clouds.html").read_text()
     assert "Plotly.newPlot" in page
     assert "<script src=" not in page
     assert "<link" not in page.split("<body>")[0]
@@ -319,26 +207,4 @@ def test_interactive_page_stands_alone(numbers, tmp_path):
     # The shorter set begins again at the slider's third step.
     assert '"args":["visible",[false,false,true,true,false]]' in page
     with pytest.raises(ValueError, match="at most 4"):
-        pictures.write_interactive_clouds(dict.fromkeys("abcde", clouds), "x.html")
-
-
-def test_a_failed_save_leaves_the_older_file(tmp_path, monkeypatch):
-    path = tmp_path / "picture.png"
-    figure = Figure()
-    pictures.save_figure(figure, path)
-    before = path.read_bytes()
-
-    def fill_disk(file, **_):
-        file.write(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(figure, "savefig", fill_disk)
-    with pytest.raises(OSError, match="No space"):
-        pictures.save_figure(figure, path)
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_save_figure_names_the_formats_it_knows(tmp_path):
-    with pytest.raises(ValueError, match=r"pdf.*png"):
-        pictures.save_figure(Figure(), tmp_path / "picture.xyz")
+        write_interactive_clouds(dict.fromkeys("abcde", clouds), "x.html")

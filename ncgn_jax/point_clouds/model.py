@@ -1,0 +1,377 @@
+"""Models of point clouds: network, loss and sampler, without data and configuration.
+
+Positions are what is generated, so clusters and neighbours are found anew at every
+step, on the device (arXiv 2507.09391, section 5.1). Clouds have unit variance here;
+times `scale` they are those of the data.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ncgn_jax.graphs import MultiscaleGraph, build_graphs, join_graphs
+from ncgn_jax.models.ncgn import NCGN
+from ncgn_jax.parallel import AXIS, device_index
+from ncgn_jax.point_clouds.noise_level import NoiseLevelHead, cloud_statistics
+from ncgn_jax.process import Denoiser, integrate, make_denoiser, make_sampler_step
+from ncgn_jax.tasks.bucketed import (
+    BatchLayout,
+    BucketedTime,
+    Objective,
+    describe_process,
+    draw_prior,
+    mean_loss,
+    noise_rows,
+    row_keys,
+)
+from ncgn_jax.tasks.classes import draw_classes, hide_classes
+from ncgn_jax.tasks.graph_network import GraphSettings, NetworkSettings
+from ncgn_jax.tasks.sampling import (
+    BucketedSampler,
+    Reached,
+    Sampling,
+    Start,
+    Stretch,
+    as_times,
+    guide,
+    sample_keys,
+    split_time_grid,
+)
+
+Tree = Any
+DIM = 3
+NOISE_CONDITIONINGS = ("time", "none", "inferred")
+# Where the parameters of the head that infers the noise level stand.
+LEVEL_HEAD = "noise_level"
+
+
+class CloudSampler(NamedTuple):
+    """What a compiled stretch of the sampler depends on besides shapes."""
+
+    sampler: str
+    data_limit: float | None
+    guidance: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PointCloudModel:
+    """A generative model of point clouds.
+
+    Attributes:
+      num_points: Points per cloud.
+      scale: Standard deviation of the training clouds, over all coordinates.
+      class_names: Classes of the training clouds.
+      class_counts: Training clouds of each class.
+      time: Process and noise buckets.
+      objective: Target and loss.
+      graphs: How the buckets' graphs were chosen.
+      network_settings: Size and kind of the network.
+      class_conditional: Whether the network gets the class of a cloud.
+      label_dropout: Share of training clouds whose class is hidden.
+      noise_conditioning: One of `NOISE_CONDITIONINGS`.
+    """
+
+    num_points: int
+    scale: float
+    class_names: tuple[str, ...]
+    class_counts: tuple[int, ...]
+    time: BucketedTime
+    objective: Objective
+    graphs: GraphSettings
+    network_settings: NetworkSettings
+    class_conditional: bool = False
+    label_dropout: float = 0.1
+    noise_conditioning: str = "time"
+
+    @property
+    def num_classes(self) -> int:
+        """Classes that the network distinguishes, 0 for none."""
+        return len(self.class_names) if self.class_conditional else 0
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether neither network nor graphs get the noise level of the time."""
+        return self.noise_conditioning != "time"
+
+    def describe(self) -> list[str]:
+        """Describes graphs and network, a line each."""
+        process = describe_process(self.objective, self.time.schedule.name)
+        return [
+            self.graphs.describe(self.time.buckets),
+            f"{self.network_settings.describe()}; {process}",
+        ]
+
+    def network(self, axis_name: str | None = None) -> NCGN:
+        """Returns the network; `axis_name` joins batch norm over devices."""
+        return self.network_settings.build(DIM, axis_name)
+
+    def init(self, rng: jax.Array) -> tuple[Tree, Tree]:
+        """Returns initial parameters and batch statistics."""
+        clouds = jax.random.normal(rng, (1, self.num_points, DIM))
+        graph = build_graphs(clouds, self.time.buckets[0], rng)
+        label = jnp.zeros((1,), jnp.int32)
+        variables = self.network().init(
+            rng, self._features(clouds, label), jnp.zeros((1,)), graph
+        )
+        variables = dict(variables)
+        params = variables.pop("params")
+        if self.is_blind:
+            head = NoiseLevelHead().init(rng, cloud_statistics(clouds))
+            params = {**params, LEVEL_HEAD: head["params"]}
+        return params, variables
+
+    def loss(
+        self,
+        params: Tree,
+        model_state: Tree,
+        layout: BatchLayout,
+        batch: dict[str, jax.Array],
+        rng: jax.Array,
+    ) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
+        """Returns a device's weighted loss, new statistics, and loss per bucket.
+
+        The loss of a blind model includes the mean squared error of the inferred level.
+
+        Args:
+          params: Parameters.
+          model_state: Batch statistics.
+          layout: Which rows of a batch belong to which bucket.
+          batch: `data` [row, point, 3], `label` [row], and `row`, the number of each
+            row in the global batch.
+          rng: Key of the step.
+        """
+        keys, keys_label = jnp.moveaxis(row_keys(rng, batch["row"], 2), 1, 0)
+        label = batch["label"]
+        if self.num_classes:
+            label = hide_classes(
+                label, keys_label, self.label_dropout, self.num_classes
+            )
+        parts = noise_rows(self.time, layout, self.objective, batch["data"], keys)
+        graph_rng = jax.random.fold_in(rng, device_index())
+        graphs, inputs = [], []
+        for i, (bucket, rows) in enumerate(zip(self.time.buckets, parts, strict=True)):
+            key = jax.random.fold_in(graph_rng, i)
+            graphs.append(build_graphs(rows.x_t, bucket, key))
+            inputs.append(self._features(rows.x_t, layout.take(label, i)))
+        level = jnp.concatenate([self.time.level(rows.t) for rows in parts])
+        shown, level_error = level, jnp.zeros(())
+        if self.is_blind:
+            x_t = jnp.concatenate([rows.x_t for rows in parts])
+            inferred = self.infer_level(params, x_t)
+            shown, level_error = (
+                self._shown(inferred),
+                jnp.mean((inferred - level) ** 2),
+            )
+        output, model_state = self.network(AXIS).apply(
+            {"params": params, **model_state},
+            jnp.concatenate(inputs),
+            shown,
+            join_graphs(graphs),
+            train=True,
+            mutable=list(model_state),
+        )
+        loss, per_bucket = mean_loss(layout, parts, output)
+        if self.is_blind:
+            loss = loss + level_error
+        return loss, (dict(model_state), per_bucket)
+
+    def apply(
+        self,
+        variables: Tree,
+        bucket: int,
+        x_t: jax.Array,
+        t: jax.Array,
+        label: jax.Array,
+        mutable: Sequence[str] = (),
+    ) -> tuple[jax.Array, MultiscaleGraph, Tree]:
+        """Runs the network on noisy clouds with the static graphs of one bucket.
+
+        Args:
+          variables: Parameters and batch statistics.
+          bucket: The bucket of the graphs.
+          x_t: Noisy clouds, [cloud, point, 3].
+          t: Times, [cloud], all alike as in a sampler.
+          label: Classes, int32 [cloud].
+          mutable: Flax collections to return.
+
+        Returns:
+          The prediction [cloud, point, 3], the graphs, and the collections.
+        """
+        # Random edges, where a baseline has them, follow the time.
+        moment = (t[0] * 2**20).astype(jnp.int32)
+        rng = jax.random.fold_in(jax.random.key(0), moment)
+        graph = build_graphs(x_t, self.time.buckets[bucket], rng)
+        shown = self.time.level(t)
+        if self.is_blind:
+            shown = self._shown(self.infer_level(variables["params"], x_t))
+        output, collections = self.network().apply(
+            variables, self._features(x_t, label), shown, graph, mutable=list(mutable)
+        )
+        return output.reshape(x_t.shape), graph, collections
+
+    def infer_level(self, params: Tree, x_t: jax.Array) -> jax.Array:
+        """Infers the noise variable of clouds from the clouds, [cloud] in (0, 1)."""
+        statistics = jax.lax.stop_gradient(cloud_statistics(x_t))
+        return NoiseLevelHead().apply({"params": params[LEVEL_HEAD]}, statistics)
+
+    def infer_bucket(self, params: Tree, x_t: jax.Array) -> jax.Array:
+        """Infers the bucket from the mean level of some clouds, int []."""
+        level = jnp.mean(self.infer_level(params, x_t))
+        lows = jnp.asarray([bucket.low for bucket in self.time.buckets[1:]])
+        return jnp.searchsorted(lows, level, side="right")
+
+    def denoiser(
+        self,
+        predict: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+        label: jax.Array,
+        guidance: float,
+        data_limit: float | None,
+    ) -> Denoiser:
+        """Returns denoise(x_t, t) for clouds of given classes, guidance included.
+
+        Args:
+          predict: predict(x_t, t, label) returns the network's prediction.
+          label: Classes, int32 [cloud].
+          guidance: g of `tasks.sampling.guide`.
+          data_limit: See `process.make_denoiser`.
+        """
+
+        def guided(x_t, t):
+            told = predict(x_t, t, label)
+            if not (self.num_classes and guidance):
+                return told
+            free = predict(x_t, t, jnp.full_like(label, self.num_classes))
+            return guide(told, free, guidance)
+
+        return make_denoiser(
+            guided, self.objective.target, self.time.schedule, data_limit
+        )
+
+    def draw_labels(self, num_samples: int, seed: int) -> np.ndarray:
+        """Draws classes as often as in training; zeros without classes, int32."""
+        if not self.num_classes:
+            return np.zeros(num_samples, np.int32)
+        return draw_classes(self.class_counts, num_samples, seed)
+
+    def sample(
+        self,
+        params: Tree,
+        model_state: Tree,
+        label: np.ndarray,
+        seed: int,
+        sampling: Sampling,
+    ) -> np.ndarray:
+        """Generates clouds in the units of the data, float32 [cloud, point, 3].
+
+        Args:
+          params: Parameters, EMA or raw.
+          model_state: Batch statistics.
+          label: Class of each cloud, int32 [cloud].
+          seed: Seed of the noise.
+          sampling: The sampler's settings.
+        """
+        points = self._sampler.sample(
+            _options(sampling),
+            self.stretches(sampling),
+            functools.partial(self.start, label, seed),
+            {"params": params, **model_state},
+            len(label),
+            sampling.batch_size,
+        )
+        return points * np.float32(self.scale)
+
+    def walk(
+        self,
+        params: Tree,
+        model_state: Tree,
+        start: Start,
+        stretches: Sequence[Stretch],
+        sampling: Sampling,
+    ) -> Iterator[Reached]:
+        """Samples clouds stretch by stretch; yields the state after each.
+
+        Args:
+          params: Parameters.
+          model_state: Batch statistics.
+          start: From `start`.
+          stretches: From `stretches`.
+          sampling: The sampler's settings.
+        """
+        variables = {"params": params, **model_state}
+        return self._sampler.walk(_options(sampling), stretches, start, variables)
+
+    def start(self, label: np.ndarray, seed: int, rows: np.ndarray) -> Start:
+        """Returns the noise of some clouds.
+
+        Args:
+          label: Class of every cloud, int32 [cloud].
+          seed: Seed of the samples.
+          rows: Numbers of the clouds, int [row].
+        """
+        keys = jax.random.split(jax.random.key(seed), len(label))[rows]
+        x = draw_prior(self.time.schedule, keys, (self.num_points, DIM))
+        return Start(x, sample_keys(seed, rows), label[rows])
+
+    def stretches(self, sampling: Sampling) -> list[Stretch]:
+        """Cuts the sampler's time grid; a blind model chooses buckets on its way."""
+        times = sampling.times(self.time.schedule, self.num_points * DIM)
+        if self.is_blind:
+            return [Stretch(None, 0, as_times(times))]
+        return split_time_grid(self.time, times)
+
+    @functools.cached_property
+    def _sampler(self) -> BucketedSampler:
+        return BucketedSampler(self._program)
+
+    def _program(self, options: CloudSampler, bucket: int | None):
+        step = make_sampler_step(options.sampler)
+
+        def run(x, keys, label, variables, times, offset):
+            def predict(x_t, t, label):
+                if bucket is None:
+                    return self._predict_inferred(variables, x_t, t, label)
+                return self.apply(variables, bucket, x_t, t, label)[0]
+
+            denoise = self.denoiser(
+                predict, label, options.guidance, options.data_limit
+            )
+            return integrate(
+                step, denoise, self.time.schedule, x, times, keys, step_offset=offset
+            )
+
+        return run
+
+    def _predict_inferred(self, variables, x_t, t, label) -> jax.Array:
+        """Predicts with the bucket that a device's clouds show on average."""
+        branches = [
+            lambda *args, i=i: self.apply(variables, i, *args)[0]
+            for i in range(len(self.time.buckets))
+        ]
+        chosen = self.infer_bucket(variables["params"], x_t)
+        return jax.lax.switch(chosen, branches, x_t, t, label)
+
+    def _shown(self, inferred: jax.Array) -> jax.Array:
+        """Returns the noise variable that the network of a blind model sees."""
+        if self.noise_conditioning == "none":
+            return jnp.zeros_like(inferred)
+        return jax.lax.stop_gradient(inferred)
+
+    def _features(self, clouds: jax.Array, label: jax.Array) -> jax.Array:
+        """Returns a point's inputs: its position and the class of its cloud."""
+        flat = clouds.reshape(-1, DIM)
+        if not self.num_classes:
+            return flat
+        # The class after the last is `none`, for guidance.
+        hot = jax.nn.one_hot(label, self.num_classes + 1)
+        return jnp.concatenate(
+            [flat, jnp.repeat(hot, clouds.shape[1], axis=0)], axis=-1
+        )
+
+
+def _options(sampling: Sampling) -> CloudSampler:
+    return CloudSampler(sampling.sampler, sampling.data_limit, sampling.guidance)

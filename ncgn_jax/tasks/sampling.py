@@ -1,0 +1,268 @@
+"""Samples stretch by stretch, with the static shapes of one noise bucket in each.
+
+The time grid is cut where the bucket changes. Each stretch is one program over all
+devices, compiled once per bucket, with a `lax.scan` over its steps. All domains sample
+with `BucketedSampler`; what they share of the configuration is a `Sampling`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ncgn_jax.parallel import map_over_devices, num_devices, replicate
+from ncgn_jax.process import Schedule, make_time_grid
+from ncgn_jax.tasks.bucketed import BucketedTime, row_keys
+
+Tree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """The sampler's settings that all domains share.
+
+    Attributes:
+      sampler: One of `process.SAMPLERS`.
+      num_steps: Steps from noise to data.
+      time_grid: One of `process.TIME_GRIDS`.
+      dilation: Width of dilated grids, in units of 1 / sqrt(dim).
+      time_table: Pairs (t, share of the steps) of the grid `table`.
+      batch_size: Most samples in a call, over all devices.
+      data_limit: Bound on predicted data, see `process.make_denoiser`.
+      guidance: g in told + g (told - free); 0 for no guidance.
+    """
+
+    sampler: str = "heun"
+    num_steps: int = 50
+    time_grid: str = "uniform"
+    dilation: float = 5.0
+    time_table: tuple[tuple[float, float], ...] = ()
+    batch_size: int = 64
+    data_limit: float | None = None
+    guidance: float = 0.0
+
+    def times(self, schedule: Schedule, dim: int) -> np.ndarray:
+        """Returns the times that the sampler visits, float64 [step + 1].
+
+        Args:
+          schedule: The noise.
+          dim: Numbers in a sample.
+        """
+        return make_time_grid(
+            self.time_grid,
+            self.num_steps,
+            schedule,
+            dim=dim,
+            kappa=self.dilation,
+            table=self.time_table,
+        )
+
+
+def guide(told: jax.Array, free: jax.Array, guidance: float) -> jax.Array:
+    """Moves a prediction away from that without the condition.
+
+    told + g (told - free): 0 leaves what the condition gives (Ho and Salimans 2022,
+    arXiv 2207.12598, eq. 6).
+
+    Args:
+      told: Prediction with the condition.
+      free: Prediction without it, same shape.
+      guidance: g, at least 0.
+    """
+    return told + guidance * (told - free)
+
+
+class Stretch(NamedTuple):
+    """A part of the time grid inside one bucket.
+
+    Attributes:
+      bucket: The bucket, None where the program chooses it.
+      offset: Number of steps before.
+      times: Rising times, float32; each stretch starts where the one before ends.
+    """
+
+    bucket: int | None
+    offset: int
+    times: np.ndarray
+
+
+class Reached(NamedTuple):
+    """The state at the end of a stretch.
+
+    Attributes:
+      stretch: The stretch.
+      x: The samples, [row, ...].
+    """
+
+    stretch: Stretch
+    x: np.ndarray
+
+    @property
+    def t(self) -> float:
+        """The time reached."""
+        return float(self.stretch.times[-1])
+
+
+class Start(NamedTuple):
+    """Samples before the first step.
+
+    Attributes:
+      x: Noise at t = 0, [row, ...].
+      keys: Key of each row, for stochastic steps, [row].
+      given: Tree of what else belongs to the rows, leaves [row, ...].
+    """
+
+    x: np.ndarray
+    keys: jax.Array
+    given: Tree
+
+
+def split_time_grid(time: BucketedTime, times: np.ndarray) -> list[Stretch]:
+    """Cuts a time grid where the bucket changes.
+
+    Args:
+      time: Time axis.
+      times: Rising grid, [num_steps + 1]; a step belongs to the bucket it starts in.
+    """
+    buckets = time.bucket_of_times(times[:-1])
+    cuts = [0, *(np.flatnonzero(np.diff(buckets)) + 1), len(buckets)]
+    return [
+        Stretch(int(buckets[start]), int(start), as_times(times[start : stop + 1]))
+        for start, stop in zip(cuts[:-1], cuts[1:], strict=True)
+    ]
+
+
+def cut_further(stretches: Sequence[Stretch], num_pieces: int) -> list[Stretch]:
+    """Cuts every stretch into pieces, so that a path shows states in between.
+
+    Args:
+      stretches: Stretches; what is sampled stays the same, see `process.integrate`.
+      num_pieces: Pieces of each, fewer where a stretch has fewer steps.
+    """
+    pieces = []
+    for bucket, offset, times in stretches:
+        ends = np.linspace(0, len(times) - 1, num_pieces + 1).round().astype(int)
+        for start, stop in zip(ends[:-1], ends[1:], strict=True):
+            if stop > start:
+                part = times[start : stop + 1]
+                pieces.append(Stretch(bucket, offset + int(start), part))
+    return pieces
+
+
+def as_times(times: np.ndarray) -> np.ndarray:
+    """Returns times as stretches hold them."""
+    return np.asarray(times, np.float32)
+
+
+class BucketedSampler:
+    """Walks stretch by stretch; compiles the program of each bucket once.
+
+    Attributes:
+      program: program(options, bucket) returns the function of one device, run(x,
+        keys, given, shared, times, offset), that takes the steps of a stretch.
+    """
+
+    def __init__(
+        self,
+        program: Callable[[Any, int | None], Callable[..., jax.Array]],
+    ) -> None:
+        self.program = program
+        self._compiled: dict[tuple[Hashable, int | None], Callable[..., Any]] = {}
+
+    def walk(
+        self,
+        options: Hashable,
+        stretches: Sequence[Stretch],
+        start: Start,
+        shared: Tree,
+    ) -> Iterator[Reached]:
+        """Samples some rows; yields the state at the end of each stretch.
+
+        Args:
+          options: What the program depends on besides shapes.
+          stretches: From `split_time_grid` or alike.
+          start: The rows.
+          shared: Tree of what is the same for all rows, such as parameters.
+        """
+        shared, x = replicate(shared), start.x
+        for stretch in stretches:
+            key = options, stretch.bucket
+            if key not in self._compiled:
+                run = self.program(*key)
+                self._compiled[key] = map_over_devices(run, batch_argnums=(0, 1, 2))
+            x = self._compiled[key](
+                np.asarray(x),
+                start.keys,
+                start.given,
+                shared,
+                stretch.times,
+                np.int32(stretch.offset),
+            )
+            yield Reached(stretch, np.asarray(x))
+
+    def sample(
+        self,
+        options: Hashable,
+        stretches: Sequence[Stretch],
+        start: Callable[[np.ndarray], Start],
+        shared: Tree,
+        num_samples: int,
+        batch_size: int,
+    ) -> np.ndarray:
+        """Samples any number of rows, in calls of equal size.
+
+        Args:
+          options: As for `walk`.
+          stretches: As for `walk`.
+          start: Returns the start of rows of given numbers, int [row].
+          shared: As for `walk`.
+          num_samples: Rows in all, at least 1.
+          batch_size: Most rows in a call, over all devices.
+
+        Returns:
+          Samples, [num_samples, ...].
+        """
+        parts, shared = [], replicate(shared)
+        for rows in sample_chunks(num_samples, batch_size):
+            *_, last = self.walk(options, stretches, start(rows), shared)
+            parts.append(last.x[: num_samples - rows[0]])
+        return np.concatenate(parts)
+
+
+def sample_chunks(num_rows: int, batch_size: int) -> Iterator[np.ndarray]:
+    """Yields the rows of each call of a sampler, int [rows of a call].
+
+    All calls have the same size, so that nothing compiles twice: the last repeats its
+    last row.
+
+    Args:
+      num_rows: Rows to sample.
+      batch_size: Most rows in a call, over all devices.
+    """
+    size = rows_per_call(num_rows, batch_size)
+    for start in range(0, num_rows, size):
+        yield np.minimum(np.arange(start, start + size), num_rows - 1)
+
+
+def rows_per_call(num_rows: int, batch_size: int) -> int:
+    """Returns the rows in a call: as many on each device, at least one.
+
+    Args:
+      num_rows: Rows to sample.
+      batch_size: Most rows in a call, over all devices.
+    """
+    devices = num_devices()
+    per_device = max(1, batch_size // devices)
+    return min(per_device, -(-num_rows // devices)) * devices
+
+
+def sample_keys(seed: int, rows: np.ndarray) -> jax.Array:
+    """Returns the keys of stochastic sampler steps of some samples, [row].
+
+    Args:
+      seed: Seed of the samples.
+      rows: Numbers of the samples, [row].
+    """
+    return row_keys(jax.random.key(seed + 1), rows)
