@@ -12,7 +12,6 @@ draws start from the same noise. The table is written to
 """
 
 import argparse
-import copy
 import dataclasses
 import sys
 import time
@@ -24,18 +23,19 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ncgn_jax import parallel
-from ncgn_jax.config import apply_overrides, split_config_arguments
+from ncgn_jax.config import apply_overrides, split_config_arguments, with_fields
 from ncgn_jax.domains import make_task, validate
 from ncgn_jax.faults import CheckpointError, ConfigError, DataError
 from ncgn_jax.generate import read_run_config, restore_state
 from ncgn_jax.metrics.table import (
-    POINT_CLOUD_COLUMNS,
     Column,
     Row,
     format_table,
     write_table,
 )
-from ncgn_jax.point_clouds.task import PointCloudTask
+from ncgn_jax.point_clouds.columns import POINT_CLOUD_COLUMNS
+from ncgn_jax.tasks import Task
+from ncgn_jax.tasks.sampling import rows_per_call
 
 COLUMNS = (
     Column("seconds", "seconds", 1, 1, "all samples, compilation excluded"),
@@ -60,17 +60,14 @@ class Draw:
     costs: Row
 
 
-def draw(
-    task: PointCloudTask, weights: tuple[Any, Any], sampler: str, num_steps: int
-) -> Draw:
+def draw(task: Task, weights: tuple[Any, Any], sampler: str, num_steps: int) -> Draw:
     """Draws `sample.num_samples` with a sampler and a number of steps, and times it."""
-    config = copy.deepcopy(task.config)
-    config.sample.sampler, config.sample.num_steps = sampler, num_steps
-    task = PointCloudTask(config.lock(), task.dataset)
+    fields = {"sample.sampler": sampler, "sample.num_steps": num_steps}
+    config = with_fields(task.config, fields)
+    task = task.with_config(config)
     number, seed = config.sample.num_samples, config.seed
-    devices = parallel.num_devices()
-    # One chunk has the shape that all have: the second call compiles nothing.
-    first = min(config.sample.batch_size, -(-number // devices)) * devices
+    # One call has the shape that all have: the second compiles nothing.
+    first = rows_per_call(number, config.sample.batch_size)
     began = time.perf_counter()
     task.sample(*weights, first, seed)
     first_batch = time.perf_counter() - began
@@ -113,21 +110,22 @@ def benchmark(
             draws[name] = draw(task, weights, sampler, num_steps)
             seconds = draws[name].costs["seconds"]
             print(f"{name}: {seconds:.1f} s", flush=True)
-    rows, meta = task.evaluate({name: d.arrays for name, d in draws.items()})
+    rows = task.evaluate({name: d.arrays for name, d in draws.items()})
     rows = {
         name: {**(draws[name].costs if name in draws else {}), **row}
         for name, row in rows.items()
     }
-    meta |= {
+    meta = task.caption() | {
         "seed": config.seed,
         "weights": kind,
         "steps": int(state.step),
         "device": f"{parallel.num_devices()} x {parallel.device_kind()}",
     }
     caption = "; ".join(f"{name}: {value}" for name, value in meta.items())
-    text = format_table(rows, COLUMNS, caption)
+    notes = task.warnings(rows)
+    text = format_table(rows, COLUMNS, caption, notes)
     print(text, flush=True)
-    write_table(rows, workdir / "shapes_benchmark", meta)
+    write_table(rows, workdir / "shapes_benchmark", meta, notes)
     (workdir / "shapes_benchmark.md").write_text(text + "\n")
     return rows
 

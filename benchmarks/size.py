@@ -72,7 +72,7 @@ def measure(config: ConfigDict, repeats: int) -> Row:
     return {
         "points": config.data.num_points,
         "graphs": config.train.batch_size,
-        "buckets": len(task.time.buckets),
+        "buckets": len(task.model.time.buckets),
         "compile": timing.compile_seconds,
         "step": float(np.median(timing.seconds)),
         "fastest": float(np.min(timing.seconds)),

@@ -24,6 +24,7 @@ Numbers are those of one device. Nothing else should run on the machine.
 
 import argparse
 import copy
+import dataclasses
 import functools
 import resource
 import sys
@@ -42,12 +43,13 @@ from ncgn_jax.domains import validate
 from ncgn_jax.faults import ConfigError
 from ncgn_jax.graphs import build_graphs, join_graphs
 from ncgn_jax.metrics.table import Column, Row, format_table
+from ncgn_jax.point_clouds.config import default_config
 from ncgn_jax.point_clouds.sets import make_dataset
-from ncgn_jax.point_clouds.task import PointCloudTask, default_config
+from ncgn_jax.point_clouds.task import PointCloudTask
 from ncgn_jax.process import integrate, make_sampler_step
 from ncgn_jax.run.optimizer import make_optimizer
 from ncgn_jax.run.state import TrainState
-from ncgn_jax.tasks.bucketed import BucketedTime, bucket_names, make_batch_layout
+from ncgn_jax.tasks.bucketed import bucket_names, make_batch_layout
 from ncgn_jax.train import TrainingSteps, init_state
 
 WARM_UP = 15
@@ -92,13 +94,13 @@ def random_task(config: ConfigDict) -> PointCloudTask:
 
 def one_bucket_task(task: PointCloudTask, index: int) -> PointCloudTask:
     """Returns a task all of whose graphs have the shape of one bucket."""
-    single = copy.copy(task)
-    bucket = task.time.buckets[index]
-    single.time = BucketedTime(task.time.schedule, (bucket,), task.time.signal)
+    single, time = copy.copy(task), task.model.time
+    time = dataclasses.replace(time, buckets=(time.buckets[index],))
+    single.model = dataclasses.replace(task.model, time=time)
     single.layout = make_batch_layout(
-        single.time, task.config.train.batch_size, parallel.num_devices()
+        time, task.config.train.batch_size, parallel.num_devices()
     )
-    single.bucket_names = bucket_names(single.time.buckets)
+    single.bucket_names = bucket_names(time.buckets)
     return single
 
 
@@ -195,7 +197,7 @@ def measure_graphs(task: PointCloudTask, repeats: int, warm_up: int = WARM_UP) -
     def build(clouds):
         graphs = [
             build_graphs(layout.take(clouds, i), bucket, jax.random.key(i))
-            for i, bucket in enumerate(task.time.buckets)
+            for i, bucket in enumerate(task.model.time.buckets)
         ]
         return join_graphs(graphs)
 
@@ -227,19 +229,23 @@ def sampler_program(
     task: PointCloudTask, bucket: int, num_graphs: int, num_steps: int
 ) -> tuple[Any, jax.Array, np.ndarray]:
     """Returns a jitted walk of Euler steps within a bucket, its start and times."""
-    params, model_state = jax.jit(task.init)(jax.random.key(0))
+    model = task.model
+    params, model_state = jax.jit(model.init)(jax.random.key(0))
     variables, label = {"params": params, **model_state}, jnp.zeros(num_graphs, int)
-    low, high = task.time.intervals()[bucket]
+    low, high = model.time.intervals()[bucket]
     times = np.linspace(low, high, num_steps + 1, dtype=np.float32)
-    advance, schedule = make_sampler_step("euler"), task.time.schedule
+    advance, schedule = make_sampler_step("euler"), model.time.schedule
+
+    def predict(x_t, t, label):
+        return model.apply(variables, bucket, x_t, t, label)[0]
 
     @jax.jit
     def walk(x, times):
-        apply = functools.partial(task.apply, variables, bucket)
-        denoise = task.denoiser(apply, label)
+        denoise = model.denoiser(predict, label, 0.0, None)
         return integrate(advance, denoise, schedule, x, times, jax.random.key(0))
 
-    return walk, jnp.asarray(task.prior_clouds(num_graphs, seed=0)), times
+    start = model.start(np.zeros(num_graphs, np.int32), 0, np.arange(num_graphs))
+    return walk, jnp.asarray(start.x), times
 
 
 def matmul_gflop(fn: Callable[..., Any], *args: Any) -> float:
@@ -336,7 +342,7 @@ def benchmark(
 
 
 def _mean_over_time(task: PointCloudTask, sampler: dict[str, Row]) -> Row:
-    shares = np.diff(task.time.intervals(), axis=1).ravel()
+    shares = np.diff(task.model.time.intervals(), axis=1).ravel()
     keys = ("graphs", "step", "matmul", "floor")
     mean = {
         key: float(np.dot(shares, [row[key] for row in sampler.values()]))

@@ -1,7 +1,8 @@
 """ImageNet 256 x 256 as latents of an autoencoder, on a pod: the paper's setting.
 
 Paper:    arXiv 2507.09391, section "Images": DiT-DMP-S on latents [32, 32, 4],
-          DDPM of 1,000 steps with learned variance, guidance 1.5, 250 steps
+          DDPM of 1,000 steps with learned variance, 250 steps, guidance 0.5 (1.5 where
+          1 means none)
 Command:  python -m ncgn_jax.main --config=configs/imagenet_latents.py
           --config.data.path=/data/imagenet_latents
 Hardware: a TPU or GPU pod; batch 256 over all devices. A step with patches of 1 keeps

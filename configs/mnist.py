@@ -19,7 +19,7 @@ python -m ncgn_jax.compare --config=configs/mnist.py --config.data.path=mnist.np
     --tmac=3 --variant=dmp: --variant="DiT/4: dmp.patches=(4,) dmp.num_neighbors=0"
     --variant="DiT/2: dmp.patches=(2,) dmp.num_neighbors=0 train.batch_size=8"
     --variant="reversed: dmp.reverse_schedule=True"
-    --variant="random: dmp.random_buckets=True"
+    --variant="random: dmp.random_buckets=True sample.random_buckets=True"
 """
 
 from ml_collections import ConfigDict

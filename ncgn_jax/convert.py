@@ -1,17 +1,17 @@
-"""Published NCGN weights into ours, and the check that both compute the same.
+"""Converts published NCGN weights into ours and checks that both compute the same.
 
     python -m ncgn_jax.convert --check tests/fixtures/ncgn_gat_points.npz
     python -m ncgn_jax.convert CHECKPOINT.pt OUT.npz
 
-The first loads weights and inputs from a parity file (`param/...`, `graph/...`,
-`output`), runs our network in inference mode and prints the largest absolute
-difference; exit status 1 if it exceeds `--tolerance`. The second reads a PyTorch
-state dict (`weights_only=True`; PyTorch is an optional extra) and writes our
-parameters as an `.npz` whose keys are `params/...` and `batch_stats/...`.
+The first command loads weights and inputs from a parity file (`param/...`,
+`graph/...`, `output`), runs our network in inference mode and prints the largest
+absolute difference. Its exit status is 1 if that exceeds `--tolerance`. The second
+command reads a PyTorch state dict (`weights_only=True`; PyTorch is an optional extra)
+and writes our parameters as an `.npz` with keys `params/...` and `batch_stats/...`.
 
-Published message weights are folded on the way (see `models.ncgn`): with
-lin_combine's first matrix split as [C_x, C_p, C_e], the point kernel is
-C_x lin_x[sender half], and so on; biases add up.
+Published message weights are folded (see `models.ncgn`). With the first matrix of
+lin_combine split as [C_x, C_p, C_e], the point kernel is C_x lin_x[sender half], and
+so on; biases add up.
 """
 
 import argparse
@@ -19,7 +19,6 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import flax.traverse_util
@@ -28,31 +27,33 @@ import jax.numpy as jnp
 import jraph
 import numpy as np
 
+from ncgn_jax.data.array_files import read_npz, write_npz
 from ncgn_jax.faults import DataError, one_line_errors
 from ncgn_jax.graphs import MultiscaleGraph
 from ncgn_jax.models.ncgn import NCGN
 
-StateDict = Mapping[str, np.ndarray]
+# Arrays of one layer or one network, nested by name.
+Tree = dict[str, Any]
 
 
-def convert_state_dict(state: StateDict) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Turns a published NCGN state dict into ours.
+def convert_state_dict(weights: Mapping[str, np.ndarray]) -> tuple[Tree, Tree]:
+    """Converts a published NCGN state dict.
 
     Args:
-      state: Arrays by PyTorch name, as in `model.state_dict()`.
+      weights: Arrays by PyTorch name, as in `model.state_dict()`.
 
     Returns:
-      Keyword arguments for `NCGN` and its variables (`params`, `batch_stats`).
+      Keyword arguments for `NCGN`, and its variables (`params`, `batch_stats`).
 
     Raises:
-      DataError: If keys are missing or unknown, naming them.
+      DataError: If keys are missing or unknown, with their names.
     """
-    state = _Reader({_clean(name): np.asarray(v) for name, v in state.items()})
+    state = _Reader({_clean(name): np.asarray(v) for name, v in weights.items()})
     width = state.take("gate_proj.bias").shape[0]
     num_layers = state.count(r"model\.convs\.(\d+)\.bias")
     attention = "model.convs.0.att_src" in state
-    params: dict[str, Any] = {}
-    stats: dict[str, Any] = {}
+    params: Tree = {}
+    stats: Tree = {}
     stacks = {
         "point_embed": ("og_proj", 3),
         "supernode_embed": ("cg_proj", 3),
@@ -77,7 +78,7 @@ def convert_state_dict(state: StateDict) -> tuple[dict[str, Any], dict[str, Any]
             params[f"norm_{i}"], stats[f"norm_{i}"] = _convert_norm(
                 state, f"model.norms.{i}"
             )
-    # Published, but not used by the forward pass.
+    # The forward pass does not use these.
     state.ignore(rf"og_lin\.{num_layers}\..*")
     state.ignore(r".*num_batches_tracked")
     state.refuse_leftovers()
@@ -91,8 +92,10 @@ def convert_state_dict(state: StateDict) -> tuple[dict[str, Any], dict[str, Any]
     return settings, {"params": params, "batch_stats": stats}
 
 
-def parity_graph(file: Mapping[str, np.ndarray]) -> tuple[jax.Array, jax.Array, Any]:
-    """Reads a parity file's inputs: features, level of each graph, ragged graph."""
+def parity_graph(
+    file: Mapping[str, np.ndarray],
+) -> tuple[jax.Array, jax.Array, MultiscaleGraph]:
+    """Reads the inputs of a parity file: features, level of each graph, ragged graph."""
     file = {key.removeprefix("graph/"): file[key] for key in file if "graph/" in key}
     to_coarse = file["og_to_cg_edge_index"]
     assignment = np.zeros(file["pos_og"].shape[0], np.int32)
@@ -121,16 +124,19 @@ def parity_graph(file: Mapping[str, np.ndarray]) -> tuple[jax.Array, jax.Array, 
     return jnp.asarray(file["x_og"][:, :-1]), jnp.asarray(file["t"]), graph
 
 
-def check_parity(path: str | os.PathLike) -> float:
-    """Returns the largest absolute difference between our output and a parity file's.
+def check_parity(path: str | os.PathLike[str]) -> float:
+    """Computes the largest absolute difference between our output and a parity file's.
 
     Runs in float64 if `jax_enable_x64` is on, else in float32.
+
+    Raises:
+      DataError: If the file cannot be read, or is not a parity file of an NCGN.
     """
-    file = _load_npz(path)
+    file = read_npz(path)
     missing = [key for key in ("output", "graph/x_og", "graph/t") if key not in file]
     if missing:
         raise DataError(f"{path}: not a parity file, lacks {', '.join(missing)}")
-    dtype = np.float64 if jax.config.jax_enable_x64 else np.float32
+    dtype = np.float64 if jax.config.read("jax_enable_x64") else np.float32
     file = {
         key: value.astype(dtype) if value.dtype.kind == "f" else value
         for key, value in file.items()
@@ -149,15 +155,22 @@ def check_parity(path: str | os.PathLike) -> float:
     return float(np.max(np.abs(np.asarray(output) - file["output"])))
 
 
-def convert_checkpoint(checkpoint: str | os.PathLike, out: str | os.PathLike) -> int:
-    """Writes a published PyTorch checkpoint as our `.npz`; returns the parameters.
+def convert_checkpoint(
+    checkpoint: str | os.PathLike[str], out: str | os.PathLike[str]
+) -> int:
+    """Converts a published PyTorch checkpoint into an `.npz`; counts its parameters.
 
-    Accepts a bare state dict or a dict that holds one under `state_dict`, `model`,
-    `model_state_dict` or `ema`.
+    Args:
+      checkpoint: File with a state dict, or with a dict that holds one under
+        `state_dict`, `model`, `model_state_dict` or `ema`.
+      out: Path of the `.npz`.
+
+    Returns:
+      Number of parameters.
 
     Raises:
-      DataError: If PyTorch is not installed, the file cannot be read or does
-        not hold an NCGN, or the result cannot be written.
+      DataError: If PyTorch is not installed, the file cannot be read or holds no NCGN,
+        or the result cannot be written.
     """
     try:
         import torch
@@ -192,14 +205,9 @@ def convert_checkpoint(checkpoint: str | os.PathLike, out: str | os.PathLike) ->
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
     flat = {key: np.asarray(value, np.float32) for key, value in flat.items()}
     meta = {f"settings/{key}": np.asarray(value) for key, value in settings.items()}
-    out = Path(out)
-    partial = out.with_name(out.name + ".partial")
     try:
-        with partial.open("wb") as stream:
-            np.savez(stream, **flat, **meta)
-        partial.replace(out)
+        write_npz(out, flat | meta)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise DataError(f"{out}: cannot be written ({error})") from error
     return sum(value.size for key, value in flat.items() if key.startswith("params/"))
 

@@ -94,48 +94,12 @@ class Faults:
     def choice(self, config: ConfigDict, field: str, choices: Iterable[Any]) -> bool:
         """Checks that a field holds one of `choices`."""
         choices = list(choices)
-        return self._value_check(config, field, choices, lambda value: value in choices)
-
-    def positive_int(self, config: ConfigDict, field: str) -> bool:
-        """Checks that a field holds an integer of at least 1."""
-        return self._value_check(
-            config,
-            field,
-            "an integer of at least 1",
-            lambda value: is_type(value, int) and value >= 1,
-        )
-
-    def in_range(
-        self,
-        config: ConfigDict,
-        field: str,
-        low: float | None = None,
-        high: float | None = None,
-        *,
-        without_ends: bool = False,
-    ) -> bool:
-        """Checks that a field holds a number between two ends; NaN never is.
-
-        Args:
-          config: The configuration.
-          field: Dotted name.
-          low: Lower end, None for none.
-          high: Upper end, None for none.
-          without_ends: Whether the ends themselves are forbidden.
-        """
-
-        def inside(value):
-            if not is_type(value, float) or value != value:
-                return False
-            if without_ends and value in (low, high):
-                return False
-            return (low is None or value >= low) and (high is None or value <= high)
-
-        sign = "<" if without_ends else "<="
-        left = "" if low is None else f"{low} {sign} "
-        right = "" if high is None else f" {sign} {high}"
-        allowed = f"a number, {left}value{right}" if left or right else "a number"
-        return self._value_check(config, field, allowed, inside)
+        try:
+            value = get_field(config, field)
+        except KeyError:
+            self.lines.append(f"{field}: missing from the configuration")
+            return False
+        return self.check(value in choices, field, value, choices)
 
     def raise_if_any(self) -> None:
         """Raises one ConfigError that lists every fault found so far."""
@@ -144,14 +108,6 @@ class Faults:
             title = "1 fault" if count == 1 else f"{count} faults"
             lines = "\n".join(f"  {line}" for line in self.lines)
             raise ConfigError(f"{title} in the configuration:\n{lines}")
-
-    def _value_check(self, config, field, allowed, passes) -> bool:
-        try:
-            value = get_field(config, field)
-        except KeyError:
-            self.lines.append(f"{field}: missing from the configuration")
-            return False
-        return self.check(passes(value), field, value, allowed)
 
 
 def get_field(config: ConfigDict, field: str) -> Any:

@@ -1,10 +1,9 @@
-"""Runs per-device functions on every device: the only file that names devices.
+"""Runs per-device functions on every device; no other file names devices.
 
-A training step is written for one device and names the axis `AXIS` where devices
-must agree (`mean_over_devices`). `data_parallel` lifts it with `jax.pmap`. State
-goes in and out unreplicated in shape: every device holds a full copy, yet no leading
-device axis is ever seen. The same code runs on one CPU, eight fake devices, two
-processes or a pod.
+A training step is written for one device and names the axis `AXIS` where devices must
+agree (`mean_over_devices`). `data_parallel` lifts it with `jax.pmap`. Every device
+holds a full copy of the state, but its arrays have no leading device axis. The same
+code runs on one CPU, eight fake devices, two processes or a pod.
 
 Example:
   >>> import jax, numpy as np
@@ -16,11 +15,11 @@ Example:
   >>> step(np.int32(0), batch, jax.random.key(0))[1].item()
   1.0
 
-Two properties of `jax.pmap` shape this file. Arguments that do not already lie on the
-devices as the compiled function wants them cost one more trace on the second call,
-and with several processes a donated one fails outright; so arguments are placed
-first, explicitly, which also keeps the loop legal under `jax.transfer_guard`. And a
-batch of fewer rows than devices silently uses fewer devices; so it is refused here.
+Two properties of `jax.pmap` shape this file. Arguments that do not lie on the devices
+as the compiled function wants them cost another trace on the second call, and with
+several processes a donated one even fails. So arguments are first placed explicitly,
+which also keeps the loop legal under `jax.transfer_guard`. A batch of fewer rows than
+devices silently uses fewer devices, so it is refused here.
 """
 
 import contextlib
@@ -46,6 +45,7 @@ from ncgn_jax.processes import (
 
 __all__ = [
     "AXIS",
+    "Lifted",
     "alone",
     "data_parallel",
     "device_index",
@@ -66,13 +66,13 @@ __all__ = [
     "rows_of_process",
     "split_for_devices",
     "start",
-    "sum_over_devices",
     "wait_for_all",
 ]
 
 AXIS = "device"
 
 Tree = Any
+Array = np.ndarray | jax.Array
 
 _ALONE = contextvars.ContextVar("alone", default=False)
 
@@ -88,12 +88,12 @@ def local_devices() -> list[jax.Device]:
 
 
 def device_kind() -> str:
-    """Names the kind of device, for example `cpu`."""
+    """Returns the kind of device, for example `cpu`."""
     return jax.local_devices()[0].device_kind
 
 
 def local_batch_size(global_batch_size: int) -> int:
-    """Gives the rows of a global batch that this process has to load.
+    """Counts the rows of a global batch that this process has to load.
 
     Raises:
       ValueError: If the batch cannot be divided evenly over all devices.
@@ -107,7 +107,7 @@ def local_batch_size(global_batch_size: int) -> int:
 
 
 def rows_of_process(global_batch_size: int) -> slice:
-    """Gives which rows of a global batch this process has to load.
+    """Returns the range of rows of a global batch that this process has to load.
 
     Raises:
       ValueError: If the batch cannot be divided evenly over all devices.
@@ -120,8 +120,8 @@ def rows_of_process(global_batch_size: int) -> slice:
 def alone() -> Iterator[None]:
     """Lets one process of several map over its own devices, without the others.
 
-    Within, `map_over_devices` does the shares of all processes one after another, with
-    the same programs; results are the same as together.
+    Within, `map_over_devices` computes the shares of all processes one after another
+    with the same programs, so that results are the same as together.
     """
     token = _ALONE.set(True)
     try:
@@ -131,20 +131,20 @@ def alone() -> Iterator[None]:
 
 
 def split_for_devices(batch: Tree) -> Tree:
-    """Gives every leaf a leading device axis: [B, ...] to [local_devices, B', ...].
+    """Reshapes every leaf from [B, ...] to [local_devices, B', ...].
 
     Args:
-      batch: Tree of arrays whose first axis is this process's batch.
+      batch: Tree of arrays whose first axis is the batch of this process.
 
     Returns:
-      The same rows in the same order, B' = B / local_devices to a device.
+      The same rows in the same order, B' = B / local_devices per device.
 
     Raises:
       ValueError: If B is not a multiple of the number of local devices.
     """
     count = len(local_devices())
 
-    def split(leaf):
+    def split(leaf: Array) -> Array:
         if not leaf.shape or leaf.shape[0] == 0 or leaf.shape[0] % count:
             rows = leaf.shape[0] if leaf.shape else "no axis"
             raise ValueError(
@@ -157,7 +157,7 @@ def split_for_devices(batch: Tree) -> Tree:
 
 
 def merge_devices(tree: Tree) -> Tree:
-    """Undoes `split_for_devices`: [devices, B', ...] to [devices * B', ...]."""
+    """Reshapes every leaf from [devices, B', ...] to [devices * B', ...]."""
     return jax.tree.map(
         lambda leaf: leaf.reshape((leaf.shape[0] * leaf.shape[1], *leaf.shape[2:])),
         tree,
@@ -167,8 +167,8 @@ def merge_devices(tree: Tree) -> Tree:
 def replicate(tree: Tree) -> Tree:
     """Copies every leaf to all local devices; shapes stay as they are.
 
-    Leaves already there are passed through. A copy never shares memory with its
-    origin, so donating it leaves the origin readable.
+    Leaves that are already there stay. A copy never shares memory with its origin, so
+    that the origin stays readable when the copy is donated.
     """
     return _place(tree, _sharding(replicated=True), copy=True)
 
@@ -179,7 +179,7 @@ def put_batch(batch: Tree) -> Tree:
 
 
 def put_batches(batches: Sequence[Tree]) -> Tree:
-    """Does the same for batches of one shape, as one tree with an axis of batches.
+    """Splits and transfers host batches of one shape as one tree.
 
     Args:
       batches: Trees with leaves [B, ...].
@@ -197,129 +197,115 @@ def mean_over_devices(tree: Tree) -> Tree:
     return jax.lax.pmean(tree, AXIS)
 
 
-def sum_over_devices(tree: Tree) -> Tree:
-    """Sums every leaf over all devices; only inside a lifted function."""
-    return jax.lax.psum(tree, AXIS)
-
-
 def device_index() -> jax.Array:
-    """Gives this device's number among all; only inside a lifted function."""
+    """Returns the number of this device among all; only inside a lifted function."""
     return jax.lax.axis_index(AXIS)
 
 
+class Lifted:
+    """A per-device function that runs on all devices, made by `data_parallel`."""
+
+    def __init__(self, fn: Callable[..., Tree], donate_argnums: Sequence[int]) -> None:
+        self._fn = fn
+        self._donate = tuple(donate_argnums)
+        self._compiled = functools.cache(self._compile)
+
+    def __call__(self, *args: Tree) -> Tree:
+        """Runs the function, compiled once per shape."""
+        return self._compiled(len(args))(*_place_arguments(args, (1,), self._donate))
+
+    def lower(self, *args: Tree) -> jax.stages.Lowered:
+        """Lowers the function as `jax.jit` does, to look at the program."""
+        placed = _place_arguments(args, (1,), self._donate)
+        return self._compiled(len(args)).lower(*placed)
+
+    def _compile(self, num_args: int) -> Any:
+        return jax.pmap(
+            self._fn,
+            axis_name=AXIS,
+            in_axes=tuple(0 if i == 1 else None for i in range(num_args)),
+            out_axes=None,
+            donate_argnums=self._donate,
+        )
+
+
 def data_parallel(
-    fn: Callable[..., Tree],
-    batch_argnums: Sequence[int] = (1,),
-    static_argnums: Sequence[int] = (),
-    donate_argnums: Sequence[int] = (0,),
-) -> Callable[..., Tree]:
+    fn: Callable[..., Tree], donate_argnums: Sequence[int] = (0,)
+) -> Lifted:
     """Lifts a per-device function, `fn(state, batch, rng) -> (state, metrics)`.
 
     Args:
-      fn: Function of one device. What it returns must be equal on all devices, that
-        is, gradients and metrics pass through `mean_over_devices`; this is not
-        checked, and the first local device's value is what is returned.
-      batch_argnums: Arguments with a leading axis of local devices, as
-        `split_for_devices` makes them. All others are the same on every device.
-      static_argnums: Hashable arguments; a new value compiles anew.
+      fn: Function of one device. Its results must be equal on all devices, that is,
+        gradients and metrics pass through `mean_over_devices`. This is not checked;
+        the results of the first local device are returned.
       donate_argnums: Arguments whose memory the result may take over.
 
     Returns:
-      A function of the same positional arguments. Compiled once for each shape. Its
-      attribute `lower` is as that of `jax.jit`, to look at the program.
-
-    Raises:
-      ValueError: When called, if a batch leaf's first axis is not the number of
-        local devices.
+      A function of the same positional arguments. The batch has a leading axis of
+      local devices, as `split_for_devices` makes it; all other arguments are the same
+      on every device. It raises ValueError if the first axis of a leaf of the batch is
+      not the number of local devices.
     """
-    batch, static = tuple(batch_argnums), tuple(static_argnums)
-    donate = tuple(donate_argnums)
-
-    @functools.cache
-    def lifted(num_args: int):
-        return jax.pmap(
-            fn,
-            axis_name=AXIS,
-            in_axes=tuple(0 if i in batch else None for i in range(num_args)),
-            out_axes=None,
-            static_broadcasted_argnums=static,
-            donate_argnums=donate,
-        )
-
-    def lower(*args):
-        return lifted(len(args)).lower(*_place_arguments(args, batch, static, donate))
-
-    @functools.wraps(fn)
-    def call(*args):
-        return lifted(len(args))(*_place_arguments(args, batch, static, donate))
-
-    call.lower = lower
-    return call
+    return Lifted(fn, donate_argnums)
 
 
 def map_over_devices(
-    fn: Callable[..., Tree],
-    batch_argnums: Sequence[int] = (0,),
-    static_argnums: Sequence[int] = (),
+    fn: Callable[..., Tree], batch_argnums: Sequence[int] = (0,)
 ) -> Callable[..., Tree]:
     """Lifts a function of independent rows, such as a sampler.
 
     Rows that do not fill all devices evenly are padded by repeating the last one, and
-    the padding is dropped again. Randomness belongs into a batch argument,
-    `jax.random.split(rng, num_rows)`: a row then never depends on the device count.
+    the padding is dropped again. Random keys belong into a batch argument,
+    `jax.random.split(rng, num_rows)`, so that a row never depends on the number of
+    devices.
 
     Args:
-      fn: Function of arrays [b, ...] that returns a tree of arrays [b, ...]. It names
+      fn: Function of arrays [b, ...] that returns a tree of arrays [b, ...] and names
         no device axis.
-      batch_argnums: Arguments whose leading axis is shared out. All others are the
-        same on every device.
-      static_argnums: Hashable arguments; a new value compiles anew.
+      batch_argnums: Arguments whose leading axis is divided over the devices. All
+        others are the same on every device.
 
     Returns:
-      A function of the same positional arguments, taking any number of rows and
-      returning numpy arrays with as many rows. With several processes all of them call
+      A function of the same positional arguments that takes any number of rows and
+      returns numpy arrays with as many rows. With several processes, all of them call
       it with the same arguments, each computes its share, and all get all rows; but
       see `alone`.
     """
-    batch, static = tuple(batch_argnums), tuple(static_argnums)
+    batch = tuple(batch_argnums)
     compiled: dict[Any, Callable[..., Tree]] = {}
 
-    def compile_for(args):
+    def compile_for(args: Sequence[Tree]) -> Callable[..., Tree]:
         lifted = jax.pmap(
             fn,
             axis_name=AXIS,
             in_axes=tuple(0 if i in batch else None for i in range(len(args))),
             out_axes=0,
-            static_broadcasted_argnums=static,
             devices=local_devices(),
         )
         options = forward_options()
-        if not options:
-            return lifted
-        program = lifted.lower(*args).compile(options)
-        return lambda *args: program(*_leave_out(static, args))
+        return lifted.lower(*args).compile(options) if options else lifted
 
-    def run(args):
-        """Runs one process's share, as many rows as its devices divide."""
+    def run(args: list[Tree]) -> Tree:
+        """Runs the share of one process, as many rows as its devices divide."""
         for i in batch:
             args[i] = split_for_devices(args[i])
-        args = _place_arguments(args, batch, static)
-        leaves, structure = jax.tree.flatten(_leave_out(static, args))
+        args = _place_arguments(args, batch)
+        leaves, structure = jax.tree.flatten(args)
         shapes = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
-        key = structure, shapes, tuple(args[i] for i in static)
+        key = structure, shapes
         if key not in compiled:
             compiled[key] = compile_for(args)
         return merge_devices(jax.device_get(compiled[key](*args)))
 
     @functools.wraps(fn)
-    def call(*args):
-        args = list(args)
+    def call(*given: Tree) -> Tree:
+        args = list(given)
         num_rows = jax.tree.leaves([args[i] for i in batch])[0].shape[0]
         for i in batch:
             args[i] = jax.tree.map(_pad_rows, args[i])
         share = -(-num_rows // num_devices()) * len(local_devices())
 
-        def run_share(process):
+        def run_share(process: int) -> Tree:
             own = list(args)
             for i in batch:
                 rows = slice(process * share, (process + 1) * share)
@@ -336,17 +322,14 @@ def map_over_devices(
     return call
 
 
-def _leave_out(places, args):
-    return [arg for i, arg in enumerate(args) if i not in places]
-
-
 def forward_options() -> dict[str, str]:
     """Returns compiler options for programs that run a network forward only.
 
-    On a CPU, XLA hands chains of elementwise operations, sums and products to YNNPACK.
-    A training step gains by it, a sampler step loses: 12.1 ms against 14.5 in the
-    coarsest noise bucket and 17.8 against 25.1 in the finest (benchmarks/step.py).
-    Empty on other devices and where XLA does not know the option.
+    On a CPU, XLA passes chains of elementwise operations, sums and products to YNNPACK.
+    This speeds up a training step but slows down a sampler step, from 12.1 to 14.5 ms
+    in the coarsest noise bucket and from 17.8 to 25.1 ms in the finest
+    (benchmarks/step.py). There are no options for other devices and where XLA does not
+    know this one.
     """
     option = {"xla_cpu_experimental_ynn_fusion_type": ""}
     return option if _accepts_on_cpu(tuple(option.items())) else {}
@@ -363,7 +346,7 @@ def _accepts_on_cpu(options: tuple[tuple[str, str], ...]) -> bool:
     return True
 
 
-def _pad_rows(leaf):
+def _pad_rows(leaf: Array) -> Array:
     """Repeats the last row up to a multiple of all devices."""
     missing = -leaf.shape[0] % num_devices()
     if not missing:
@@ -372,21 +355,21 @@ def _pad_rows(leaf):
     return leaf[rows]
 
 
-def _place_arguments(args, batch, static, donate=()):
+def _place_arguments(
+    args: Sequence[Tree], batch: Sequence[int], donate: Sequence[int] = ()
+) -> list[Tree]:
     """Puts each argument where the compiled function wants it."""
     return [
-        arg
-        if i in static
-        else _place(arg, _sharding(replicated=i not in batch), copy=i in donate)
+        _place(arg, _sharding(replicated=i not in batch), copy=i in donate)
         for i, arg in enumerate(args)
     ]
 
 
 def _place(tree: Tree, sharding: NamedSharding, copy: bool) -> Tree:
-    """Moves the leaves that lie elsewhere; traced values pass through.
+    """Moves the leaves that lie elsewhere; traced values stay.
 
-    `copy` keeps what is moved from sharing memory with its origin, which `device_put`
-    allows on the device that already held it, even with `may_alias=False`.
+    With `copy`, moved leaves do not share memory with their origin. `device_put` alone
+    may share it on the device that held the leaf, even with `may_alias=False`.
     """
     leaves = jax.tree.leaves(tree)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
@@ -402,7 +385,7 @@ def _place(tree: Tree, sharding: NamedSharding, copy: bool) -> Tree:
     return jax.device_put(tree, sharding)
 
 
-def _check_device_axis(leaves, count):
+def _check_device_axis(leaves: Sequence[Tree], count: int) -> None:
     for leaf in leaves:
         shape = np.shape(leaf)
         if not shape or shape[0] != count:
@@ -414,7 +397,7 @@ def _check_device_axis(leaves, count):
 
 @functools.cache
 def _sharding(replicated: bool) -> NamedSharding:
-    """Says how an argument lies on the devices of this process."""
+    """Describes how an argument lies on the devices of this process."""
     mesh = Mesh(np.asarray(jax.local_devices()), (AXIS,))
     return NamedSharding(mesh, PartitionSpec() if replicated else PartitionSpec(AXIS))
 
@@ -422,10 +405,10 @@ def _sharding(replicated: bool) -> NamedSharding:
 def keep_host_memory() -> None:
     """Keeps freed memory for the next step instead of returning it to the kernel.
 
-    On a CPU, XLA takes its scratch memory anew at every call. glibc hands large pieces
-    back each time, and the page faults of taking them again cost up to 40 % of a
-    training step. Does nothing where the C library has no `mallopt`. Affects the whole
-    process, so it is for programs, not for importing libraries.
+    On a CPU, XLA allocates its scratch memory at every call. glibc returns large pieces
+    each time, and the page faults of allocating them again cost up to 40 % of a
+    training step. This affects the whole process, so only programs should call it. It
+    does nothing where the C library has no `mallopt`.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

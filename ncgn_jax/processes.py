@@ -1,15 +1,14 @@
-"""Processes of one run: joining, agreeing, waiting, leaving.
+"""Lets the processes of one run join, agree, wait for each other and leave.
 
-A run is one process, or one on each host of a pod. Several are told of each other by
-three variables, `JAX_COORDINATOR_ADDRESS` (host:port of process 0),
-`JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`, or find each other by themselves
-(`JAX_COORDINATOR_ADDRESS=auto`, on TPU pods and under Slurm). Process 0 reads and
-writes what there is one of: lock, checkpoints, logs, tables.
+A run is one process, or one per host of a pod. Three variables describe the others,
+`JAX_COORDINATOR_ADDRESS` (host:port of process 0), `JAX_NUM_PROCESSES` and
+`JAX_PROCESS_ID`. On TPU pods and under Slurm, `JAX_COORDINATOR_ADDRESS=auto` suffices.
+Process 0 alone reads and writes locks, checkpoints, logs and tables.
 
-All processes run the same program, and the devices of one wait for those of the
-others. So what only one of them can know has to be told to all (`from_main`), what they
-must have in common is compared (`check_same`), and a process that fails must end at
-once: whatever it waited for would wait for it (`together`).
+All processes run the same program, and the devices of each wait for those of the
+others. So process 0 sends the others what it alone knows (`from_main`), all compare
+what they must have in common (`check_same`), and a process that fails ends at once,
+because the others would wait for it (`together`).
 
 Example:
   >>> from ncgn_jax import processes
@@ -30,6 +29,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from typing import IO, Any
 
 import jax
 import numpy as np
@@ -38,49 +38,42 @@ from orbax.checkpoint.multihost import sync_global_processes
 
 from ncgn_jax.faults import ProcessError
 
+Tree = Any
+
 _JOIN_SECONDS = 300
-# A process that says nothing for so long counts as dead, and the others end.
+# A process without a heartbeat for so long counts as dead, and the others end.
 _HEARTBEAT_SECONDS = 40
 # Process 0 may measure samples for hours while the others wait for it.
 _LEAVE_SECONDS = 30 * 24 * 3600
 _CHUNK_BYTES = 64 * 2**20
-# Prints the last line it was sent, once this process has gone, however it went.
+# Prints the last line it was sent once this process has ended, however it ended.
 _WATCHER = (
     "trap '' INT TERM HUP; last=; while read -r line; do last=$line; done; "
     '[ -z "$last" ] || printf "%s\\n" "$last" >&2'
 )
 
 
-def start(
-    coordinator: str | None = None,
-    num_processes: int | None = None,
-    process_id: int | None = None,
-    join_seconds: float | None = None,
-) -> None:
+def start() -> None:
     """Joins the processes of one run; does nothing for a single process.
 
-    Must come before anything touches a device. What is not given is read from
-    `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES`, `JAX_PROCESS_ID` and
-    `NCGN_JOIN_SECONDS`.
+    Must be called before anything touches a device. Reads these variables:
 
-    Args:
-      coordinator: "host:port" of process 0, or "auto" where JAX can find out by
-        itself (TPU pods, Slurm, Open MPI). None, also in the environment: one
-        process.
-      num_processes: Number of processes; not needed with "auto".
-      process_id: Number of this process, from 0; not needed with "auto".
-      join_seconds: How long to wait for the others; 300 if given nowhere.
+    - `JAX_COORDINATOR_ADDRESS`: host:port of process 0, or `auto` where JAX finds out
+      by itself (TPU pods, Slurm, Open MPI); a single process needs none;
+    - `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`, from 0; not needed with `auto`;
+    - `NCGN_JOIN_SECONDS`: longest wait for the others, 300 by default.
+
+    If some processes never come, this one ends with a message.
 
     Raises:
-      ProcessError: If only some of the three are given, they contradict, the
-        coordinator cannot be reached, or the processes differ in devices. Where some
-        processes never come, this one ends with the same kind of message.
+      ProcessError: If only some of the first three are given, they contradict, the
+        coordinator cannot be reached, or the processes differ in devices.
     """
     environment = os.environ
-    coordinator = coordinator or environment.get("JAX_COORDINATOR_ADDRESS") or None
-    num_processes = _number(num_processes, "JAX_NUM_PROCESSES")
-    process_id = _number(process_id, "JAX_PROCESS_ID")
-    seconds = _number(join_seconds, "NCGN_JOIN_SECONDS") or _JOIN_SECONDS
+    coordinator = environment.get("JAX_COORDINATOR_ADDRESS") or None
+    num_processes = _read_number("JAX_NUM_PROCESSES")
+    process_id = _read_number("JAX_PROCESS_ID")
+    seconds = _read_number("NCGN_JOIN_SECONDS") or _JOIN_SECONDS
     if num_processes == 1 or (coordinator is None and num_processes is None):
         return
     if jax.distributed.is_initialized():
@@ -91,25 +84,25 @@ def start(
         return
     if coordinator is None or num_processes is None or process_id is None:
         raise ProcessError(
-            "a run of several processes needs all three: coordinator="
-            f"{coordinator!r} (JAX_COORDINATOR_ADDRESS), num_processes={num_processes}"
-            f" (JAX_NUM_PROCESSES), process_id={process_id} (JAX_PROCESS_ID)"
+            "a run of several processes needs all three: JAX_COORDINATOR_ADDRESS="
+            f"{coordinator}, JAX_NUM_PROCESSES={num_processes}, "
+            f"JAX_PROCESS_ID={process_id}"
         )
     if not 0 <= process_id < num_processes:
         raise ProcessError(
-            f"process_id {process_id} is outside 0..{num_processes - 1} "
-            f"(num_processes={num_processes})"
+            f"JAX_PROCESS_ID={process_id} is outside 0..{num_processes - 1} "
+            f"(JAX_NUM_PROCESSES={num_processes})"
         )
     host, port = _split_address(coordinator)
     if process_id == 0:
         _check_port_is_free(port)
     else:
         _wait_for_coordinator(host, port, seconds)
-    arguments = {
+    arguments: dict[str, Any] = {
         "coordinator_address": coordinator,
         "num_processes": num_processes,
         "process_id": process_id,
-        # Otherwise Slurm's variables would leave each process only one of its GPUs.
+        # Otherwise JAX would use one GPU per process under Slurm.
         "cluster_detection_method": "deactivate",
     }
     _join(seconds, f"{num_processes} processes at {coordinator}", arguments)
@@ -121,7 +114,7 @@ def num_processes() -> int:
 
 
 def process_index() -> int:
-    """Gives the number of this process, from 0."""
+    """Returns the number of this process, from 0."""
     return jax.process_index()
 
 
@@ -131,14 +124,14 @@ def is_main_process() -> bool:
 
 
 def wait_for_all(name: str) -> None:
-    """Waits until every process has come to the point called `name`."""
+    """Waits until every process has reached the point called `name`."""
     if num_processes() > 1:
         with jax.transfer_guard("allow"):
             multihost_utils.sync_global_devices(name)
 
 
 def from_main(compute: Callable[[], bytes | np.ndarray]) -> np.ndarray:
-    """Computes on process 0 and hands the result, or the failure, to all.
+    """Computes on process 0 and sends the result, or the failure, to all.
 
     Args:
       compute: Returns bytes, or an array uint8 [byte]; called on process 0 alone.
@@ -147,16 +140,17 @@ def from_main(compute: Callable[[], bytes | np.ndarray]) -> np.ndarray:
       The bytes, uint8 [byte], the same on every process.
 
     Raises:
-      ProcessError: On the others, with the message of what process 0 raised; there
-        the exception goes on as it is.
+      ProcessError: On the other processes, with the message of the exception that
+        `compute` raised on process 0, where that exception is raised itself.
     """
     if num_processes() == 1:
         return _as_bytes(compute())
-    content, error = np.zeros(0, np.uint8), None
+    content: np.ndarray = np.zeros(0, np.uint8)
+    error: Exception | None = None
     if is_main_process():
         try:
             content = _as_bytes(compute())
-        except Exception as failure:
+        except Exception as failure:  # whatever it is, the others must not wait for it
             error, content = failure, _as_bytes(str(failure).encode())
     header = np.asarray([error is not None, *divmod(content.size, 2**31)], np.uint32)
     failed, high, low = (int(n) for n in multihost_utils.broadcast_one_to_all(header))
@@ -175,8 +169,8 @@ def from_main(compute: Callable[[], bytes | np.ndarray]) -> np.ndarray:
     return content
 
 
-def gather_rows(tree):
-    """Joins rows of all processes: [row, ...] of each to [process * row, ...].
+def gather_rows(tree: Tree) -> Tree:
+    """Joins the rows of all processes, [row, ...] each, to [process * row, ...].
 
     Args:
       tree: Tree of numpy arrays, of the same shapes on every process.
@@ -190,14 +184,14 @@ def gather_rows(tree):
 
 
 def check_same(facts: Mapping[str, str]) -> None:
-    """Refuses processes that differ in what they must have in common.
+    """Checks that all processes have the same facts.
 
     Args:
-      facts: Text by name, such as the configuration.
+      facts: Texts by name, such as the configuration.
 
     Raises:
-      ProcessError: On every process, with the numbers of those that differ from
-        process 0; on these with what they have instead.
+      ProcessError: On every process if some differ from process 0. The message has
+        the numbers of those and, on these, the difference.
     """
     if num_processes() == 1:
         return
@@ -219,11 +213,11 @@ def check_same(facts: Mapping[str, str]) -> None:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Runs the work of a process and leaves the run as it has to be left.
+    """Ends this process together with the others when the block ends.
 
-    At the end, and after `SystemExit` with code 0, this process waits for the others:
-    process 0 must be the last. After anything else it ends at once with code 1, and
-    the others notice. A single process is left alone.
+    At the end, and after `SystemExit` with code 0, this process waits for the others,
+    because process 0 must be the last. After any other exception it ends at once with
+    code 1, and the others notice. Does nothing for a single process.
     """
     try:
         yield
@@ -231,7 +225,7 @@ def together() -> Iterator[None]:
         if jax.distributed.is_initialized():
             _end(stop.code)
         raise
-    except BaseException:
+    except BaseException:  # also KeyboardInterrupt: the others wait for this one
         if not jax.distributed.is_initialized():
             raise
         traceback.print_exc()
@@ -240,17 +234,16 @@ def together() -> Iterator[None]:
 
 
 def leave(patience: float | None = None) -> None:
-    """Waits until all processes are done and takes leave of them.
+    """Waits until all processes are done; handles signals meanwhile.
 
     Args:
-      patience: Seconds to wait at most; None for as long as it takes. Signals are
-        handled while waiting.
+      patience: Seconds to wait at most; None for no limit.
     """
     if not jax.distributed.is_initialized():
         return
 
-    def wait():
-        # Not a barrier of devices, nor JAX's own at exit: those give up too soon.
+    def wait() -> None:
+        # A barrier of devices, and JAX's own barrier at exit, give up too soon.
         everyone = set(range(num_processes()))
         sync_global_processes("leave", timeout=_LEAVE_SECONDS, processes=everyone)
 
@@ -267,7 +260,7 @@ def _end(code: int | str | None) -> None:
     if isinstance(code, str):
         print(f"process {process_index()}: {code}", file=sys.stderr)
     if not code:
-        # Whoever was stopped with this one gets the time to stop as well.
+        # Processes that were stopped with this one get the time to end as well.
         leave(patience=10)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -275,32 +268,31 @@ def _end(code: int | str | None) -> None:
 
 
 class _Watcher:
-    """A shell beside this process that speaks when it is no longer able to.
+    """A shell beside this process that prints a message when this process has ended.
 
-    JAX ends a process whose peer has died from a thread of its own, by abort(), with
-    no way for Python to say anything.
+    JAX ends a process whose peer has died by abort(), from a thread of its own, so that
+    Python cannot print anything.
     """
 
-    _pipe = None
+    _pipe: IO[bytes] | None = None
 
     @classmethod
     def say(cls, line: str) -> None:
         """Sets the line to print should this process end now; empty for none."""
-        if cls._pipe is None:
-            if not line:
-                return
+        if cls._pipe is None and line:
             cls._pipe = subprocess.Popen(
                 ["/bin/sh", "-c", _WATCHER],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,
             ).stdin
-        with contextlib.suppress(OSError):
-            cls._pipe.write(f"{line}\n".encode())
-            cls._pipe.flush()
+        if cls._pipe is not None:
+            with contextlib.suppress(OSError):
+                cls._pipe.write(f"{line}\n".encode())
+                cls._pipe.flush()
 
 
-def _join(seconds: float, whom: str, arguments: dict) -> None:
+def _join(seconds: float, whom: str, arguments: dict[str, Any]) -> None:
     """Connects to the others; ends this process if they do not come in time."""
     advice = (
         f"error: could not join {whom} within {seconds:g} s. Start the same command "
@@ -309,8 +301,8 @@ def _join(seconds: float, whom: str, arguments: dict) -> None:
         "that is not the same; NCGN_JOIN_SECONDS sets how long to wait"
     )
 
-    def give_up():
-        # JAX's own answer would be abort() with a trace of its C++ code.
+    def give_up() -> None:
+        # JAX would call abort() and print a trace of its C++ code.
         _Watcher.say("")
         print(advice, file=sys.stderr, flush=True)
         os._exit(1)
@@ -345,14 +337,14 @@ def _join(seconds: float, whom: str, arguments: dict) -> None:
     )
 
 
-def _number(value: float | None, variable: str) -> int | None:
-    if value is None and os.environ.get(variable):
-        try:
-            return int(os.environ[variable])
-        except ValueError as error:
-            text = os.environ[variable]
-            raise ProcessError(f"{variable}={text!r} is not a whole number") from error
-    return value
+def _read_number(variable: str) -> int | None:
+    text = os.environ.get(variable)
+    if not text:
+        return None
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ProcessError(f"{variable}={text!r} is not a whole number") from error
 
 
 def _split_address(coordinator: str) -> tuple[str, int]:
@@ -366,7 +358,7 @@ def _split_address(coordinator: str) -> tuple[str, int]:
 
 def _check_port_is_free(port: int) -> None:
     with socket.socket() as probe:
-        # As the service itself does, so that a port just given up counts as free.
+        # JAX's service sets this too; a port that was just released counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("", port))

@@ -1,62 +1,74 @@
 """The rules of the house, read off the syntax trees of all files."""
 
 import ast
-import doctest
-import importlib
 from pathlib import Path
 
-import jax
 import pytest
 
 PACKAGE = "ncgn_jax"
 ROOT = Path(__file__).resolve().parent.parent / PACKAGE
-FILES = sorted(ROOT.rglob("*.py"))
-TREES = {path: ast.parse(path.read_text(), str(path)) for path in FILES}
-NAMES = [path.relative_to(ROOT).as_posix() for path in FILES]
-
-# What a part may import besides itself. Parts are the packages and top modules.
-DOMAIN = {"process", "graphs", "metrics", "data", "pictures", "faults"}
-TASK_LEVEL = DOMAIN | {"models", "parallel", "logs"}
-RUN_LEVEL = TASK_LEVEL | {"tasks", "state", "checkpoint", "config", "processes"}
-RUN_LEVEL |= {"lock", "preemption", "optimizer"}
-COMPARE_LEVEL = RUN_LEVEL | {"train", "generate", "evaluate"}
-ALLOWED = {
-    **dict.fromkeys(DOMAIN, set()),
-    "processes": set(),
-    "parallel": {"processes"},
-    "lock": {"processes"},
-    "preemption": {"processes"},
-    "logs": set(),
-    "optimizer": set(),
-    "state": set(),
-    "checkpoint_format": set(),
-    "models": {"graphs"},
-    "convert": {"graphs", "models"},
-    "config": {"faults", "parallel"},
-    "checkpoint": {"checkpoint_format", "config", "processes"},
-    "tasks": TASK_LEVEL,
-    "train": RUN_LEVEL,
-    "generate": RUN_LEVEL | {"train"},
-    "evaluate": RUN_LEVEL | {"train", "generate"},
-    "levels": RUN_LEVEL | {"train", "generate"},
-    "speed": RUN_LEVEL | {"train"},
-    "variants": RUN_LEVEL | {"train"},
-    "compare_runs": COMPARE_LEVEL | {"variants"},
-    "compare_report": COMPARE_LEVEL | {"compare_runs"},
-    "compare": COMPARE_LEVEL | {"speed", "variants", "compare_runs", "compare_report"},
-    "studies": RUN_LEVEL | {"train"},
-    "main": COMPARE_LEVEL | {"compare"},
+TREES = {
+    path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(), str(path))
+    for path in sorted(ROOT.rglob("*.py"))
 }
 
+# What a part may import besides itself. Parts are the packages and top modules.
+DOMAINS = {"point_clouds", "expression", "molecules", "images"}
+GROUND = {"faults", "process", "graphs", "models", "metrics", "data", "pictures"}
+GROUND |= {"processes", "parallel", "fields", "run", "config"}
+TASKS = GROUND | {"tasks"}
+ALL_DOMAINS = TASKS | DOMAINS
+LOOP = ALL_DOMAINS | {"domains", "train"}
+ALLOWED = {
+    "faults": set(),
+    "process": {"faults"},
+    "graphs": {"faults"},
+    "metrics": {"faults"},
+    "data": {"faults"},
+    "pictures": {"data"},
+    "fields": {"faults"},
+    "processes": {"faults"},
+    "models": {"graphs"},
+    "parallel": {"processes"},
+    "config": {"faults", "parallel"},
+    "run": {"faults", "processes", "config", "data"},
+    "convert": {"faults", "graphs", "models"},
+    "tasks": GROUND,
+    **dict.fromkeys(DOMAINS, TASKS),
+    "domains": ALL_DOMAINS,
+    "train": LOOP,
+    "generate": LOOP,
+    "evaluate": LOOP | {"generate"},
+    "levels": LOOP | {"generate"},
+    "comparison": LOOP | {"generate", "evaluate"},
+    "compare": LOOP | {"generate", "evaluate", "comparison"},
+    "studies": LOOP,
+    "main": LOOP | {"generate", "evaluate"},
+}
+# Besides these, only a domain's config.py, load.py and task.py read a ConfigDict.
+READS_CONFIG = {
+    "faults.py", "fields.py", "config.py", "domains.py", "train.py", "generate.py",
+    "evaluate.py", "levels.py", "compare.py", "run/optimizer.py", "tasks/__init__.py",
+    "tasks/settings.py", "comparison/runs.py", "comparison/speed.py",
+    "comparison/variants.py", "molecules/autoencoder_task.py",
+    "studies/range_and_resolution/shapes.py",
+}  # fmt: skip
 
-def part_of(path):
+
+def part_of(name):
     """The package below ours, or the top module, that a file belongs to."""
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+    return name.split("/")[0].removesuffix(".py")
 
 
-def modules_of(path, tree):
-    """Every module that a file imports, at any depth of its code."""
-    package = [PACKAGE, *path.relative_to(ROOT).parts[:-1]]
+def dotted(name):
+    return f"{PACKAGE}.{name.removesuffix('.py').replace('/', '.')}".removesuffix(
+        ".__init__"
+    )
+
+
+def modules_of(name, tree):
+    """Every module that a file imports, at any depth of its code, typing too."""
+    package = [PACKAGE, *name.split("/")[:-1]]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -82,108 +94,191 @@ def keywords_of(call):
     }
 
 
-def test_there_is_something_to_check():
-    assert {"main.py", "train.py", "graphs/multiscale.py"} <= set(NAMES)
-
-
-def test_every_part_has_its_place():
-    parts = {part_of(path) for path in FILES} - {"__init__"}
-    assert parts <= set(ALLOWED), "say in ALLOWED what the new part may import"
-
-
-@pytest.mark.parametrize("path", FILES, ids=NAMES)
-def test_imports_run_one_way(path):
-    own = part_of(path)
+def imported_parts(name, tree):
     ours = {
-        name.split(".")[1]
-        for name in modules_of(path, TREES[path])
-        if name.startswith(f"{PACKAGE}.")
+        module.split(".")[1]
+        for module in modules_of(name, tree)
+        if module.startswith(f"{PACKAGE}.")
     }
-    parts = ours & set(ALLOWED)
-    wrong = parts - ALLOWED.get(own, set()) - {own}
-    assert not wrong, f"{own} may not import {sorted(wrong)}"
-    if own != "__init__":
-        assert ours <= set(ALLOWED)
+    return ours & set(ALLOWED)
 
 
-def test_the_order_of_the_parts_has_no_circle():
-    left = {part: set(needs) for part, needs in ALLOWED.items()}
-    while left:
-        free = {part for part, needs in left.items() if not needs & set(left)}
-        assert free, f"these import each other: {sorted(left)}"
-        left = {part: needs for part, needs in left.items() if part not in free}
+def has_place(name, tree):
+    """A part may import what ALLOWED says, and no domain another."""
+    own = part_of(name)
+    if own == "__init__":
+        return None
+    if own not in ALLOWED:
+        return "say in ALLOWED what the new part may import"
+    wrong = imported_parts(name, tree) - ALLOWED[own] - {own}
+    return f"{own} may not import {sorted(wrong)}" if wrong else None
 
 
-@pytest.mark.parametrize("path", FILES, ids=NAMES)
-def test_only_parallel_knows_pmap(path):
+def leaves_devices_to_parallel(name, tree):
     uses = [
         node
-        for node in ast.walk(TREES[path])
+        for node in ast.walk(tree)
         if (isinstance(node, ast.Attribute) and node.attr == "pmap")
         or (isinstance(node, ast.Name) and node.id == "pmap")
         or (isinstance(node, ast.alias) and node.name.split(".")[-1] == "pmap")
     ]
-    assert bool(uses) == (path.name == "parallel.py")
+    return "names pmap" if bool(uses) != (name == "parallel.py") else None
 
 
-@pytest.mark.parametrize("path", FILES, ids=NAMES)
-def test_files_are_short_named_and_described(path):
+def is_named_and_described(name, tree):
     vague = {"utils", "util", "helpers", "helper", "common", "misc"}
-    assert not vague & {part.removesuffix(".py") for part in path.parts}
-    num_lines = len(path.read_text().splitlines())
-    assert num_lines <= 450
-    assert ast.get_docstring(TREES[path]), "a module says what it is for"
+    if vague & {part.removesuffix(".py") for part in name.split("/")}:
+        return "a vague name"
+    return None if ast.get_docstring(tree) else "a module says what it is for"
 
 
-@pytest.mark.parametrize("path", FILES, ids=NAMES)
-def test_no_file_is_unpickled(path):
-    tree = TREES[path]
+def unpickles_nothing(name, tree):
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            assert not keywords_of(node).get("allow_pickle")
-    assert not {"pickle", "cPickle", "dill", "cloudpickle", "joblib"} & {
-        name.split(".")[0] for name in modules_of(path, tree)
-    }
-    imports = {name.split(".")[0] for name in modules_of(path, tree)}
+        if isinstance(node, ast.Call) and keywords_of(node).get("allow_pickle"):
+            return "allow_pickle"
+    imports = {module.split(".")[0] for module in modules_of(name, tree)}
+    if imports & {"pickle", "cPickle", "dill", "cloudpickle", "joblib"}:
+        return "imports an unpickler"
     if "torch" in imports:
         for call in calls_of(tree, "load"):
-            if getattr(getattr(call.func, "value", None), "id", None) != "np":
-                assert keywords_of(call).get("weights_only") is True
+            by_numpy = getattr(getattr(call.func, "value", None), "id", None) == "np"
+            if not by_numpy and keywords_of(call).get("weights_only") is not True:
+                return "loads a torch file with code"
+    return None
 
 
-def test_the_loader_of_checkpoints_is_among_the_files_checked():
-    tree = TREES[ROOT / "convert.py"]
-    kinds = [set(keywords_of(call)) for call in calls_of(tree, "load")]
-    assert {"weights_only", "map_location"} in kinds
-    assert {"allow_pickle"} in kinds
-
-
-@pytest.mark.parametrize("path", FILES, ids=NAMES)
-def test_nothing_runs_at_import(path):
+def does_nothing_at_import(name, tree):
     """Top-level statements define; calls appear in assignments and guards only."""
-    for node in TREES[path].body:
+    for node in tree.body:
         if isinstance(node, ast.Expr):
             call = isinstance(node.value, ast.Call)
             # jax's way of attaching a gradient to a function.
             attaches = call and getattr(node.value.func, "attr", "") == "defvjp"
-            assert isinstance(node.value, ast.Constant) or attaches, ast.unparse(node)
-        assert not isinstance(node, ast.For | ast.While | ast.With), ast.unparse(node)
+            if not (isinstance(node.value, ast.Constant) or attaches):
+                return ast.unparse(node)
+        if isinstance(node, ast.For | ast.While | ast.With):
+            return ast.unparse(node)
+    return None
 
 
-WITH_EXAMPLES = [
-    name
-    for name in NAMES
-    if name.startswith(("graphs/", "tasks/", "studies/")) or name == "convert.py"
-    if ">>>" in (ROOT / name).read_text()
+def reads_configurations_in_its_place(name, tree):
+    reads = any(
+        isinstance(node, ast.Name | ast.alias)
+        and "ConfigDict" in (getattr(node, "id", None), getattr(node, "name", None))
+        for node in ast.walk(tree)
+    )
+    domain, _, file = name.partition("/")
+    allowed = name in READS_CONFIG or (
+        domain in DOMAINS and file in ("config.py", "load.py", "task.py")
+    )
+    return "reads a ConfigDict" if reads and not allowed else None
+
+
+def takes_models_not_tasks(name, tree):
+    """No argument `task` of any type, and no method that might be there."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg) and node.arg == "task" and node.annotation:
+            kind = ast.unparse(node.annotation)
+            if "Any" in kind:
+                return f"takes task: {kind}"
+            if part_of(name) in DOMAINS and "Task" in kind:
+                return f"takes task: {kind}"
+    for call in calls_of(tree, "getattr"):
+        if "task" in ast.unparse(call.args[0]):
+            return ast.unparse(call)
+    return None
+
+
+def describes_public_functions(name, tree):
+    missing = []
+
+    def visit(body, prefix=""):
+        for node in body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                if node.name.startswith("_"):
+                    continue
+                if not ast.get_docstring(node):
+                    missing.append(prefix + node.name)
+                if isinstance(node, ast.ClassDef):
+                    visit(node.body, f"{node.name}.")
+
+    visit(tree.body)
+    return f"no docstring: {', '.join(missing)}" if missing else None
+
+
+RULES = [
+    has_place,
+    leaves_devices_to_parallel,
+    is_named_and_described,
+    unpickles_nothing,
+    does_nothing_at_import,
+    reads_configurations_in_its_place,
+    takes_models_not_tasks,
+    describes_public_functions,
 ]
 
 
-@pytest.mark.usefixtures("compile_quickly")
-@pytest.mark.parametrize("name", WITH_EXAMPLES)
-def test_examples_in_docstrings_run(name):
-    dotted = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-    # Studies run in float64.
-    with jax.enable_x64(name.startswith("studies/")):
-        result = doctest.testmod(importlib.import_module(f"{PACKAGE}.{dotted}"))
-    assert result.attempted > 0
-    assert result.failed == 0
+@pytest.mark.parametrize("rule", RULES, ids=[rule.__name__ for rule in RULES])
+def test_every_file(rule):
+    assert {"main.py", "train.py", "graphs/multiscale.py"} <= set(TREES)
+    faults = {name: rule(name, tree) for name, tree in TREES.items()}
+    assert not {name: fault for name, fault in faults.items() if fault}
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "text"),
+    [
+        (has_place, "images/task.py", "from ncgn_jax.molecules import sets"),
+        (has_place, "graphs/grids.py", "def f():\n  from ncgn_jax import images.task"),
+        (has_place, "metrics/table.py", "import ncgn_jax.point_clouds.anchors"),
+        (leaves_devices_to_parallel, "train.py", "from jax import pmap"),
+        (is_named_and_described, "data/utils.py", '"""Does things."""'),
+        (is_named_and_described, "data/cache.py", "x = 1"),
+        (unpickles_nothing, "data/cache.py", "np.load(x, allow_pickle=True)"),
+        (unpickles_nothing, "convert.py", "import torch\ntorch.load(x)"),
+        (does_nothing_at_import, "train.py", "print(1)"),
+        (reads_configurations_in_its_place, "images/model.py", "x: ConfigDict"),
+        (takes_models_not_tasks, "images/costs.py", "def f(task: Any): pass"),
+        (takes_models_not_tasks, "images/costs.py", "def f(task: ImageTask): pass"),
+        (takes_models_not_tasks, "compare.py", "getattr(task, 'costs', None)"),
+        (describes_public_functions, "train.py", "def f(): pass"),
+    ],
+)
+def test_each_rule_can_be_broken(rule, name, text):
+    text = text.replace(
+        "from ncgn_jax import images.task", "import ncgn_jax.images.task"
+    )
+    assert rule(name, ast.parse(text))
+
+
+def find_circle(needs):
+    """Modules of which each is needed by another one, [] if there is none."""
+    left = {module: set(others) for module, others in needs.items()}
+    while left:
+        free = {module for module, others in left.items() if not others & set(left)}
+        if not free:
+            return sorted(left)
+        left = {m: others for m, others in left.items() if m not in free}
+    return []
+
+
+def test_no_modules_import_each_other():
+    known = {dotted(name): name for name in TREES}
+    needs = {}
+    for module, name in known.items():
+        others = {found for found in modules_of(name, TREES[name]) if found in known}
+        # A package is imported with each of its modules; that is no dependence.
+        others -= {module, module.rpartition(".")[0]}
+        if name.endswith("__init__.py"):
+            others = {other for other in others if not other.startswith(f"{module}.")}
+        needs[module] = others
+    assert find_circle(needs) == []
+    assert find_circle({part: own - {part} for part, own in ALLOWED.items()}) == []
+    assert find_circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["a", "b", "c"]
+
+
+def test_the_loader_of_checkpoints_is_among_the_files_checked():
+    tree = TREES["convert.py"]
+    kinds = [set(keywords_of(call)) for call in calls_of(tree, "load")]
+    assert {"weights_only", "map_location"} in kinds
+    assert {"allow_pickle"} in kinds

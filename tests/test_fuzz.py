@@ -328,7 +328,7 @@ def test_spoilt_stored_configurations(change, tmp_path):
 def test_spoilt_overrides(change, which):
     overrides = (
         b"dmp.schedule=exp", b"train.batch_size=16", b"dmp.table=((0.0,0.1),(1.0,1.0))",
-        b"sample.data_limit=4.0", b"train.ema_warm_up=True", b"data.categories=chair,",
+        b"sample.data_limit=4.0", b"train.spare_unused=True", b"data.categories=chair,",
     )  # fmt: skip
     text = change(overrides[which % len(overrides)]).decode("utf-8", "replace")
     assert is_read_or_refused(

@@ -1,6 +1,5 @@
 """Running on several devices: same numbers, one compilation, no hidden copies."""
 
-import doctest
 import os
 import socket
 import subprocess
@@ -13,7 +12,6 @@ import numpy as np
 import optax
 import pytest
 
-import ncgn_jax.parallel
 from ncgn_jax import parallel
 from ncgn_jax.faults import ProcessError
 from ncgn_jax.run.state import make_train_state
@@ -261,9 +259,3 @@ def test_two_processes_train_save_and_restore_together(tmp_path):
     for worker, (out, err) in zip(workers, results, strict=True):
         assert worker.returncode == 0, err
         assert out.splitlines()[-1] == "finished 3 4"
-
-
-def test_worked_example():
-    result = doctest.testmod(ncgn_jax.parallel)
-    assert result.attempted
-    assert not result.failed

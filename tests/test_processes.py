@@ -1,6 +1,5 @@
 """Joining the processes of a run: what is said when they cannot."""
 
-import doctest
 import os
 import socket
 import subprocess
@@ -10,7 +9,6 @@ import time
 import jax
 import pytest
 
-import ncgn_jax.processes
 from ncgn_jax.faults import ProcessError
 from ncgn_jax.processes import check_same, from_main, start
 
@@ -93,9 +91,3 @@ def test_one_process_agrees_with_itself():
     assert from_main(lambda: b"ab").tobytes() == b"ab"
     with pytest.raises(KeyError):
         from_main({}.popitem)
-
-
-def test_worked_example():
-    result = doctest.testmod(ncgn_jax.processes)
-    assert result.attempted
-    assert not result.failed

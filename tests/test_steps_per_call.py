@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ncgn_jax.config import apply_overrides, load_config
+from ncgn_jax.domains import make_task, validate
 from ncgn_jax.faults import ConfigError, TrainingError
 from ncgn_jax.run.checkpoint import Checkpoints
 from ncgn_jax.run.logs import read_metrics
 from ncgn_jax.run.preemption import Preempted, Preemption
-from ncgn_jax.tasks import make_task
-from ncgn_jax.train import _calls, train, validate
+from ncgn_jax.train import _calls, train
 from tests.test_train import SMOKE
 
 TINY = (

@@ -1,5 +1,4 @@
-"""Loaders, generators and simulators: numpy arrays with static shapes.
+"""Reads, caches and batches arrays, and writes files whole.
 
-Nothing in here imports the rest of the package, and nothing is read, drawn or
-downloaded at import.
+Nothing is read, drawn or downloaded at import.
 """

@@ -1,19 +1,41 @@
-"""The reader of numpy files: nothing in them is ever unpickled.
+"""Reads and writes numpy files without ever unpickling anything.
 
-Whatever is wrong with a file, a `DataError` names it, and the array in it.
+A `DataError` names the file that is wrong, and the array in it.
 """
 
+import lzma
 import os
+import struct
+import tokenize
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from ncgn_jax.data.whole_files import whole_file
 from ncgn_jax.faults import DataError
 
 _KINDS = "biufcUS"
 _ALLOWED = "arrays of numbers or text; pickled files are refused"
+# What `zipfile` and numpy raise for files that were spoilt at random.
+_SPOILT = (
+    ArithmeticError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    lzma.LZMAError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def read_npz(
@@ -22,15 +44,15 @@ def read_npz(
     """Reads all arrays of an `.npz` archive, compressed or not.
 
     Args:
-      path: The archive.
-      required: Names of arrays that must be in it.
+      path: Path of the archive.
+      required: Names of arrays that the archive must hold.
 
     Returns:
       The arrays by name, in the order of the archive.
 
     Raises:
-      DataError: If the file is absent, no archive, damaged or cut short, if an array
-        holds pickled objects or records, or if a required one is missing.
+      DataError: If the file is absent, not an archive, damaged or cut short, if an
+        array holds pickled objects or records, or if a required one is missing.
     """
     arrays = {}
     try:
@@ -40,7 +62,7 @@ def read_npz(
                 arrays[name] = _read_member(archive, member, f"{path}, array {name!r}")
     except DataError:
         raise
-    except Exception as error:  # the reader of zips raises whatever it stumbles over
+    except _SPOILT as error:
         raise _unreadable(path, ".npz file", error) from error
     if not arrays:
         raise DataError(f"{path}: an archive without arrays; allowed: {_ALLOWED}")
@@ -53,25 +75,31 @@ def read_npz(
 
 
 def open_npy(path: str | os.PathLike[str]) -> np.ndarray:
-    """Maps the array of an `.npy` file into memory, so that only what is used is read.
+    """Maps the array of an `.npy` file into memory, so that only used parts are read.
 
     Args:
-      path: The file.
+      path: Path of the file.
 
     Returns:
-      The array, read-only; the file stays open for as long as the array lives.
+      The array, read-only. The file stays open as long as the array lives.
 
     Raises:
-      DataError: If the file is absent, no `.npy` file or cut short, or if it holds
+      DataError: If the file is absent, not an `.npy` file or cut short, or if it holds
         pickled objects or records.
     """
     try:
         array = np.lib.format.open_memmap(_existing_file(path), mode="r")
     except DataError:
         raise
-    except Exception as error:  # a spoilt header can raise anything
+    except _SPOILT as error:
         raise _unreadable(path, ".npy file", error) from error
     return _checked(np.asarray(array), str(path))
+
+
+def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays into a compressed `.npz` archive, whole or not at all."""
+    with whole_file(path) as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # not its option
 
 
 def _existing_file(path: str | os.PathLike[str]) -> Path:
@@ -82,12 +110,14 @@ def _existing_file(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _read_member(archive, member: zipfile.ZipInfo, where: str) -> np.ndarray:
+def _read_member(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str
+) -> np.ndarray:
     try:
         with archive.open(member) as file:
             array = np.lib.format.read_array(file, allow_pickle=False)
-            rest = file.read(1)  # checksums are compared at the end only
-    except Exception as error:  # as above
+            rest = file.read(1)  # checksums are only compared at the end
+    except _SPOILT as error:
         raise _unreadable(where, "array", error) from error
     if rest:
         raise DataError(f"{where}: more bytes than shape {array.shape} takes")
@@ -100,6 +130,8 @@ def _checked(array: np.ndarray, where: str) -> np.ndarray:
     return array
 
 
-def _unreadable(where, what: str, error: Exception) -> DataError:
+def _unreadable(
+    where: str | os.PathLike[str], what: str, error: Exception
+) -> DataError:
     reason = f"{type(error).__name__}: {error}"
     return DataError(f"{where}: not a readable {what} ({reason}); allowed: {_ALLOWED}")

@@ -1,4 +1,4 @@
-"""Batches as pure functions of (seed, step): nothing to save, nothing to restore.
+"""Chooses batches by pure functions of (seed, step), so that there is nothing to save.
 
 >>> batch_indices(num_examples=5, batch_size=3, step=0, seed=0).shape
 (3,)
@@ -9,19 +9,17 @@ import functools
 import numpy as np
 from numpy.typing import ArrayLike
 
-# Streams of randomness that must not meet.
-_ORDER, _SUBSET = 0, 1
-_HALVES = 1
+_ORDER, _SUBSET = 0, 1  # separate streams of randomness
 
 
 def batch_indices(
     num_examples: int, batch_size: int, step: int, seed: int
 ) -> np.ndarray:
-    """Returns the examples of one batch; every epoch visits each exactly once.
+    """Chooses the examples of one batch; every epoch visits each exactly once.
 
-    Examples are laid out as one endless row of epochs, each shuffled by
-    (seed, epoch), and step s takes places s * batch_size onwards. A batch may span
-    epochs, and may be larger than the set.
+    Epochs, each shuffled by (seed, epoch), follow each other in one endless row. Step s
+    takes `batch_size` places from s * batch_size on. A batch may span epochs, and may
+    be larger than the set.
 
     Args:
       num_examples: Size of the set.
@@ -73,14 +71,14 @@ def take_batch(
       step: Training step.
       batch_size: Examples in the whole batch, over all hosts.
       seed: Seed of order and draws.
-      num_points: If less than `stored_point`, a fresh draw of that many points
-        without replacement, by (seed, step); their order has no meaning.
-      rows: Part of the batch to gather, for one host of several. The parts of all
-        hosts together are exactly the whole batch.
+      num_points: Number of points to draw from each cloud without replacement, by
+        (seed, step), in no particular order; None takes all as stored.
+      rows: Rows of the batch to gather, for one of several hosts. The rows of all hosts
+        together are exactly the whole batch.
 
     Returns:
-      `data` [rows, num_points, dim] (dtype kept), `index` int64 [rows], and `label`
-      int32 [rows] if there are labels.
+      `data` [rows, num_points, dim] in the dtype of the set, `index` int64 [rows], and
+      `label` int32 [rows] if there are labels.
 
     Raises:
       ValueError: If `num_points` exceeds the stored points, or as `batch_indices`.
@@ -121,5 +119,6 @@ def split_reference(test: ArrayLike, seed: int) -> tuple[np.ndarray, np.ndarray]
     half = len(test) // 2
     if half < 1:
         raise ValueError(f"cannot split {len(test)} examples into two halves")
-    order = np.random.default_rng([seed, _HALVES]).permutation(len(test))
+    # A stream of its own, so that the split does not follow other draws of a table.
+    order = np.random.default_rng([seed, 1]).permutation(len(test))
     return test[order[:half]], test[order[half : 2 * half]]

@@ -1,15 +1,17 @@
-"""Results of slow loaders kept in .npz files that are never half written."""
+"""Keeps the results of slow loaders in .npz files."""
 
 import hashlib
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ncgn_jax.data.array_files import read_npz, write_npz
+from ncgn_jax.faults import DataError
 
 _SETTINGS = "settings_json"
 
@@ -22,15 +24,15 @@ def cached_arrays(
 ) -> dict[str, np.ndarray]:
     """Loads arrays built earlier with the same settings, or builds and keeps them.
 
-    The file name holds a hash of the settings; the settings themselves stand in the
-    file and are compared. A file that does not open, is incomplete or answers to
-    other settings is rebuilt, with a warning.
+    The file name holds a hash of the settings. The file holds the settings themselves,
+    which are compared. A file that is damaged or has other settings is rebuilt, with a
+    warning.
 
     Args:
-      cache_dir: Folder, made if need be; None builds without keeping.
+      cache_dir: Folder, made if absent; None builds without keeping.
       prefix: Start of the file name.
-      settings: Everything the arrays depend on; must go into JSON.
-      build: Makes the arrays (no object dtype).
+      settings: Everything that the arrays depend on; must fit into JSON.
+      build: Makes the arrays, of numbers or text.
 
     Returns:
       The arrays by name.
@@ -43,30 +45,15 @@ def cached_arrays(
     if path.exists():
         try:
             return _read(path, text)
-        except Exception as error:  # the reader of zips raises whatever it meets
+        except DataError as error:
             warnings.warn(f"cache {path} rebuilt: {error}", stacklevel=2)
     arrays = build()
-    _write(path, text, arrays)
+    write_npz(path, {_SETTINGS: np.array(text), **arrays})
     return arrays
 
 
 def _read(path: Path, text: str) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files}
+    arrays = read_npz(path, [_SETTINGS])
     if str(arrays.pop(_SETTINGS)) != text:
-        raise ValueError("it was made with other settings")
+        raise DataError("it was made with other settings")
     return arrays
-
-
-def _write(path: Path, text: str, arrays: dict[str, np.ndarray]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Same folder, so that the rename is atomic; own name, so that two processes
-    # that build at once do not write into each other's file.
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez_compressed(file, **{_SETTINGS: np.array(text)}, **arrays)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

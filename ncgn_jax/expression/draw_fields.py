@@ -35,15 +35,15 @@ def checked(name: str, values: np.ndarray, **axes: int | None) -> np.ndarray:
     """The values as an array, if it has these axes and is not empty.
 
     Args:
-        name: What to call it in the message.
-        values: Numbers or flags.
-        **axes: Length of each axis, in order; None for any.
+      name: What to call it in the message.
+      values: Numbers or flags.
+      **axes: Length of each axis, in order; None for any.
 
     Returns:
-        A float array; flags stay bool.
+      A float array; flags stay bool.
 
     Raises:
-        ValueError: If the shape is another, or an axis is empty.
+      ValueError: If the shape is another, or an axis is empty.
     """
     values = np.asarray(values)
     lengths = list(axes.values())
@@ -80,12 +80,12 @@ def outline(flags: np.ndarray, across: np.ndarray, up: np.ndarray) -> np.ndarray
     """Edges between flagged cells and all others, the outside included.
 
     Args:
-        flags: Bool, [row, column].
-        across: Edges of the columns, [column + 1].
-        up: Edges of the rows, [row + 1].
+      flags: Bool, [row, column].
+      across: Edges of the columns, [column + 1].
+      up: Edges of the rows, [row + 1].
 
     Returns:
-        Ends (x, y) of each edge, [edge, 2, 2].
+      Ends (x, y) of each edge, [edge, 2, 2].
     """
     padded = np.pad(flags, 1)
     row, column = np.nonzero(padded[1:-1, 1:] != padded[1:-1, :-1])
@@ -112,10 +112,10 @@ def field_scales(fields: np.ndarray) -> list[tuple[float, float]]:
     A gene that is knocked out stays pale, and its rounding errors out of sight.
 
     Args:
-        fields: Expression, [..., gene].
+      fields: Expression, [..., gene].
 
     Returns:
-        Lower and upper limit of each gene, always different.
+      Lower and upper limit of each gene, always different.
     """
     finite = [values[np.isfinite(values)] for values in np.moveaxis(fields, -1, 0)]
     bounds = [(v.min(), v.max()) if len(v) else (0.0, 0.0) for v in finite]
@@ -136,19 +136,19 @@ def draw_fields(
     of all columns, and at least a tenth as wide as that of the widest gene.
 
     Args:
-        columns: Title ("simulated", "generated", ...) to field, [time, place, gene].
-        times: Rising, [time].
-        places: Rising, [place].
-        genes: Name of each gene.
-        given: Title to bool [time, place, gene]: cells that were known; outlined
-            and hatched.
+      columns: Title ("simulated", "generated", ...) to field, [time, place, gene].
+      times: Rising, [time].
+      places: Rising, [place].
+      genes: Name of each gene.
+      given: Title to bool [time, place, gene]: cells that were known; outlined
+        and hatched.
 
     Returns:
-        The figure.
+      The figure.
 
     Raises:
-        ValueError: If there is no column, a shape does not fit, times or places do
-            not rise, or `given` names no column.
+      ValueError: If there is no column, a shape does not fit, times or places do
+        not rise, or `given` names no column.
     """
     if not columns:
         raise ValueError("there are no fields to draw")
@@ -191,17 +191,17 @@ def draw_path(
     Every map has its own colour scale, written above it, for noise is wider than data.
 
     Args:
-        states: From noise to data, [step, time, place, gene].
-        levels: Signal level of each step in [0, 1], [step].
-        times: Rising, [time].
-        places: Rising, [place].
-        genes: Name of each gene.
+      states: From noise to data, [step, time, place, gene].
+      levels: Signal level of each step in [0, 1], [step].
+      times: Rising, [time].
+      places: Rising, [place].
+      genes: Name of each gene.
 
     Returns:
-        The figure.
+      The figure.
 
     Raises:
-        ValueError: If a shape does not fit, or times or places do not rise.
+      ValueError: If a shape does not fit, or times or places do not rise.
     """
     sizes = {"time": len(times), "place": len(places), "gene": len(genes)}
     states = checked("states", states, step=None, **sizes)

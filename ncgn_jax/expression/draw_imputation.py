@@ -62,18 +62,18 @@ def draw_profiles(
     imputed; a baseline that leaves it by more than half its height is cut.
 
     Args:
-        positions: Any order, [node].
-        measured: What was measured, [sample, node, gene].
-        imputed: What the model says, [sample, node, gene].
-        hidden: Which entries the model was not shown, bool [sample, node, gene].
-        genes: Name of each gene.
-        baselines: Name to other imputations, [sample, node, gene].
+      positions: Any order, [node].
+      measured: What was measured, [sample, node, gene].
+      imputed: What the model says, [sample, node, gene].
+      hidden: Which entries the model was not shown, bool [sample, node, gene].
+      genes: Name of each gene.
+      baselines: Name to other imputations, [sample, node, gene].
 
     Returns:
-        The figure.
+      The figure.
 
     Raises:
-        ValueError: If a shape does not fit or `hidden` is not bool.
+      ValueError: If a shape does not fit or `hidden` is not bool.
     """
     positions = checked("positions", positions, node=None)
     order = np.argsort(positions, kind="stable")
@@ -189,17 +189,17 @@ def draw_tissue(
     Errors have a scale of their own, even about 0.
 
     Args:
-        positions: Place of each cell, [cell, 2].
-        columns: Title ("measured", "imputed", ...) to expression, [cell, gene].
-        genes: Name of each gene.
-        errors: Title ("imputed - measured", ...) to signed error, [cell, gene]; drawn
-            right of the others.
+      positions: Place of each cell, [cell, 2].
+      columns: Title ("measured", "imputed", ...) to expression, [cell, gene].
+      genes: Name of each gene.
+      errors: Title ("imputed - measured", ...) to signed error, [cell, gene]; drawn
+        right of the others.
 
     Returns:
-        The figure.
+      The figure.
 
     Raises:
-        ValueError: If there is no column or a shape does not fit.
+      ValueError: If there is no column or a shape does not fit.
     """
     if not columns:
         raise ValueError("there are no columns to draw")
@@ -281,17 +281,17 @@ def draw_scatter(
     how the genes fare that are not drawn.
 
     Args:
-        measured: Any leading axes, [..., gene].
-        imputed: Same shape.
-        genes: Name of each gene.
-        hidden: Which entries to compare, bool, same shape; all if None. Entries where
-            either value is not finite are left out.
+      measured: Any leading axes, [..., gene].
+      imputed: Same shape.
+      genes: Name of each gene.
+      hidden: Which entries to compare, bool, same shape; all if None. Entries where
+        either value is not finite are left out.
 
     Returns:
-        The figure.
+      The figure.
 
     Raises:
-        ValueError: If a shape does not fit or `hidden` is not bool.
+      ValueError: If a shape does not fit or `hidden` is not bool.
     """
     measured, imputed = np.asarray(measured, float), np.asarray(imputed, float)
     hidden = np.ones(measured.shape, bool) if hidden is None else np.asarray(hidden)

@@ -36,12 +36,12 @@ def load_dataset(config: ConfigDict) -> FieldDataset:
         )
     return load_tissue(
         path,
-        data.coordinates,
-        data.genes,
-        data.num_nodes,
-        data.num_train,
-        data.num_test,
-        data.test_fraction,
+        coordinates=data.coordinates,
+        genes=data.genes,
+        num_nodes=data.num_nodes,
+        num_train=data.num_train,
+        num_test=data.num_test,
+        test_fraction=data.test_fraction,
         time_column=data.time_column,
         logarithm=data.logarithm,
         repeated_cells=data.repeated_cells,

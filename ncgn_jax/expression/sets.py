@@ -1,9 +1,9 @@
-"""Expression fields on graphs of known positions, whatever they come from.
+"""Loads expression fields on graphs of known positions.
 
-A field gives every node of a layout the expression of a few genes. Layouts may differ
-in size; arrays are padded to the largest. Three sources: simulations of a Turing
-system (`turing`), profiles along an axis measured at several times (`profiles`), and
-tissue cut into patches of neighbouring cells (`cells`).
+A field holds the expression of a few genes at every node of a layout. Layouts may
+differ in size; arrays are padded to the largest. The sources are simulations of a
+Turing system (`turing`), profiles along an axis measured at several times
+(`profiles`), and tissue cut into patches of neighbouring cells (`cells`).
 """
 
 import dataclasses
@@ -30,53 +30,55 @@ from ncgn_jax.expression.turing import (
 from ncgn_jax.faults import DataError
 
 FIELD_SOURCES = ("turing", "profiles", "cells")
-# The published positions are divided by the largest of the training grid.
+Grid = tuple[tuple[float, ...], tuple[float, ...]]  # times and places
+# Published positions are divided by the largest of the training grid.
 _UNITS = np.asarray([max(TRAIN_TIMES), max(TRAIN_PLACES)], np.float64)
 
 
 @dataclasses.dataclass(frozen=True)
 class FieldSet:
-    """Fields on layouts.
+    """Fields on their layouts.
 
     Attributes:
       values: Expression, float32 [sample, node, gene]; 0 in the padding.
       layouts: Positions of each layout, float32 [node, dim].
       layout: Layout of each sample, int32 [sample].
-      grid: Times and places if all samples lie on one grid, whose nodes run through
-        the places of one time after the other.
+      grid: Times and places if all samples lie on one grid, whose nodes are ordered by
+        time, then by place.
       knocked_out: Gene held at 0 in each sample, int32 [sample]; None if there is none.
     """
 
     values: np.ndarray
     layouts: tuple[np.ndarray, ...]
     layout: np.ndarray
-    grid: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    grid: Grid | None = None
     knocked_out: np.ndarray | None = None
 
     def __len__(self) -> int:
+        """Returns the number of samples."""
         return len(self.values)
 
     @property
     def layout_mask(self) -> np.ndarray:
-        """False for padding, bool [layout, node]."""
+        """Returns False for padding, bool [layout, node]."""
         sizes = np.asarray([len(points) for points in self.layouts])
         return np.arange(self.values.shape[1])[None, :] < sizes[:, None]
 
     @property
     def point_mask(self) -> np.ndarray:
-        """False for padding, bool [sample, node]."""
+        """Returns False for padding, bool [sample, node]."""
         return self.layout_mask[self.layout]
 
     @property
     def is_profile(self) -> bool:
-        """Whether every layout is a line: place, and one time for all nodes."""
+        """Returns whether every layout is a line, with one time for all its nodes."""
         return self.grid is None and all(
             points.shape[1] == 1 or (points.shape[1] == 2 and np.ptp(points[:, 1]) == 0)
             for points in self.layouts
         )
 
     def padded_positions(self) -> np.ndarray:
-        """Returns positions of each layout with padding 0, [layout, node, dim]."""
+        """Returns the positions of each layout, padded by 0, [layout, node, dim]."""
         shape = (len(self.layouts), self.values.shape[1], self.layouts[0].shape[1])
         out = np.zeros(shape, np.float32)
         for row, points in zip(out, self.layouts, strict=True):
@@ -99,16 +101,16 @@ class FieldDataset:
     """Training and test fields.
 
     Attributes:
-      name: What every table prints.
-      source: One line: where the fields come from and how they were prepared.
+      name: Name in every table.
+      source: Origin and preparation of the fields, in one line.
       genes: Name of each gene.
       train: Training fields.
       test: Test fields.
       knockout: Test fields with one gene held at 0; None if there are none.
-      floor: As many independent fields of the training distribution on the layout of
-        the test fields, [sample, node, gene]; None if there are none.
-      zero: Where an expression of 0 has gone in the units of the fields,
-        [node, gene] of the test layout; None without knock-outs.
+      floor: Independent fields of the training distribution on the layout of the test
+        fields, as many as those, [sample, node, gene]; None if there are none.
+      zero: An expression of 0 in the units of the fields, [node, gene] of the test
+        layout; None without knock-outs.
     """
 
     name: str
@@ -121,7 +123,7 @@ class FieldDataset:
     zero: np.ndarray | None = None
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns mean and standard deviation of each gene over the training nodes."""
+        """Returns each gene's mean and standard deviation over the training nodes."""
         nodes = self.train.values[self.train.point_mask].astype(np.float64)
         scale = nodes.std(axis=0)
         return nodes.mean(axis=0), np.where(scale > 1e-6, scale, 1.0)
@@ -137,9 +139,18 @@ def load_turing(
 ) -> FieldDataset:
     """Simulates the published training set, and a test set on any grid.
 
-    Expression goes to [0, 1] by the smallest and largest value of the training
-    simulations at each time, at the times of the test set too, since bounds that grow
-    exponentially cannot be interpolated. Positions are [place / 54, time / 90].
+    Expression is scaled to [0, 1] by the smallest and largest value of the training
+    simulations at each time. They are simulated at the times of the test set too,
+    because bounds that grow exponentially cannot be interpolated. Positions are
+    [place / 54, time / 90].
+
+    Args:
+      num_train: Training simulations.
+      num_test: Test simulations, and as many knock-outs.
+      test_times: Times of the test set.
+      test_places: Places of the test set.
+      seed: Seed of all simulations.
+      cache_dir: Folder that keeps the simulations; None to keep nothing.
 
     Raises:
       DataError: If times or places lie outside the simulated domain.
@@ -160,15 +171,17 @@ def load_turing(
             "bounds": simulate(num_train, all_times, TRAIN_PLACES, [seed, 1]),
         }
 
-    # The training simulations once more, where `turing_sets` does not show them.
+    # The training simulations at times and places that `turing_sets` leaves out.
     other = cached_arrays(cache_dir, "turing-train", settings, build)
     bounds = TimeNormaliser.fit(other["bounds"], all_times)
 
-    def prepare(fields, times):
+    def prepare(fields: np.ndarray, times: Sequence[float]) -> np.ndarray:
         fields = bounds.apply(fields, times).astype(np.float32)
         return fields.reshape(len(fields), -1, len(GENES))
 
-    def make(fields, grid, knocked_out=None):
+    def make(
+        fields: np.ndarray, grid: Grid, knocked_out: np.ndarray | None = None
+    ) -> FieldSet:
         layout = np.zeros(len(fields), np.int32)
         positions = (_grid_positions(*grid),)
         return FieldSet(prepare(fields, grid[0]), positions, layout, grid, knocked_out)
@@ -196,22 +209,23 @@ def load_profiles(
 ) -> FieldDataset:
     """Loads profiles along an axis, each measured at its own time.
 
-    Every profile is one graph; its nodes lie at [place, time], both in [0, 1], so that
-    the time is the same for all nodes of a profile. Genes go to [0, 1] by the smallest
-    and largest value of the training profiles. In order of time, every k-th profile is
-    held out, where 1 / k is the test fraction.
+    Every profile is one graph. Its nodes lie at [place, time], both in [0, 1], with one
+    time for all nodes. Genes are scaled to [0, 1] by the smallest and largest value of
+    the training profiles. In order of time, every k-th profile is held out, where
+    1 / k is the test fraction.
 
     Args:
       path: `.npz` with `expression` [profile, place, gene], a time for each profile in
         `age_minutes` or `time` [profile], and `genes` [gene].
-      genes: Which genes, in this order; () for all.
-      num_nodes: Nodes of a graph, at equal distances within `extent`.
-      extent: Part of the axis to keep, as fractions; ends are often not measured.
+      genes: Names of the genes, in this order; () for all.
+      num_nodes: Nodes per graph, at equal distances within `extent`.
+      extent: Part of the axis to keep, as fractions, because ends are often not
+        measured.
       test_fraction: Share of profiles held out.
 
     Raises:
-      DataError: If an array is absent, shapes do not fit, a gene does not exist or a
-        kept value is not a number.
+      DataError: If an array is absent, shapes differ, a gene does not exist or a kept
+        value is not finite.
     """
     arrays = read_npz(path, ("expression", "genes"))
     times = arrays.get("age_minutes", arrays.get("time"))
@@ -248,7 +262,7 @@ def load_profiles(
     train, test = (
         FieldSet(
             values[rows].astype(np.float32),
-            tuple(np.float32(layouts[i]) for i in np.flatnonzero(rows)),
+            tuple(layouts[i].astype(np.float32) for i in np.flatnonzero(rows)),
             np.arange(rows.sum(), dtype=np.int32),
         )
         for rows in (~is_test, is_test)
@@ -266,6 +280,7 @@ def load_profiles(
 
 def load_tissue(
     path: str | os.PathLike[str],
+    *,
     coordinates: str | os.PathLike[str] | None = None,
     genes: Sequence[str] = (),
     num_nodes: int = 128,
@@ -273,34 +288,33 @@ def load_tissue(
     num_test: int = 100,
     test_fraction: float = 0.2,
     seed: int = 0,
-    *,
     time_column: str | None = None,
     logarithm: bool = False,
     repeated_cells: str = "refuse",
 ) -> FieldDataset:
-    """Cuts a tissue into patches of neighbouring cells, each one graph.
+    """Loads a tissue and cuts it into patches of neighbouring cells, each one graph.
 
     The test patches come from an end of the longest axis that no training patch
-    touches. A patch is a cell with its nearest ones; a section (cells of one time)
+    reaches. A patch is a cell with its nearest ones. A section (cells of one time)
     with fewer cells than `num_nodes` is one smaller graph. Positions are relative to
-    the patch's middle, in units of the typical patch's half-width (with the time beside
-    them if there is one); genes are standardised by the training cells.
+    the middle of the patch, in units of a typical patch's half-width, followed by the
+    time if there is one. Genes are standardised by the training cells.
 
     Args:
       path: Expression, see `cell_files.load_cells`.
-      coordinates: File of the positions if they are apart.
-      genes: Which genes; () for all.
-      num_nodes: Cells of a patch.
+      coordinates: File of the positions if they are in another file.
+      genes: Names of the genes; () for all.
+      num_nodes: Cells per patch.
       num_train: Training patches.
       num_test: Test patches.
-      test_fraction: Share of the axis whose cells are held out.
-      seed: Seed of the patches' middles.
-      time_column: Column of the time of each cell.
+      test_fraction: Share of the cells that is held out, at the end of the axis.
+      seed: Seed of the cells at the middle of the patches.
+      time_column: Column with the time of each cell.
       logarithm: Whether to take log(1 + expression) first, for counts.
       repeated_cells: See `load_cells`.
 
     Raises:
-      DataError: As `load_cells`, for negative counts under the logarithm, or if a
+      DataError: As `load_cells`, or if a count under the logarithm is negative or a
         part has fewer than two cells.
     """
     table = load_cells(
@@ -345,7 +359,7 @@ def _grid_positions(times: Sequence[float], places: Sequence[float]) -> np.ndarr
 
 
 def _nearest_in_time(train: FieldSet, test: FieldSet) -> np.ndarray:
-    """For every test profile the training profile whose time is nearest."""
+    """Returns the training profile nearest in time to every test profile."""
     known, asked = (
         np.asarray([part.layouts[i][0, -1] for i in part.layout])
         for part in (train, test)
@@ -354,7 +368,7 @@ def _nearest_in_time(train: FieldSet, test: FieldSet) -> np.ndarray:
 
 
 def _half_width(table: CellTable, num_nodes: int) -> float:
-    """Root mean square half-width of a patch, were cells spread evenly."""
+    """Estimates the root mean square half-width of a patch of evenly spread cells."""
     dim = table.positions.shape[1]
     tree = cKDTree(table.positions)
     some = table.positions[:: max(1, len(table.positions) // 200)]
@@ -363,7 +377,17 @@ def _half_width(table: CellTable, num_nodes: int) -> float:
     return float(np.median(far)) / math.sqrt(dim) + 1e-12
 
 
-def _cut(table, expression, rows, count, num_nodes, width, rng, path) -> FieldSet:
+def _cut(
+    table: CellTable,
+    expression: np.ndarray,
+    rows: np.ndarray,
+    count: int,
+    num_nodes: int,
+    width: float,
+    rng: np.random.Generator,
+    path: str | os.PathLike[str],
+) -> FieldSet:
+    """Cuts `count` patches out of the chosen rows of a table."""
     index = np.flatnonzero(rows)
     if len(index) < 2:
         raise DataError(
@@ -397,7 +421,9 @@ def _cut(table, expression, rows, count, num_nodes, width, rng, path) -> FieldSe
     return FieldSet(values, tuple(layouts), np.arange(len(patches), dtype=np.int32))
 
 
-def _choose(path, known: Sequence[str], wanted: Sequence[str]) -> list[int]:
+def _choose(
+    path: str | os.PathLike[str], known: Sequence[str], wanted: Sequence[str]
+) -> list[int]:
     missing = [gene for gene in wanted if gene not in known]
     if missing:
         raise DataError(
@@ -406,7 +432,13 @@ def _choose(path, known: Sequence[str], wanted: Sequence[str]) -> list[int]:
     return [known.index(gene) for gene in wanted]
 
 
-def _refuse_nan(path, values, samples, known, kept) -> None:
+def _refuse_nan(
+    path: str | os.PathLike[str],
+    values: np.ndarray,
+    samples: Sequence[str],
+    known: Sequence[str],
+    kept: Sequence[int],
+) -> None:
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):
         sample, node, gene = bad[0]

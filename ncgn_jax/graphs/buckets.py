@@ -53,7 +53,7 @@ class NoiseBucket:
 
     @property
     def num_edges(self) -> int:
-        """Edges of one coarse graph, without self loops."""
+        """Returns the number of edges of one coarse graph, without self loops."""
         return self.num_supernodes * self.num_neighbors
 
 

@@ -45,17 +45,17 @@ class GridBucket:
 
     @property
     def num_supernodes(self) -> int:
-        """Number of tokens per image."""
+        """Returns the number of tokens per image."""
         return self.grid[0] * self.grid[1]
 
     @property
     def num_neighbors(self) -> int:
-        """Number of tokens that each token attends to, itself included."""
+        """Returns the number of tokens that a token attends to, itself included."""
         return min(self.window, self.grid[0]) * min(self.window, self.grid[1])
 
     @property
     def num_edges(self) -> int:
-        """Number of attended pairs per image."""
+        """Returns the number of attended pairs per image."""
         return self.num_supernodes * self.num_neighbors
 
 

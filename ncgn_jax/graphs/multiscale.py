@@ -125,7 +125,7 @@ class MultiscaleGraph:
 
     @property
     def num_supernodes(self) -> int:
-        """Number of supernodes of all graphs, empty ones included."""
+        """Returns the number of supernodes of all graphs, empty ones included."""
         return self.supernode_positions.shape[0]
 
 
@@ -165,7 +165,7 @@ def connect_graphs(
     num_nodes, size = positions.shape[1], bucket.num_supernodes
     if num_nodes != bucket.num_nodes:
         raise ValueError(
-            f"the noise bucket was made for {bucket.num_nodes} nodes a graph, "
+            f"the noise bucket was made for {bucket.num_nodes} nodes per graph, "
             f"found {num_nodes}"
         )
     is_voxel = bucket.clustering == "voxel"

@@ -49,7 +49,7 @@ class RangeResolution:
     table: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
-        """Raises ValueError for parameters that would break monotonicity."""
+        """Checks that the parameters keep the schedule monotone."""
         if self.name not in RANGE_SCHEDULES:
             raise ValueError(
                 f"range/resolution schedule: found {self.name!r}; "

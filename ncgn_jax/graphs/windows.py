@@ -42,17 +42,17 @@ class AxisTiles:
 
     @property
     def num_tiles(self) -> int:
-        """Number of tiles along the axis."""
+        """Returns the number of tiles along the axis."""
         return self.mask.shape[0]
 
     @property
     def tile(self) -> int:
-        """Number of queries per tile."""
+        """Returns the number of queries per tile."""
         return self.mask.shape[1]
 
     @property
     def block(self) -> int:
-        """Number of keys per block."""
+        """Returns the number of keys per block."""
         return self.mask.shape[2]
 
 

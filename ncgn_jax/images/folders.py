@@ -3,8 +3,8 @@
 The layout is `root/class/image.png`, split at random, or `root/train/class/image.png`
 beside `root/test`, `root/val`, `root/valid` or `root/validation`. The first of these
 that exists is the test part and the others are ignored; without one the training images
-are split. Without class folders all images are of one class. Hidden files, files of
-other kinds and files outside the root are not read.
+are split. Without class folders all images are of one class. Hidden files and files of
+other kinds are ignored, and links out of the root are refused.
 """
 
 import dataclasses

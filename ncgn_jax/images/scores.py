@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from ncgn_jax.data.batches import split_reference
 from ncgn_jax.faults import DataError
 from ncgn_jax.images.classifier import (
     ROTATIONS,
@@ -54,7 +55,6 @@ from ncgn_jax.images.pixels import (
 )
 from ncgn_jax.images.sets import Rows, check_finite
 from ncgn_jax.metrics.table import Column, Row
-from ncgn_jax.data.batches import split_reference
 
 FEATURE_COLUMNS = (
     Column(

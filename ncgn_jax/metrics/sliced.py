@@ -1,8 +1,8 @@
-"""Sliced optimal transport: transport of projections, for large sets of points.
+"""Measures sliced optimal transport between large sets of points.
 
-Exact transport between two sets of n points costs about n^3; between their
-projections on a line it is a sort. The sliced distance averages over lines
-(Bonneel et al. 2015, "Sliced and Radon Wasserstein barycenters of measures").
+Exact transport between two sets of n points costs about n^3. Between their projections
+on a line it is a sort. The sliced distance averages over lines (Bonneel et al. 2015,
+"Sliced and Radon Wasserstein barycenters of measures").
 
 Example:
   >>> import numpy as np
@@ -21,11 +21,11 @@ def sliced_wasserstein(
     """Measures the sliced 2-Wasserstein distance between two sets of points.
 
     SW2 = sqrt( mean_u W2(u . a, u . b)^2 ) over directions u drawn uniformly from
-    the sphere; W2 on a line is exact, by quantile functions, also for sets of
-    different size. It has the unit of the coordinates and is not divided by the
-    dimension D: a shift by v gives |v| / sqrt(D) on average over directions, where
-    W2 itself is |v|. Finite sets of one distribution do not give 0: compare with
-    fresh data of the same size.
+    the sphere. W2 on a line is exact, by quantile functions, also for sets of
+    different size. SW2 has the unit of the coordinates and is not divided by the
+    dimension D. A shift by v gives |v| / sqrt(D) on average over directions, where W2
+    itself is |v|. Finite sets of one distribution do not give 0, so compare with fresh
+    data of the same size.
 
     Args:
       a: Points, [S, D].
@@ -54,7 +54,7 @@ def sliced_wasserstein(
         raise ValueError(f"num_projections must be at least 1, got {num_projections}")
     directions = np.random.default_rng(seed).normal(size=(num_projections, a.shape[1]))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    # Imported here: it takes seconds and looks for every array library there is.
+    # Imported here because it takes seconds and looks for every array library.
     import ot
 
     return float(ot.sliced_wasserstein_distance(a, b, projections=directions.T))

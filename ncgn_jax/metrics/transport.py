@@ -1,9 +1,9 @@
-"""Optimal transport between clouds and between sets of clouds.
+"""Measures optimal transport between clouds and between sets of clouds.
 
-Three levels share one definition, the p-Wasserstein distance with uniform weights:
-points inside a pair of clouds (`emd_pairs`), and clouds inside a pair of sets
-(`wasserstein_flat`, `wasserstein_matched`), which differ in what they take for the
-distance between two clouds.
+All functions compute the p-Wasserstein distance with uniform weights. `emd_pairs`
+transports the points of one cloud to another. `wasserstein_flat` and
+`wasserstein_matched` transport the clouds of one set to another, with different
+distances between two clouds.
 
 Example:
   >>> import numpy as np
@@ -26,10 +26,11 @@ from scipy.spatial.distance import cdist
 
 _MAX_PIVOTS = 10_000_000
 _COST_NAME = {1: "euclidean", 2: "sqeuclidean"}
+_TEMPERATURE, _SINKHORN_STEPS = 0.05, 50
 
 
 class MatchedWasserstein(NamedTuple):
-    """A matched W and the sizes of the subsets it was computed on."""
+    """Holds a matched W and the sizes of the subsets it was computed on."""
 
     value: float
     num_generated: int
@@ -39,18 +40,18 @@ class MatchedWasserstein(NamedTuple):
 def wasserstein_flat(generated: ArrayLike, reference: ArrayLike) -> float:
     """Measures W, the published distance between two sets of clouds.
 
-    W = min_pi sum_ij pi_ij |flat(g_i) - flat(r_j)|_2 / N, with uniform marginals:
-    exact transport between the sets, Euclidean cost on flattened clouds, divided by
-    the number of points N (Noise-Conditioned Graph Networks, section 5.1). It has
-    the unit of the coordinates: published values are for clouds inside +-0.25, and
-    are printed times 100.
+    W = min_pi sum_ij pi_ij |flat(g_i) - flat(r_j)|_2 / N, with uniform marginals. It is
+    exact transport between the sets with Euclidean cost on flattened clouds, divided
+    by the number of points N (Noise-Conditioned Graph Networks, section 5.1). It has
+    the unit of the coordinates. Published values are for clouds inside +-0.25, and are
+    printed times 100.
 
-    What it cannot see: clouds are flattened in the order of their points, so a cloud
-    is compared with unmatched points. W measures overall spread, not shape, and
-    rewards collapse: all points at the origin score *better* than real data. Real
-    training shapes against real test shapes is the value to land at; below it is a
-    warning. See `wasserstein_matched` for the version that sees shapes. The value
-    also falls as the sets grow, so rows are comparable at equal set sizes only.
+    Clouds are flattened in the order of their points, so that points are compared
+    without matching them. W measures overall spread, not shape, and rewards collapse:
+    all points at the origin score *better* than real data. The value to reach is that
+    of real training shapes against real test shapes; a lower one is a warning.
+    `wasserstein_matched` does measure shapes. W also falls as the sets grow, so compare
+    sets of equal size only.
 
     Args:
       generated: Generated clouds, [S, N, D], points in random order.
@@ -76,26 +77,24 @@ def wasserstein_matched(
     *,
     max_clouds: int | None = 64,
     seed: int = 0,
-    num_threads: int | None = None,
 ) -> MatchedWasserstein:
     """Measures W with the points of each pair of clouds matched first.
 
     The cost between two clouds is min_sigma sqrt(sum_n |g_n - r_sigma(n)|^2), the
-    Euclidean distance of the flattened clouds under the best order of the points;
-    sets are then transported exactly and the result divided by N, as in
-    `wasserstein_flat`, which it never exceeds on the same clouds. It does not depend
-    on the order of the points.
+    Euclidean distance of the flattened clouds under the best order of the points. Sets
+    are then transported exactly and the result divided by N, as in `wasserstein_flat`,
+    which it never exceeds on the same clouds. It does not depend on the order of the
+    points.
 
-    One assignment problem per pair of clouds (about 5 ms for 400 points), hence the
-    subsets: the first `max_clouds` of a seeded permutation of each set. Like W it
-    falls as the subsets grow: compare equal sizes only.
+    Each pair of clouds takes an assignment problem (about 5 ms for 400 points), so only
+    the first `max_clouds` of a seeded permutation of each set are used. Like W it falls
+    as the subsets grow, so compare equal sizes only.
 
     Args:
       generated: Generated clouds, [S, N, D].
       reference: Reference clouds, [T, N, D], in the same scaling.
       max_clouds: Most clouds taken from each set; None takes all.
       seed: Seed of the draw of the subsets.
-      num_threads: Threads for the assignments; None uses every core.
 
     Returns:
       The distance and the number of clouds used from each set.
@@ -111,7 +110,6 @@ def wasserstein_matched(
         reference,
         all_pairs(len(generated), len(reference)),
         power=2,
-        num_threads=num_threads,
     )
     num_points = generated.shape[1]
     # emd_pairs averages over points where the flattened norm sums over them.
@@ -127,26 +125,24 @@ def emd_pairs(
     pairs: ArrayLike | Sequence[tuple[int, int]],
     *,
     power: int = 1,
-    num_threads: int | None = None,
 ) -> NDArray[np.float64]:
     """Computes the exact transport distance between chosen pairs of clouds.
 
-    (min_sigma 1/N sum_n |a_n - b_sigma(n)|^p)^(1/p): with equally many points of
-    equal weight the optimal plan is a permutation, found exactly.
+    (min_sigma 1/N sum_n |a_n - b_sigma(n)|^p)^(1/p). With equally many points of equal
+    weight the optimal plan is a permutation, which is found exactly.
 
     Args:
       a: Clouds, [S, N, D].
       b: Clouds with as many points, [T, N, D].
       pairs: Index pairs (into a, into b), [P, 2].
       power: p, 1 (earth mover's distance, a mean distance) or 2.
-      num_threads: Threads (the solver releases the interpreter lock); None uses
-        every core.
 
     Returns:
       One distance per pair, [P], in the unit of the coordinates.
 
     Raises:
-      ValueError: If shapes do not fit, a coordinate is not finite or p is neither.
+      ValueError: If shapes do not fit, a coordinate is not finite, or p is neither 1
+        nor 2.
     """
     if power not in _COST_NAME:
         raise ValueError(f"power is {power!r}; choose 1 or 2")
@@ -158,7 +154,8 @@ def emd_pairs(
         rows, columns = linear_sum_assignment(_shift_by_duals(cost))
         return float(cost[rows, columns].mean())
 
-    with ThreadPoolExecutor(num_threads or _num_cores()) as pool:
+    # Threads run side by side because the solver releases the interpreter lock.
+    with ThreadPoolExecutor(_num_cores()) as pool:
         costs = np.fromiter(pool.map(solve, pairs), np.float64, len(pairs))
     return costs ** (1.0 / power)
 
@@ -171,7 +168,7 @@ def all_pairs(num_a: int, num_b: int) -> NDArray[np.int64]:
 def draw_subset(
     clouds: NDArray[np.float64], max_clouds: int | None, seed: int
 ) -> NDArray[np.float64]:
-    """Takes the first `max_clouds` of a seeded permutation (None: all, as given)."""
+    """Takes the first `max_clouds` of a seeded permutation; with None all, as given."""
     if max_clouds is None:
         return clouds
     order = np.random.default_rng(seed).permutation(len(clouds))
@@ -179,7 +176,7 @@ def draw_subset(
 
 
 def _transport_cost(cost: NDArray[np.float64]) -> float:
-    # Imported here: it takes seconds and looks for every array library there is.
+    # Imported here because it takes seconds and looks for every array library.
     import ot
 
     weights = [np.full(size, 1.0 / size) for size in cost.shape]
@@ -189,27 +186,24 @@ def _transport_cost(cost: NDArray[np.float64]) -> float:
     return float(value)
 
 
-def _shift_by_duals(
-    cost: NDArray[np.float64], temperature: float = 0.05, num_steps: int = 50
-) -> NDArray[np.float64]:
+def _shift_by_duals(cost: NDArray[np.float64]) -> NDArray[np.float64]:
     """Subtracts approximate dual potentials from the rows and columns of a cost.
 
-    A shift per row and per column moves every permutation's cost equally, so the
-    best permutation stays the same, while the solver, which builds its own duals
-    from zero, has far less left to do (2.5 to 4 times faster at 400 points). The
-    potentials come from a few Sinkhorn steps in float32: how good they are decides
-    the time, never the result.
+    A shift per row and per column changes the cost of every permutation equally, so the
+    best permutation stays the same. The solver, which builds its own duals from zero,
+    becomes 2.5 to 4 times faster at 400 points. The potentials come from a few Sinkhorn
+    steps in float32. Their quality decides the time, never the result.
     """
     cost = cost - cost.min(axis=1, keepdims=True)
     cost -= cost.min(axis=0, keepdims=True)
-    scale = temperature * cost.mean()
+    scale = _TEMPERATURE * cost.mean()
     if scale <= np.finfo(np.float32).tiny:
         return cost
     # The floor bounds the potentials' range, so that float32 cannot overflow.
     kernel = np.maximum(np.exp((cost / -scale).astype(np.float32)), 1e-9)
     transposed = np.ascontiguousarray(kernel.T)
     left = np.ones(len(kernel), np.float32)
-    for _ in range(num_steps):
+    for _ in range(_SINKHORN_STEPS):
         right = 1.0 / (transposed @ left)
         left = 1.0 / (kernel @ right)
     row, column = (scale * np.log(x.astype(np.float64)) for x in (left, right))
@@ -237,6 +231,6 @@ def _check_sets(
 
 
 def _num_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # respects a container's or job's share
+    if hasattr(os, "sched_getaffinity"):  # respects the share of a container or job
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -15,7 +15,8 @@ from ncgn_jax.graphs import Block, MultiscaleGraph, adjacency, block_slices
 from ncgn_jax.graphs.precision import einsum, take_rows
 
 # A dense product of M x M is faster than gathering K rows while M is below about this
-# many times K (measured on CPU; see benchmarks/step.py), for pairs with features less.
+# many times K (measured on CPU; see benchmarks/step.py). Pairs with features have a
+# lower limit.
 _DENSE_UP_TO = 16
 _DENSE_PAIRS_UP_TO = 4
 

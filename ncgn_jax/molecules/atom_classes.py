@@ -1,4 +1,4 @@
-"""Atom classes: an element and a formal charge under one name, as "N+".
+"""Names atom classes, an element with a formal charge: "N+".
 
 >>> split_class("O-"), class_name("Fe", 2)
 (('O', -1), 'Fe+2')
@@ -15,10 +15,10 @@ import numpy as np
 
 from ncgn_jax.faults import DataError
 
-# Metals have no valence of their own in the periodic table; a cap for decoders.
+# Limit for decoders, because RDKit's periodic table has no valence for metals.
 METAL_VALENCE = 8
-# Atomic numbers of P, S, As and Se, and the electrons up to which a neighbour in the
-# periodic table stands in for them (RDKit's valence model).
+# Atomic numbers of P, S, As and Se, and the most electrons at which they take the
+# valence of the element with as many (RDKit's valence model).
 _HYPERVALENT = {15: 16, 16: 16, 33: 34, 34: 34}
 _CLASS = re.compile(r"([A-Z][a-z]?)(?:([+-])([2-9])?)?")
 
@@ -27,7 +27,7 @@ def import_chem() -> ModuleType:
     """Imports `rdkit.Chem`, an optional extra.
 
     Raises:
-      DataError: If RDKit does not import; says how to install it.
+      DataError: If RDKit does not import, with the command that installs it.
     """
     try:
         from rdkit import Chem
@@ -50,11 +50,11 @@ def split_class(name: str) -> tuple[str, int]:
     """Splits the name of an atom class into element and formal charge.
 
     Raises:
-      DataError: If it is not a name as `class_name` makes them.
+      DataError: If `class_name` does not make such a name.
     """
     match = _CLASS.fullmatch(name)
     if match is None:
-        raise DataError(f"atom class {name!r}; allowed: as 'C', 'N+', 'O-', 'Fe+2'")
+        raise DataError(f"atom class {name!r}; allowed: 'C', 'N+', 'O-', 'Fe+2', ...")
     symbol, sign, size = match.groups()
     return symbol, {None: 0, "+": 1, "-": -1}[sign] * int(size or 1)
 
@@ -62,19 +62,19 @@ def split_class(name: str) -> tuple[str, int]:
 def max_valences(classes: Sequence[str]) -> np.ndarray:
     """Returns the largest sum of bond orders of each class, int32 [class].
 
-    It is the largest valence in RDKit's periodic table of the element with as many
-    electrons, so that N+ counts as C and O- as F. Where that one is Cl, Ar, Br or Kr,
-    P, S, As and Se keep their own, less the charge: 5 for S-. Metals for which the
-    table has no valence get `METAL_VALENCE`.
+    This is the largest valence, in RDKit's periodic table, of the element with as many
+    electrons: N+ counts as C and O- as F. If that element is Cl, Ar, Br or Kr, then P,
+    S, As and Se keep their own valence plus the charge: 5 for S-. Metals without a
+    valence in the table get `METAL_VALENCE`.
 
     Raises:
-      DataError: For a class of an unknown element.
+      DataError: If a class is no name or has an unknown element.
     """
     table = import_chem().GetPeriodicTable()
     valences = []
     for name in classes:
         symbol, charge = split_class(name)
-        number = _atomic_number(symbol, f"atom class {name!r}")
+        number = _atomic_number(symbol, name)
         electrons = max(number - charge, 0)
         found = max(table.GetValenceList(electrons)) if electrons else 0
         found = METAL_VALENCE if found < 0 else found
@@ -84,19 +84,12 @@ def max_valences(classes: Sequence[str]) -> np.ndarray:
     return np.asarray(valences, np.int32)
 
 
-def check_elements(elements: Sequence[str], where: str) -> None:
-    """Raises DataError unless all are symbols of the periodic table."""
-    for symbol in elements:
-        _atomic_number(symbol, where)
-
-
-def _atomic_number(symbol: str, where: str) -> int:
-    chem = import_chem()
-    table = chem.GetPeriodicTable()
+def _atomic_number(symbol: str, name: str) -> int:
+    table = import_chem().GetPeriodicTable()
     symbols = {table.GetElementSymbol(number): number for number in range(1, 119)}
     if symbol not in symbols:
         raise DataError(
-            f"{where}: no element {symbol!r}; allowed: symbols of the periodic table, "
-            "as 'C' and 'Cl'"
+            f"atom class {name!r}: no element {symbol!r}; allowed: symbols of the "
+            "periodic table, such as 'C' and 'Cl'"
         )
     return symbols[symbol]

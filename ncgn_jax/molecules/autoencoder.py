@@ -1,12 +1,13 @@
-"""Molecules to a few numbers an atom, and back (arXiv 2501.03696, mended).
+"""Encodes molecules to a few numbers per atom, and decodes them.
 
-The encoder gives every atom a latent of `latent_dim` numbers (where it is in the
-molecule) and `type_dim` more (what it is); the decoder reads atom classes and bond
-orders off all latents of a molecule. Latents have mean 0 and variance 1 over the
-training atoms, by running statistics, so that noise levels mean the same for each.
+(arXiv 2501.03696, with corrections.) The encoder gives every atom a latent of
+`latent_dim` numbers for its place in the molecule and `type_dim` for its class; the
+decoder predicts atom classes and bond orders from all latents of a molecule. Latents
+have mean 0 and variance 1 over the training atoms, by running statistics, so that a
+noise level means the same for all.
 
-An encoder that treats equal atoms equally cannot place them apart, and no decoder can
-then tell which of them are bonded: `symmetry` says what tells equal atoms apart.
+An encoder that treats equal atoms equally cannot place them apart, and then no decoder
+can find which of them are bonded. `symmetry` names the input that breaks this symmetry.
 """
 
 import dataclasses
@@ -28,6 +29,7 @@ NUM_ORDERS = 4  # none, single, double, triple
 
 _RANDOM_FEATURES = 4
 _BOND_LENGTH = 1.5  # of RDKit's depictions
+_ORDER_WIDTH = 32  # hidden features of `BondOrders`
 
 
 @flax.struct.dataclass
@@ -48,12 +50,12 @@ class MoleculeBatch:
 
     @property
     def pair_mask(self) -> jax.Array:
-        """True for pairs of two different real atoms, [molecule, atom, atom]."""
+        """Returns True for pairs of different real atoms, [molecule, atom, atom]."""
         return pair_mask(self.mask)
 
 
 def pair_mask(mask: jax.Array) -> jax.Array:
-    """Tells the pairs of two different real atoms, bool [molecule, atom, atom].
+    """Returns True for pairs of different real atoms, bool [molecule, atom, atom].
 
     Args:
       mask: True for real atoms, [molecule, atom].
@@ -73,7 +75,7 @@ class UnitVariance(nn.Module):
 
     @nn.compact
     def __call__(self, values: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
-        """Normalises [row, feature]; `mask` [row] keeps rows out of statistics."""
+        """Normalises [row, feature]; statistics are over the rows in `mask`, [row]."""
         width = values.shape[-1]
         mean = self.variable("batch_stats", "mean", jnp.zeros, (width,))
         var = self.variable("batch_stats", "var", jnp.ones, (width,))
@@ -93,11 +95,11 @@ class LatentSizes:
     """Widths of an autoencoder.
 
     Attributes:
-      latent_dim: Numbers that place an atom.
-      type_dim: Numbers that say what it is; 0 leaves that to the others.
+      latent_dim: Numbers for the place of an atom.
+      type_dim: Numbers for its class; with 0 the others must hold it.
       width: Hidden features of encoder and decoder.
       pair_width: Features of pairs in the decoder.
-      num_layers: Layers of each.
+      num_layers: Layers of each network.
     """
 
     latent_dim: int
@@ -108,25 +110,25 @@ class LatentSizes:
 
     @property
     def total(self) -> int:
-        """Numbers an atom."""
+        """Returns the numbers per atom."""
         return self.latent_dim + self.type_dim
 
 
 class Encoder(nn.Module):
     """Maps molecules to the mean and deviation of each atom's latent.
 
-    `pna` is message passing along the bonds. `depiction` takes the coordinates of a
-    drawing for the latent, `residual` adds to them what message passing learns to add;
-    both are turned and mirrored at random. Types have a learned code each.
+    `pna` passes messages along the bonds. `depiction` uses the coordinates of a
+    drawing as the latent; `residual` adds learned offsets to them. Both turn and mirror
+    the drawing at random. Each atom class has a learned code of `type_dim` numbers.
 
     Attributes:
       num_classes: Atom classes.
       sizes: Widths.
       kind: One of `ENCODERS`.
-      symmetry: One of `SYMMETRIES`; `none` for the published one.
-      noise_floor: Least deviation, in units of the latents' own.
-      variational: Learns the deviation.
-      centered: Moves the mean of a molecule's first `latent_dim` numbers to 0.
+      symmetry: One of `SYMMETRIES`; `none` as published.
+      noise_floor: Least deviation, in units of the deviation of latents.
+      variational: Whether the deviation is learned.
+      centered: Whether the mean of a molecule's first `latent_dim` numbers moves to 0.
       mean_log_degree: See `pna.aggregate`.
       axis_name: Device axis over which statistics are averaged, if any.
     """
@@ -149,8 +151,8 @@ class Encoder(nn.Module):
 
         Args:
           molecules: A batch.
-          keys: One key a molecule, for what tells equal atoms apart, [molecule].
-          train: Whether statistics are those of the batch, and kept.
+          keys: One key per molecule, for random features and turns, [molecule].
+          train: Whether to use and store the statistics of the batch.
         """
         place, log_std = self._place(molecules, keys)
         parts = [place]
@@ -170,20 +172,23 @@ class Encoder(nn.Module):
         real = molecules.mask[:, :, None]
         return jnp.where(real, mean, 0.0), jnp.where(real, std, 1.0)
 
-    def _place(self, molecules, keys):
+    def _place(
+        self, molecules: MoleculeBatch, keys: jax.Array
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Returns the first `latent_dim` numbers and, if learned, log deviations."""
         sizes, drawn = self.sizes, molecules.depictions / _BOND_LENGTH
         if self.kind == "depiction":
             return turn_at_random(keys, drawn), None
-        nodes = [jax.nn.one_hot(molecules.atoms, self.num_classes)]
+        known = [jax.nn.one_hot(molecules.atoms, self.num_classes)]
         if self.kind == "residual":
-            nodes.append(drawn)
+            known.append(drawn)
         elif self.symmetry == "random":
             shape = (drawn.shape[1], _RANDOM_FEATURES)
             draw = jax.vmap(lambda key: jax.random.normal(key, shape))
-            nodes.append(draw(keys))
+            known.append(draw(keys))
         elif self.symmetry == "depiction":
-            nodes.append(turn_at_random(keys, drawn))
-        nodes = jnp.where(molecules.mask[:, :, None], jnp.concatenate(nodes, -1), 0.0)
+            known.append(turn_at_random(keys, drawn))
+        nodes = jnp.where(molecules.mask[:, :, None], jnp.concatenate(known, -1), 0.0)
         pairs = jax.nn.one_hot(molecules.bonds, NUM_ORDERS)[..., 1:]
         network = PNA(
             sizes.width,
@@ -196,10 +201,10 @@ class Encoder(nn.Module):
         out = network(nodes, pairs, (molecules.bonds > 0) & molecules.pair_mask)
         place, log_std = out[..., : sizes.latent_dim], None
         if self.variational:
-            # Deviations start small: at first the decoder must find anything at all.
+            # Deviations start small, so that the decoder can learn from the means.
             log_std = out[..., sizes.latent_dim :] - 4.0
         if self.kind == "residual":
-            # Turned last, so that no direction of the plane is preferred.
+            # Turned last, so that all directions of the plane are alike.
             place = turn_at_random(keys, drawn + 0.4 * jnp.tanh(place))
         return place, log_std
 
@@ -207,10 +212,10 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Maps latents to logits of atom classes and bond orders.
 
-    `attention` sees all pairs of atoms with their offsets; `pna` is message passing on
-    the complete graph, as published. Bonds are read off pairs at once (`joint`), or
-    as published (`separate`): whether there is one from the latents, and its order by
-    a graph convolution over the molecule that results.
+    `attention` reads all pairs of atoms with their offsets; `pna` passes messages on
+    the complete graph, as published. Bond orders are predicted from pairs at once
+    (`joint`) or in two steps, as published (`separate`): the bonds from the latents,
+    then their orders by a graph convolution on the resulting molecule.
 
     Attributes:
       num_classes: Atom classes.
@@ -236,14 +241,14 @@ class Decoder(nn.Module):
         Args:
           latents: [molecule, atom, total].
           mask: True for real atoms, [molecule, atom].
-          molecules: In training, the truth, on which `separate` learns bond orders;
-            None to use what has been decoded.
+          molecules: True molecules, from which `separate` learns bond orders in
+            training; None to use the decoded ones.
 
         Returns:
           Atom logits [molecule, atom, class] and bond logits [molecule, atom, atom,
-          order], symmetric. The likeliest order of a `separate` decoder is 0 where a
-          bond is less likely than not, as published; its logits are then no
-          log-probabilities, but in training.
+          order], symmetric. The likeliest order of a `separate` decoder is 0 if a bond
+          is less likely than not, as published; outside training its logits are no
+          log-probabilities.
         """
         num_heads = NUM_ORDERS if self.bonds == "joint" else 1
         atoms, bonds = self._read(latents, mask, num_heads)
@@ -257,7 +262,7 @@ class Decoder(nn.Module):
         orders = BondOrders(name="orders")(nodes, adjacency)
         orders = jax.nn.log_softmax(orders, axis=-1)
         if molecules is None:
-            # Whether there is a bond is settled first, then its order.
+            # The existence of a bond is decided first, then its order.
             orders = orders - jnp.max(orders, axis=-1, keepdims=True)
         logits = jnp.concatenate(
             [
@@ -268,13 +273,16 @@ class Decoder(nn.Module):
         )
         return atoms, logits
 
-    def _read(self, latents, mask, num_heads):
+    def _read(
+        self, latents: jax.Array, mask: jax.Array, num_heads: int
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns atom logits and `num_heads` numbers for each pair."""
         sizes = self.sizes
         if self.kind == "attention":
             offsets = latents[:, :, None] - latents[:, None]
             place = radial_features(offsets[..., : sizes.latent_dim])
             pairs = jnp.concatenate([place, offsets[..., sizes.latent_dim :]], axis=-1)
-            network = PairTransformer(
+            transformer = PairTransformer(
                 self.num_classes,
                 num_heads,
                 sizes.width,
@@ -282,10 +290,12 @@ class Decoder(nn.Module):
                 sizes.num_layers,
                 name="transformer",
             )
-            return network(latents, pairs, mask)
+            atoms, bonds = transformer(latents, pairs, mask)
+            assert bonds is not None
+            return atoms, bonds
         all_pairs = mask[:, :, None] & mask[:, None]
         no_features = jnp.zeros((*all_pairs.shape, 0), latents.dtype)
-        # On a complete graph degrees say only how many atoms there are.
+        # In a complete graph all atoms have one degree, the number of atoms.
         network = PNA(sizes.width, sizes.width, sizes.num_layers, 2.0, name="pna")
         h = network(latents, no_features, all_pairs)
         atoms = nn.Dense(self.num_classes, name="atoms")(h)
@@ -298,16 +308,11 @@ class Decoder(nn.Module):
 
 
 class BondOrders(nn.Module):
-    """Tells bond orders from atoms and which of them are bonded (arXiv 2501.03696).
+    """Predicts bond orders from atoms and bonded pairs (arXiv 2501.03696).
 
     Two graph convolutions (Kipf & Welling 2017) with self loops, then a perceptron on
     the sum and the distance of both ends.
-
-    Attributes:
-      width: Hidden features.
     """
-
-    width: int = 32
 
     @nn.compact
     def __call__(self, nodes: jax.Array, adjacency: jax.Array) -> jax.Array:
@@ -315,7 +320,7 @@ class BondOrders(nn.Module):
 
         Args:
           nodes: Classes, one-hot, [molecule, atom, class].
-          adjacency: Who is bonded, bool [molecule, atom, atom].
+          adjacency: Bonded pairs, bool [molecule, atom, atom].
         """
         loops = jnp.eye(nodes.shape[1], dtype=nodes.dtype)[None]
         weights = adjacency.astype(nodes.dtype) + loops
@@ -323,9 +328,10 @@ class BondOrders(nn.Module):
         weights = weights * inverse[:, :, None] * inverse[:, None]
         h = nodes
         for i in range(2):
-            h = jax.nn.relu(weights @ nn.Dense(self.width, name=f"convolution_{i}")(h))
+            layer = nn.Dense(_ORDER_WIDTH, name=f"convolution_{i}")
+            h = jax.nn.relu(weights @ layer(h))
         ends = (h[:, :, None] + h[:, None], jnp.abs(h[:, :, None] - h[:, None]))
-        hidden = nn.Dense(self.width, name="hidden")(jnp.concatenate(ends, axis=-1))
+        hidden = nn.Dense(_ORDER_WIDTH, name="hidden")(jnp.concatenate(ends, axis=-1))
         return nn.Dense(NUM_ORDERS - 1, name="orders")(jax.nn.relu(hidden))
 
 
@@ -333,7 +339,7 @@ def turn_at_random(keys: jax.Array, coordinates: jax.Array) -> jax.Array:
     """Turns each molecule by a random angle, and mirrors half of them.
 
     Args:
-      keys: One key a molecule, [molecule].
+      keys: One key per molecule, [molecule].
       coordinates: [molecule, atom, 2].
     """
     drawn = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys)
@@ -349,7 +355,7 @@ def center(values: jax.Array, mask: jax.Array, num: int) -> jax.Array:
     Args:
       values: [molecule, atom, feature].
       mask: True for real atoms, [molecule, atom].
-      num: How many features.
+      num: Number of features to move.
 
     Returns:
       The moved values, 0 in padding.
@@ -367,7 +373,7 @@ def reconstruction_loss(
 ) -> jax.Array:
     """Returns the negative log-likelihood of each molecule, [molecule].
 
-    Sums of cross-entropies over atoms and over pairs of atoms, each pair once.
+    It is the sum of cross-entropies over atoms and over pairs of atoms, each pair once.
     """
     atoms = _cross_entropy(atom_logits, molecules.atoms)
     bonds = _cross_entropy(bond_logits, molecules.bonds)
@@ -376,7 +382,7 @@ def reconstruction_loss(
     return atoms + 0.5 * bonds
 
 
-def _cross_entropy(logits, labels):
+def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     logs = jax.nn.log_softmax(logits, axis=-1)
     labels = jnp.maximum(labels, 0).astype(jnp.int32)
     return -jnp.take_along_axis(logs, labels[..., None], axis=-1)[..., 0]

@@ -1,12 +1,12 @@
-"""Bonds from the logits of their orders: argmax, or within the valences of the atoms.
+"""Decodes bonds from the logits of their orders, by argmax or within valences.
 
-Orders are 0 (no bond), 1, 2 and 3. `valency_aware_bonds` repairs what a model says,
-and does so for noise too: report the plain argmax beside it.
+Orders are 0 (no bond), 1, 2 and 3. `valency_aware_bonds` repairs the bonds of any
+logits, those of noise too, so report the plain argmax beside it.
 
 Example:
   >>> import numpy as np
   >>> logits = np.zeros((1, 3, 3, 4))
-  >>> logits[..., 0] = 1.0  # the model denies every bond
+  >>> logits[..., 0] = 1.0  # no bond is the likeliest everywhere
   >>> atoms = np.array([[0, 1, 1]])  # C, F, F
   >>> valency_aware_bonds(logits, atoms, (4, 1))[0].tolist()
   [[0, 1, 1], [1, 0, 0], [1, 0, 0]]
@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 _NUM_ORDERS = 4
-_CHUNK_ENTRIES = 4_000_000  # logits worked on at once
+_CHUNK_ENTRIES = 4_000_000  # logits decoded at once
 
 
 def argmax_bonds(bond_logits: ArrayLike, atom_mask: ArrayLike) -> NDArray[np.int64]:
-    """Takes the likeliest order of every pair, whatever the valences.
+    """Returns the likeliest order of every pair, without regard to valences.
 
     Args:
       bond_logits: Logits of orders 0 to 3, [molecule, atom, atom, order]; the two
@@ -43,16 +43,16 @@ def valency_aware_bonds(
     max_valences: ArrayLike,
     atom_mask: ArrayLike | None = None,
 ) -> NDArray[np.int64]:
-    """Decodes bonds that keep to the valences and join all atoms if they permit it.
+    """Decodes bonds within the valences that connect all atoms if possible.
 
-    First a tree of single bonds, grown by Prim's rule (1957) from the best pair on
-    log-odds log(e^l1 + e^l2 + e^l3) - l0: the maximum spanning tree wherever no
-    valence runs out. Then orders rise, new bonds included, one pair at a time by the
+    First a tree of single bonds grows by Prim's rule (1957) from the best pair, on the
+    log-odds log(e^l1 + e^l2 + e^l3) - l0. It is the maximum spanning tree wherever no
+    valence runs out. Then orders rise, new bonds included, one pair at a time, by the
     largest gain l_new - l_old > 0 for which both atoms have valence left.
 
     A tree of k atoms has F = sum of valences - 2 (k - 1) places left, and a new atom
     of valence v makes it F + v - 2. Monovalent atoms wait while one of them would
-    take the last place and others that add places are left. So with n atoms, all of
+    take the last place and atoms that add places are left. So with n atoms, all of
     valence 1 or more, the molecule is connected if and only if the valences sum to
     2 (n - 1) or more, which any tree needs; else it has n - floor(sum / 2) fragments,
     the fewest possible. Atoms of valence 0 stay alone. Permuting the atoms permutes
@@ -96,7 +96,7 @@ def valency_aware_bonds(
 def _check_logits(
     bond_logits: ArrayLike, atom_mask: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Returns symmetric logits, 0 elsewhere, and which pairs are two real atoms."""
+    """Returns symmetric logits, 0 elsewhere, and the pairs of two real atoms."""
     logits, mask = np.asarray(bond_logits, np.float64), np.asarray(atom_mask, bool)
     if mask.ndim != 2 or logits.shape != (*mask.shape, mask.shape[1], _NUM_ORDERS):
         raise ValueError(
@@ -117,13 +117,13 @@ def _log_odds(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 def _grow_trees(
     bonds: NDArray[np.int64], free: NDArray[np.int64], weights: NDArray[np.float64]
 ) -> None:
-    """Adds single bonds of a forest, in place, one to every molecule at a time."""
-    inside = np.zeros(free.shape, bool)  # placed; where a valence is left, the tree
+    """Adds single bonds of a forest, in place, one per molecule at a time."""
+    inside = np.zeros(free.shape, bool)  # placed; those with free valence can grow
     outside = free > 0
     others = ~np.eye(free.shape[1], dtype=bool)
     while True:
         places = np.where(inside, free, 0).sum(axis=1, keepdims=True)
-        is_new = places == 0  # no tree yet, or one that is full
+        is_new = places == 0  # no tree yet, or the tree is full
         sources = np.where(is_new, outside, inside & (free > 0))
         pairs = sources[:, :, None] & outside[:, None, :] & others
         left = np.where(is_new, free, places)[:, :, None] + free[:, None, :] - 2
@@ -145,7 +145,7 @@ def _raise_orders(
     logits: NDArray[np.float64],
     pairs: NDArray[np.bool_],
 ) -> None:
-    """Raises orders in place, always the one that gains most, while any gains."""
+    """Raises orders in place, always that of the largest gain, while one is > 0."""
     active = np.arange(len(bonds))
     orders = np.arange(_NUM_ORDERS)
     pairs = np.triu(pairs)

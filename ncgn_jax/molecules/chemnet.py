@@ -1,6 +1,6 @@
-"""Frechet ChemNet distance of sets of molecules, through the optional package fcd.
+"""Measures the Frechet ChemNet distance with the optional package fcd.
 
-Preuer et al. 2018, arXiv 1803.09518. ChemNet's weights come with the package, which
+(Preuer et al. 2018, arXiv 1803.09518.) ChemNet's weights come with the package, which
 needs torch and RDKit.
 """
 
@@ -11,27 +11,26 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+_BATCH = 128  # molecules
+
 
 class ChemNetStatistics(NamedTuple):
-    """What the distance needs of a set, worth keeping for the reference."""
+    """Statistics of a set from which the distance is computed."""
 
     mean: NDArray[np.float64]  # [feature]
     covariance: NDArray[np.float64]  # [feature, feature]
     num_molecules: int
 
 
-def chemnet_statistics(
-    smiles: Sequence[str], batch_size: int = 128
-) -> ChemNetStatistics | None:
+def chemnet_statistics(smiles: Sequence[str]) -> ChemNetStatistics | None:
     """Measures mean and covariance of ChemNet's last features over a set.
 
     Args:
-      smiles: Canonical SMILES, at least 2; ChemNet reads text, so another writing of
-        a molecule has other features. Repetitions count.
-      batch_size: Molecules at once, >= 1.
+      smiles: Canonical SMILES, at least 2; ChemNet reads text, so another SMILES of the
+        same molecule has other features. Repetitions count.
 
     Returns:
-      The statistics, None if fcd, torch or RDKit is absent.
+      The statistics, or None if fcd, torch or RDKit is absent.
 
     Raises:
       ValueError: If there are fewer than 2 SMILES or one is empty.
@@ -49,7 +48,7 @@ def chemnet_statistics(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         network = fcd.load_ref_model()
-        features = fcd.get_predictions(network, smiles, batch_size, n_jobs=0)
+        features = fcd.get_predictions(network, smiles, _BATCH, n_jobs=0)
     features = features.astype(np.float64)
     covariance = np.cov(features, rowvar=False)
     return ChemNetStatistics(features.mean(axis=0), covariance, len(smiles))
@@ -59,23 +58,23 @@ def frechet_chemnet_distance(
     generated: Sequence[str] | ChemNetStatistics | None,
     reference: Sequence[str] | ChemNetStatistics | None,
 ) -> float | None:
-    """Measures how far two sets of molecules are apart as ChemNet sees them.
+    """Measures the Frechet distance between the ChemNet features of two sets.
 
     |m_g - m_r|^2 + Tr(C_g + C_r - 2 (C_g C_r)^(1/2)), the squared 2-Wasserstein
     distance of Gaussians with the mean and covariance of the features. Published
-    numbers take the SMILES of all valid molecules, largest fragments, repetitions
-    kept: `[s for s in checks.smiles if s]`. So it does not see what was invalid.
+    numbers use the SMILES of all valid molecules, largest fragments, with repetitions:
+    `[s for s in checks.smiles if s]`. The distance ignores invalid molecules.
 
     Estimates are biased upward, more so for smaller sets: two halves of real data
     are not 0 apart. State the reference and both sizes, and print real against real
-    of those sizes beside it.
+    data of these sizes beside it.
 
     Args:
-      generated: SMILES, or statistics already measured.
+      generated: SMILES, or their statistics.
       reference: The same of real molecules; measure once by `chemnet_statistics`.
 
     Returns:
-      The distance >= 0, None if fcd, torch or RDKit is absent.
+      The distance >= 0, or None if fcd, torch or RDKit is absent.
 
     Raises:
       ValueError: If a set has fewer than 2 SMILES or an empty one.

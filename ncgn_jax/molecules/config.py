@@ -32,6 +32,7 @@ from ncgn_jax.tasks.settings import (
     BASE_FIELDS,
     CACHE_DIR,
     GUIDANCE,
+    MAX_REFERENCE,
     NUM_LAYERS,
     OPTIMIZERS,
     PATH,
@@ -74,9 +75,7 @@ _DATA_FIELDS = (
     ),
     Field("data.smiles_column", None, "Column of a table that holds SMILES.", kind=str),
     Field("data.properties", (), "Columns of a file to read as numbers.", items=str),
-    Field(
-        "data.num_train", 100_000, "Training molecules, if there are as many.", whole()
-    ),
+    NUM_TRAIN,
     Field("data.num_validation", 20_000, "Validation molecules, likewise.", whole()),
     CACHE_DIR,
 )
@@ -257,14 +256,11 @@ FIELDS = with_defaults(
             "model.self_conditioning.",
             number(0),
         ),
-        Field(
-            "evaluate.max_reference",
-            5000,
-            "Most test molecules of Frechet distances.",
-            whole(),
-        ),
+        MAX_REFERENCE,
     ),
     {
+        "data.num_train": 100_000,
+        "evaluate.max_reference": 5000,
         "model.width": 96,
         "model.num_layers": 5,
         "sample.num_samples": 1000,
@@ -275,6 +271,7 @@ FIELDS = with_defaults(
 AUTOENCODER_FIELDS = with_defaults(
     (*_DATA_FIELDS, *_CODEC_FIELDS, *BASE_FIELDS),
     {
+        "data.num_train": 100_000,
         "sample.num_samples": 1000,
         "sample.batch_size": 500,
         "evaluate.weights": ("ema",),

@@ -1,4 +1,4 @@
-"""Networks that denoise the latents of a molecule's atoms."""
+"""Denoises the latents of a molecule's atoms."""
 
 import flax.linen as nn
 import jax
@@ -20,21 +20,21 @@ _TIME_FEATURES = 32
 class MoleculeDenoiser(nn.Module):
     """Maps noisy latents to a prediction of the same shape.
 
-    `gnn` passes messages between all atoms; `egnn` takes the first `latent_dim`
-    numbers for coordinates, and moves them as rotations do; `attention` has a feature
-    for every pair.
+    `gnn` passes messages between all atoms. `egnn` treats the first `latent_dim`
+    numbers as coordinates and is equivariant to their rotations. `attention` has
+    features for every pair.
 
     Attributes:
       kind: One of `NETWORKS`.
-      latent_dim: Numbers of a latent that place the atom.
-      out_dim: All of them.
+      latent_dim: Numbers of a latent for the place of the atom.
+      out_dim: All numbers of a latent.
       width: Hidden features.
       pair_width: Features of pairs (`attention`).
       num_layers: Layers.
-      self_conditioning: Whether it also reads an earlier guess of the clean latents
+      self_conditioning: Whether an earlier guess of the clean latents is an input
         (Chen et al. 2023, arXiv 2208.04202).
-      num_classes: Atom classes, if it also reads what that guess is decoded to; else 0.
-        Only `attention` has a place for the bonds.
+      num_classes: Atom classes, if the decoded guess is an input too; else 0. Only
+        `attention` reads its bonds.
     """
 
     kind: str
@@ -62,11 +62,11 @@ class MoleculeDenoiser(nn.Module):
           x_t: [molecule, atom, out_dim].
           t: Times, [molecule].
           mask: True for real atoms, [molecule, atom].
-          condition: What else is known, [molecule, feature], or None.
-          guess: Clean latents as guessed before, shape of x_t, 0 for none; not read
-            without `self_conditioning`.
+          condition: Other inputs, [molecule, feature], or None.
+          guess: Earlier guess of the clean latents, shape of x_t, or None for 0; not
+            read without `self_conditioning`.
           decoded: Probabilities of the guess's atom classes [molecule, atom, class]
-            and bond orders [molecule, atom, atom, order], 0 for none; not read
+            and bond orders [molecule, atom, atom, order], or None for 0; not read
             without `num_classes`.
 
         Returns:
@@ -80,13 +80,18 @@ class MoleculeDenoiser(nn.Module):
             values.append(jnp.zeros_like(x_t) if guess is None else guess)
         classes, orders = self._decoded(decoded, mask, x_t.dtype)
         if self.kind == "attention":
-            out = self._attend(values, [*values, *classes], orders, mask, known)
+            out = self._attend(values, classes, orders, mask, known)
         else:
             out = self._pass_messages(values, classes, mask, known)
         return jnp.where(mask[:, :, None], out, 0.0)
 
-    def _decoded(self, decoded, mask, dtype):
-        """Returns features of nodes and of pairs, a list of one or of none each."""
+    def _decoded(
+        self,
+        decoded: tuple[jax.Array, jax.Array] | None,
+        mask: jax.Array,
+        dtype: jnp.dtype,
+    ) -> tuple[list[jax.Array], list[jax.Array]]:
+        """Returns features of nodes and of pairs, in lists of one or no array."""
         if not self.num_classes:
             return [], []
         if decoded is None:
@@ -94,13 +99,20 @@ class MoleculeDenoiser(nn.Module):
             decoded = jnp.zeros((*mask.shape, self.num_classes)), jnp.zeros(pairs)
         return [decoded[0].astype(dtype)], [decoded[1].astype(dtype)]
 
-    def _attend(self, values, nodes, orders, mask, known):
+    def _attend(
+        self,
+        values: list[jax.Array],
+        classes: list[jax.Array],
+        orders: list[jax.Array],
+        mask: jax.Array,
+        known: jax.Array,
+    ) -> jax.Array:
         size = jnp.mean(mask, axis=1, keepdims=True, dtype=known.dtype)
-        pairs = list(orders)
+        of_pairs = list(orders)
         for latents in values:
             offsets = latents[:, :, None] - latents[:, None]
-            pairs.append(radial_features(offsets[..., : self.latent_dim]))
-            pairs.append(offsets[..., self.latent_dim :])
+            of_pairs.append(radial_features(offsets[..., : self.latent_dim]))
+            of_pairs.append(offsets[..., self.latent_dim :])
         network = PairTransformer(
             self.out_dim,
             width=self.width,
@@ -108,17 +120,24 @@ class MoleculeDenoiser(nn.Module):
             num_layers=self.num_layers,
             name="transformer",
         )
-        nodes, pairs = (jnp.concatenate(parts, axis=-1) for parts in (nodes, pairs))
+        nodes = jnp.concatenate([*values, *classes], axis=-1)
+        pairs = jnp.concatenate(of_pairs, axis=-1)
         return network(nodes, pairs, mask, jnp.concatenate([known, size], axis=1))[0]
 
-    def _pass_messages(self, values, classes, mask, known):
+    def _pass_messages(
+        self,
+        values: list[jax.Array],
+        classes: list[jax.Array],
+        mask: jax.Array,
+        known: jax.Array,
+    ) -> jax.Array:
         known = jnp.broadcast_to(known[:, None], (*mask.shape, known.shape[1]))
         x_t, *guesses = values
         if self.kind == "gnn":
             network = EGNN(self.out_dim, self.width, self.num_layers, name="gnn")
             features = jnp.concatenate([*values, *classes, known], axis=-1)
             return network(None, features, mask)[1]
-        # Only what does not turn with the coordinates: of a guess, its last numbers.
+        # Features must not turn with the coordinates: of a guess, its last numbers.
         parts = [latents[..., self.latent_dim :] for latents in (x_t, *guesses)]
         network = EGNN(
             self.out_dim - self.latent_dim, self.width, self.num_layers, name="egnn"
@@ -127,4 +146,5 @@ class MoleculeDenoiser(nn.Module):
         moved, features = network(
             coordinates, jnp.concatenate([*parts, *classes, known], axis=-1), mask
         )
+        assert moved is not None
         return jnp.concatenate([moved, features], axis=-1)

@@ -1,4 +1,4 @@
-"""Latent spaces of atoms: points by class, differences of pairs by bond."""
+"""Draws the latent space of atoms: points by class, differences of pairs by bond."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,25 +29,26 @@ def draw_latents(
     pairs: np.ndarray | None = None,
     bonds: np.ndarray | None = None,
 ) -> Path:
-    """Draws the latent points of atoms, and how bonded ones lie to each other.
+    """Draws the latent points of atoms, and the offsets between bonded ones.
 
-    Left, the first two dimensions by class of the atom, rare classes on top. Right,
-    if pairs are given, the difference of the two latents of each pair, by order of
-    the bond. The height of a one-dimensional latent is its class, or order.
+    The left panel shows the first two dimensions by class of the atom, rare classes on
+    top. The right panel, if pairs are given, shows the difference of the latents of
+    each pair by order of the bond. A one-dimensional latent is drawn at the height of
+    its class or order.
 
     Args:
-        latents: Latent points of real atoms, [node, dim]; at most 20,000 are drawn.
-        classes: Class of every atom, [node].
-        names: Name of every class, [class].
-        path: Where to, for example `latents.png`.
-        pairs: Two nodes of one molecule each, [pair, 2].
-        bonds: Order of the bond of each pair, 0 to 3, 0 = not bonded, [pair].
+      latents: Latent points of real atoms, [node, dim]; at most 20,000 are drawn.
+      classes: Class of every atom, [node].
+      names: Name of every class, [class].
+      path: File to write, for example `latents.png`.
+      pairs: Two nodes of the same molecule, [pair, 2].
+      bonds: Order of the bond of each pair, 0 to 3, 0 = not bonded, [pair].
 
     Returns:
-        The path.
+      The path.
 
     Raises:
-        ValueError: If shapes do not fit, or only one of pairs and bonds is given.
+      ValueError: If shapes do not fit, or only one of pairs and bonds is given.
     """
     latents, classes = np.asarray(latents, float), np.asarray(classes)
     if latents.ndim != 2 or not latents.size or classes.shape != latents.shape[:1]:
@@ -56,7 +57,7 @@ def draw_latents(
             f"{latents.shape} and {classes.shape}"
         )
     if (pairs is None) != (bonds is None):
-        raise ValueError("pairs and the orders of their bonds go together")
+        raise ValueError("pairs without bonds, or bonds without pairs; allowed: both")
     num_panels = 1 if pairs is None else 2
     figure = Figure(figsize=(4.6 * num_panels, 4.1), layout="constrained")
     panels = figure.subplots(1, num_panels, squeeze=False)[0]
@@ -82,7 +83,7 @@ def _scatter(
         axes.scatter(
             chosen[:, 0],
             np.full(len(chosen), kind) if flat else chosen[:, 1],
-            # Dots shrink with their number: a rare kind must not get lost.
+            # Dots shrink with their number, so that a rare kind stays visible.
             s=float(np.clip(1e4 / len(chosen), 5.0, 30.0)),
             color=CATEGORIES[kind % len(CATEGORIES)],
             marker=MARKERS[kind % len(MARKERS)],
@@ -98,5 +99,5 @@ def _scatter(
         axes.set_aspect("equal", "datalim")
     legend = axes.legend(fontsize=TICK_SIZE, labelcolor=INK, framealpha=0.85)
     legend.get_frame().set_edgecolor(GRID)
-    for handle in legend.legend_handles:
+    for handle in filter(None, legend.legend_handles):
         handle.set(alpha=1.0, sizes=[26.0])

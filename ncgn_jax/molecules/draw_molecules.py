@@ -1,13 +1,13 @@
-"""Sheets of molecules, and their nearest relatives in the data.
+"""Draws sheets of molecules, and of their nearest neighbours in the data.
 
-Structures are drawn by RDKit, which is imported when first used; `draw_latents` is
+RDKit draws the structures and is imported when first used. `draw_latents` is
 re-exported.
 """
 
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -35,30 +35,30 @@ def draw_molecule_sheet(
     captions: Sequence[str] | None = None,
     columns: int = 6,
 ) -> Path:
-    """Draws molecules in a grid; what cannot be sanitised says "invalid" in red.
+    """Draws molecules in a grid; the invalid ones are marked "invalid" in red.
 
-    Invalid molecules are drawn as they are. Text that is no SMILES at all, "" too,
-    leaves an empty panel with that word.
+    Invalid molecules are drawn unsanitised. Text that is no SMILES, even "", gets an
+    empty panel with the same mark.
 
     Args:
-        mols_or_smiles: RDKit molecules, sanitised or not, or SMILES.
-        path: Where to, for example `molecules.png`.
-        captions: One line below each molecule; none if None.
-        columns: Molecules in a row, >= 1.
+      mols_or_smiles: RDKit molecules, sanitised or not, or SMILES.
+      path: File to write, for example `molecules.png`.
+      captions: One line below each molecule; none if None.
+      columns: Molecules per row, >= 1.
 
     Returns:
-        The path.
+      The path.
 
     Raises:
-        DataError: If RDKit is absent.
-        ValueError: If there is nothing to draw, or captions do not fit.
+      DataError: If RDKit is absent.
+      ValueError: If there is nothing to draw, or captions do not fit.
     """
     given = list(mols_or_smiles)
     captions = [""] * len(given) if captions is None else list(captions)
     if not given or len(captions) != len(given):
         raise ValueError(
-            f"{len(given)} molecules and {len(captions)} captions: as many of both, "
-            "and at least one"
+            f"{len(given)} molecules and {len(captions)} captions; allowed: equal "
+            "numbers, at least 1"
         )
     figure, panels = _make_grid(len(given), min(columns, len(given)))
     for axes, one, caption in zip(panels, given, captions, strict=False):
@@ -74,22 +74,22 @@ def draw_nearest(
 ) -> Path:
     """Draws each generated molecule above the most similar one trained on.
 
-    Tanimoto similarity of Morgan fingerprints of radius 2 with 2048 bits; 1 does not
-    mean equal, so molecules that were trained on are named "copy". Of equally similar
-    ones the first is drawn.
+    The similarity is Tanimoto's, of Morgan fingerprints of radius 2 with 2048 bits. A
+    similarity of 1 does not mean equal, so molecules trained on are labelled "copy".
+    Of equally similar molecules the first is drawn.
 
     Args:
-        generated_smiles: SMILES of generated molecules; invalid ones are left out.
-        train_smiles: SMILES trained on. 100,000 take some seconds.
-        path: Where to, for example `nearest.png`.
-        columns: Pairs in a row, >= 1.
+      generated_smiles: SMILES of generated molecules; invalid ones are left out.
+      train_smiles: SMILES trained on. 100,000 take some seconds.
+      path: File to write, for example `nearest.png`.
+      columns: Pairs per row, >= 1.
 
     Returns:
-        The path.
+      The path.
 
     Raises:
-        DataError: If RDKit is absent.
-        ValueError: If either set holds no valid molecule.
+      DataError: If RDKit is absent.
+      ValueError: If either set holds no valid molecule.
     """
     pairs = find_nearest(generated_smiles, train_smiles)
     columns = min(columns, len(pairs))
@@ -112,16 +112,16 @@ def find_nearest(
     """Pairs each valid generated molecule with the most similar one trained on.
 
     Args:
-        generated_smiles: SMILES of generated molecules; invalid ones are left out.
-        train_smiles: SMILES trained on, at least one of them valid.
+      generated_smiles: SMILES of generated molecules; invalid ones are left out.
+      train_smiles: SMILES trained on, at least one of them valid.
 
     Returns:
-        Canonical SMILES of both and their similarity in [0, 1], as `draw_nearest`
-        says. If the molecule itself was trained on, it is its own nearest.
+      Canonical SMILES of both and their similarity in [0, 1], see `draw_nearest`. A
+      molecule that was trained on is its own nearest.
 
     Raises:
-        DataError: If RDKit is absent.
-        ValueError: If either set holds no valid molecule.
+      DataError: If RDKit is absent.
+      ValueError: If either set holds no valid molecule.
     """
     chem = import_chem()
     from rdkit import DataStructs, rdBase
@@ -135,7 +135,7 @@ def find_nearest(
     if not all(sets):
         raise ValueError(
             f"{len(sets[0])} generated and {len(sets[1])} molecules trained on are "
-            "valid: at least one of each"
+            "valid; allowed: at least one of each"
         )
     maker = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
     prints = [maker.GetFingerprint(molecule) for molecule in sets[1]]
@@ -180,20 +180,19 @@ def _fill_panel(axes: Axes, one: "Mol | str", caption: str) -> None:
 
 
 def _prepare(one: "Mol | str") -> tuple["Mol | None", bool]:
-    """Returns a drawable copy, if there is one, and whether it is valid."""
+    """Returns a copy to draw, if there is one, and whether it is valid."""
     chem = import_chem()
     from rdkit import rdBase
 
     with rdBase.BlockLogs():
-        if isinstance(one, str):
-            one = chem.MolFromSmiles(one, sanitize=False)
-        if one is None or not one.GetNumAtoms():
+        given = chem.MolFromSmiles(one, sanitize=False) if isinstance(one, str) else one
+        if given is None or not given.GetNumAtoms():
             return None, False
-        clean = chem.Mol(one)
+        clean = chem.Mol(given)
         try:
             chem.SanitizeMol(clean)
         except ValueError:
-            raw = chem.Mol(one)
+            raw = chem.Mol(given)
             raw.UpdatePropertyCache(strict=False)
             chem.FastFindRings(raw)
             return raw, False
@@ -201,13 +200,13 @@ def _prepare(one: "Mol | str") -> tuple["Mol | None", bool]:
 
 
 def _render(molecule: "Mol", is_valid: bool) -> np.ndarray | None:
-    """Draws by RDKit into an image, [row, column, channel]; None if it cannot."""
+    """Draws with RDKit into an image, [row, column, channel]; None if that fails."""
     from rdkit import rdBase
     from rdkit.Chem import rdDepictor
     from rdkit.Chem.Draw import rdMolDraw2D
 
     drawing = rdMolDraw2D.MolDraw2DCairo(*_PIXELS)
-    options = drawing.drawOptions()
+    options: Any = drawing.drawOptions()  # RDKit's stubs give its fields no types
     options.prepareMolsBeforeDrawing = is_valid
     options.fixedBondLength = 75
     options.bondLineWidth = 3

@@ -1,9 +1,8 @@
-"""What makes a molecule unusable, said in words that can be counted.
+"""Finds what makes a molecule unusable, in words that can be counted.
 
->>> mol, _ = parse_smiles("[Na+].[Cl-]")
->>> find_fault(mol, Limits(max_atoms=9)).reason
+>>> find_fault(parse_smiles("[Na+].[Cl-]"), Limits(max_atoms=9)).reason
 'of several fragments'
->>> describe_faults([(3, parse_smiles("C1CC")[1]), (7, parse_smiles("?")[1])])
+>>> describe_faults([(3, parse_smiles("C1CC")), (7, parse_smiles("?"))])
 'left out: 2 unreadable SMILES (first in line 3)'
 """
 
@@ -16,11 +15,12 @@ from ncgn_jax.molecules.atom_classes import import_chem
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
 
+MIN_ATOMS = 2  # heavy atoms of a usable molecule
 _SHOWN = 60  # characters of a faulty entry in a message
 
 
 class Fault(NamedTuple):
-    """Why a molecule is not usable; equal reasons are counted together."""
+    """A reason why a molecule is not usable; equal reasons are counted together."""
 
     reason: str
     found: str
@@ -28,16 +28,16 @@ class Fault(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """What a usable molecule is: heavy atoms and elements (None for all)."""
+    """Limits of a usable molecule: heavy atoms and elements (None for all)."""
 
     max_atoms: int
-    min_atoms: int = 2
     elements: tuple[str, ...] | None = None
 
 
 def describe_faults(faults: Iterable[tuple[int, Fault]]) -> str:
-    """Counts faults by reason, each with the line of the first one."""
-    first, counts = {}, {}
+    """Counts faults by reason, and names the line of the first of each."""
+    first: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for line, fault in faults:
         first.setdefault(fault.reason, line)
         counts[fault.reason] = counts.get(fault.reason, 0) + 1
@@ -45,20 +45,20 @@ def describe_faults(faults: Iterable[tuple[int, Fault]]) -> str:
     return f"left out: {', '.join(listed) or 'none'}"
 
 
-def parse_smiles(text: str) -> "tuple[Mol | None, Fault | None]":
-    """Reads one SMILES; of the two results one is None."""
+def parse_smiles(text: str) -> "Mol | Fault":
+    """Reads one SMILES; returns a fault if it is not readable or not sound."""
     chem = import_chem()
     from rdkit import rdBase
 
     with rdBase.BlockLogs():
         mol = chem.MolFromSmiles(text, sanitize=False) if text else None
         if mol is None:
-            return None, Fault("unreadable SMILES", repr(text[:_SHOWN]), "SMILES")
+            return Fault("unreadable SMILES", repr(text[:_SHOWN]), "SMILES")
         return _sanitise(mol, text, chem)
 
 
-def parse_record(text: str) -> "tuple[Mol | None, Fault | None]":
-    """Reads one record of an .sdf; of the two results one is None."""
+def parse_record(text: str) -> "Mol | Fault":
+    """Reads one record of an .sdf; returns a fault as `parse_smiles` does."""
     chem = import_chem()
     from rdkit import rdBase
 
@@ -68,23 +68,21 @@ def parse_record(text: str) -> "tuple[Mol | None, Fault | None]":
         mol = supplier[0] if len(supplier) else None
         if mol is None:
             found = repr(text.strip()[:_SHOWN])
-            return None, Fault("unreadable records", found, "V2000 or V3000")
+            return Fault("unreadable records", found, "V2000 or V3000")
         return _sanitise(mol, "record", chem)
 
 
-def _sanitise(
-    mol: "Mol", text: str, chem: ModuleType
-) -> "tuple[Mol | None, Fault | None]":
+def _sanitise(mol: "Mol", text: str, chem: ModuleType) -> "Mol | Fault":
     try:
         chem.SanitizeMol(mol)
     except ValueError as error:  # RDKit's exceptions for valences and aromatic rings
         found = f"{text[:_SHOWN]!r}: {error}"
-        return None, Fault("unsound structure", found, "usual valences and rings")
-    return mol, None
+        return Fault("unsound structure", found, "usual valences and rings")
+    return mol
 
 
 def find_fault(mol: "Mol", limits: Limits) -> Fault | None:
-    """Tells why a sanitised molecule is not usable, or None if it is."""
+    """Returns why a sanitised molecule is not usable, or None if it is."""
     chem = import_chem()
     parts = len(chem.GetMolFrags(mol))
     if parts > 1:
@@ -104,9 +102,9 @@ def find_fault(mol: "Mol", limits: Limits) -> Fault | None:
         allowed = "single, double, triple, aromatic"
         return Fault("with other bonds", ", ".join(sorted(kinds)), allowed)
     num = mol.GetNumHeavyAtoms()
-    sizes = f"{limits.min_atoms} to {limits.max_atoms}"
-    if num < limits.min_atoms:
-        reason = f"of fewer than {limits.min_atoms} heavy atoms"
+    sizes = f"{MIN_ATOMS} to {limits.max_atoms}"
+    if num < MIN_ATOMS:
+        reason = f"of fewer than {MIN_ATOMS} heavy atoms"
     elif num > limits.max_atoms:
         reason = f"of more than {limits.max_atoms} heavy atoms"
     else:

@@ -1,13 +1,14 @@
-r"""Molecules of one's own, from .smi, .txt, .csv, .tsv or .sdf, and back to files.
+r"""Reads molecules from .smi, .txt, .csv, .tsv and .sdf files, and writes them.
 
   .smi, .txt   a SMILES and perhaps a name in each line, separated by white space;
                empty lines, a first line that begins with "smiles" and lines that
-               begin with # are passed over.
+               begin with # are skipped.
   .csv, .tsv   a table with a header, one column of which holds SMILES.
   .sdf         structures, with properties under their names.
 
-A molecule is usable if it is one connected graph of known elements without unpaired
-electrons and of a size asked for. What is not is left out and counted, or refused.
+A molecule is usable if it is one connected graph of known elements, has no unpaired
+electrons, and has 2 or more heavy atoms but not too many. Others are left out and
+counted, or refused.
 
 >>> import pathlib, tempfile
 >>> with tempfile.TemporaryDirectory() as folder:
@@ -27,9 +28,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ncgn_jax.data.whole_files import write_whole
 from ncgn_jax.faults import DataError
-from ncgn_jax.molecules.atom_classes import check_elements, import_chem
+from ncgn_jax.molecules.atom_classes import import_chem
 from ncgn_jax.molecules.faults import (
+    MIN_ATOMS,
     Fault,
     Limits,
     describe_faults,
@@ -47,7 +50,7 @@ INVALID = ("skip", "stop")
 
 
 class _Entry(NamedTuple):
-    """A molecule as it stands in a file."""
+    """A molecule as written in a file."""
 
     line: int
     text: str  # SMILES, or a record of .sdf
@@ -59,9 +62,7 @@ def load_molecules(
     path: str | os.PathLike[str],
     *,
     max_atoms: int,
-    elements: Sequence[str] | None = None,
     invalid: str = "skip",
-    min_atoms: int = 2,
     smiles_column: str | None = None,
     property_columns: Sequence[str] = (),
     depict: bool = False,
@@ -69,43 +70,42 @@ def load_molecules(
     """Loads the usable molecules of a file, in its order.
 
     Args:
-      path: The file; its ending tells the layout.
+      path: The file; its suffix determines the layout.
       max_atoms: Largest number of heavy atoms, and the size of the arrays.
-      elements: Symbols of the elements that may occur besides H; None for all.
       invalid: "skip" leaves unusable molecules out, "stop" refuses the file.
-      min_atoms: Smallest number of heavy atoms.
-      smiles_column: Column of a table with the SMILES; by default the one called
+      smiles_column: Column of a table with the SMILES; by default the one named
         smiles in any case.
-      property_columns: Columns of a table, or properties of .sdf, to take along.
-        What is empty becomes NaN.
+      property_columns: Columns of a table, or properties of .sdf, to read. Empty values
+        become NaN.
       depict: Whether to draw the molecules, see `encode_molecules`.
 
     Returns:
-      The molecules, and one line that says how many were left out and why.
+      The molecules, and one line on how many were left out and why.
 
     Raises:
-      DataError: On an unreadable or empty file, an absent column, wrong options, or
-        no usable molecule; under "stop" on the first unusable one.
+      DataError: If the file is unreadable or empty, if a column is absent, if an option
+        is wrong, or if no molecule is usable; with "stop" also if one is unusable.
     """
     path = Path(path)
-    limits = _check_options(path, max_atoms, elements, invalid, min_atoms)
+    _check_options(path, max_atoms, invalid)
+    limits = Limits(max_atoms)
     names = tuple(property_columns)
     entries = _read_entries(path, smiles_column, names)
     if path.suffix.lower() == ".sdf":
         _check_properties(entries, path, names)
     mols, values, faults = [], [], []
     for entry in entries:
-        mol, numbers, fault = _read_molecule(entry, limits, names)
-        if fault is None:
-            mols.append(mol)
-            values.append(numbers)
+        read = _read_molecule(entry, limits, names)
+        if not isinstance(read, Fault):
+            mols.append(read[0])
+            values.append(read[1])
         elif invalid == "stop":
             raise DataError(
-                f"{path}, line {entry.line}: {fault.reason} ({fault.found}); "
-                f"allowed: {fault.allowed}, or invalid='skip'"
+                f"{path}, line {entry.line}: {read.reason} ({read.found}); "
+                f"allowed: {read.allowed}, or invalid='skip'"
             )
         else:
-            faults.append((entry.line, fault))
+            faults.append((entry.line, read))
     if not mols:
         raise DataError(f"{path}: no usable molecule; {describe_faults(faults)}")
     molecules = encode_molecules(mols, max_atoms=max_atoms, depict=depict)
@@ -116,10 +116,12 @@ def load_molecules(
 
 def _read_molecule(
     entry: _Entry, limits: Limits, names: tuple[str, ...]
-) -> "tuple[Mol | None, list[float], Fault | None]":
+) -> "tuple[Mol, list[float]] | Fault":
     parse = parse_record if entry.is_record else parse_smiles
-    mol, fault = parse(entry.text)
-    fault = fault or find_fault(mol, limits)
+    mol = parse(entry.text)
+    if isinstance(mol, Fault):
+        return mol
+    fault = find_fault(mol, limits)
     numbers = []
     for name in names if fault is None else ():
         text = entry.values.get(name, "").strip()
@@ -129,31 +131,20 @@ def _read_molecule(
             numbers.append(math.inf)
         if math.isinf(numbers[-1]):
             fault = Fault(f"with a bad {name}", repr(text), "a number or nothing")
-    return mol, numbers, fault
+    return (mol, numbers) if fault is None else fault
 
 
-def _check_options(
-    path: Path,
-    max_atoms: int,
-    elements: Sequence[str] | None,
-    invalid: str,
-    min_atoms: int,
-) -> Limits:
+def _check_options(path: Path, max_atoms: int, invalid: str) -> None:
     if invalid not in INVALID:
         raise DataError(f"invalid={invalid!r}; allowed: {', '.join(INVALID)}")
-    if not 1 <= min_atoms <= max_atoms:
-        raise DataError(
-            f"min_atoms={min_atoms}, max_atoms={max_atoms}; allowed: 1 <= min <= max"
-        )
-    if elements is not None:
-        check_elements(elements, f"elements={list(elements)}")
+    if max_atoms < MIN_ATOMS:
+        raise DataError(f"max_atoms={max_atoms}; allowed: >= {MIN_ATOMS}")
     if path.suffix.lower() not in EXTENSIONS:
         raise DataError(
             f"{path}: ending {path.suffix!r}; allowed: {', '.join(EXTENSIONS)}"
         )
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    return Limits(max_atoms, min_atoms, None if elements is None else tuple(elements))
 
 
 def _read_entries(
@@ -221,7 +212,8 @@ def _read_table(
 
 
 def _split_sdf(file: Iterable[str]) -> Iterator[_Entry]:
-    start, lines = 1, []
+    start = 1
+    lines: list[str] = []
     for number, line in enumerate(file, start=1):
         lines.append(line)
         if line.startswith("$$$$"):
@@ -232,7 +224,7 @@ def _split_sdf(file: Iterable[str]) -> Iterator[_Entry]:
 
 
 def _to_record(start: int, lines: list[str]) -> _Entry:
-    """Takes the properties out: `> <name>`, the value, an empty line."""
+    """Reads the properties of a record: `> <name>`, the value, an empty line."""
     values = {}
     for line, value in zip(lines, lines[1:], strict=False):
         if line.startswith(">") and "<" in line:
@@ -252,26 +244,14 @@ def _check_properties(
 
 
 def write_smiles(path: str | os.PathLike[str], smiles: Iterable[str]) -> None:
-    """Writes SMILES, one in a line; the whole file or none of it."""
-    _write_whole(Path(path), "".join(f"{text}\n" for text in smiles))
+    """Writes SMILES, one per line; the whole file or none of it."""
+    write_whole(path, "".join(f"{text}\n" for text in smiles))
 
 
 def write_sdf(path: str | os.PathLike[str], mols: "Iterable[Mol]") -> None:
     """Writes molecules with their properties; the whole file or none of it.
 
-    RDKit draws molecules without coordinates in two dimensions.
+    Molecules without coordinates get two-dimensional ones from RDKit.
     """
     chem = import_chem()
-    _write_whole(Path(path), "".join(chem.SDWriter.GetText(mol) for mol in mols))
-
-
-def _write_whole(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Same folder, so that the rename is atomic; own name for each process.
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    write_whole(path, "".join(chem.SDWriter.GetText(mol) for mol in mols))

@@ -1,4 +1,4 @@
-"""Which molecules a configuration asks for."""
+"""Loads the molecules that a configuration names."""
 
 import os
 from pathlib import Path
@@ -11,20 +11,19 @@ from ncgn_jax.molecules.files import EXTENSIONS, load_molecules
 from ncgn_jax.molecules.qm9 import find_qm9, load_qm9, load_sample
 from ncgn_jax.molecules.sets import MoleculeDataset, split_molecules
 
-# Not NCGN_DATA, which names clouds or cells.
+# NCGN_DATA names clouds or cells.
 DATA_VARIABLE = "NCGN_MOLECULES"
 
 
 def load_dataset(config: ConfigDict) -> MoleculeDataset:
-    """Loads the molecules of a configuration, drawn and split.
+    """Loads the molecules of a configuration, with depictions, and splits them.
 
-    `auto` takes `data.path` (or the environment's NCGN_MOLECULES), a file of molecules
-    or the QM9 wheel; else an installed QM9; else the molecules that come with the
-    package. Of equal molecules in a file only the first is kept.
+    The source `auto` is `data.path` (or the variable NCGN_MOLECULES), a file of
+    molecules or the QM9 wheel; else an installed QM9; else the molecules that come with
+    the package. A molecule that a file repeats is kept once.
 
     Raises:
-      DataError: If what is asked for is not there, is faulty, or has too few
-        molecules for the split.
+      DataError: If the molecules are missing, faulty, or too few for the split.
     """
     data = config.data
     path = data.path or os.environ.get(DATA_VARIABLE)
@@ -55,7 +54,7 @@ def load_dataset(config: ConfigDict) -> MoleculeDataset:
     if len(first) < len(molecules):
         report += f"; {len(molecules) - len(first)} more were repetitions"
         molecules = molecules.take(np.sort(first))
-    # A file of one's own is split as far as it goes: 80, 10 and 10 %.
+    # A small file is split into 80, 10 and 10 %.
     num_train = min(data.num_train, max(1, int(0.8 * len(molecules))))
     num_validation = min(data.num_validation, max(1, int(0.1 * len(molecules))))
     parts = split_molecules(molecules, num_train, num_validation, seed=0)

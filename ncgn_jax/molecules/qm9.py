@@ -1,13 +1,13 @@
-"""QM9: molecules of up to nine atoms of C, N, O and F, and some of their properties.
+"""Loads QM9: molecules of up to nine C, N, O and F atoms, with some properties.
 
 The tables come from the package qm9pack 1.0.3, which leaves out the molecules that
-QM9 itself calls uncharacterised. The package is only read, never imported: its wheel,
-the folder of its tables or an installed copy will do. A sample of 600 molecules comes
-with this package: 60 of the 172 with 2 to 5 heavy atoms and 540 larger ones, drawn
-without replacement out of those with different SMILES.
+QM9 lists as uncharacterised. The package is read but not imported, from its wheel, the
+folder of its tables or an installed copy. A sample of 600 molecules comes with this
+package: 60 of the 172 with 2 to 5 heavy atoms and 540 larger ones, drawn without
+replacement from those with distinct SMILES.
 
-Properties: `gap` between the frontier orbitals in hartree, `dipole` moment in debye,
-isotropic `polarizability` in bohr^3.
+The properties are the `gap` between the frontier orbitals in hartree, the `dipole`
+moment in debye, and the isotropic `polarizability` in bohr^3.
 
 >>> sample = load_sample()
 >>> len(sample.train), len(sample.validation), len(sample.test)
@@ -18,13 +18,15 @@ isotropic `polarizability` in bohr^3.
 
 import csv
 import io
+import lzma
 import os
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 from tqdm import tqdm
@@ -45,6 +47,9 @@ from ncgn_jax.molecules.sets import (
     split_molecules,
 )
 
+if TYPE_CHECKING:
+    from rdkit.Chem import Mol
+
 QM9_CLASSES = ("C", "N", "O", "F", "N+", "O-", "N-", "C-")
 MAX_ATOMS = 9
 QM9_COLUMNS = {
@@ -56,7 +61,12 @@ SAMPLE_FILE = Path(__file__).parent / "embedded" / "qm9_sample.csv"
 _TABLES = tuple(f"qm9_part{part}.csv" for part in (1, 2, 3))
 _HOW = "`pip install qm9pack==1.0.3 --no-deps`, or data.path=... (its .whl or folder)"
 _FIELD_BYTES = 2**24  # cells of the tables hold whole geometries
-_VERSION = 1  # raise when the arrays change, so that cached sets are made anew
+_VERSION = 1  # to raise when the arrays change, because they are cached
+# Raised by the readers of tables and, as flipped bits show, by those of zip archives.
+_UNREADABLE = (
+    *(csv.Error, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+    *(EOFError, OSError, OverflowError, RuntimeError, ValueError),
+)
 
 
 def find_qm9() -> Path | None:
@@ -74,27 +84,25 @@ def load_qm9(
     cache_dir: str | os.PathLike[str] | None = None,
     num_train: int = 100_000,
     num_validation: int = 20_000,
-    seed: int = 0,
 ) -> MoleculeDataset:
-    """Loads all molecules of two or more heavy atoms, drawn, and splits them.
+    """Loads all molecules of two or more heavy atoms, with depictions, and splits them.
 
-    A few SMILES stand in QM9 more than once and may be in two parts of the split.
+    QM9 repeats a few SMILES, which may be in two parts of the split.
 
     Args:
       path: The wheel of qm9pack, a folder that holds its tables (at any depth), or
-        one table with the same columns; None takes the installed package.
+        one table with the same columns; None for the installed package.
       cache_dir: Folder for the prepared arrays, which take minutes to make; None to
-        keep nothing.
-      num_train: Training molecules.
-      num_validation: Validation molecules; those left are the test molecules.
-      seed: Seed of the split.
+        cache nothing.
+      num_train: Number of training molecules.
+      num_validation: Number of validation molecules; the rest are the test molecules.
 
     Returns:
       The dataset, its arrays padded to 9 atoms.
 
     Raises:
-      DataError: If the tables are not found or are not as expected, or the split
-        does not fit.
+      DataError: If the tables are absent, have other columns or are unreadable, or if
+        the split does not fit.
     """
     path = find_qm9() if path is None else Path(path)
     if path is None:
@@ -108,29 +116,26 @@ def load_qm9(
         arrays = cached_arrays(cache_dir, "qm9", settings, lambda: _build(tables))
     report = str(arrays.pop("report"))
     molecules = _from_arrays(arrays)
-    parts = split_molecules(molecules, num_train, num_validation, seed)
+    parts = split_molecules(molecules, num_train, num_validation, seed=0)
     source = f"QM9 (qm9pack, {path.name}): {len(molecules)} molecules; {report}"
-    return MoleculeDataset("QM9", f"{source}; split seed {seed}", *parts)
+    return MoleculeDataset("QM9", f"{source}; split seed 0", *parts)
 
 
-def load_sample(seed: int = 0) -> MoleculeDataset:
+def load_sample() -> MoleculeDataset:
     """Loads the 600 molecules of QM9 that come with this package, split 80/10/10.
 
-    Args:
-      seed: Seed of the split.
-
     Returns:
-      The dataset, its arrays as those of `load_qm9`.
+      The dataset, with arrays like those of `load_qm9`.
     """
     columns = {name: name for name in QM9_COLUMNS}
     with SAMPLE_FILE.open(newline="", encoding="utf-8") as file:
         rows = list(_read_rows(file, SAMPLE_FILE.name, "smiles", columns))
     molecules, _ = _encode_rows(rows)
     tenth = len(molecules) // 10
-    parts = split_molecules(molecules, len(molecules) - 2 * tenth, tenth, seed)
+    parts = split_molecules(molecules, len(molecules) - 2 * tenth, tenth, seed=0)
     source = (
         f"{len(molecules)} molecules of QM9 that come with the package; "
-        f"split seed {seed}; not the whole of QM9"
+        "split seed 0; not the whole of QM9"
     )
     return MoleculeDataset("QM9 sample", source, *parts)
 
@@ -144,34 +149,38 @@ def _open_tables(path: Path) -> Iterator[list[_Table]]:
     """Opens the tables of a wheel, a folder or a file, in the order of their names."""
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; {_HOW}")
-    if path.suffix.lower() == ".csv":
-        with path.open(newline="", encoding="utf-8") as file:
-            yield [(path.name, path.stat().st_size, file)]
-    elif path.is_dir():
-        found = {file.name: file for file in sorted(path.rglob("qm9_part*.csv"))}
-        _check_tables(found, path)
-        files = [found[table].open(newline="", encoding="utf-8") for table in _TABLES]
-        try:
-            sizes = [found[table].stat().st_size for table in _TABLES]
-            yield list(zip(_TABLES, sizes, files, strict=True))
-        finally:
-            for file in files:
-                file.close()
-    else:
-        try:
-            archive = zipfile.ZipFile(path)
-        except Exception as error:  # the reader of zips raises whatever it meets
-            raise DataError(f"{path}: not a wheel ({error}); {_HOW}") from error
-        with archive:
-            found = {info.filename.split("/")[-1]: info for info in archive.infolist()}
+    with ExitStack() as stack:
+        if path.suffix.lower() == ".csv":
+            yield [_open_table(path, stack)]
+        elif path.is_dir():
+            found = {file.name: file for file in sorted(path.rglob("qm9_part*.csv"))}
             _check_tables(found, path)
-            try:
-                files = [archive.open(found[table]) for table in _TABLES]
-            except Exception as error:  # as above
-                raise DataError(f"{path}: damaged wheel ({error}); {_HOW}") from error
-            texts = [io.TextIOWrapper(file, "utf-8", newline="") for file in files]
-            sizes = [found[table].file_size for table in _TABLES]
-            yield list(zip(_TABLES, sizes, texts, strict=True))
+            yield [_open_table(found[table], stack) for table in _TABLES]
+        else:
+            yield _open_wheel(path, stack)
+
+
+def _open_table(path: Path, stack: ExitStack) -> _Table:
+    file = stack.enter_context(path.open(newline="", encoding="utf-8"))
+    return path.name, path.stat().st_size, file
+
+
+def _open_wheel(path: Path, stack: ExitStack) -> list[_Table]:
+    try:
+        archive = stack.enter_context(zipfile.ZipFile(path))
+    except _UNREADABLE as error:
+        raise DataError(f"{path}: not a wheel ({error}); {_HOW}") from error
+    found = {info.filename.split("/")[-1]: info for info in archive.infolist()}
+    _check_tables(found, path)
+    members = [found[table] for table in _TABLES]
+    try:
+        files = [archive.open(member) for member in members]
+    except _UNREADABLE as error:
+        raise DataError(f"{path}: damaged wheel ({error}); {_HOW}") from error
+    return [
+        (table, member.file_size, io.TextIOWrapper(file, "utf-8", newline=""))
+        for table, member, file in zip(_TABLES, members, files, strict=True)
+    ]
 
 
 def _check_tables(found: Iterable[str], path: Path) -> None:
@@ -188,11 +197,13 @@ def _build(tables: list[_Table]) -> dict[str, np.ndarray]:
     )
     bar = tqdm(rows, desc="reading QM9", unit="molecule", disable=None)
     molecules, report = _encode_rows(bar)
+    places = molecules.depictions
+    assert places is not None
     return {
         "atoms": molecules.atoms,
         "bonds": molecules.bonds,
         "smiles": molecules.smiles,
-        "depictions": molecules.depictions.astype(np.float16),
+        "depictions": places.astype(np.float16),
         "report": np.asarray(report),
         **molecules.properties,
     }
@@ -201,7 +212,7 @@ def _build(tables: list[_Table]) -> dict[str, np.ndarray]:
 def _from_arrays(arrays: dict[str, np.ndarray]) -> MoleculeSet:
     atoms, places = arrays["atoms"], arrays["depictions"].astype(np.float32)
     mask = (atoms >= 0)[:, :, None]
-    # Rounding to half precision has moved the mean a little.
+    # Rounding to half precision moves the mean a little.
     centre = places.sum(1, keepdims=True) / mask.sum(1, keepdims=True)
     return MoleculeSet(
         atoms,
@@ -224,7 +235,7 @@ def _read_rows(
         for row in reader if not absent else ():
             values = [float(row[column] or "nan") for column in columns.values()]
             yield reader.line_num, row[smiles].strip(), values
-    except Exception as error:  # of csv, text, numbers, or whatever a zip raises
+    except _UNREADABLE as error:
         raise DataError(f"{where}, line {reader.line_num}: {error}") from error
     if absent:
         raise DataError(
@@ -237,15 +248,16 @@ def _encode_rows(rows: Iterable[_Row]) -> tuple[MoleculeSet, str]:
     values: list[list[float]] = []
     limits = Limits(MAX_ATOMS, elements=("C", "N", "O", "F"))
 
-    def usable():
+    def usable() -> "Iterator[Mol]":
         for line, smiles, numbers in rows:
-            mol, fault = parse_smiles(smiles)
-            fault = fault or find_fault(mol, limits)
-            if fault is None:
+            mol = parse_smiles(smiles)
+            if isinstance(mol, Fault):
+                faults.append((line, mol))
+            elif fault := find_fault(mol, limits):
+                faults.append((line, fault))
+            else:
                 values.append(numbers)
                 yield mol
-            else:
-                faults.append((line, fault))
 
     molecules = encode_molecules(usable(), QM9_CLASSES, MAX_ATOMS, depict=True)
     columns = np.asarray(values, np.float32).reshape(len(values), len(QM9_COLUMNS)).T

@@ -1,7 +1,7 @@
-"""Molecules as atom classes and bond orders, turned into RDKit's, and histograms.
+"""Builds RDKit molecules from atom classes and bond orders; counts histograms.
 
-`metrics.molecules` re-exports what others need and says what a batch looks like.
-RDKit is imported when first used.
+`validity` describes a batch and re-exports the public functions. RDKit is imported when
+first used.
 
 Example:
   >>> to_molecule([0, 1], [[0, 2], [2, 0]], ("C", "O")).GetNumBonds()
@@ -36,7 +36,7 @@ def to_molecule(atoms: ArrayLike, bonds: ArrayLike, classes: Sequence[str]) -> "
       An RDKit molecule whose atoms are the real ones, in order.
 
     Raises:
-      DataError: If RDKit is absent, or a class is none.
+      DataError: If RDKit is absent or a class is no name.
       ValueError: If shapes, orders or classes do not fit.
     """
     atoms, bonds = check_batch(np.asarray(atoms)[None], np.asarray(bonds)[None])
@@ -45,7 +45,9 @@ def to_molecule(atoms: ArrayLike, bonds: ArrayLike, classes: Sequence[str]) -> "
 
 
 def molecule_histograms(atoms: ArrayLike, bonds: ArrayLike) -> Histograms:
-    """Counts what `size_and_element_distances` compares, valid molecules or not.
+    """Counts the histograms that `size_and_element_distances` compares.
+
+    Invalid molecules are counted too.
 
     Args:
       atoms: Class of every atom, [molecule, atom], -1 = padding.
@@ -71,14 +73,14 @@ def molecule_histograms(atoms: ArrayLike, bonds: ArrayLike) -> Histograms:
 def size_and_element_distances(
     generated: Histograms, reference: Histograms
 ) -> dict[str, float]:
-    """Measures total variation, 1/2 sum |p - q|, between histograms of two sets.
+    """Measures the total variation, 1/2 sum |p - q|, between histograms of two sets.
 
     Args:
       generated: From `molecule_histograms`.
       reference: The same of real molecules.
 
     Returns:
-      `distance_<name>` in [0, 1] for every histogram; 1 if just one of them is empty.
+      `distance_<name>` in [0, 1] for every histogram; 1 if only one of two is empty.
     """
     return {
         f"distance_{name}": _total_variation(counts, reference[name])
@@ -89,7 +91,12 @@ def size_and_element_distances(
 def check_batch(
     atoms: ArrayLike, bonds: ArrayLike
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Returns checked integers, with no bonds at padding."""
+    """Checks a batch; returns integers without bonds at padding.
+
+    Raises:
+      ValueError: If shapes do not fit, if bonds are not symmetric or have a diagonal,
+        or if an order is not 0 to 3.
+    """
     atoms, bonds = np.asarray(atoms), np.asarray(bonds)
     if atoms.ndim != 2 or bonds.shape != (*atoms.shape, atoms.shape[1]):
         raise ValueError(
@@ -114,7 +121,7 @@ def build_molecule(
     bonds: NDArray[np.int64],
     names: list[tuple[str, int]],
 ) -> "RWMol":
-    """Builds what `to_molecule` says from checked arrays and parsed classes."""
+    """Builds the molecule of `to_molecule` from checked arrays and parsed classes."""
     real = np.flatnonzero(atoms >= 0)
     kinds = chem.BondType
     types = (kinds.ZERO, kinds.SINGLE, kinds.DOUBLE, kinds.TRIPLE)

@@ -1,8 +1,8 @@
-"""Molecules as arrays: a class for every atom, an order for every bond.
+"""Stores molecules as arrays: a class for every atom, an order for every bond.
 
-Hydrogens are left out, since they follow from the bonds; aromatic rings are stored in
-one Kekule form. What arrays cannot hold is dropped (stereo marks, isotopes, radicals),
-and the SMILES beside them are those of the graph that is stored.
+Hydrogens are left out, because they follow from the bonds; aromatic rings are stored in
+one Kekule form. Stereo marks, isotopes and radicals are dropped, and the SMILES are
+those of the stored graph.
 
 >>> from rdkit import Chem
 >>> molecules = encode_molecules([Chem.MolFromSmiles("C[N+](=O)[O-]")], depict=True)
@@ -23,10 +23,9 @@ import numpy as np
 from ncgn_jax.faults import DataError
 from ncgn_jax.molecules.atom_classes import class_name, import_chem
 from ncgn_jax.molecules.atom_classes import max_valences as max_valences
-from ncgn_jax.molecules.atom_classes import split_class as split_class
 
 if TYPE_CHECKING:
-    from rdkit.Chem import Mol, RWMol
+    from rdkit.Chem import Bond, Mol, RWMol
 
 BOND_ORDERS = (1, 2, 3)
 
@@ -38,11 +37,11 @@ class MoleculeSet:
     Attributes:
       atoms: Class of each atom, int8 [molecule, atom]; -1 in the padding.
       bonds: Order of each bond, 0 for none, int8 [molecule, atom, atom], symmetric.
-      classes: Name of each class: element and formal charge, as "C", "N+", "Fe+2".
+      classes: Name of each class, element and formal charge: "C", "N+", "Fe+2".
       smiles: Canonical SMILES of each graph, unicode [molecule].
       properties: Numbers by name, float32 [molecule]; NaN where unknown.
       depictions: Place of each atom in a drawing with bonds of length 1.5, float32
-        [molecule, atom, 2], mean 0, padding 0; None if not drawn.
+        [molecule, atom, 2], mean 0, padding 0; None without drawings.
     """
 
     atoms: np.ndarray
@@ -57,12 +56,12 @@ class MoleculeSet:
 
     @property
     def node_mask(self) -> np.ndarray:
-        """False for padding, bool [molecule, atom]."""
+        """Returns False for padding, bool [molecule, atom]."""
         return self.atoms >= 0
 
     @property
     def num_atoms(self) -> np.ndarray:
-        """Heavy atoms of each molecule, int32 [molecule]."""
+        """Returns the number of heavy atoms of each molecule, int32 [molecule]."""
         return self.node_mask.sum(axis=1, dtype=np.int32)
 
     def take(self, index: np.ndarray | slice) -> "MoleculeSet":
@@ -78,7 +77,7 @@ class MoleculeSet:
         )
 
     def check(self) -> None:
-        """Raises DataError if shapes or values contradict the description above."""
+        """Raises DataError if shapes or values contradict the attributes above."""
         num, size = self.atoms.shape
         mask = self.node_mask
         pairs = mask[:, :, None] & mask[:, None, :] & ~np.eye(size, dtype=bool)
@@ -111,10 +110,10 @@ class MoleculeDataset:
     """Training, validation and test molecules with the same classes and padding.
 
     Attributes:
-      name: What every table prints, e.g. "QM9".
-      source: One line: where the molecules come from, how many left out and why.
+      name: Name in every table, e.g. "QM9".
+      source: One line on the origin of the molecules and what was left out.
       train: Molecules to learn from.
-      validation: Molecules to choose by.
+      validation: Molecules to choose models by.
       test: Molecules to report on.
     """
 
@@ -125,7 +124,7 @@ class MoleculeDataset:
     test: MoleculeSet
 
     def all_smiles(self) -> frozenset[str]:
-        """Returns the different SMILES of the three parts together."""
+        """Returns the distinct SMILES of the three parts."""
         parts = (self.train, self.validation, self.test)
         return frozenset(text for part in parts for text in part.smiles.tolist())
 
@@ -144,21 +143,21 @@ def encode_molecules(
     *,
     depict: bool = False,
 ) -> MoleculeSet:
-    """Turns RDKit molecules into arrays; heavy atoms keep their order.
+    """Converts RDKit molecules to arrays; heavy atoms keep their order.
 
     Args:
-      mols: Sanitised molecules, which are not changed; read one after the other.
-      classes: Atom classes to use; None takes those found, the commonest first.
-      max_atoms: Atoms to pad to; None takes the largest molecule.
+      mols: Sanitised molecules, read one by one and not changed.
+      classes: Atom classes to use; None for those found, the commonest first.
+      max_atoms: Atoms to pad to; None for those of the largest molecule.
       depict: Whether to draw the molecules too (RDKit's 2-D coordinates).
 
     Returns:
       The molecules, without properties.
 
     Raises:
-      DataError: If a molecule is too large, has an atom of another class, a bond
-        that is neither single nor double nor triple, or a valence that is too high;
-        says which molecule, counted from 0.
+      DataError: If a molecule, numbered from 0 in the message, is too large, has an
+        atom of another class, a bond that is not single, double or triple, or a
+        valence that is too high.
     """
     graphs = [_to_graph(mol, index, depict) for index, mol in enumerate(mols)]
     if classes is None:
@@ -168,17 +167,18 @@ def encode_molecules(
         max_atoms = max((len(graph.names) for graph in graphs), default=0)
     atoms = np.full((len(graphs), max_atoms), -1, np.int8)
     bonds = np.zeros((len(graphs), max_atoms, max_atoms), np.int8)
-    places = np.zeros((len(graphs), max_atoms, 2), np.float32) if depict else None
+    places = np.zeros((len(graphs), max_atoms, 2), np.float32)
     indices = {name: index for index, name in enumerate(classes)}
     for row, graph in enumerate(graphs):
         _check_graph(graph, row, indices, max_atoms)
         atoms[row, : len(graph.names)] = [indices[name] for name in graph.names]
         for begin, end, order in graph.bonds:
             bonds[row, begin, end] = bonds[row, end, begin] = order
-        if depict:
+        if graph.places is not None:
             places[row, : len(graph.names)] = graph.places
     smiles = np.asarray([graph.smiles for graph in graphs], np.str_)
-    return MoleculeSet(atoms, bonds, tuple(classes), smiles, {}, places)
+    drawn = places if depict else None
+    return MoleculeSet(atoms, bonds, tuple(classes), smiles, {}, drawn)
 
 
 def _check_graph(
@@ -209,7 +209,7 @@ def _to_graph(mol: "Mol", index: int, depict: bool) -> _Graph:
 
 
 def _strip_molecule(mol: "Mol", chem: ModuleType) -> "RWMol":
-    """Leaves elements, charges and Kekule bonds, from which all else follows."""
+    """Copies elements, charges and Kekule bonds; hydrogens follow from these."""
     plain = chem.RWMol(mol)
     chem.RemoveStereochemistry(plain)
     for atom in plain.GetAtoms():
@@ -225,7 +225,7 @@ def _strip_molecule(mol: "Mol", chem: ModuleType) -> "RWMol":
     return plain
 
 
-def _to_bond(bond) -> tuple[int, int, int]:
+def _to_bond(bond: "Bond") -> tuple[int, int, int]:
     order = bond.GetBondTypeAsDouble()
     if order not in BOND_ORDERS or bond.GetBondType().name.startswith("DATIVE"):
         raise DataError(
@@ -237,7 +237,7 @@ def _to_bond(bond) -> tuple[int, int, int]:
 def _draw(mol: "Mol") -> np.ndarray:
     from rdkit.Chem import rdDepictor
 
-    # RDKit's own algorithm, whatever the session prefers, so that runs agree.
+    # RDKit's own algorithm, whatever the session's default, so that runs agree.
     rdDepictor.Compute2DCoords(mol, canonOrient=True, forceRDKit=True)
     places = mol.GetConformer().GetPositions()[:, :2]
     return places - places.mean(axis=0)
@@ -246,10 +246,10 @@ def _draw(mol: "Mol") -> np.ndarray:
 def split_molecules(
     molecules: MoleculeSet, num_train: int, num_validation: int, seed: int
 ) -> tuple[MoleculeSet, MoleculeSet, MoleculeSet]:
-    """Draws training and validation molecules; the others are the test molecules.
+    """Draws training and validation molecules; the rest are the test molecules.
 
     Raises:
-      DataError: If one of the three would be empty.
+      DataError: If one of the three parts would be empty.
     """
     left = len(molecules) - num_train - num_validation
     if min(num_train, num_validation, left) < 1:
@@ -258,5 +258,8 @@ def split_molecules(
             f"{len(molecules)} molecules leave {left} to test; allowed: each >= 1"
         )
     order = np.random.default_rng(seed).permutation(len(molecules))
-    parts = np.split(order, [num_train, num_train + num_validation])
-    return tuple(molecules.take(part) for part in parts)
+    train, validation, test = (
+        molecules.take(part)
+        for part in np.split(order, [num_train, num_train + num_validation])
+    )
+    return train, validation, test

@@ -1,10 +1,10 @@
-"""Validity, uniqueness, novelty and Frechet ChemNet distance of generated molecules.
+"""Measures validity, uniqueness and novelty of generated molecules. Needs RDKit.
 
 A batch is `atoms`, int [molecule, atom], the class of every atom, -1 = padding;
 `bonds`, int [molecule, atom, atom], symmetric orders 0 (none) to 3 (Kekule form, no
 aromatic order); and `classes`, names of symbol and formal charge: "C", "N+", "Fe+2".
-V, U and N are counted as by EDM (arXiv 2203.17003) and DiGress (arXiv 2209.14734);
-fragments pass there, so connectedness stands beside it. Needs RDKit.
+V, U and N are counted as in EDM (arXiv 2203.17003) and DiGress (arXiv 2209.14734),
+which accept fragments; connectedness is therefore counted too.
 
 Example:
   >>> import numpy as np
@@ -116,14 +116,14 @@ MOLECULE_COLUMNS = (
 
 
 class MoleculeChecks(NamedTuple):
-    """What every molecule of a batch is worth; lists and arrays go by molecule."""
+    """Results of `check_molecules`, one per molecule of a batch."""
 
     valid: NDArray[np.bool_]  # sanitised without fault; fragments are allowed
     connected: NDArray[np.bool_]  # the graph has one fragment, valid or not
     smiles: list[str]  # canonical, of the largest fragment; "" = invalid
-    published_smiles: list[str]  # the same by the way of `published_scores`
+    published_smiles: list[str]  # the same as counted by `published_scores`
     num_atoms: NDArray[np.int64]
-    num_in_valence: NDArray[np.int64] | None  # atoms that keep to `max_valences`
+    num_in_valence: NDArray[np.int64] | None  # atoms within `max_valences`
 
 
 def check_molecules(
@@ -134,8 +134,8 @@ def check_molecules(
 ) -> MoleculeChecks:
     """Sanitises every molecule of a batch and writes its SMILES.
 
-    Valid is what `Chem.SanitizeMol` takes. SMILES are those of the largest fragment
-    (by heavy atoms), read and written once more, so that they equal
+    A molecule is valid if `Chem.SanitizeMol` accepts it. SMILES are those of the
+    largest fragment (by heavy atoms), read and written once more, so that they equal
     `MolToSmiles(MolFromSmiles(s))` of data. A molecule without atoms is neither valid
     nor connected.
 
@@ -143,13 +143,13 @@ def check_molecules(
       atoms: Class of every atom, [molecule, atom], -1 = padding.
       bonds: Orders, [molecule, atom, atom].
       classes: Symbol and formal charge of every class.
-      max_valences: Largest sum of orders, [class], to count atoms that keep to it.
+      max_valences: Largest sum of orders, [class]; None to count no atoms.
 
     Returns:
-      Checks, molecule by molecule.
+      The checks of each molecule.
 
     Raises:
-      DataError: If RDKit is absent.
+      DataError: If RDKit is absent or a class is no name.
       ValueError: If shapes, orders or classes do not fit.
     """
     chem = import_chem()
@@ -194,17 +194,17 @@ def molecule_scores(
     Args:
       checks: From `check_molecules`.
       train_smiles: Canonical SMILES trained on, by `MolToSmiles(MolFromSmiles(s))`.
-      held_out_smiles: The same of data that was not trained on; what is in both
-        counts as trained on.
+      held_out_smiles: The same of data not trained on; SMILES in both sets count as
+        trained on.
 
     Returns:
       `valid`; `valid_connected`: valid and one fragment; `unique`: distinct SMILES
-      over valid (largest fragments); `novel`: share of the distinct that is not
-      trained on; `vun`: their product, novel distinct molecules over generated;
+      over valid (largest fragments); `novel`: share of the distinct SMILES not trained
+      on; `vun`: their product, novel distinct molecules over generated;
       `unique_connected` and `novel_connected`: the same of valid connected molecules
-      alone; of the distinct connected ones, `in_known`: in either set, `held_out`: in
-      the held-out set; `num_generated`; `valence_ok`: atoms whose orders sum to no
-      more than the maximum, if `max_valences` was given. A share of nothing is 0.
+      only; of the distinct connected ones, `in_known`: in either set, `held_out`: in
+      the held-out set; `num_generated`; `valence_ok`: atoms whose orders sum to at most
+      the maximum, if `max_valences` was given. A share of nothing is 0.
     """
     num = len(checks.valid)
     smiles = [s for s in checks.smiles if s]
@@ -233,11 +233,11 @@ def molecule_scores(
 
 
 def published_scores(checks: MoleculeChecks, all_smiles: AbstractSet[str]) -> Row:
-    """Counts as the notebooks of the paper (arXiv 2501.03696) do.
+    """Counts like the notebooks of the paper (arXiv 2501.03696).
 
-    Valid is what RDKit reads back from the SMILES of the unsanitised molecule; loose
-    atoms pass, then the largest fragment is kept. The paper draws 100 molecules of 2
-    to 8 heavy atoms; uniqueness as counted here falls as that number grows.
+    A molecule is valid if RDKit reads the SMILES of the unsanitised molecule back;
+    loose atoms pass, and the largest fragment is kept. The paper draws 100 molecules of
+    2 to 8 heavy atoms; uniqueness in this sense falls as that number grows.
 
     Args:
       checks: From `check_molecules`.
@@ -245,7 +245,7 @@ def published_scores(checks: MoleculeChecks, all_smiles: AbstractSet[str]) -> Ro
 
     Returns:
       `published_valid`; `published_unique`: SMILES that occur exactly once, over
-      valid; `published_novel`: share of those that is not in the data set.
+      valid; `published_novel`: share of those not in the data set.
     """
     smiles = [s for s in checks.published_smiles if s]
     once = {s for s, count in Counter(smiles).items() if count == 1}
@@ -268,7 +268,7 @@ def _sanitised_smiles(chem: ModuleType, molecule: "RWMol") -> str:
 
 
 def _read_back(chem: ModuleType, molecule: "RWMol") -> str:
-    """Returns the same from what RDKit reads of the molecule's own SMILES."""
+    """Returns the same after reading the molecule's own SMILES, "" if that fails."""
     read = chem.MolFromSmiles(chem.MolToSmiles(molecule))
     return "" if read is None else chem.MolToSmiles(_largest(chem, read))
 

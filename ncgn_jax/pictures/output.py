@@ -1,43 +1,14 @@
 """Saves pictures whole or not at all, also on a full disk or when killed."""
 
-import os
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
 from matplotlib.figure import Figure
 
-
-def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> Path:
-    """Writes a file under a temporary name and renames it into place.
-
-    Args:
-      path: Where to; missing folders are made.
-      write: Fills the open binary file that it is called with.
-
-    Returns:
-      The path. Whatever fails, an older file there stays as it was and no temporary
-      file stays behind.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes private files, but pictures are meant to be shared.
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    finally:
-        Path(partial).unlink(missing_ok=True)
-    return path
+from ncgn_jax.data.whole_files import whole_file
 
 
 def save_figure(figure: Figure, path: str | Path, dpi: int = 160) -> Path:
-    """Saves a figure atomically, in the format named by the path's suffix.
+    """Saves a figure whole or not at all, in the format named by the path's suffix.
 
     Args:
       figure: The figure.
@@ -57,9 +28,8 @@ def save_figure(figure: Figure, path: str | Path, dpi: int = 160) -> Path:
             f"cannot save a figure as '{path}': the suffix must be one of "
             f"{', '.join(sorted(known))}"
         )
-    return write_atomically(
-        path,
-        lambda file: figure.savefig(
+    with whole_file(path) as file:
+        figure.savefig(
             file, format=kind, dpi=dpi, facecolor="white", bbox_inches="tight"
-        ),
-    )
+        )
+    return Path(path)

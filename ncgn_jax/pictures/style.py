@@ -62,7 +62,7 @@ def write_plain_log_ticks(axis: Axis, low: float, high: float) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def level_colors(num_levels: int) -> list[tuple[float, ...]]:
+def level_colors(num_levels: int) -> list[tuple[float, float, float, float]]:
     """Returns RGBA colours of an ordered family, from light to dark."""
     return [LEVELS(u) for u in np.linspace(0.0, 1.0, max(num_levels, 2))[:num_levels]]
 

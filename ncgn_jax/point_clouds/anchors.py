@@ -1,8 +1,7 @@
-"""Sets of clouds with a known meaning, to read a table of metrics against.
+"""Makes sets of clouds with a known meaning, to compare a model's metrics with.
 
-A metric's value says little alone. These rows say what it gives for no model at all
-(`noise`), for total collapse (`origin`) and for real data, the floor (`train`,
-`held_out`).
+They show the values of untrained noise (`noise`), of total collapse (`origin`) and of
+real data, the floor (`train`, `held_out`).
 
 Example:
   >>> import numpy as np
@@ -26,32 +25,28 @@ def make_anchor_sets(
     *,
     num_clouds: int,
     seed: int,
-    scale: float = 1.0,
 ) -> dict[str, NDArray]:
-    """Builds the anchor sets, as many clouds each as a model generated.
+    """Builds the anchor sets, each as large as the set that a model generated.
 
-    - `noise`: N(0, scale^2) points, what an untrained sampler returns.
+    - `noise`: N(0, 1) points, as from an untrained sampler; the published "random" row
+      for clouds inside +-0.25.
     - `origin`: every point at the origin.
-    - `train`: random training clouds without replacement: **the floor**, against the
-      whole test set like a model's row.
-    - `held_out`: the second half of the test set. It overlaps the test set, so it
-      must be compared with the first half alone (`split_reference`, same seed), and
-      its values with rows of that size.
+    - `train`: random training clouds without replacement. It is **the floor**, compared
+      with the whole test set like a model's row.
+    - `held_out`: the second half of the test set. Compare it with the first half alone
+      (`split_reference`, same seed), and its values with rows of that size.
 
     Args:
       train: Training clouds in the scaling the metrics use, [R, N, D].
       test: Test clouds in the same scaling, [T, N, D].
-      num_clouds: Size wanted; `train` and `held_out` have fewer where there are no
-        more.
+      num_clouds: Largest size; `train` and `held_out` are smaller if the data are.
       seed: Seed of all draws.
-      scale: Standard deviation of the noise in that scaling; 1 is the published
-        "random" row for clouds inside +-0.25.
 
     Returns:
       Clouds by name, [<= num_clouds, N, D].
 
     Raises:
-      ValueError: If shapes do not fit or num_clouds < 1.
+      ValueError: If shapes differ or num_clouds < 1.
     """
     train, test = np.asarray(train), np.asarray(test)
     if train.ndim != 3 or train.shape[1:] != test.shape[1:]:
@@ -62,7 +57,7 @@ def make_anchor_sets(
     shape = (num_clouds, *test.shape[1:])
     _, second_half = split_reference(test, seed)
     return {
-        "noise": scale * rng.standard_normal(shape, np.float32),
+        "noise": rng.standard_normal(shape, np.float32),
         "origin": np.zeros(shape, np.float32),
         "train": train[rng.permutation(len(train))[:num_clouds]],
         "held_out": second_half[:num_clouds],

@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 from ncgn_jax import fields
 from ncgn_jax.faults import Faults
-from ncgn_jax.fields import Field, one_of, whole
+from ncgn_jax.fields import Field, one_of, whole, with_defaults
 from ncgn_jax.parallel import num_devices
 from ncgn_jax.point_clouds.load import SOURCES
 from ncgn_jax.point_clouds.model import DIM, NOISE_CONDITIONINGS, PointCloudModel
@@ -18,6 +18,9 @@ from ncgn_jax.tasks.settings import (
     GRAPH_FIELDS,
     GUIDANCE,
     LABEL_DROPOUT,
+    MAX_REFERENCE,
+    NUM_TEST,
+    NUM_TRAIN,
     PATH,
     TEST_FRACTION,
     check_base,
@@ -29,45 +32,52 @@ from ncgn_jax.tasks.settings import (
 )
 
 NAME = "point_clouds"
-FIELDS = (
-    Field(
-        "data.source",
-        "auto",
-        "Where clouds come from; auto takes data.path, else ModelNet in ./data, else "
-        "the embedded shapes.",
-        one_of(SOURCES),
+FIELDS = with_defaults(
+    (
+        Field(
+            "data.source",
+            "auto",
+            "Where clouds come from; auto takes data.path, else ModelNet in ./data, "
+            "else the embedded shapes.",
+            one_of(SOURCES),
+        ),
+        PATH,
+        Field("data.num_points", 400, "Points per cloud.", whole(2)),
+        Field(
+            "data.sampling",
+            "vertices",
+            "Points of a mesh: its vertices (published), or drawn on its surface.",
+            one_of(("vertices", "surface")),
+        ),
+        Field("data.categories", (), "Categories to load; () for all.", items=str),
+        NUM_TRAIN,
+        NUM_TEST,
+        TEST_FRACTION,
+        CACHE_DIR,
+        *BASE_FIELDS,
+        GUIDANCE,
+        *GRAPH_FIELDS,
+        *CONVOLUTION_FIELDS,
+        Field(
+            "model.class_conditional", False, "Give the network the class of a cloud."
+        ),
+        LABEL_DROPOUT,
+        Field(
+            "model.noise_conditioning",
+            "time",
+            "Noise variable that the network sees: that of the time, none, or the one it "
+            "infers from the cloud. The last two choose graphs by the inferred one too.",
+            one_of(NOISE_CONDITIONINGS),
+        ),
+        MAX_REFERENCE,
+        Field(
+            "evaluate.max_matched_clouds",
+            64,
+            "Most clouds of measures that match points.",
+        ),
+        Field("evaluate.max_emd_clouds", 64, "Most clouds of measures with exact EMD."),
     ),
-    PATH,
-    Field("data.num_points", 400, "Points per cloud.", whole(2)),
-    Field(
-        "data.sampling",
-        "vertices",
-        "Points of a mesh: its vertices as published, or drawn on its surface.",
-        one_of(("vertices", "surface")),
-    ),
-    Field("data.categories", (), "Categories to load; () for all.", items=str),
-    Field("data.num_train", 4000, "Training clouds of generated sets.", whole()),
-    Field("data.num_test", 400, "Test clouds of generated sets.", whole()),
-    TEST_FRACTION,
-    CACHE_DIR,
-    *BASE_FIELDS,
-    GUIDANCE,
-    *GRAPH_FIELDS,
-    *CONVOLUTION_FIELDS,
-    Field("model.class_conditional", False, "Give the network the class of a cloud."),
-    LABEL_DROPOUT,
-    Field(
-        "model.noise_conditioning",
-        "time",
-        "Noise variable that the network sees: that of the time, none, or the one it "
-        "infers from the cloud. The last two choose graphs by the inferred one too.",
-        one_of(NOISE_CONDITIONINGS),
-    ),
-    Field("evaluate.max_reference", 442, "Most test clouds.", whole()),
-    Field(
-        "evaluate.max_matched_clouds", 64, "Most clouds of measures that match points."
-    ),
-    Field("evaluate.max_emd_clouds", 64, "Most clouds of measures with exact EMD."),
+    {"data.num_train": 4000, "data.num_test": 400},
 )
 
 

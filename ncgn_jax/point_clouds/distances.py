@@ -1,8 +1,8 @@
-"""Measures of generated point clouds that do not depend on the order of the points.
+"""Measures point clouds in ways that do not depend on the order of the points.
 
 Distances between clouds (`chamfer_matrix`, `emd_matrix`) feed scores of whole sets
 (1-NN accuracy, coverage, MMD), as in PointFlow (Yang et al. 2019, section 5.1).
-All of them have the scaling of the coordinates they are given, or its square.
+All of them scale with the coordinates, or with their square.
 
 Example:
   >>> import numpy as np
@@ -22,22 +22,22 @@ from numpy.typing import ArrayLike, NDArray
 
 from ncgn_jax.metrics.transport import all_pairs, emd_pairs
 
-# Clouds whose points sit side by side in one vector operation: 64 clouds of 400
-# points keep coordinates and running minima in a core's cache.
-_CLOUDS_A_BLOCK = 64
+# Clouds per vector operation. Coordinates and running minima of 64 clouds of 400
+# points fit a core's cache.
+_CLOUDS_PER_BLOCK = 64
 
 
 def chamfer_matrix(a: ArrayLike, b: ArrayLike | None = None) -> NDArray[np.float64]:
     """Computes the Chamfer distance between every cloud of a and every cloud of b.
 
-    CD(P, Q) = 1/|P| sum_p min_q |p - q|^2 + 1/|Q| sum_q min_p |p - q|^2, PointFlow's
-    definition: *squared* distances, averaged over points, both ways summed. It scales
-    with the square of the coordinates. Differences are squared directly (no
-    |p|^2 - 2pq + |q|^2, which cancels in float32): equal clouds are at exactly 0.
+    CD(P, Q) = 1/|P| sum_p min_q |p - q|^2 + 1/|Q| sum_q min_p |p - q|^2, with squared
+    distances as in PointFlow, so that it scales with the square of the coordinates.
+    Differences are squared directly, because |p|^2 - 2pq + |q|^2 cancels in float32.
+    Equal clouds are at exactly 0.
 
     Args:
       a: Clouds, [S, N, D].
-      b: Clouds, [T, M, D]; None compares a with itself at half the price.
+      b: Clouds, [T, M, D]; None compares a with itself at half the cost.
 
     Returns:
       Distances, [S, T], >= 0, computed in float32.
@@ -55,21 +55,18 @@ def chamfer_matrix(a: ArrayLike, b: ArrayLike | None = None) -> NDArray[np.float
     return _directed(a, b) + _directed(b, a).T
 
 
-def emd_matrix(
-    a: ArrayLike, b: ArrayLike | None = None, *, num_threads: int | None = None
-) -> NDArray[np.float64]:
+def emd_matrix(a: ArrayLike, b: ArrayLike | None = None) -> NDArray[np.float64]:
     """Computes the exact earth mover's distance between all pairs of two sets.
 
-    EMD(P, Q) = min_sigma 1/N sum_n |p_n - q_sigma(n)|_2: the mean distance points
-    travel under the optimal matching, in the unit of the coordinates (PointFlow
-    reports an approximation of the same). About 5 ms a pair of 400-point clouds on
-    two cores: meant for subsets.
+    EMD(P, Q) = min_sigma 1/N sum_n |p_n - q_sigma(n)|_2, the mean distance between
+    points under the optimal matching, in the unit of the coordinates (PointFlow
+    reports an approximation). A pair of 400-point clouds takes about 5 ms on two
+    cores, so use it on subsets.
 
     Args:
       a: Clouds, [S, N, D].
       b: Clouds with as many points, [T, N, D]; None compares a with itself at half
-        the price.
-      num_threads: Threads; None uses every core.
+        the cost.
 
     Returns:
       Distances, [S, T].
@@ -81,26 +78,25 @@ def emd_matrix(
     if b is not None:
         b = np.asarray(b)
         pairs = all_pairs(len(a), len(b))
-        distances = emd_pairs(a, b, pairs, num_threads=num_threads)
-        return distances.reshape(len(a), len(b))
+        return emd_pairs(a, b, pairs).reshape(len(a), len(b))
     rows, columns = np.triu_indices(len(a), k=1)
     pairs = np.stack([rows, columns], axis=1)
     matrix = np.zeros((len(a), len(a)))
-    matrix[rows, columns] = emd_pairs(a, a, pairs, num_threads=num_threads)
+    matrix[rows, columns] = emd_pairs(a, a, pairs)
     return matrix + matrix.T
 
 
 def nearest_neighbor_accuracy(
     d_gg: ArrayLike, d_gr: ArrayLike, d_rr: ArrayLike
 ) -> float:
-    """Scores how well a leave-one-out 1-NN classifier tells the two sets apart.
+    """Scores how well a leave-one-out 1-NN classifier separates the two sets.
 
     Share of all S + T clouds whose nearest other cloud belongs to their own set
-    (1-NNA, Lopez-Paz & Oquab 2017). **0.5 is perfect**; 1 means the sets are told
-    apart without fail (blurred, collapsed or foreign samples); below 0.5 means
-    generated clouds sit closer to single reference clouds than those sit to each
-    other: copies. Nearest neighbours that tie share their vote. The 0.5 holds for
-    sets of equal size; anything else raises.
+    (1-NNA, Lopez-Paz & Oquab 2017). **0.5 is perfect.** 1 means that the sets are
+    always separated (blurred, collapsed or foreign samples). Below 0.5, generated
+    clouds are closer to single reference clouds than those are to each other, as
+    copies are. Tied nearest neighbours share their vote. The 0.5 holds for sets of
+    equal size only, so other sizes are refused.
 
     Args:
       d_gg: Distances among generated clouds, [S, S].
@@ -131,10 +127,10 @@ def nearest_neighbor_accuracy(
 
 
 def coverage(d_gr: ArrayLike) -> float:
-    """Measures the share of reference clouds that are some sample's nearest.
+    """Measures the share of reference clouds that are nearest to some sample.
 
-    COV = |{argmin_r d(g, r) : g}| / T (PointFlow). High is good, but it depends on
-    the sizes: at most S / T, and two halves of real data reach only about 0.5.
+    COV = |{argmin_r d(g, r) : g}| / T (PointFlow). Higher is better. It depends on the
+    sizes: it is at most S / T, and two halves of real data reach only about 0.5.
 
     Args:
       d_gr: Distances from generated to reference clouds, [S, T].
@@ -149,8 +145,8 @@ def coverage(d_gr: ArrayLike) -> float:
 def minimum_matching_distance(d_gr: ArrayLike) -> float:
     """Averages, over reference clouds, the distance to the nearest sample.
 
-    MMD = 1/T sum_r min_g d(g, r) (PointFlow). Low is good; it has the unit of the
-    distances, falls with the number of samples and ignores bad ones.
+    MMD = 1/T sum_r min_g d(g, r) (PointFlow), in the unit of the distances. Lower is
+    better. It falls with the number of samples and ignores bad ones.
 
     Args:
       d_gr: Distances from generated to reference clouds, [S, T].
@@ -168,18 +164,18 @@ def jensen_shannon_divergence(
     resolution: int = 28,
     half_width: float = 1.0,
 ) -> float:
-    """Compares where the points of two sets lie, all clouds thrown together.
+    """Compares the distributions of single points of two sets.
 
-    JSD(P, Q) = H((P + Q) / 2) - (H(P) + H(Q)) / 2 in **bits** of the shares of points
+    JSD(P, Q) = H((P + Q) / 2) - (H(P) + H(Q)) / 2 in **bits**, of the shares of points
     in resolution^D equal cells of the cube [-half_width, half_width]^D; points
-    outside count in the nearest cell. 0 for equal shares, 1 (log 2 in bits) for
-    disjoint ones. PointFlow's measure, with cells in place of its grid points. It
-    compares marginals only: shuffling points between clouds leaves it unchanged.
+    outside count in the nearest cell. It is 0 for equal shares and 1 for disjoint
+    ones. PointFlow uses grid points in place of cells. Shuffling points between the
+    clouds of a set leaves it unchanged.
 
     Args:
       generated: Generated clouds, [S, N, D].
       reference: Reference clouds, [T, M, D], in the same scaling.
-      resolution: Cells a side.
+      resolution: Cells per side.
       half_width: Half the side of the cube, in the unit of the coordinates.
 
     Returns:
@@ -208,8 +204,8 @@ def _entropy(shares: NDArray[np.float64]) -> float:
 
 
 def _directed(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Mean squared distance from each point of a to its nearest in b, [S, T]."""
-    block = min(_CLOUDS_A_BLOCK, len(a))
+    """Returns the mean squared distance from points of a to their nearest in b."""
+    block = min(_CLOUDS_PER_BLOCK, len(a))
     padding = -len(a) % block
     padded = np.pad(a, ((0, padding), (0, 0), (0, 0)), mode="edge")
     rows = _directed_blocks(padded, b, block)
@@ -218,11 +214,11 @@ def _directed(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.floa
 
 @functools.partial(jax.jit, static_argnames="block")
 def _directed_blocks(a: jax.Array, b: jax.Array, block: int) -> jax.Array:
-    """Runs a minimum over the points of one cloud of b for a whole block of a.
+    """Computes `_directed` with a running minimum for a whole block of a at once.
 
-    The long axis (all points of a block) stays innermost and the reduction is a
-    running minimum, which the compiler turns into plain vector code: 5 to 10 times
-    faster on CPU than reducing a matrix of distances along its rows.
+    The long axis (all points of a block) stays innermost, so that the compiler emits
+    plain vector code. On CPU it is 5 to 10 times faster than reducing a matrix of
+    distances along its rows.
     """
     num_clouds, num_points, dim = a.shape
     blocks = a.reshape(num_clouds // block, block * num_points, dim)

@@ -1,13 +1,14 @@
-"""How attention falls with distance, level by level of noise."""
+"""Draws attention against distance, one panel for each noise level."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.typing import ColorType, LineStyleType
 
 from ncgn_jax.pictures.style import (
     INK,
@@ -17,18 +18,29 @@ from ncgn_jax.pictures.style import (
     write_plain_log_ticks,
 )
 
-ALIKE = {"color": INK, "linewidth": 0.8, "linestyle": (0, (1, 1.6))}
-OTHERS = {"color": "#c3cad1", "linewidth": 0.8}
+_NUM_BINS = 16
+
+
+class _Line(TypedDict, total=False):
+    """Looks of a line."""
+
+    color: ColorType
+    linewidth: float
+    linestyle: LineStyleType
+
+
+ALIKE: _Line = {"color": INK, "linewidth": 0.8, "linestyle": (0, (1, 1.6))}
+OTHERS: _Line = {"color": "#c3cad1", "linewidth": 0.8}
 
 
 class Bins(NamedTuple):
     """Weights binned by distance; every field is [bin].
 
     Attributes:
-        distance: Geometric mean of the distances in the bin.
-        mean: Mean weight.
-        low: 10 % quantile of the weights.
-        high: 90 % quantile of the weights.
+      distance: Geometric mean of the distances in the bin.
+      mean: Mean weight.
+      low: 10 % quantile of the weights.
+      high: 90 % quantile of the weights.
     """
 
     distance: np.ndarray
@@ -37,20 +49,18 @@ class Bins(NamedTuple):
     high: np.ndarray
 
 
-def bin_by_distance(
-    distance: np.ndarray, weight: np.ndarray, num_bins: int = 16
-) -> Bins:
+def bin_by_distance(distance: np.ndarray, weight: np.ndarray) -> Bins:
     """Bins weights by distance, with equally many edges in each bin.
 
+    There are at most 16 bins, and fewer if bins would have fewer than eight edges.
+
     Args:
-        distance: Edge lengths, [edge]. Zeros (self loops) and values that are not
-            finite are left out.
-        weight: Weights, [edge].
-        num_bins: At most so many bins, each with at least eight edges if there are
-            that many.
+      distance: Edge lengths, [edge]. Zeros (self loops) and values that are not
+        finite are left out.
+      weight: Weights, [edge].
 
     Returns:
-        The bins, by rising distance; none if no edge is left.
+      The bins, by rising distance; none if no edge is left.
     """
     distance, weight = np.ravel(distance), np.ravel(weight)
     real = (distance > 0) & np.isfinite(distance) & np.isfinite(weight)
@@ -58,7 +68,7 @@ def bin_by_distance(
     distance, weight = distance[real][order], weight[real][order]
     if not len(order):
         return Bins(*(np.zeros(0) for _ in range(4)))
-    parts = max(1, min(num_bins, len(order) // 8))
+    parts = max(1, min(_NUM_BINS, len(order) // 8))
     rows = [
         (np.exp(np.mean(np.log(d))), np.mean(w), *np.quantile(w, [0.1, 0.9]))
         for d, w in zip(
@@ -78,24 +88,24 @@ def draw_attention(
     """Draws attention weight against edge distance, one panel for each noise level.
 
     Each panel holds the mean of 16 equally filled bins, the band from the 10 % to the
-    90 % quantile, the other levels' means as faint lines, and the weight that
-    attending to all alike would give. The distance axis is logarithmic; so is the
-    weight axis where weights span more than a factor of ten.
+    90 % quantile, the other levels' means as faint lines, and the weight of equal
+    attention to all edges. The distance axis is logarithmic, and the weight axis is
+    if weights span more than a factor of ten.
 
     Args:
-        distances: Edge lengths of each level, each [edge]; zeros are left out.
-        weights: Attention of each level in [0, 1], each [edge]; they sum to one over
-            the edges that enter a node.
-        signal_levels: One for each level, in [0, 1].
-        labels: Extra words for each level.
-        num_neighbors: In-degree at each level, self loop included. If given, weights
-            are shown relative to 1 / in-degree, which makes levels comparable.
+      distances: Edge lengths of each level, each [edge]; zeros are left out.
+      weights: Attention of each level in [0, 1], each [edge]; they sum to one over
+        the edges that enter a node.
+      signal_levels: One for each level, in [0, 1].
+      labels: Extra words for each level.
+      num_neighbors: In-degree at each level, self loop included. If given, weights
+        are shown relative to 1 / in-degree, which makes levels comparable.
 
     Returns:
-        The figure.
+      The figure.
 
     Raises:
-        ValueError: If the lists differ in length or are empty.
+      ValueError: If the lists differ in length or are empty.
     """
     lengths = {len(distances), len(weights), len(signal_levels)}
     lengths |= {len(given) for given in (labels, num_neighbors) if given is not None}
@@ -140,7 +150,7 @@ def draw_attention(
 
 
 def _draw_level(
-    axes: Axes, levels: list[Bins], place: int, color: tuple, title: str
+    axes: Axes, levels: list[Bins], place: int, color: ColorType, title: str
 ) -> None:
     dress_axes(axes, title=title)
     axes.title.set_fontsize(LABEL_SIZE)
@@ -157,9 +167,9 @@ def _draw_level(
 
 
 def _add_legend(figure: Figure, alike: bool) -> None:
-    """Says what line, band and faint lines are, above the panels."""
+    """Explains line, band and faint lines above the panels."""
     color = level_colors(3)[1]
-    handles = {
+    handles: dict[str, Line2D | Patch] = {
         "mean": Line2D([], [], color=color, linewidth=1.6, marker="o", markersize=2.8),
         "10-90 % of edges": Patch(facecolor=color, alpha=0.25),
         "other levels": Line2D([], [], **OTHERS),
@@ -189,7 +199,7 @@ def _scale_axes(axes: Axes, levels: list[Bins]) -> None:
     positive = lows[lows > 0]
     if means.min() > 0 and len(positive) and highs.max() > 10.0 * means.min():
         axes.set_yscale("log")
-        # A band may reach to zero; it is cut a little below the smallest mean.
+        # A band may reach zero, so it is cut a little below the smallest mean.
         least = max(positive.min(), means.min() / 5.0)
         axes.set_ylim(least / 1.2, highs.max() * 1.3)
         write_plain_log_ticks(axes.yaxis, least, highs.max())

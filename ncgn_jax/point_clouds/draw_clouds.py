@@ -1,4 +1,4 @@
-"""A grid of point clouds: samples next to data."""
+"""Draws a grid of point clouds, samples beside data."""
 
 from collections.abc import Mapping
 
@@ -16,16 +16,16 @@ from ncgn_jax.point_clouds.projection import (
 
 
 def check_clouds(clouds_by_row: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Turns every entry into float arrays [cloud, point, 2 or 3].
+    """Converts every entry to a float array [cloud, point, 2 or 3].
 
     Args:
-        clouds_by_row: Name to clouds.
+      clouds_by_row: Name to clouds.
 
     Returns:
-        The same entries as float arrays, in the same order.
+      The same entries as float arrays, in the same order.
 
     Raises:
-        ValueError: If there is no entry, or one is not [cloud, point, 2 or 3].
+      ValueError: If there is no entry, or one is not [cloud, point, 2 or 3].
     """
     if not clouds_by_row:
         raise ValueError("there are no clouds to draw")
@@ -40,13 +40,13 @@ def check_clouds(clouds_by_row: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
 
 
 def centred(cloud: np.ndarray) -> np.ndarray:
-    """The finite points of a cloud about the middle of their box, [point, dim]."""
+    """Returns the finite points of a cloud, centred at the middle of their box."""
     cloud = cloud[np.isfinite(cloud).all(axis=-1)]
     return cloud - middle_of(cloud) if len(cloud) else cloud
 
 
 def common_size(clouds: list[np.ndarray]) -> float:
-    """Half extent that holds 9 of 10 centred clouds."""
+    """Returns the half extent that holds 9 of 10 centred clouds."""
     sizes = [half_extent(cloud) for cloud in clouds if len(cloud)]
     return float(np.percentile(sizes, 90.0)) if sizes else 1.0
 
@@ -55,28 +55,24 @@ def draw_clouds(
     clouds_by_row: Mapping[str, np.ndarray],
     columns: int = 8,
     rows: int = 1,
-    shared_scale: bool = True,
 ) -> Figure:
     """Draws a grid of clouds, one band of panels for each named set.
 
-    Three-dimensional clouds stand upright on z in mild perspective, near points dark
-    and far ones pale. Every panel has the same scale, so sizes can be compared; sets
-    take turns between a cool and a warm ink.
+    Three-dimensional clouds have z upright in mild perspective, near points dark and
+    far ones pale. All panels share one scale, so that sizes can be compared. Sets
+    alternate between a cool and a warm ink.
 
     Args:
-        clouds_by_row: Name to clouds, [cloud, point, 2 or 3], any unit. The first
-            `columns * rows` of each are drawn; points that are not finite are left
-            out.
-        columns: Panels in a row, >= 1.
-        rows: Rows a set may fill, >= 1.
-        shared_scale: One scale for all sets; otherwise one for each set (for
-            instance when pure noise is among them).
+      clouds_by_row: Name to clouds, [cloud, point, 2 or 3], any unit. The first
+        `columns * rows` of each are drawn, without points that are not finite.
+      columns: Panels per row, >= 1.
+      rows: Most rows per set, >= 1.
 
     Returns:
-        The figure.
+      The figure.
 
     Raises:
-        ValueError: If a set is empty or not [cloud, point, 2 or 3].
+      ValueError: If a set is empty or not [cloud, point, 2 or 3].
     """
     drawn = {
         name: [centred(cloud) for cloud in clouds[: columns * rows]]
@@ -89,10 +85,9 @@ def draw_clouds(
     width = columns * panel
     height = num_rows * panel + len(bands) * head
     figure = Figure(figsize=(width, height))
-    together = common_size([c for clouds in drawn.values() for c in clouds])
+    size = common_size([c for clouds in drawn.values() for c in clouds])
     top = height
     for index, (name, clouds) in enumerate(drawn.items()):
-        size = together if shared_scale else common_size(clouds)
         figure.text(
             0.06 / width,
             (top - 0.6 * head) / height,
@@ -130,7 +125,7 @@ def _draw_cloud(
     if not len(cloud):
         axes.text(0, 0, "not finite", ha="center", va="center", color=INK, fontsize=7)
         return
-    # Dots shrink with their number, so that a dense cloud does not become a blot.
+    # Dots shrink with their number, so that dense clouds do not become blots.
     dot = float(np.clip(7.0 * np.sqrt(400.0 / len(cloud)), 1.0, 11.0))
     inks = NEAR_FAR_WARM if warm else NEAR_FAR
     draw_points(axes, project_points(cloud, size=size), size, colormap=inks, dot=dot)

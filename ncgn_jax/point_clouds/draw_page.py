@@ -1,4 +1,4 @@
-"""Clouds to turn with the mouse: one HTML file that opens without a network."""
+"""Writes clouds to turn with the mouse into one HTML file that opens offline."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import plotly.graph_objects as go
 
-from ncgn_jax.pictures.output import write_atomically
+from ncgn_jax.data.whole_files import write_whole
 from ncgn_jax.point_clouds.draw_clouds import centred, check_clouds, common_size
 
-# Low = dark, high = light: height stays legible in grey.
+# Low is dark and high is light, so that height is legible in grey.
 HEIGHT_SCALE = [[0.0, "#0c2340"], [0.5, "#2a7fa8"], [1.0, "#d9b36a"]]
 MAX_SETS = 4
 
@@ -20,24 +20,24 @@ def write_interactive_clouds(
     title: str = "Point clouds",
     max_clouds: int = 24,
 ) -> Path:
-    """Writes a self-contained page: the sets side by side, a slider over the clouds.
+    """Writes a page with the sets side by side and a slider over the clouds.
 
-    plotly.js is written into the page (about 5 MB), so it opens offline. Clouds are
+    The page contains plotly.js (about 5 MB), so that it opens offline. Clouds are
     centred and share one scale; colour is height.
 
     Args:
-        clouds_by_row: Name to clouds, [cloud, point, 2 or 3]; at most four sets. Flat
-            clouds lie in the plane z = 0.
-        path: Where to, for example `samples.html`.
-        title: Heading of the page.
-        max_clouds: So many clouds of each set, >= 1.
+      clouds_by_row: Name to clouds, [cloud, point, 2 or 3]; at most four sets. Flat
+        clouds lie in the plane z = 0.
+      path: File to write, for example `samples.html`.
+      title: Heading of the page.
+      max_clouds: Most clouds of each set, >= 1.
 
     Returns:
-        The path.
+      The path.
 
     Raises:
-        ValueError: If there are more than four sets, or one is not
-            [cloud, point, 2 or 3].
+      ValueError: If there are more than four sets, or one is not
+        [cloud, point, 2 or 3].
     """
     if len(clouds_by_row) > MAX_SETS:
         raise ValueError(f"at most {MAX_SETS} sets fit, got {list(clouds_by_row)}")
@@ -50,11 +50,11 @@ def write_interactive_clouds(
         full_html=True,
         config={"displaylogo": False, "responsive": True},
     )
-    return write_atomically(path, lambda file: file.write(page.encode()))
+    return write_whole(path, page)
 
 
 def _in_space(cloud: np.ndarray) -> np.ndarray:
-    """A flat cloud gets a third coordinate, zero. float32: half the page."""
+    """Returns the cloud with three coordinates, in float32 to halve the page."""
     missing = 3 - cloud.shape[1]
     return np.pad(cloud, ((0, 0), (0, missing))).astype(np.float32)
 
@@ -72,7 +72,7 @@ def _make_page(sets: Mapping[str, list[np.ndarray]], title: str) -> go.Figure:
         {
             "method": "restyle",
             "label": str(shown + 1),
-            # A set with fewer clouds than the slider has steps begins again.
+            # A set with fewer clouds than slider steps begins again.
             "args": ["visible", [index == shown % length for index, length in owners]],
         }
         for shown in range(num_clouds)
@@ -109,7 +109,7 @@ def _scene_name(place: int) -> str:
 
 
 def _make_scene(place: int, num_scenes: int, size: float) -> dict:
-    """One of the panels: bare axes, equal scale, z upright."""
+    """Returns a panel with bare axes, equal scale and z upright."""
     axis = {"visible": False, "range": [-size, size]}
     return {
         "xaxis": axis,

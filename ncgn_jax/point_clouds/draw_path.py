@@ -1,4 +1,4 @@
-"""The path from noise to data, with the coarse graph of each noise bucket."""
+"""Draws the path from noise to data, with the coarse graph of each noise bucket."""
 
 from collections.abc import Sequence
 from typing import Required, TypedDict
@@ -31,14 +31,14 @@ class DenoisingState(TypedDict, total=False):
     """One moment of a sampler's path; `assignment` and `label` may be left out.
 
     Attributes:
-        t: Time, 0 = noise, 1 = data.
-        signal_level: In [0, 1], rising with cleanliness.
-        points: Positions, [node, 2 or 3].
-        supernode_positions: Positions of the occupied supernodes, [supernode, dim].
-        senders: Supernode each edge leaves, int [edge].
-        receivers: Supernode each edge enters, int [edge].
-        assignment: Supernode of each node, int [node]; the nearest if absent.
-        label: Extra words over the column.
+      t: Time, 0 = noise, 1 = data.
+      signal_level: In [0, 1], rising with cleanliness.
+      points: Positions, [node, 2 or 3].
+      supernode_positions: Positions of the occupied supernodes, [supernode, dim].
+      senders: Supernode at the start of each edge, int [edge].
+      receivers: Supernode at the end of each edge, int [edge].
+      assignment: Supernode of each node, int [node]; the nearest if absent.
+      label: Extra words above the column.
     """
 
     t: Required[float]
@@ -52,41 +52,38 @@ class DenoisingState(TypedDict, total=False):
 
 
 def nearest_supernode(points: np.ndarray, supernodes: np.ndarray) -> np.ndarray:
-    """Index of the nearest supernode of each point, [node]."""
+    """Returns the index of the nearest supernode of each point, [node]."""
     gap = points[:, None, :] - supernodes[None, :, :]
     return np.argmin(np.sum(gap * gap, axis=-1), axis=-1)
 
 
-def thin_edges(num_edges: int, max_edges: int = MAX_EDGES) -> np.ndarray:
-    """Which edges to draw: all, or `max_edges` of them drawn at random (fixed seed)."""
-    if num_edges <= max_edges:
+def thin_edges(num_edges: int) -> np.ndarray:
+    """Returns the indices of all edges, or of `MAX_EDGES` drawn with a fixed seed."""
+    if num_edges <= MAX_EDGES:
         return np.arange(num_edges)
-    chosen = np.random.default_rng(0).choice(num_edges, max_edges, replace=False)
+    chosen = np.random.default_rng(0).choice(num_edges, MAX_EDGES, replace=False)
     return np.sort(chosen)
 
 
 def draw_denoising_path(
-    states: Sequence[DenoisingState], azimuth: float = 35.0, columns: int | None = None
+    states: Sequence[DenoisingState], columns: int | None = None
 ) -> Figure:
-    """Draws one column for each state: its points above, its coarse graph below.
+    """Draws one column for each state, its points above and its coarse graph below.
 
-    Above, points carry the colour of their supernode, to which a thin line leads
-    (plain depth shading where every point is its own). Below, supernodes are drawn
-    with an area that grows with the number of their members, and the edges, thinned
-    beyond 2,000. Each column has its own scale, for noise is wider than data.
+    Above, points have the colour of their supernode and a thin line to it; where
+    every point is its own supernode they are shaded by depth. Below, the area of a
+    supernode grows with the number of its members, and at most 2,000 edges are drawn.
+    Each column has its own scale, because noise is wider than data.
 
     Args:
-        states: From noise to data, usually one for each noise bucket.
-        azimuth: Turn of the eye about the upright axis, in degrees.
-        columns: States side by side, >= 1; the rest follow in a band below. All if
-            None.
+      states: From noise to data, usually one for each noise bucket.
+      columns: Most states side by side, >= 1, the others below; None for all.
 
     Returns:
-        The figure.
+      The figure.
 
     Raises:
-        ValueError: If there is no state, or an edge names a supernode that is not
-            there.
+      ValueError: If there is no state, or an edge names an unknown supernode.
     """
     if not states:
         raise ValueError("there are no states to draw")
@@ -109,7 +106,7 @@ def draw_denoising_path(
             )
             for place in (1, 2)
         )
-        _draw_state(upper, lower, state, azimuth)
+        _draw_state(upper, lower, state)
         upper.set_title(_headline(state), fontsize=TITLE_SIZE - 1.5, color=INK, pad=3)
         if column == 0:
             for axes, name in ((upper, "points"), (lower, "coarse graph")):
@@ -118,7 +115,7 @@ def draw_denoising_path(
 
 
 def _headline(state: DenoisingState) -> str:
-    """Time, signal level, size of the graph and the given label."""
+    """Returns label, time, signal level and size of the graph."""
     num_supernodes = len(state["supernode_positions"])
     num_edges = len(state["senders"])
     mean_degree = num_edges / max(num_supernodes, 1)
@@ -130,9 +127,7 @@ def _headline(state: DenoisingState) -> str:
     return "\n".join(lines)
 
 
-def _draw_state(
-    upper: Axes, lower: Axes, state: DenoisingState, azimuth: float
-) -> None:
+def _draw_state(upper: Axes, lower: Axes, state: DenoisingState) -> None:
     points = np.asarray(state["points"], float)
     supernodes = np.asarray(state["supernode_positions"], float)
     senders, receivers = np.asarray(state["senders"]), np.asarray(state["receivers"])
@@ -149,9 +144,9 @@ def _draw_state(
     size = half_extent(points - middle)
     colors = cell_colors(num_supernodes)
     own = num_supernodes >= len(points)
-    placed = project_points(supernodes - middle, azimuth, size=size)
-    spread = project_points(points - middle, azimuth, size=size)
-    # Strays are shown if that does not make all the rest small.
+    placed = project_points(supernodes - middle, size=size)
+    spread = project_points(points - middle, size=size)
+    # Stray points are shown unless that would make the others small.
     reach = np.abs(spread.plane[np.isfinite(spread.plane).all(axis=-1)]).max(initial=0)
     for axes in (upper, lower):
         frame_panel(axes, 1.05 * float(np.clip(reach, size, 1.3 * size)))
@@ -177,7 +172,7 @@ def _draw_membership(
     assignment: np.ndarray,
     colors: np.ndarray,
 ) -> None:
-    """A thin line from every point to its supernode, in the supernode's colour."""
+    """Draws a thin line from every point to its supernode, in the latter's colour."""
     ends = np.stack([spread.plane, placed.plane[assignment]], axis=1)
     axes.add_collection(
         LineCollection(list(ends), colors=colors[assignment], linewidths=0.5, alpha=0.5)
@@ -191,7 +186,7 @@ def _draw_edges(
     receivers: np.ndarray,
     size: float,
 ) -> None:
-    """Edges, far ones first and paler; the more there are, the thinner."""
+    """Draws edges, far ones first and paler; all are fainter where they are many."""
     depth = (placed.depth[senders] + placed.depth[receivers]) / 2.0
     order = np.argsort(-depth)
     ends = np.stack([placed.plane[senders], placed.plane[receivers]], axis=1)[order]
@@ -210,14 +205,16 @@ def _draw_supernodes(
     colors: np.ndarray | None,
     size: float,
 ) -> None:
-    """Supernodes far to near; area grows with the number of members."""
+    """Draws supernodes far to near, with areas that grow with their members."""
     order = np.argsort(-placed.depth, kind="stable")
     area = np.clip(3.0 + 4.0 * members[order], 4.0, 70.0)
     away = np.clip(0.5 + 0.5 * placed.depth[order] / size, 0.0, 1.0)
     base = NEAR_FAR(0.15)[:3] if colors is None else colors[order]
     fade = 0.45 * away[:, None]
+    right, up = placed.plane[order].T
     axes.scatter(
-        *placed.plane[order].T,
+        right,
+        up,
         s=area,
         c=(1.0 - fade) * base + fade,
         linewidths=0.5,

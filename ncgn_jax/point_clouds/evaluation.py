@@ -34,19 +34,19 @@ from ncgn_jax.point_clouds.statistics import cloud_statistics, statistics_distan
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSettings:
-    """What to measure and how much of it.
+    """Settings of the measurements.
 
     Attributes:
-      half_width: Largest |coordinate| of real clouds as given (0.25: the published
-        scaling). W is measured as given; every measure that does not depend on the
-        order of points, except W matched, on clouds divided by this, in [-1, 1].
+      half_width: Largest |coordinate| of real clouds as given; 0.25 is published. Both
+        W are measured as given, and all other measures on clouds divided by this,
+        in [-1, 1].
       max_chamfer_clouds: Most clouds of each set for Chamfer (12 s at 442 on two
         cores, quadratic).
       max_matched_clouds: Most clouds of each set for W matched (20 s at 64,
         quadratic); 0 leaves it out.
       max_emd_clouds: Most clouds of each set for transport scores (30 s at 64,
         quadratic); 0 leaves them out.
-      resolution: Cells a side for the Jensen-Shannon divergence.
+      resolution: Cells per side for the Jensen-Shannon divergence.
       seed: Seed of every subset.
     """
 
@@ -58,11 +58,7 @@ class EvaluationSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Checks the ranges.
-
-        Raises:
-          ValueError: If a setting is out of range.
-        """
+        """Raises a ValueError if a setting is out of range."""
         if self.half_width <= 0:
             raise ValueError(f"half_width is {self.half_width}; it must be positive")
         if self.max_chamfer_clouds < 2:
@@ -78,7 +74,7 @@ class EvaluationSettings:
 
 @dataclasses.dataclass(frozen=True)
 class PreparedReference:
-    """A reference set with everything that does not depend on the generated one.
+    """A reference set with all results that do not depend on the generated set.
 
     Attributes:
       clouds: All reference clouds as given, [T, N, D].
@@ -104,13 +100,13 @@ def prepare_reference(
     *,
     num_generated: int | None = None,
 ) -> PreparedReference:
-    """Computes once what every row against the same reference needs.
+    """Computes the results that all rows against the same reference share.
 
     Args:
       reference: Reference clouds, [T, N, D] with T > 1.
-      settings: What to measure.
-      num_generated: Size of the largest generated set, if known: no subset is
-        prepared larger than that.
+      settings: Settings of the measurements.
+      num_generated: Size of the largest generated set, which bounds that of all
+        subsets; None if unknown.
 
     Returns:
       The reference, to pass to `evaluate_clouds` in place of the clouds.
@@ -136,30 +132,30 @@ def evaluate_clouds(
     reference: ArrayLike | PreparedReference,
     settings: EvaluationSettings,
 ) -> Row:
-    """Measures a generated set against a reference in every way there is.
+    """Measures a generated set against a reference with all measures.
 
     Keys, with S generated and T reference clouds:
     - `num_generated`, `num_reference`, `num_points`: sizes;
-    - `w_flat`: the published W on all clouds, over N, scaling as given;
+    - `w_flat`: the published W of all clouds, over N, scaling as given;
     - `w_matched`: the same with matched points, on `w_matched_generated` and
       `w_matched_reference` clouds;
     - `chamfer_1nna`, `chamfer_coverage`, `chamfer_mmd` (squared distances), on
       `chamfer_clouds` clouds of each set in [-1, 1];
     - `emd_1nna`, `emd_coverage`, `emd_mmd` (mean distance), on `emd_clouds`;
     - `jsd`: Jensen-Shannon divergence in bits over [-1, 1]^D;
-    - `spread`, `spread_reference`: standard deviation of all coordinates of a set
-      thrown together, as given;
+    - `spread`, `spread_reference`: standard deviation of all coordinates of a set,
+      as given;
     - `mean_<statistic>` of the generated clouds and `distance_<statistic>` to the
       reference, in [-1, 1] (see `cloud_statistics`).
 
     Args:
       generated: Generated clouds, [S, N, D] with S > 1, points in random order.
-      reference: Reference clouds, [T, N, D] with T > 1, in the same scaling, or what
-        `prepare_reference` made of them with the same settings.
-      settings: What to measure.
+      reference: Reference clouds, [T, N, D] with T > 1, in the same scaling, or the
+        result of `prepare_reference` with the same settings.
+      settings: Settings of the measurements.
 
     Returns:
-      The row: plain numbers by name.
+      Plain numbers by name.
 
     Raises:
       ValueError: If shapes or settings do not fit or a coordinate is not finite.
@@ -173,7 +169,7 @@ def evaluate_clouds(
         )
     if min(len(generated), len(reference.clouds)) < 2:
         raise ValueError(
-            f"1-NN accuracy needs two clouds a set; got {len(generated)} generated, "
+            f"1-NN accuracy needs two clouds per set; got {len(generated)} generated, "
             f"{len(reference.clouds)} reference"
         )
     scaled = generated / settings.half_width
@@ -202,26 +198,22 @@ def evaluate_anchors(
     settings: EvaluationSettings,
     *,
     num_clouds: int,
-    noise_scale: float = 1.0,
     reference: PreparedReference | None = None,
 ) -> dict[str, Row]:
-    """Measures the anchor sets: the rows a model's row is read against.
+    """Measures the anchor sets, for comparison with the row of a model.
 
     Args:
       train: Training clouds in the scaling of the metrics, [R, N, D].
-      test: Test clouds, [T, N, D]. `held_out` compares its two halves, all other
+      test: Test clouds, [T, N, D]. `held_out` compares its two halves; all other
         rows are compared with all of it.
-      settings: What to measure; its seed also draws the anchors.
+      settings: Settings of the measurements; their seed also draws the anchors.
       num_clouds: Size of the generated sets to come.
-      noise_scale: Standard deviation of the noise row.
-      reference: `prepare_reference(test, settings)`, if there already.
+      reference: `prepare_reference(test, settings)`; computed here if None.
 
     Returns:
       Rows by anchor name.
     """
-    sets = make_anchor_sets(
-        train, test, num_clouds=num_clouds, seed=settings.seed, scale=noise_scale
-    )
+    sets = make_anchor_sets(train, test, num_clouds=num_clouds, seed=settings.seed)
     held_out = sets.pop("held_out")
     first_half, _ = split_reference(test, settings.seed)
     if reference is None:

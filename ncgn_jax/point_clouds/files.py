@@ -1,11 +1,11 @@
-"""Point clouds and meshes of one's own, from .npz, .npy, .ply, .obj, .off or .stl.
+"""Loads your own point clouds and meshes: .npz, .npy, .ply, .obj, .off or .stl.
 
-Formats of .npz (never pickled):
+Formats of .npz (pickled ones are refused):
   1. `train_points`, `test_points` [shape, point, 3]; optional `train_class`,
      `test_class` (indices) and `classes` (names).
   2. `points` (or one array under any name), [shape, point, 3]; optional `class`
      and `classes`.
-  3. One array [point, 3] per key, a cloud each.
+  3. One array [point, 3] per cloud, under any key.
 int16 coordinates are divided by 32767. In a folder, first-level subfolders are
 classes, except that folders called `train` and `test` give the split.
 """
@@ -35,7 +35,7 @@ MAX_STORED_RATIO = 4
 
 
 class _Group(NamedTuple):
-    """Clouds of one size from one place."""
+    """Clouds of one size from one array or file."""
 
     points: np.ndarray  # [shape, point, 3]
     labels: np.ndarray  # class names, [shape]
@@ -48,43 +48,36 @@ def load_point_files(
     num_points: int,
     test_fraction: float = 0.1,
     seed: int = 0,
-    num_stored: int | None = None,
 ) -> PointDataset:
     """Loads a file or a folder of point clouds and meshes, normalised to [-1, 1].
+
+    Training clouds keep as many points as the smallest cloud has, at most
+    4 * num_points, so that each training step can draw fresh points.
 
     Args:
       path: One file, or a folder read recursively.
       num_points: Points of a test cloud.
       test_fraction: Share of the shapes held out where the files name no split.
       seed: Seed of surface sampling, point draws and the split.
-      num_stored: Points kept of each training cloud, for fresh draws while training.
-        By default as many as the smallest cloud has, at most 4 * num_points.
 
     Returns:
       The dataset.
 
     Raises:
-      DataError: On an unknown extension, an unreadable or pickled file, too few
-        points, or unusable coordinates; the message names the file and key.
+      DataError: If an extension is unknown, a file is unreadable or pickled, points
+        are too few or coordinates unusable; the message names the file and key.
     """
     path = Path(path)
     if not 0 < test_fraction < 1:
         raise DataError(f"test_fraction={test_fraction}; allowed: between 0 and 1")
     rng = np.random.default_rng([seed, 0])
-    num_sampled = max(num_stored or MAX_STORED_RATIO * num_points, num_points)
+    most = MAX_STORED_RATIO * num_points
     files = _list_files(path)
-    groups = [
-        group for file in files for group in _read_file(file, path, num_sampled, rng)
-    ]
+    groups = [group for file in files for group in _read_file(file, path, most, rng)]
     for group in groups:
         check_clouds(group.points, group.where, num_points)
     smallest = min(group.points.shape[1] for group in groups)
-    if num_stored is None:
-        num_stored = min(smallest, MAX_STORED_RATIO * num_points)
-    if not num_points <= num_stored <= smallest:
-        raise DataError(
-            f"{path}: num_stored={num_stored}; allowed: {num_points}..{smallest}"
-        )
+    num_stored = min(smallest, most)
     groups = [_keep_points(group, num_stored, rng) for group in groups]
     train, test = _split(groups, test_fraction, rng, path)
     names = sorted({str(name) for group in groups for name in group.labels})
@@ -128,14 +121,14 @@ def _read_file(
     file: Path, root: Path, num_sampled: int, rng: np.random.Generator
 ) -> Iterator[_Group]:
     folders = file.relative_to(root).parts[:-1] if file != root else ()
-    split = next((part for part in folders if part in ("train", "test")), None)
+    of_folder = next((part for part in folders if part in ("train", "test")), None)
     name = next((part for part in folders if part not in ("train", "test")), "shape")
     if file.suffix.lower() in ARRAY_EXTENSIONS:
         for group in _read_arrays(file, name):
-            yield group._replace(split=group.split or split)
+            yield group._replace(split=group.split or of_folder)
     else:
         points = _read_mesh(file, num_sampled, rng)
-        yield _Group(points[None], np.array([name]), split, f"file {file}")
+        yield _Group(points[None], np.array([name]), of_folder, f"file {file}")
 
 
 def _read_arrays(file: Path, name: str) -> Iterator[_Group]:
@@ -148,8 +141,8 @@ def _read_arrays(file: Path, name: str) -> Iterator[_Group]:
         where = f"file {file}" + (f", key {key!r}" if key else "")
         if key in ("class", "train_class", "test_class") or points.dtype.kind == "U":
             continue
-        split = key.removesuffix("_points")
-        split = split if split in ("train", "test") else None
+        part = key.removesuffix("_points")
+        split = part if part in ("train", "test") else None
         check_clouds(points, where)
         points = points if points.ndim == 3 else points[None]
         if points.dtype == np.int16:
@@ -190,7 +183,7 @@ def _read_mesh(file: Path, num_sampled: int, rng: np.random.Generator) -> np.nda
         vertices, faces = _read_with_trimesh(file)
     check_clouds(vertices, where)
     if len(faces) == 0:
-        return vertices  # a point cloud: used as it is
+        return vertices  # the file holds a point cloud
     return sample_surface(vertices, faces, num_sampled, rng, where)
 
 
@@ -199,15 +192,23 @@ def _read_with_trimesh(file: Path) -> tuple[np.ndarray, np.ndarray]:
 
     try:
         loaded = trimesh.load(file, process=False, skip_materials=True)
-        parts = loaded.dump() if isinstance(loaded, trimesh.Scene) else [loaded]
+        everything = loaded.dump() if isinstance(loaded, trimesh.Scene) else [loaded]
+        parts = [
+            part
+            for part in everything
+            if isinstance(part, trimesh.Trimesh | trimesh.PointCloud)
+        ]
         vertices = [np.asarray(part.vertices, np.float64) for part in parts]
-        faces = [np.asarray(getattr(part, "faces", ())) for part in parts]
-    except Exception as error:  # its readers raise whatever they stumble over
+        faces_of_parts = [
+            np.asarray(part.faces if isinstance(part, trimesh.Trimesh) else ())
+            for part in parts
+        ]
+    except Exception as error:  # trimesh has a dozen readers; none lists its errors
         raise DataError(f"file {file}: not readable ({error!r})") from error
     starts = np.cumsum([0] + [len(part) for part in vertices])
     shifted = [
         part.reshape(-1, 3).astype(np.int64) + start
-        for part, start in zip(faces, starts, strict=False)
+        for part, start in zip(faces_of_parts, starts[:-1], strict=True)
     ]
     if not vertices or starts[-1] == 0:
         raise DataError(f"file {file}: no vertices")

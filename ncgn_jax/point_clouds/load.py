@@ -1,4 +1,4 @@
-"""One door to every point-cloud data set, real where there is one.
+"""Loads every point-cloud data set, a real one where there is one.
 
 >>> data = load_point_dataset("primitives", num_points=64, num_train=20, num_test=5)
 >>> data.name, data.train.shape, data.test.shape
@@ -9,7 +9,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ncgn_jax.data.download import download_modelnet
 from ncgn_jax.faults import DataError
 from ncgn_jax.point_clouds.files import load_point_files
 from ncgn_jax.point_clouds.modelnet import load_modelnet
@@ -29,20 +28,17 @@ def load_point_dataset(
     *,
     sampling: str = "vertices",
     categories: Sequence[str] | None = None,
-    num_stored: int | None = None,
     num_train: int = 4000,
     num_test: int = 400,
     test_fraction: float = 0.1,
     seed: int = 0,
     cache_dir: str | os.PathLike[str] | None = None,
-    allow_download: bool = False,
-    download_url: str | None = None,
 ) -> PointDataset:
-    """Loads point clouds from where `source` says.
+    """Loads point clouds from the source of that name.
 
-    "auto" takes `path` if given, else what the environment variable NCGN_DATA names,
-    else ModelNet40 or ModelNet10 (folder or .zip) in ./data, else the embedded set.
-    What was named but is not there is an error, never silently replaced.
+    "auto" takes `path` if given, else the place that the environment variable
+    NCGN_DATA names, else ModelNet40 or ModelNet10 (folder or .zip) in ./data, else the
+    embedded set. A path that was named but does not exist is an error.
 
     Args:
       source: One of `SOURCES`.
@@ -50,21 +46,17 @@ def load_point_dataset(
       num_points: Points a model sees; the test clouds have exactly these.
       sampling: "vertices" or "surface", for ModelNet.
       categories: Categories of ModelNet or of the embedded set; None for all.
-      num_stored: Points kept of each training cloud, see `load_modelnet` and
-        `load_point_files`.
       num_train: Training clouds of generated sets.
       num_test: Test clouds of generated sets.
-      test_fraction: Share held out of files without a split of their own.
+      test_fraction: Share held out of files that name no split.
       seed: Seed of every draw.
-      cache_dir: Folder for prepared sets and downloads; None to keep nothing.
-      allow_download: Lets "modelnet" fetch the official zip if none is found.
-      download_url: Address to fetch it from instead of the official one.
+      cache_dir: Folder for prepared sets; None to keep nothing.
 
     Returns:
-      The dataset; its `name` and `source` say what it is.
+      The dataset, described by its `name` and `source`.
 
     Raises:
-      DataError: On an unknown source or anything the loaders refuse.
+      DataError: If the source is unknown, or if its loader refuses the data.
     """
     if source not in SOURCES:
         raise DataError(f"data.source={source!r}; allowed: {', '.join(SOURCES)}")
@@ -77,9 +69,6 @@ def load_point_dataset(
             num_train, num_test, num_points, seed, cache_dir, categories
         )
     found = find_data(path)
-    if found is None and source == "modelnet" and allow_download:
-        folder = cache_dir or "data"
-        found = download_modelnet(folder, url=download_url, allow_download=True)
     if found is None and source == "auto":
         return load_embedded(
             num_train, num_test, num_points, seed, cache_dir, categories
@@ -90,23 +79,21 @@ def load_point_dataset(
             f"{', '.join(_USUAL_NAMES)} in ./data"
         )
     if source == "modelnet" or (source == "auto" and is_modelnet(found)):
-        return load_modelnet(
-            found, num_points, sampling, categories, seed, cache_dir, num_stored
-        )
-    return load_point_files(found, num_points, test_fraction, seed, num_stored)
+        return load_modelnet(found, num_points, sampling, categories, seed, cache_dir)
+    return load_point_files(found, num_points, test_fraction, seed)
 
 
 def find_data(path: str | os.PathLike[str] | None) -> Path | None:
-    """Finds the data: `path`, else NCGN_DATA, else the usual names in ./data.
+    """Finds data at `path`, else at NCGN_DATA, else under the usual names in ./data.
 
     Args:
       path: Path given by the user, or None.
 
     Returns:
-      A path that exists, or None if nothing was named and nothing is there.
+      A path that exists, or None if no path was named and none was found.
 
     Raises:
-      DataError: If what was named does not exist.
+      DataError: If the named path does not exist.
     """
     named = path or os.environ.get(DATA_VARIABLE)
     if named:
@@ -126,15 +113,17 @@ def find_data(path: str | os.PathLike[str] | None) -> Path | None:
 
 
 def is_modelnet(path: Path) -> bool:
-    """Says whether a path is a zip, or a folder of `category/train/*.off`."""
+    """Returns whether a path is a zip, or a folder of `category/train/*.off`."""
     if path.is_file():
         return path.suffix.lower() == ".zip"
     patterns = ("*/train/*.off", "*/*/train/*.off")
     return any(next(path.glob(pattern), None) for pattern in patterns)
 
 
-def _load_primitives(num_train, num_test, num_points, seed) -> PointDataset:
-    # Not normalised: sizes and places must stay those of the known distribution.
+def _load_primitives(
+    num_train: int, num_test: int, num_points: int, seed: int
+) -> PointDataset:
+    # Not normalised, because sizes and places must keep their known distribution.
     train, train_labels, _ = make_primitives(num_train, num_points, 2 * seed)
     test, test_labels, _ = make_primitives(num_test, num_points, 2 * seed + 1)
     return make_dataset(

@@ -1,13 +1,15 @@
-"""ModelNet10 and ModelNet40 as point clouds, from the official zip or a folder.
+"""Loads ModelNet10 and ModelNet40 as point clouds, from the official zip or a folder.
 
-Files are laid out `category/{train,test}/name.off`, at any depth. The zip is read
-member by member and never unpacked.
+Files lie at `category/{train,test}/name.off`, at any depth. The zip is read member by
+member and never unpacked.
 """
 
+import lzma
 import os
+import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -28,16 +30,31 @@ from ncgn_jax.point_clouds.sets import (
 SAMPLINGS = ("vertices", "surface")
 SPLITS = ("train", "test")
 MAX_MEMBER_BYTES = 2**29
+# Exceptions that `zipfile` raises for archives that were spoilt at random.
+_SPOILT = (
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+    lzma.LZMAError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+_Read = Callable[[str], bytes]
 
 
 class _Mesh(NamedTuple):
-    """One mesh file: its place in the layout, and its size and time for the cache."""
+    """One mesh file."""
 
     category: str
     split: str
     file: str
     size: int
-    stamp: str
+    stamp: str  # changes with the content; part of the cache's key
 
 
 def load_modelnet(
@@ -47,37 +64,29 @@ def load_modelnet(
     categories: Sequence[str] | None = None,
     seed: int = 0,
     cache_dir: str | os.PathLike[str] | None = None,
-    num_stored: int | None = None,
 ) -> PointDataset:
     """Loads ModelNet as clouds centred and scaled to [-1, 1].
 
     Args:
       path: The official zip, or a folder that holds `category/{train,test}/*.off`.
-      num_points: Points of a test cloud, and of a training cloud unless `num_stored`.
-      sampling: "vertices": as in arXiv 2507.09391, mesh vertices drawn without
-        replacement, shapes with fewer left out (and counted in `source`);
-        "surface": uniform by area.
+      num_points: Points per cloud.
+      sampling: "vertices" draws mesh vertices without replacement, as in
+        arXiv 2507.09391; shapes with too few are left out and counted in `source`.
+        "surface" draws points uniformly by area.
       categories: Categories to use; None for all.
       seed: Seed of the draws. Each shape has its own stream, so its cloud does not
-        depend on which other shapes are loaded.
-      cache_dir: Where the result is kept as .npz; None to keep nothing.
-      num_stored: For "surface", points kept of a training cloud, >= num_points.
+        depend on the other shapes that are loaded.
+      cache_dir: Folder that keeps the result as .npz; None to keep nothing.
 
     Returns:
       The official split.
 
     Raises:
-      DataError: On an unsafe zip, no usable file, an unknown category or a broken
-        mesh; the message names the file.
+      DataError: If the zip is unsafe, no file is usable, a category is unknown or a
+        mesh is broken; the message names the file.
     """
     if sampling not in SAMPLINGS:
         raise DataError(f"sampling={sampling!r}; allowed: {', '.join(SAMPLINGS)}")
-    num_stored = num_stored or num_points
-    if num_stored < num_points or (sampling == "vertices" and num_stored > num_points):
-        raise DataError(
-            f"num_stored={num_stored} with sampling={sampling!r}; allowed: "
-            f"{num_points} (= num_points), more with sampling='surface'"
-        )
     path = Path(path)
     with _open(path) as (meshes, read):
         names = sorted({mesh.category for mesh in meshes})
@@ -86,7 +95,7 @@ def load_modelnet(
         settings = {
             "path": str(path.resolve()),
             "files": zlib.crc32(repr(meshes).encode()),
-            "num_points": [num_points, num_stored],
+            "num_points": num_points,
             "sampling": sampling,
             "categories": names,
             "seed": seed,
@@ -94,7 +103,7 @@ def load_modelnet(
         }
 
         def build() -> dict[str, np.ndarray]:
-            return _build(meshes, names, read, num_points, num_stored, sampling, seed)
+            return _build(meshes, names, read, num_points, sampling, seed)
 
         arrays = cached_arrays(cache_dir, "modelnet", settings, build)
     unit = "mesh vertices" if sampling == "vertices" else "surface points"
@@ -102,7 +111,7 @@ def load_modelnet(
     title = family if family != "meshes" else f"meshes in {path.name}"
     skipped = int(arrays["num_skipped"])
     return make_dataset(
-        f"{title} (OFF, {num_stored} {unit})",
+        f"{title} (OFF, {num_points} {unit})",
         arrays["train"],
         arrays["test"],
         arrays["train_labels"],
@@ -114,7 +123,7 @@ def load_modelnet(
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[tuple]:
+def _open(path: Path) -> Iterator[tuple[list[_Mesh], _Read]]:
     """Yields the meshes of a folder or zip and a function that reads one."""
     if path.is_dir():
         yield _list_folder(path), lambda file: (path / file).read_bytes()
@@ -123,14 +132,14 @@ def _open(path: Path) -> Iterator[tuple]:
         raise DataError(f"{path}: no such file or folder")
     try:
         archive = zipfile.ZipFile(path)
-    except Exception as error:  # the reader of zips raises whatever it stumbles over
+    except _SPOILT as error:
         raise DataError(f"{path}: not a readable zip ({error})") from error
     with archive:
 
         def read(file: str) -> bytes:
             try:
                 return archive.read(file)
-            except Exception as error:  # as above
+            except _SPOILT as error:
                 raise DataError(f"{path}:{file}: damaged member ({error})") from error
 
         yield _list_zip(archive, path), read
@@ -191,14 +200,13 @@ def _choose_categories(
 def _build(
     meshes: list[_Mesh],
     names: list[str],
-    read,
+    read: _Read,
     num_points: int,
-    num_stored: int,
     sampling: str,
     seed: int,
 ) -> dict[str, np.ndarray]:
-    clouds = {split: [] for split in SPLITS}
-    labels = {split: [] for split in SPLITS}
+    clouds: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
+    labels: dict[str, list[int]] = {split: [] for split in SPLITS}
     num_skipped = 0
     for mesh in tqdm(meshes, desc="reading meshes", unit="mesh", disable=None):
         vertices, faces = read_off(read(mesh.file), mesh.file)
@@ -212,9 +220,9 @@ def _build(
                 draw_points(vertices, num_points, rng, mesh.file), mesh.file
             )
         else:
-            cloud = sample_surface(vertices, faces, num_stored, rng, mesh.file)
+            cloud = sample_surface(vertices, faces, num_points, rng, mesh.file)
             cloud = normalise_clouds(cloud, mesh.file)
-            if mesh.split == "test":
+            if mesh.split == "test":  # the order that published scores were taken in
                 cloud = draw_points(cloud, num_points, rng, mesh.file)
         clouds[mesh.split].append(cloud)
         labels[mesh.split].append(names.index(mesh.category))

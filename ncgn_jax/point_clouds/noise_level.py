@@ -1,9 +1,10 @@
 """Infers the signal level of a noisy cloud from the cloud itself.
 
-A network that is not told the noise level still needs to know which graph to use.
-In many dimensions the level is written in the sample (arXiv 2602.18428, section 4):
-noise spreads the points, widens the gaps between near neighbours and makes every
-neighbourhood round. `cloud_statistics` measures that, `NoiseLevelHead` reads it.
+A network without the noise level as input still needs it to choose a graph. In many
+dimensions the sample determines the level (arXiv 2602.18428, section 4): noise
+spreads the points, widens the gaps between near neighbours and makes every
+neighbourhood round. `cloud_statistics` measures this, and `NoiseLevelHead` maps it to
+the level.
 """
 
 import flax.linen as nn
@@ -19,8 +20,9 @@ _TINY = 1e-12
 def cloud_statistics(clouds: jax.Array) -> jax.Array:
     """Measures clouds by numbers that do not depend on the order of points.
 
-    Spread; tail weight; roundness of the whole and, on average, of neighbourhoods of
-    14 points; mean and deviation of the distances to near neighbours over the spread.
+    They are the spread, the tail weight, the roundness of the cloud and of
+    neighbourhoods of 14 points (on average), and the mean and deviation of distances
+    to near neighbours, over the spread.
 
     Args:
       clouds: [cloud, point, dim], at least two points.
@@ -32,7 +34,7 @@ def cloud_statistics(clouds: jax.Array) -> jax.Array:
 
 
 class NoiseLevelHead(nn.Module):
-    """Reads the signal level off a cloud's statistics.
+    """Maps a cloud's statistics to its signal level.
 
     Attributes:
       width: Features of the two hidden layers.
@@ -43,7 +45,7 @@ class NoiseLevelHead(nn.Module):
     @nn.compact
     def __call__(self, statistics: jax.Array) -> jax.Array:
         """Returns levels in (0, 1), [cloud], from [cloud, statistic]."""
-        # Statistics vary by tenths while the level runs from 0 to 1.
+        # Statistics vary by tenths while the level varies from 0 to 1.
         x = 4.0 * statistics
         for _ in range(2):
             x = nn.gelu(nn.Dense(self.width)(x))
@@ -73,7 +75,7 @@ def _statistics(points: jax.Array) -> jax.Array:
 
 
 def _roundness(offsets: jax.Array) -> jax.Array:
-    """Returns tr C^2 / (tr C)^2 and tr C^3 / (tr C)^3; least for a ball."""
+    """Returns tr C^2 / (tr C)^2 and tr C^3 / (tr C)^3, smallest for a ball."""
     offsets = offsets - jnp.mean(offsets, axis=0, keepdims=True)
     scatter = offsets.T @ offsets
     trace = jnp.trace(scatter) + _TINY

@@ -1,4 +1,4 @@
-"""Triangle meshes: the OFF text format, and points uniform on their surface."""
+"""Reads triangle meshes in OFF text files, and draws points on their surface."""
 
 import re
 
@@ -10,12 +10,12 @@ _HEADER = re.compile(r"^(?:ST)?C?N?OFF")
 
 
 def read_off(text: str | bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Parses an OFF mesh.
+    """Parses an OFF mesh with one vertex or face per line, as ModelNet writes it.
 
-    One vertex and one face a line, as ModelNet writes it. Counts may be run together
-    with the header (`OFF1568 1484 0`, a known fault of many ModelNet files); comments
-    and blank lines are skipped; colours and normals after the coordinates are
-    ignored; polygons become fans of triangles, points and edges none.
+    Counts may follow the header without a space (`OFF1568 1484 0`, a known fault of
+    many ModelNet files). Comments, blank lines, and colours and normals after the
+    coordinates are skipped. Polygons become fans of triangles; points and edges become
+    none.
 
     Args:
       text: Content of the file.
@@ -25,9 +25,9 @@ def read_off(text: str | bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
       Vertices, float64 [vertex, 3], and triangles, int64 [triangle, 3].
 
     Raises:
-      DataError: If the file is not OFF, is truncated, or holds a count, number or
-        index that cannot be. Counts are compared with the lines there are before
-        any memory is taken.
+      DataError: If the file is not OFF, is truncated, or holds an impossible count,
+        number or index. Counts are compared with the number of lines before memory
+        is allocated.
     """
     if isinstance(text, bytes):
         try:
@@ -140,8 +140,8 @@ def sample_surface(
 ) -> np.ndarray:
     """Draws points uniformly by area on a triangle mesh.
 
-    A triangle is drawn in proportion to its area, then a point in it as
-    (1 - sqrt u) A + sqrt u (1 - v) B + sqrt u v C  (Osada et al. 2002, eq. 1).
+    A triangle is chosen with probability proportional to its area, then the point
+    (1 - sqrt u) A + sqrt u (1 - v) B + sqrt u v C in it (Osada et al. 2002, eq. 1).
 
     Args:
       vertices: [vertex, 3].
@@ -154,7 +154,7 @@ def sample_surface(
       float64 [num_points, 3].
 
     Raises:
-      DataError: If the mesh has no surface: no triangles, or none with area.
+      DataError: If the mesh has no triangles, or none with area.
     """
     if len(faces) == 0:
         raise DataError(

@@ -1,4 +1,4 @@
-"""The primitive nearest to a cloud: how far a generated cloud is from the truth.
+"""Finds the primitive nearest to a cloud, to measure how far it is from the truth.
 
 >>> from ncgn_jax.point_clouds.primitives import make_primitives
 >>> points, labels, parameters = make_primitives(1, 200, seed=0)
@@ -15,14 +15,14 @@ from scipy.spatial.transform import Rotation
 from ncgn_jax.point_clouds.primitives import BOX, SPHERE, TORUS, signed_distance
 
 MIN_POINTS = 12
-_NUM_POSES = 150  # poses a box is tried in; a cube has no principal axes
+_NUM_POSES = 150  # tried for a box, because a cube has no principal axes
 _NUM_REFINED = {TORUS: 2, BOX: 3}
 _MAX_STEPS = 60
 _SMALLEST = 1e-3
 
 
 class _Surface(NamedTuple):
-    """A surface on its way to the best fit."""
+    """A candidate surface."""
 
     label: int
     centre: np.ndarray  # [3]
@@ -33,19 +33,19 @@ class _Surface(NamedTuple):
 def best_fit(cloud: np.ndarray) -> tuple[int, np.ndarray, float]:
     """Finds the sphere, ring torus or box nearest to a cloud.
 
-    Minimises the mean squared distance by Levenberg-Marquardt, for each family from
-    the best few of several starts.
+    Minimises the mean squared distance by Levenberg-Marquardt, from the best few of
+    several starts per family.
 
     Args:
       cloud: Points, [point, 3], at least 12.
 
     Returns:
-      Label, parameters [10] as in `primitives`, and the root mean square distance of
-      the points to that surface, in the units of the cloud.
+      Label, parameters [10] as in `primitives`, and the root mean square distance
+      from the points to that surface, in the units of the cloud.
 
     Raises:
-      ValueError: If there are too few points, points that are not finite, or no
-        extent.
+      ValueError: If there are too few points, a point is not finite, or all points
+        coincide.
     """
     cloud = np.asarray(cloud, np.float64)
     if cloud.ndim != 2 or cloud.shape[1:] != (3,) or len(cloud) < MIN_POINTS:
@@ -95,10 +95,10 @@ def _move(surface: _Surface, step: np.ndarray) -> _Surface:
 
 
 def _linearise(cloud: np.ndarray, surface: _Surface) -> tuple[np.ndarray, np.ndarray]:
-    """Signed distances [point] and their slopes [point, unknown].
+    """Returns signed distances [point] and their slopes [point, unknown].
 
     With local = R^T (x - c) and n the gradient of the distance d there,
-    dd/dc = -R n, and a turn R exp([w]) changes d by (n x local) . w.
+    dd/dc = -R n, and the turn R exp([w]) changes d by (n x local) . w.
     """
     label, _, rotation, sizes = surface
     local = (cloud - surface.centre) @ rotation
@@ -137,7 +137,7 @@ def _starts(cloud: np.ndarray) -> list[_Surface]:
     _, axes = np.linalg.eigh(centred.T @ centred)
     axes[:, 0] *= np.sign(np.linalg.det(axes))
     tori = []
-    # A torus is symmetric about one principal axis; which one depends on its sizes.
+    # The principal axis about which a torus is symmetric depends on its sizes.
     for roll in range(3):
         rotation = axes[:, [(roll + 1) % 3, (roll + 2) % 3, roll]]
         local = centred @ rotation
@@ -147,9 +147,9 @@ def _starts(cloud: np.ndarray) -> list[_Surface]:
         tori.append(_Surface(TORUS, mean, rotation, sizes))
     poses = Rotation.random(_NUM_POSES, rng=np.random.default_rng(0)).as_matrix()
     poses = np.concatenate([axes[None], poses])  # [pose, 3, 3]
-    few = centred[:: max(1, len(cloud) // 150)]  # enough to rank poses by
+    few = centred[:: max(1, len(cloud) // 150)]  # enough to rank poses
     local = few @ poses  # [pose, point, 3]
-    # Not the extremes: a single stray point would set them.
+    # Quantiles, because a single stray point would set the extremes.
     low, high = np.quantile(local, (0.02, 0.98), axis=1)
     middle = mean + np.einsum("pij,pj->pi", poses, (low + high) / 2)
     sizes = np.maximum((high - low) / 2, _SMALLEST)

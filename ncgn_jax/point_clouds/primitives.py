@@ -1,8 +1,8 @@
-"""Spheres, rings and boxes whose distribution is known exactly.
+"""Draws spheres, rings and boxes from a distribution that is known exactly.
 
-A generated cloud can be held against the truth: `primitive_fits.best_fit` finds the
-surface nearest to it, the root mean square distance is its error, and `in_prior` says
-whether such a surface could have been drawn at all.
+A generated cloud can be compared with the truth: `primitive_fits.best_fit` finds the
+surface nearest to it, the root mean square distance is its error, and `in_prior`
+returns whether the distribution contains such a surface.
 
 A surface is a label and ten numbers: centre (3), unit quaternion w, x, y, z (4) that
 turns the surface's own axes into the world's, and sizes (3): sphere (radius, 0, 0);
@@ -31,7 +31,7 @@ _CENTRE, _POSE, _SIZE = slice(0, 3), slice(3, 7), slice(7, 10)
 def make_primitives(
     num: int, num_points: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draws surfaces, and points uniform by area on each.
+    """Draws surfaces, and points uniformly by area on each.
 
     Label, centre, sizes (uniform in their ranges) and rotation (uniform) are
     independent; the points of a cloud are independent given its surface.
@@ -69,12 +69,16 @@ def rotation_matrix(parameters: np.ndarray) -> np.ndarray:
     return Rotation.from_quat(parameters[_POSE], scalar_first=True).as_matrix()
 
 
-def _sample_sphere(sizes, num_points, rng) -> np.ndarray:
+def _sample_sphere(
+    sizes: np.ndarray, num_points: int, rng: np.random.Generator
+) -> np.ndarray:
     normal = rng.normal(size=(num_points, 3))
     return sizes[0] * normal / np.linalg.norm(normal, axis=1, keepdims=True)
 
 
-def _sample_torus(sizes, num_points, rng) -> np.ndarray:
+def _sample_torus(
+    sizes: np.ndarray, num_points: int, rng: np.random.Generator
+) -> np.ndarray:
     """Rejects angles within the tube by the area element R + r cos(angle)."""
     ring, tube, _ = sizes
     within = np.empty(0)
@@ -89,7 +93,9 @@ def _sample_torus(sizes, num_points, rng) -> np.ndarray:
     return np.stack([x, y, tube * np.sin(within)], axis=1)
 
 
-def _sample_box(sizes, num_points, rng) -> np.ndarray:
+def _sample_box(
+    sizes: np.ndarray, num_points: int, rng: np.random.Generator
+) -> np.ndarray:
     areas = sizes[[1, 2, 0]] * sizes[[2, 0, 1]]
     axis = rng.choice(3, num_points, p=areas / areas.sum())
     local = rng.uniform(-1, 1, (num_points, 3))
@@ -119,7 +125,7 @@ def distance_to_surface(
 
 
 def signed_distance(local: np.ndarray, label: int, sizes: np.ndarray) -> np.ndarray:
-    """Distance to a surface in its own axes, negative inside.
+    """Measures the distance to a surface in its own axes, negative inside.
 
     Args:
       local: Points in the surface's axes, [..., 3].
@@ -140,7 +146,7 @@ def signed_distance(local: np.ndarray, label: int, sizes: np.ndarray) -> np.ndar
 
 
 def in_prior(label: int, parameters: np.ndarray, tolerance: float = 0.0) -> bool:
-    """Says whether `make_primitives` could have drawn a surface.
+    """Returns whether `make_primitives` could have drawn a surface.
 
     Args:
       label: `SPHERE`, `TORUS` or `BOX`.

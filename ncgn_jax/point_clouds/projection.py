@@ -1,4 +1,4 @@
-"""From points in space to dots on paper: camera, depth shading, painter's order."""
+"""Projects points in space onto paper, shaded by depth, far ones first."""
 
 from typing import NamedTuple
 
@@ -17,8 +17,8 @@ class Projected(NamedTuple):
     """Points on paper.
 
     Attributes:
-        plane: Horizontal and upward position, [point, 2].
-        depth: Distance behind the middle plane (positive = away), [point].
+      plane: Horizontal and upward position, [point, 2].
+      depth: Distance behind the middle plane (positive = away), [point].
     """
 
     plane: np.ndarray
@@ -31,23 +31,24 @@ def project_points(
     elevation: float = ELEVATION,
     size: float | None = None,
 ) -> Projected:
-    """Looks at points with the third axis upright, in mild perspective.
+    """Projects points with the third axis upright, in mild perspective.
 
-    Turned by the azimuth about z, tilted by the elevation about the horizontal,
-    then scaled by d / (d + depth / size): a pinhole camera d sizes away.
+    Points are turned by the azimuth about z, tilted by the elevation about the
+    horizontal, and scaled by d / (d + depth / size), as by a pinhole camera d sizes
+    away.
 
     Args:
-        points: Centred points, [point, 2 or 3]; two columns are taken as they are.
-        azimuth: Turn about the upright axis, in degrees.
-        elevation: Height of the eye above the horizon, in degrees.
-        size: Half extent of the scene, > 0, in the points' units; orthographic
-            if None.
+      points: Centred points, [point, 2 or 3]; two columns are not changed.
+      azimuth: Turn about the upright axis, in degrees.
+      elevation: Height of the eye above the horizon, in degrees.
+      size: Half extent of the scene, > 0, in the points' units; orthographic
+        if None.
 
     Returns:
-        Plane positions and depths in the points' units.
+      Plane positions and depths in the points' units.
 
     Raises:
-        ValueError: If the points have neither two nor three coordinates.
+      ValueError: If the points have neither two nor three coordinates.
     """
     points = np.asarray(points, float)
     if points.ndim != 2 or points.shape[1] not in (2, 3):
@@ -70,13 +71,13 @@ def project_points(
 
 
 def middle_of(points: np.ndarray) -> np.ndarray:
-    """Middle of the 2-98 % box: stray points do not move it. [dim]."""
+    """Returns the middle [dim] of the 2-98 % box, which stray points do not move."""
     low, high = np.percentile(points, [2.0, 98.0], axis=0)
     return (low + high) / 2.0
 
 
 def half_extent(points: np.ndarray) -> float:
-    """Half the size of a centred cloud, by its 98 % quantile of distance, > 0."""
+    """Returns the 98 % quantile of distances to the origin, or 1 if that is 0."""
     size = float(np.percentile(np.linalg.norm(points, axis=-1), 98.0))
     return size if size > 0.0 else 1.0
 
@@ -89,16 +90,16 @@ def draw_points(
     colormap: Colormap = NEAR_FAR,
     dot: float = 7.0,
 ) -> None:
-    """Draws points far to near; near ones are larger and, uncoloured, darker.
+    """Draws points far to near; near ones are larger, and darker without colours.
 
     Args:
-        axes: The panel.
-        projected: Points on paper.
-        size: Half extent of the scene, in the points' units.
-        colors: RGB of each point, [point, 3]; far ones fade to white. Shaded by
-            depth with `colormap` if None.
-        colormap: 0 = near, 1 = far.
-        dot: Area of a dot at middle depth, in square points.
+      axes: The panel.
+      projected: Points on paper.
+      size: Half extent of the scene, in the points' units.
+      colors: RGB of each point, [point, 3], fading to white with depth; None shades
+        points by depth with `colormap`.
+      colormap: 0 = near, 1 = far.
+      dot: Area of a dot at middle depth, in square points.
     """
     order = np.argsort(-projected.depth, kind="stable")
     # Flat clouds have no depth; they take a dark shade.
@@ -109,8 +110,10 @@ def draw_points(
     else:
         fade = 0.45 * away[:, None]
         shade = (1.0 - fade) * np.asarray(colors)[order] + fade
+    right, up = projected.plane[order].T
     axes.scatter(
-        *projected.plane[order].T,
+        right,
+        up,
         s=dot * (1.35 - 0.7 * away),
         c=shade,
         linewidths=0.15,

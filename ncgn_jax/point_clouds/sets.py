@@ -1,16 +1,15 @@
-"""What a set of point clouds is, how it is checked and how it is scaled.
+"""Defines sets of point clouds, checks them and scales them.
 
-Clouds are float32, `[shape, point, 3]`, z up. Each is normalised by itself: its
-mean is at the origin and its largest coordinate is 1, as in the point-cloud
-experiment of arXiv 2507.09391. Generative training wants unit
-variance instead, so a set carries `scale`; divide by it for training and multiply
-by it before measuring.
+Clouds are float32, `[shape, point, 3]`, z up. Each is normalised by itself: its mean
+is at the origin and its largest coordinate is 1, as in the point-cloud experiment of
+arXiv 2507.09391. Generative training needs unit variance instead, so a set carries
+`scale`; divide by it for training and multiply by it before measuring.
 
 >>> import numpy as np
 >>> rng = np.random.default_rng(0)
->>> clouds = prepare_clouds(rng.uniform(2, 6, size=(5, 50, 3)), 20, rng)
+>>> clouds = normalise_clouds(rng.uniform(2, 6, size=(5, 50, 3)))
 >>> clouds.shape, float(np.abs(clouds).max()) <= 1.0
-((5, 20, 3), True)
+((5, 50, 3), True)
 """
 
 import dataclasses
@@ -19,22 +18,20 @@ import numpy as np
 
 from ncgn_jax.faults import DataError
 
-PROTOCOLS = {"unit": 1.0, "paper": 0.25, "none": None}
-
 
 @dataclasses.dataclass(frozen=True)
 class PointDataset:
     """A training and a test set of point clouds with static shapes.
 
     Attributes:
-      name: What every table prints, e.g. "ModelNet10 (npz, 1024 surface points)".
+      name: Name in every table, e.g. "ModelNet10 (npz, 1024 surface points)".
       train: Training clouds, float32 [shape, stored_point, 3]; `stored_point` may
-        exceed the number of points a model sees, for a fresh draw at every step.
+        exceed the number of points of a model, which then draws afresh at every step.
       test: Test clouds, float32 [shape, point, 3], one fixed draw.
       train_labels: Class of each training cloud, int32 [shape].
       test_labels: Class of each test cloud, int32 [shape].
       class_names: Name of each class.
-      source: One line: where the clouds come from, how many were left out and why.
+      source: Origin of the clouds, and how many were left out and why, in one line.
       scale: Overall standard deviation of `train`; `train / scale` has variance 1.
     """
 
@@ -104,7 +101,7 @@ def make_dataset(
 def check_clouds(points: np.ndarray, where: str, num_points: int | None = None) -> None:
     """Refuses clouds that no model could use.
 
-    Flat and straight clouds are fine; only a cloud without any extent is not.
+    Flat and straight clouds are allowed; clouds without any extent are not.
 
     Args:
       points: Clouds, [shape, point, 3], or one cloud, [point, 3].
@@ -112,8 +109,8 @@ def check_clouds(points: np.ndarray, where: str, num_points: int | None = None) 
       num_points: Points that will be drawn from each cloud.
 
     Raises:
-      DataError: On a wrong shape, no clouds, too few points, NaN or infinity, or
-        a cloud whose points all coincide (up to rounding).
+      DataError: If the shape is wrong, there are no clouds or too few points, a
+        coordinate is not finite, or all points of a cloud coincide (up to rounding).
     """
     if points.dtype.kind not in "fiu":
         raise DataError(f"{where}: numbers expected, found dtype {points.dtype}")
@@ -154,8 +151,8 @@ def check_clouds(points: np.ndarray, where: str, num_points: int | None = None) 
 def normalise_clouds(points: np.ndarray, where: str = "points") -> np.ndarray:
     """Centres each cloud's mean and scales its largest coordinate to 1.
 
-    The published preprocessing. One factor for the three axes, so proportions stay
-    and a flat direction needs no division.
+    This is the published preprocessing. One factor serves all three axes, so that
+    proportions stay and a flat direction is not divided by zero.
 
     Args:
       points: Clouds, [shape, point, 3] or [point, 3].
@@ -199,43 +196,11 @@ def draw_points(
     return np.take_along_axis(points, order[:, :, None], axis=1)
 
 
-def prepare_clouds(
-    points: np.ndarray,
-    num_points: int | None,
-    rng: np.random.Generator,
-    protocol: str = "unit",
-) -> np.ndarray:
-    """Normalises clouds by all their points, then draws some of them.
-
-    Args:
-      points: Clouds, [shape, point, 3].
-      num_points: Points to draw from each without replacement; None keeps all.
-      rng: Source of randomness of the draw.
-      protocol: "unit" for coordinates in [-1, 1], "paper" for +-0.25 (the scaling
-        of the published figures), "none" to leave coordinates as they are.
-
-    Returns:
-      float32 [shape, num_points, 3].
-
-    Raises:
-      DataError: As `check_clouds`, or for an unknown protocol.
-    """
-    if protocol not in PROTOCOLS:
-        raise DataError(f"protocol={protocol!r}; allowed: {', '.join(PROTOCOLS)}")
-    check_clouds(points, "points", num_points)
-    half_axis = PROTOCOLS[protocol]
-    if half_axis is not None:
-        points = normalise_clouds(points) * np.float32(half_axis)
-    if num_points is not None:
-        points = draw_points(points, num_points, rng)
-    return points.astype(np.float32)
-
-
 def standardise(train: np.ndarray) -> float:
     """Returns the overall standard deviation, by which training data is divided.
 
-    scale^2 = mean over shapes, points and axes of (x - mean_axis)^2: one number for
-    the set, so that `train / scale` has variance 1 and keeps every proportion.
+    scale^2 = mean over shapes, points and axes of (x - mean_axis)^2. One number
+    serves the set, so that `train / scale` has variance 1 and keeps all proportions.
 
     Args:
       train: Training clouds, [shape, point, 3].

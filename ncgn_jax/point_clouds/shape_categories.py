@@ -1,7 +1,7 @@
-"""Sixteen kinds of things built from simple parts, with random proportions.
+"""Builds sixteen kinds of things from simple parts, with random proportions.
 
-Every builder fills a `Solids` with parts; `draw(low, high)` gives one random number
-per shape and `draw.toss(p)` one random truth. x is width (or length), y depth, z up.
+Every builder fills a `Solids` with parts; `draw(low, high)` returns a random number
+per shape and `draw.toss(p)` a random truth. x is width (or length), y depth, z up.
 Parts that meet overlap a little, so that no hidden face is sampled.
 """
 
@@ -9,16 +9,17 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ncgn_jax.point_clouds.solids import Solids
+from ncgn_jax.point_clouds.solids import Flag, Number, Solids, Vector
 
 _SIDES = (-1, 1)
 _CORNERS = ((-1, -1), (-1, 1), (1, -1), (1, 1))
 
 
 class Draws:
-    """Random proportions, one value per shape."""
+    """Draws random proportions, one value per shape."""
 
     def __init__(self, num_shapes: int, rng: np.random.Generator):
+        """Takes the number of shapes and the source of randomness."""
         self.num_shapes, self.rng = num_shapes, rng
 
     def __call__(self, low: float, high: float) -> np.ndarray:
@@ -34,13 +35,20 @@ class Draws:
         return self.rng.integers(low, high + 1, self.num_shapes)
 
 
-def _slab(solids, low, high, present=True) -> None:
+def _slab(solids: Solids, low: Vector, high: Vector, present: Flag = True) -> None:
     """Adds a box between two opposite corners."""
     pairs = list(zip(low, high, strict=True))
     solids.box([(a + b) / 2 for a, b in pairs], [b - a for a, b in pairs], present)
 
 
-def _legs(solids, width, depth, height, thick, present=True) -> None:
+def _legs(
+    solids: Solids,
+    width: Number,
+    depth: Number,
+    height: Number,
+    thick: Number,
+    present: Flag = True,
+) -> None:
     """Adds four square legs from the floor to `height`, flush with the corners."""
     for a, b in _CORNERS:
         x, y = a * (width - thick) / 2, b * (depth - thick) / 2
@@ -48,7 +56,7 @@ def _legs(solids, width, depth, height, thick, present=True) -> None:
 
 
 def airplane(solids: Solids, draw: Draws) -> None:
-    """Nose to +x: fuselage, swept wings, tail, two engines on most."""
+    """Adds fuselage (nose to +x), swept wings, tail, and two engines on most."""
     radius, span, sweep = draw(0.09, 0.15), draw(0.7, 1.1), draw(0.1, 0.6)
     chord, root, engines = draw(0.22, 0.36), draw(-0.05, 0.2), draw.toss(0.7)
     solids.ellipsoid((0, 0, 0), (1, radius, radius))
@@ -61,14 +69,14 @@ def airplane(solids: Solids, draw: Draws) -> None:
             centre = (start - back, side * out, z)
             solids.box(centre, (width, length, 0.03), turn=side * sweep)
         x, y = root - np.sin(sweep) * span * 0.35, side * span * 0.35 * np.cos(sweep)
-        ends = [(x + shift, y, -radius * 0.3 - 0.05) for shift in (-0.1, 0.25)]
-        solids.rod(*ends, radius * 0.45, radius * 0.55, present=engines)
+        back, front = ((x + shift, y, -radius * 0.3 - 0.05) for shift in (-0.1, 0.25))
+        solids.rod(back, front, radius * 0.45, radius * 0.55, present=engines)
     end = -0.97 + chord * 0.7
     _slab(solids, (-0.97, -0.015, 0), (end, 0.015, draw(0.28, 0.42)))
 
 
 def bed(solids: Solids, draw: Draws) -> None:
-    """Mattress on a frame with legs, head board, pillows, sometimes a foot board."""
+    """Adds a mattress on a frame with legs, head board, pillows, some a foot board."""
     width, length, leg = draw(0.5, 1.0), draw(0.9, 1.1), draw(0.06, 0.18)
     frame, soft, board = draw(0.06, 0.12), draw(0.1, 0.18), draw(0.2, 0.5)
     x, y, top = width / 2, length, leg + frame
@@ -84,7 +92,7 @@ def bed(solids: Solids, draw: Draws) -> None:
 
 
 def bookshelf(solids: Solids, draw: Draws) -> None:
-    """Two sides, three to six boards, a back on most, a few blocks of books."""
+    """Adds two sides, three to six boards, a back on most, and blocks of books."""
     x, y, height = draw(0.3, 0.6), draw(0.12, 0.22), draw(1.4, 2.0)
     number, thick = draw.count(3, 6), 0.04
     for side in _SIDES:
@@ -102,10 +110,12 @@ def bookshelf(solids: Solids, draw: Draws) -> None:
 
 
 def bottle(solids: Solids, draw: Draws) -> None:
-    """Round body, curved shoulder, neck with a lip."""
+    """Adds a round body, a curved shoulder, and a neck with a lip."""
     radius, body, neck = draw(0.2, 0.4), draw(0.7, 1.3), draw(0.06, 0.12)
     shoulder, tall = draw(0.15, 0.4), draw(0.2, 0.5)
-    profile = [(0.0, 0.0), (radius * 0.9, 0.0), (radius, 0.04), (radius, body)]
+    profile: list[tuple[Number, Number]] = [
+        (0.0, 0.0), (radius * 0.9, 0.0), (radius, 0.04), (radius, body)
+    ]  # fmt: skip
     for angle in np.linspace(0.25, 1.0, 4) * np.pi / 2:
         out = neck + (radius - neck) * np.cos(angle)
         profile.append((out, body + shoulder * np.sin(angle)))
@@ -116,7 +126,7 @@ def bottle(solids: Solids, draw: Draws) -> None:
 
 
 def car(solids: Solids, draw: Draws) -> None:
-    """Front to +x: body, round or boxy cabin, bonnet, four wheels."""
+    """Adds a body (front to +x), a round or boxy cabin, a bonnet and four wheels."""
     y, wheel, tall = draw(0.36, 0.46), draw(0.15, 0.2), draw(0.22, 0.32)
     low, cabin, boxy = wheel * 0.7, draw(0.22, 0.36), draw.toss(0.5)
     top, middle, half = low + tall, draw(-0.25, 0.0), draw(0.45, 0.65)
@@ -131,12 +141,12 @@ def car(solids: Solids, draw: Draws) -> None:
     )
     solids.ellipsoid((middle, 0, top - 0.05), (half, y * 0.9, cabin + 0.05), ~boxy)
     for a, b in _CORNERS:
-        ends = [(a * 0.62, b * side, wheel) for side in (y - 0.14, y + 0.03)]
-        solids.rod(*ends, wheel)
+        inner, outer = ((a * 0.62, b * end, wheel) for end in (y - 0.14, y + 0.03))
+        solids.rod(inner, outer, wheel)
 
 
 def chair(solids: Solids, draw: Draws) -> None:
-    """Seat, panel or slatted back, four legs or a pedestal, arms on some."""
+    """Adds seat, panel or slatted back, legs or a pedestal, and arms on some."""
     width, depth, seat = draw(0.8, 1.1), draw(0.8, 1.1), draw(0.7, 1.0)
     thick, back, leg = draw(0.05, 0.14), draw(0.7, 1.3), draw(0.06, 0.12)
     x, y, top = width / 2, depth / 2, seat + back
@@ -147,8 +157,8 @@ def chair(solids: Solids, draw: Draws) -> None:
         post = (side * (x - 0.04), y - 0.04, (seat + top) / 2 - 0.01)
         solids.box(post, (0.08, 0.08, back + 0.02), slats)
         middle, out = seat + back * 0.3, side * x
-        ends = [(out, -y * 0.7, z) for z in (seat - 0.03, middle)]
-        solids.rod(*ends, 0.035, present=arms)
+        foot, head = ((out, -y * 0.7, z) for z in (seat - 0.03, middle))
+        solids.rod(foot, head, 0.035, present=arms)
         rest = (out - side * 0.01, -0.1 * y, middle)
         solids.box(rest, (0.1, y * 1.6, 0.06), arms)
     for height in (0.3, 0.6, 0.92):
@@ -160,7 +170,7 @@ def chair(solids: Solids, draw: Draws) -> None:
 
 
 def desk(solids: Solids, draw: Draws) -> None:
-    """Board, a block of drawers on one side or both, a panel, else legs."""
+    """Adds a board, legs, a panel, and blocks of drawers on one side or both."""
     x, y, height = draw(0.85, 1.1), draw(0.4, 0.6), draw(0.75, 1.0)
     block, both = x * draw(0.3, 0.6), draw.toss(0.4)
     top = height - 0.06
@@ -173,7 +183,7 @@ def desk(solids: Solids, draw: Draws) -> None:
 
 
 def guitar(solids: Solids, draw: Draws) -> None:
-    """Flat body of two rounds, neck, head; stands upright, facing -y."""
+    """Adds a flat body of two rounds, neck and head, upright and facing -y."""
     low, high, depth = draw(0.34, 0.42), draw(0.25, 0.32), draw(0.07, 0.11)
     waist, neck = draw(0.42, 0.52), draw(0.85, 1.1)
     for radius, z in ((low, low), (high, low + waist)):
@@ -186,7 +196,7 @@ def guitar(solids: Solids, draw: Draws) -> None:
 
 
 def ladder(solids: Solids, draw: Draws) -> None:
-    """Two leaning rails and four to nine rungs; half of them are step ladders."""
+    """Adds two leaning rails and four to nine rungs; half are step ladders."""
     height, low, high = 2.0, draw(0.22, 0.4), draw(0.16, 0.3)
     lean, thick, number = draw(0.1, 0.5), draw(0.03, 0.05), draw.count(4, 9)
     step = draw.toss(0.5)
@@ -197,12 +207,12 @@ def ladder(solids: Solids, draw: Draws) -> None:
     for index in range(9):
         part = (index + 1) / (number + 1)
         x = low + (high - low) * part
-        ends = [(side * x, -lean * (1 - part), height * part) for side in _SIDES]
-        solids.rod(*ends, thick * 0.8, present=index < number)
+        left, right = ((side * x, -lean * (1 - part), height * part) for side in _SIDES)
+        solids.rod(left, right, thick * 0.8, present=index < number)
 
 
 def lamp(solids: Solids, draw: Draws) -> None:
-    """Foot, pole, and an open shade; floor lamps and table lamps."""
+    """Adds foot, pole and an open shade, for floor lamps and table lamps."""
     height, pole, foot = draw(0.7, 2.0), draw(0.02, 0.05), draw(0.2, 0.35)
     wide, narrow, tall = draw(0.3, 0.5), draw(0.4, 1.0), draw(0.3, 0.55)
     solids.rod((0, 0, 0), (0, 0, 0.06), foot, foot * draw(0.7, 1.0))
@@ -215,7 +225,7 @@ def lamp(solids: Solids, draw: Draws) -> None:
 
 
 def monitor(solids: Solids, draw: Draws) -> None:
-    """Flat screen on a stand with a round or square foot; some deeper at the back."""
+    """Adds a flat screen, some deep at the back, on a round or square foot."""
     x, tall, thick = draw(0.75, 1.0), draw(0.8, 1.2), draw(0.05, 0.12)
     low, square, deep = draw(0.2, 0.4), draw.toss(0.5), draw.toss(0.3)
     _slab(solids, (-x, -thick / 2, low), (x, thick / 2, low + tall))
@@ -230,21 +240,23 @@ def monitor(solids: Solids, draw: Draws) -> None:
 
 
 def mug(solids: Solids, draw: Draws) -> None:
-    """Open cup with a wall of some thickness and a ring for a handle."""
+    """Adds an open cup with a thick wall and a ring for a handle."""
     radius, height, wall = draw(0.38, 0.55), draw(0.8, 1.3), draw(0.04, 0.07)
     high = radius * draw(1.0, 1.25)
     ring, tube = height * draw(0.22, 0.32), draw(0.04, 0.07)
-    profile = [(0, 0), (radius, 0), (high, height), (high - wall, height)]
+    profile: list[tuple[Number, Number]] = [
+        (0, 0), (radius, 0), (high, height), (high - wall, height)
+    ]  # fmt: skip
     profile += [(radius - wall, wall * 1.5), (0, wall * 1.5)]
     solids.revolve(profile)
     middle, mean = height * draw(0.45, 0.55), (radius + high) / 2
     solids.torus((mean, 0, middle), (0, 1, 0), (ring, tube))
-    # Nothing of the handle inside the cup: a body that hides but has no points.
+    # A body without points hides the part of the handle inside the cup.
     solids.hide_cone((0, 0, 0), (0, 0, height), (radius - wall, high - wall))
 
 
 def sofa(solids: Solids, draw: Draws) -> None:
-    """Base, back, arms, one to three seat cushions, short legs."""
+    """Adds base, back, arms, one to three seat cushions and short legs."""
     x, y, leg = draw(0.7, 1.2), draw(0.38, 0.5), draw(0.04, 0.12)
     seat, back, arm = draw(0.25, 0.4), draw(0.3, 0.5), draw(0.12, 0.22)
     number, round_arms = draw.count(1, 3), draw.toss(0.4)
@@ -257,8 +269,8 @@ def sofa(solids: Solids, draw: Draws) -> None:
         inner, outer = side * (x - arm), side * x
         low, high = np.minimum(inner, outer), np.maximum(inner, outer)
         _slab(solids, (low, -y, leg), (high, y * 0.9, rise))
-        ends = [((low + high) / 2, end, rise) for end in (-y, y * 0.9)]
-        solids.rod(*ends, arm * 0.65, present=round_arms)
+        front, rear = (((low + high) / 2, end, rise) for end in (-y, y * 0.9))
+        solids.rod(front, rear, arm * 0.65, present=round_arms)
     room = 2 * (x - arm)
     for index in range(3):
         start = -x + arm + room * np.minimum(index / number, 1) + 0.02
@@ -268,7 +280,7 @@ def sofa(solids: Solids, draw: Draws) -> None:
 
 
 def stool(solids: Solids, draw: Draws) -> None:
-    """Round seat, three or four splayed legs, a foot ring on most."""
+    """Adds a round seat, three or four splayed legs, and a foot ring on most."""
     radius, height, splay = draw(0.3, 0.45), draw(0.9, 1.8), draw(1.0, 1.5)
     thick, number, leg = draw(0.06, 0.16), draw.count(3, 4), draw(0.03, 0.05)
     solids.rod((0, 0, height - thick), (0, 0, height), radius)
@@ -285,7 +297,7 @@ def stool(solids: Solids, draw: Draws) -> None:
 
 
 def table(solids: Solids, draw: Draws) -> None:
-    """Square, oblong or round board on four legs or on a pillar."""
+    """Adds a square, oblong or round board on four legs or on a pillar."""
     x, y, height = draw(0.7, 1.1), draw(0.45, 0.8), draw(0.5, 1.1)
     thick, leg = draw(0.05, 0.12), draw(0.07, 0.14)
     disc, pillar = draw.toss(0.35), draw.toss(0.3)
@@ -299,10 +311,10 @@ def table(solids: Solids, draw: Draws) -> None:
 
 
 def vase(solids: Solids, draw: Draws) -> None:
-    """Open body of revolution with a smooth random outline."""
+    """Adds an open body of revolution with a smooth random outline."""
     height, foot, lip = draw(1.0, 2.0), draw(0.15, 0.35), draw(0.15, 0.45)
     belly, place, curl = draw(0.1, 0.5), draw(0.7, 1.6), draw(-0.1, 0.1)
-    profile: list[tuple] = [(0.0, 0.0)]
+    profile: list[tuple[Number, Number]] = [(0.0, 0.0)]
     for part in np.linspace(0, 1, 13):
         straight = foot + (lip - foot) * part
         bulge = belly * np.sin(np.pi * part**place) ** 2

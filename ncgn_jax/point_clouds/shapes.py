@@ -1,8 +1,8 @@
-"""The embedded set: shapes of sixteen kinds, generated instead of downloaded.
+"""Generates the embedded set: shapes of sixteen kinds.
 
-It stands in for ModelNet where that cannot be had: upright z, points uniform by area
-on the outside, mean at the origin, largest coordinate 1. Not ModelNet: figures
-measured on one say nothing about the other.
+It replaces ModelNet where that is absent: z is upright, points are uniform by area on
+the outside, the mean is at the origin and the largest coordinate is 1. Scores on one
+set say nothing about scores on the other.
 
 >>> points, labels, names = make_shapes(32, 100, seed=0)
 >>> points.shape, labels.shape, len(names)
@@ -21,8 +21,8 @@ from ncgn_jax.point_clouds.shape_categories import BUILDERS, Draws
 from ncgn_jax.point_clouds.solids import Solids
 
 CATEGORIES = tuple(BUILDERS)
-_VERSION = 1  # raise when a builder changes, so that cached sets are made anew
-_CHUNK = 64  # shapes sampled at once: keeps the work in the processor's cache
+_VERSION = 1  # raise it when a builder changes, so that cached sets are made anew
+_CHUNK = 64  # shapes sampled at once, so that the work fits the processor's cache
 
 
 def make_shapes(
@@ -31,11 +31,11 @@ def make_shapes(
     seed: int,
     categories: Sequence[str] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Generates shapes, the categories in equal numbers (up to one) and shuffled.
+    """Generates shuffled shapes, the categories in equal numbers (up to one).
 
     Args:
       num_shapes: Shapes to make, >= 1.
-      num_points: Points on each, >= 2.
+      num_points: Points per shape, >= 2.
       seed: Seed of proportions and points, >= 0.
       categories: Kinds to make, from `CATEGORIES`; None for all.
 
@@ -44,7 +44,7 @@ def make_shapes(
       class names.
 
     Raises:
-      DataError: For an unknown category or too few shapes or points.
+      DataError: If a category is unknown, or shapes or points are too few.
     """
     names = _choose_categories(categories)
     if num_shapes < 1 or num_points < 2:
@@ -73,23 +73,23 @@ def _choose_categories(categories: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def load_embedded(
-    num_train: int = 4000,
-    num_test: int = 400,
-    num_points: int = 400,
+    num_train: int,
+    num_test: int,
+    num_points: int,
     seed: int = 0,
     cache_dir: str | os.PathLike[str] | None = None,
     categories: Sequence[str] | None = None,
 ) -> PointDataset:
-    """Makes (or loads from the cache) the embedded training and test sets.
+    """Makes the embedded training and test sets, or loads them from the cache.
 
-    The two come from different random streams, so no shape is in both.
+    The two come from different random streams, so that no shape is in both.
 
     Args:
       num_train: Training shapes.
       num_test: Test shapes.
-      num_points: Points on each.
+      num_points: Points per shape.
       seed: Seed of the whole set.
-      cache_dir: Where the set is kept as .npz; None to keep nothing.
+      cache_dir: Folder that keeps the set as .npz; None to keep nothing.
       categories: Kinds to make; None for all.
 
     Returns:
@@ -98,7 +98,7 @@ def load_embedded(
     Raises:
       DataError: As `make_shapes`.
     """
-    names = _choose_categories(categories)  # faults before the slow part
+    names = _choose_categories(categories)  # refuses faults before the slow part
     settings = {
         "num_shapes": [num_train, num_test],
         "num_points": num_points,

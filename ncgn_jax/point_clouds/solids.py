@@ -1,16 +1,23 @@
-"""Uniform points on the outside of shapes put together from simple parts.
+"""Draws uniform points on the outside of shapes made of simple parts.
 
 A batch of shapes shares one list of parts, each with its own numbers per shape.
 Points are proposed on parts in proportion to area and rejected where a solid part
-covers them, so what remains is uniform by area on the outside of the union.
+covers them, so that the rest is uniform by area on the outside of the union.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+# One value for all shapes, or one per shape.
+Number = float | np.ndarray
+Flag = bool | np.ndarray
+Vector = Sequence[Number] | np.ndarray
+
 BOX, FRUSTUM, ELLIPSOID, TORUS = range(4)
 _MARGIN = 1e-4  # a point this near a solid's boundary lies on it, not inside
+_Proposal = tuple[np.ndarray, np.ndarray]
 
 
 class _Part(NamedTuple):
@@ -25,40 +32,54 @@ class _Part(NamedTuple):
 
 
 class Solids:
-    """The parts of a batch of shapes. Every argument is a number or per shape."""
+    """Holds the parts of a batch of shapes."""
 
     def __init__(self, num_shapes: int):
+        """Starts shapes without parts."""
         self.num_shapes = num_shapes
         self.parts: list[_Part] = []
 
-    def _vector(self, values) -> np.ndarray:
+    def _vector(self, values: Vector) -> np.ndarray:
         columns = [np.broadcast_to(v, (self.num_shapes,)) for v in values]
         return np.stack(columns, axis=1).astype(np.float64)
 
-    def _add(self, kind, centre, frame, size, area, present, solid) -> None:
+    def _add(
+        self,
+        kind: int,
+        centre: np.ndarray,
+        frame: np.ndarray,
+        size: np.ndarray,
+        area: np.ndarray,
+        present: Flag,
+        solid: bool,
+    ) -> None:
         present = np.broadcast_to(present, (self.num_shapes,))
-        if frame is None:
-            frame = np.broadcast_to(np.eye(3), (self.num_shapes, 3, 3))
         self.parts.append(
             _Part(kind, centre, frame, size, area * present, present & solid)
         )
 
-    def box(self, centre, size, present=True, tilt=0.0, turn=0.0) -> None:
-        """Adds a solid box with full side lengths `size`.
-
-        `tilt` turns it about its x axis and then `turn` about z, in radians.
-        """
+    def box(
+        self, centre: Vector, size: Vector, present: Flag = True, turn: Number = 0.0
+    ) -> None:
+        """Adds a solid box with full sides `size`, turned about z by radians."""
         half = self._vector(size) / 2
         pairs = half[:, [0, 1, 2]] * half[:, [1, 2, 0]]
-        frame = _turns(self._vector((tilt, turn, 0.0)))
+        frame = _turn(np.broadcast_to(turn, (self.num_shapes,)))
         centre = self._vector(centre)
         self._add(BOX, centre, frame, half, 8 * pairs.sum(axis=1), present, True)
 
-    def frustum(self, centre, axis, radii, present=True, solid=False) -> None:
-        """Adds the side of a cone cut off, from `radii[0]` at `centre` to `radii[1]`.
+    def frustum(
+        self,
+        centre: Vector,
+        axis: Vector,
+        radii: tuple[Number, Number],
+        present: Flag = True,
+        solid: bool = False,
+    ) -> None:
+        """Adds the side of a truncated cone, from `radii[0]` at `centre` to `radii[1]`.
 
         `axis` goes from the centre of the first circle to that of the second. Equal
-        radii make a cylinder, zero axis a disc or ring facing z. No caps.
+        radii make a cylinder, and a zero axis a disc or ring facing z, without caps.
         """
         axis, centre = self._vector(axis), self._vector(centre)
         height = np.linalg.norm(axis, axis=1)
@@ -68,37 +89,50 @@ class Solids:
         frame = _frame_along(axis)
         self._add(FRUSTUM, centre, frame, size, area, present, solid)
 
-    def hide_cone(self, centre, axis, radii) -> None:
-        """Hides what lies inside a cone cut off, without adding any points."""
+    def hide_cone(
+        self, centre: Vector, axis: Vector, radii: tuple[Number, Number]
+    ) -> None:
+        """Hides the points inside a truncated cone, without adding any."""
         self.frustum(centre, axis, radii, solid=True)
         last = self.parts[-1]
         self.parts[-1] = last._replace(area=np.zeros_like(last.area))
 
-    def rod(self, start, end, radius, end_radius=None, present=True) -> None:
+    def rod(
+        self,
+        start: Vector,
+        end: Vector,
+        radius: Number,
+        end_radius: Number | None = None,
+        present: Flag = True,
+    ) -> None:
         """Adds a solid round bar between two points, with flat ends."""
         start, end = self._vector(start), self._vector(end)
         radii = (radius, radius if end_radius is None else end_radius)
         self.frustum(start.T, (end - start).T, radii, present, solid=True)
         tiny = 1e-9 * (end - start)  # a height of (almost) zero facing along the rod
-        self.frustum((start).T, tiny.T, (0.0, radii[0]), present)
-        self.frustum((end).T, tiny.T, (0.0, radii[1]), present)
+        self.frustum(start.T, tiny.T, (0.0, radii[0]), present)
+        self.frustum(end.T, tiny.T, (0.0, radii[1]), present)
 
-    def revolve(self, profile, present=True, centre=(0.0, 0.0), solid=False) -> None:
+    def revolve(self, profile: Sequence[tuple[Number, Number]]) -> None:
         """Adds the surface swept by a list of (radius, z) corners about the z axis."""
         for (low, bottom), (high, top) in zip(profile, profile[1:], strict=False):
             rise = np.broadcast_to(np.subtract(top, bottom), (self.num_shapes,))
-            self.frustum(
-                (*centre, bottom), (0.0, 0.0, rise), (low, high), present, solid
-            )
+            self.frustum((0.0, 0.0, bottom), (0.0, 0.0, rise), (low, high))
 
-    def ellipsoid(self, centre, half, present=True, tilt=0.0, turn=0.0) -> None:
+    def ellipsoid(self, centre: Vector, half: Vector, present: Flag = True) -> None:
         """Adds a solid ellipsoid with half-axes `half`."""
         half, centre = self._vector(half), self._vector(centre)
-        frame = _turns(self._vector((tilt, turn, 0.0)))
+        frame = np.broadcast_to(np.eye(3), (self.num_shapes, 3, 3))
         area = 4 * np.pi * _max_stretch(half)
         self._add(ELLIPSOID, centre, frame, half, area, present, True)
 
-    def torus(self, centre, axis, radii, present=True) -> None:
+    def torus(
+        self,
+        centre: Vector,
+        axis: Vector,
+        radii: tuple[Number, Number],
+        present: Flag = True,
+    ) -> None:
         """Adds a solid ring: ring radius `radii[0]`, tube radius `radii[1]`."""
         size = self._vector((*radii, 0.0))
         area = 4 * np.pi**2 * size[:, 1] * (size[:, 0] + size[:, 1])
@@ -127,7 +161,10 @@ class Solids:
             filled[short] += kept.sum(axis=1)
         return clouds
 
-    def _propose(self, shapes, num_tries, rng) -> tuple[np.ndarray, np.ndarray]:
+    def _propose(
+        self, shapes: np.ndarray, num_tries: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns points [shape, try, 3], and which are not hidden."""
         areas = np.stack([part.area[shapes] for part in self.parts], axis=1)
         bounds = np.cumsum(areas, axis=1)
         pick = rng.random((len(shapes), num_tries)) * bounds[:, -1:]
@@ -148,7 +185,10 @@ class Solids:
         return points, kept
 
     @staticmethod
-    def _hide(part, shapes, points, kept) -> None:
+    def _hide(
+        part: _Part, shapes: np.ndarray, points: np.ndarray, kept: np.ndarray
+    ) -> None:
+        """Clears `kept` where a solid part covers the points."""
         hiding = np.flatnonzero(part.solid[shapes])
         if hiding.size == 0:
             return
@@ -159,16 +199,16 @@ class Solids:
         kept[hiding] &= ~_INSIDES[part.kind](local, size)
 
 
-def _turns(angles: np.ndarray) -> np.ndarray:
-    """Rotation about x by the first angle, then about z by the second."""
-    (c, d, _), (s, r, _) = np.cos(angles).T, np.sin(angles).T
-    zero = np.zeros_like(c)
-    rows = [[d, -r * c, r * s], [r, d * c, -d * s], [zero, s, c]]
+def _turn(angle: np.ndarray) -> np.ndarray:
+    """Returns rotations about z, [shape, 3, 3], by an angle per shape."""
+    c, s = np.cos(angle), np.sin(angle)
+    zero, one = np.zeros_like(c), np.ones_like(c)
+    rows = [[c, -s, zero], [s, c, zero], [zero, zero, one]]
     return np.stack([np.stack(row, axis=1) for row in rows], axis=1)
 
 
 def _frame_along(axis: np.ndarray) -> np.ndarray:
-    """Right-handed frames whose third column points along `axis` (z if it is zero)."""
+    """Returns right-handed frames whose third column is `axis`, or z if that is 0."""
     length = np.linalg.norm(axis, axis=1, keepdims=True)
     third = np.where(length > 0, axis / np.where(length > 0, length, 1), [0, 0, 1.0])
     upright = np.abs(third[:, 2:]) > 0.9
@@ -181,7 +221,9 @@ def _max_stretch(half: np.ndarray) -> np.ndarray:
     return (half[:, [0, 1, 2]] * half[:, [1, 2, 0]]).max(axis=1)
 
 
-def _on_box(half, rng):
+# Each of the next four proposes one point on a part per row of sizes, in the part's
+# own frame, and returns the points and which of them to accept.
+def _on_box(half: np.ndarray, rng: np.random.Generator) -> _Proposal:
     count = len(half)
     weights = np.cumsum(half[:, [1, 2, 0]] * half[:, [2, 0, 1]], axis=1)
     pick = rng.random((count, 1)) * weights[:, -1:]
@@ -191,7 +233,7 @@ def _on_box(half, rng):
     return local * half, np.ones(count, bool)
 
 
-def _on_frustum(size, rng):
+def _on_frustum(size: np.ndarray, rng: np.random.Generator) -> _Proposal:
     low, high, height = size.T
     pick = rng.random(len(size))
     radius = np.sqrt(low**2 + pick * (high**2 - low**2))
@@ -202,7 +244,7 @@ def _on_frustum(size, rng):
     return np.stack(xyz, axis=1), np.ones(len(size), bool)
 
 
-def _on_ellipsoid(half, rng):
+def _on_ellipsoid(half: np.ndarray, rng: np.random.Generator) -> _Proposal:
     normal = rng.normal(size=half.shape)
     normal /= np.linalg.norm(normal, axis=1, keepdims=True)
     # The map sphere -> ellipsoid stretches area by |(bc nx, ca ny, ab nz)|.
@@ -211,7 +253,7 @@ def _on_ellipsoid(half, rng):
     return normal * half, rng.random(len(half)) < ratio
 
 
-def _on_torus(size, rng):
+def _on_torus(size: np.ndarray, rng: np.random.Generator) -> _Proposal:
     ring, tube, _ = size.T
     around, within = rng.uniform(0, 2 * np.pi, (2, len(size)))
     radius = ring + tube * np.cos(within)  # area element: radius x tube
@@ -219,11 +261,11 @@ def _on_torus(size, rng):
     return np.stack(xyz, axis=1), rng.random(len(size)) < radius / (ring + tube)
 
 
-def _in_box(local, half):
+def _in_box(local: np.ndarray, half: np.ndarray) -> np.ndarray:
     return (np.abs(local) < half - _MARGIN).all(axis=-1)
 
 
-def _in_frustum(local, size):
+def _in_frustum(local: np.ndarray, size: np.ndarray) -> np.ndarray:
     low, high, height = size[..., 0], size[..., 1], size[..., 2]
     rise = local[..., 2]
     radius = low + (high - low) * rise / np.maximum(height, 1e-9)
@@ -232,11 +274,11 @@ def _in_frustum(local, size):
     return within & (across < radius - _MARGIN)
 
 
-def _in_ellipsoid(local, half):
+def _in_ellipsoid(local: np.ndarray, half: np.ndarray) -> np.ndarray:
     return np.square(local / half).sum(axis=-1) < 1 - 10 * _MARGIN
 
 
-def _in_torus(local, size):
+def _in_torus(local: np.ndarray, size: np.ndarray) -> np.ndarray:
     across = np.hypot(local[..., 0], local[..., 1]) - size[..., 0]
     return np.hypot(across, local[..., 2]) < size[..., 1] - _MARGIN
 

@@ -1,7 +1,7 @@
-"""Simple statistics of single clouds, and how far two sets differ in them.
+"""Computes simple statistics of clouds, and compares two sets by them.
 
-They tell *how* samples are wrong where a set score only tells that they are: too
-narrow, too blurred, not flat where surfaces should be flat, points clumped.
+They show in which way samples are wrong: too narrow, too blurred, not flat where
+surfaces should be flat, or with clumped points.
 
 Example:
   >>> import numpy as np
@@ -27,8 +27,8 @@ def cloud_statistics(clouds: ArrayLike) -> dict[str, NDArray[np.float64]]:
     - `std`: root of the squared distance to the centroid, averaged over points and
       axes; `std_0`, `std_1`, ...: the same for one axis.
     - `extent`: longest side of the bounding box; `extent_0`, ...: each side.
-    - `planarity`: smallest over largest eigenvalue of the covariance, in [0, 1]: 0
-      for a flat cloud, near 1 for a ball, 0 also for a single place.
+    - `planarity`: smallest over largest eigenvalue of the covariance, in [0, 1]. 0
+      for a flat cloud or a single place, near 1 for a ball.
     - `nearest_distance`: mean distance from a point to its nearest other point
       (coinciding points count with 0).
 
@@ -39,7 +39,7 @@ def cloud_statistics(clouds: ArrayLike) -> dict[str, NDArray[np.float64]]:
       Statistics by name, each [S].
 
     Raises:
-      ValueError: If the shape does not fit or a coordinate is not finite.
+      ValueError: If the shape is wrong or a coordinate is not finite.
     """
     clouds = np.asarray(clouds, np.float64)
     if clouds.ndim != 3 or clouds.shape[1] < 2:
@@ -66,8 +66,8 @@ def statistics_distance(
 ) -> dict[str, float]:
     """Compares the distribution of every statistic over two sets.
 
-    One-dimensional 1-Wasserstein distance int |F_g - F_r|, in the unit of the
-    statistic, so 0.01 for `std` is like every cloud being 0.01 too wide.
+    Uses the one-dimensional 1-Wasserstein distance int |F_g - F_r|, in the unit of the
+    statistic: 0.01 for `std` is as if every cloud were 0.01 too wide.
 
     Args:
       generated: Output of `cloud_statistics`, [S] each.
@@ -77,7 +77,7 @@ def statistics_distance(
       Distance by name of the statistic.
 
     Raises:
-      ValueError: If the two do not hold the same statistics.
+      ValueError: If the two hold different statistics.
     """
     if set(generated) != set(reference):
         raise ValueError(

@@ -1,8 +1,8 @@
-"""Holds generated clouds against the closed form they were to be drawn from.
+"""Compares generated clouds with the closed form of their training distribution.
 
-Only for `data.source = "primitives"` (spheres, tori and boxes). A sample set's
-distance to other samples has a floor that depends on the sets' sizes; the distance
-to the nearest surface has none: it is zero for the truth.
+It serves `data.source = "primitives"` (spheres, tori and boxes). Distances between
+sets of samples have a floor that depends on the sizes of the sets; the distance to
+the nearest surface is zero for the truth.
 
 Example:
   >>> from ncgn_jax.point_clouds.primitives import make_primitives
@@ -10,6 +10,8 @@ Example:
   >>> row["truth_rms"] < 1e-4, row["truth_in_prior"], row["truth_clouds"]
   (True, 1.0, 3)
 """
+
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -53,23 +55,22 @@ TRUTH_COLUMNS = (
 )
 
 
-def truth_row(clouds: ArrayLike, *, max_clouds: int = MAX_CLOUDS, seed: int = 0) -> Row:
-    """Measures clouds against the distribution of `data.primitives`.
+def truth_row(clouds: ArrayLike, *, max_clouds: int = MAX_CLOUDS) -> Row:
+    """Measures clouds against the distribution of `make_primitives`.
 
-    A cloud that no surface can be fitted to (all points equal) counts as outside the
-    prior and of no class, and is left out of the rms distance.
+    A cloud whose points all coincide counts as outside the prior and of no class, and
+    is left out of the rms distance.
 
     Args:
       clouds: In the data's own units, [cloud, point, 3], at least 12 points each.
-      max_clouds: Most clouds to fit, a random subset.
-      seed: Seed of the subset.
+      max_clouds: Most clouds to fit, a random subset with a fixed seed.
 
     Returns:
       `truth_rms` (mean over clouds of the rms distance to the fitted surface, NaN if
       none was fitted), `truth_in_prior` (share in [0, 1]), `truth_class_distance`
-      (1/2 sum_c |p_c - 1/3|, in [0, 1]) and `truth_clouds`, how many were fitted.
+      (1/2 sum_c |p_c - 1/3|, in [0, 1]) and `truth_clouds`, the number fitted.
     """
-    clouds = draw_subset(np.asarray(clouds), max_clouds, seed)
+    clouds = draw_subset(np.asarray(clouds), max_clouds, seed=0)
     distances, inside = [], 0
     # The last class is `none`.
     counts = np.zeros(len(CLASS_NAMES) + 1)
@@ -92,8 +93,8 @@ def truth_row(clouds: ArrayLike, *, max_clouds: int = MAX_CLOUDS, seed: int = 0)
 
 
 def add_truth(
-    rows: dict[str, Row],
-    samples: dict[str, dict[str, np.ndarray]],
+    rows: Mapping[str, Row],
+    samples: Mapping[str, Mapping[str, np.ndarray]],
     train: np.ndarray,
     test: np.ndarray,
     *,
@@ -105,13 +106,13 @@ def add_truth(
     Args:
       rows: Rows by name, of the samples and of the anchors.
       samples: Generated `points` in the data's own units, by row.
-      train: Training clouds in the metrics' scaling, as the anchors' were drawn from.
+      train: Training clouds of the anchors, in the scaling of the metrics.
       test: Test clouds in that scaling.
       num_clouds: Size of the anchor sets.
-      half_width: That scaling: what 1 in the data's own units becomes.
+      half_width: Factor from the data's own units to that scaling.
 
     Returns:
-      New rows. `origin` has no surface and stays as it is.
+      New rows. `origin` has no surface and is not changed.
     """
     sets = make_anchor_sets(train, test, num_clouds=num_clouds, seed=0)
     clouds = {name: sets[name] / half_width for name in _ANCHORS}

@@ -34,7 +34,7 @@ _NUM_ROWS = 1001
 def fit_time_table(
     schedule: Schedule, times: ArrayLike, data_error: ArrayLike
 ) -> tuple[tuple[float, float], ...]:
-    """Fits the table that `make_time_grid("table", ...)` takes its steps from.
+    """Fits the table of the time grid `make_time_grid("table", ...)`.
 
     The share of the steps done by time t is I(t) / I(1) with
     I(t) = 1/2 int error d snr, integrated over log-SNR within `LOG_SNR_RANGE`.

@@ -28,7 +28,7 @@ def make_denoiser(
     schedule: Schedule,
     data_limit: float | None = None,
 ) -> Denoiser:
-    """Turns a network into the denoiser that the samplers work with.
+    """Turns a network into the denoiser that the samplers call.
 
     Args:
       predict: Network, (x_t, t [batch]) -> prediction of the shape of x_t.

@@ -43,7 +43,7 @@ def _cosine(num_steps: int) -> np.ndarray:
 
 
 def _quadratic(num_steps: int) -> np.ndarray:
-    """Makes a grid denser towards data, 1 - (1 - s)^2 (Song et al. 2021, D.2)."""
+    """Makes a grid denser towards data (Song, Meng & Ermon 2021, D.2)."""
     return 1.0 - np.linspace(1.0, 0.0, num_steps + 1) ** 2
 
 

@@ -1,1 +1,1 @@
-"""Runs on disk: checkpoints, lock, logs, preemption, state and optimiser."""
+"""Keeps runs on disk: checkpoints, lock, logs, preemption, state and optimiser."""

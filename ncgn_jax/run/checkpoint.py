@@ -1,16 +1,16 @@
 """Saves and restores training states with Orbax.
 
-A checkpoint is whole or absent: Orbax writes into a temporary folder and renames it,
-so a kill or a full disk leaves the earlier ones. It holds the configuration, the
-versions it was made with, and the state as one buffer of bytes beside a manifest of
-(path, shape, dtype, checksum). One buffer, and not one array for each leaf, because
-every process holds the same full state, because hundreds of small arrays take ten
-times as long, and because Orbax alone does not notice a flipped bit.
+A checkpoint is whole or absent, because Orbax writes into a temporary folder and
+renames it. A kill or a full disk leaves the earlier ones. A checkpoint holds the
+configuration, the versions that made it, and the state as one buffer of bytes beside a
+manifest of (path, shape, dtype, checksum). It is one buffer and not one array per leaf
+because every process holds the same full state, because hundreds of small arrays take
+ten times as long, and because Orbax alone does not notice a flipped bit.
 
-With several processes it is process 0 that writes, reads, and hands what it has read
-to the others. None waits for another in the background, all are sure to resume from
-the same bits, only one needs to see the files, and these say nothing of how many
-processes or devices there were.
+With several processes, process 0 writes and reads, and sends what it has read to the
+others. So no process waits for another in the background, all resume from the same
+bits, and only one needs to see the files. These do not depend on the number of
+processes or devices.
 
 Example:
   >>> import jax.numpy as jnp, tempfile
@@ -29,6 +29,7 @@ import functools
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,10 +44,26 @@ Tree = Any
 
 _FOLDER = "checkpoints"
 _MAX_LISTED = 6  # differences shown in one message
+_UNWRITABLE = (OSError, RuntimeError, ValueError)
+# What Orbax raises for checkpoints that were spoilt at random.
+_SPOILT = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 class Checkpoints:
-    """The checkpoints of one run, in `workdir/checkpoints/<step>`."""
+    """Stores the checkpoints of one run, in `workdir/checkpoints/<step>`.
+
+    Attributes:
+      folder: Folder of the checkpoints.
+      notes: Notes of the checkpoint that `restore` read last.
+    """
 
     def __init__(
         self,
@@ -54,24 +71,20 @@ class Checkpoints:
         config_json: str,
         max_to_keep: int = 3,
         *,
-        asynchronous: bool = True,
         read_only: bool = False,
     ) -> None:
-        """Opens a run's folder; with several processes, all of them must.
+        """Opens the folder of a run; with several processes, all of them must.
 
         Args:
           workdir: Folder of the run. Nothing is written before the first `save`.
           config_json: The configuration, stored in every checkpoint.
           max_to_keep: Number of newest checkpoints that are kept, besides the one of
             least loss.
-          asynchronous: Whether `save` returns once the state is copied, while the
-            writing goes on in the background.
-          read_only: Whether `save` is forbidden and leftovers are not tidied up.
+          read_only: Whether `save` is forbidden.
         """
         self.folder = Path(workdir).absolute() / _FOLDER
         self._config_json = config_json
         self._max_to_keep = max_to_keep
-        self._asynchronous = asynchronous
         self._read_only = read_only
         self._writer: ocp.CheckpointManager | None = None
         self._saving: int | None = None
@@ -100,17 +113,19 @@ class Checkpoints:
         loss: float | None = None,
         notes: dict[str, Any] | None = None,
     ) -> None:
-        """Stores a state. A step that is already stored stays as it is.
+        """Copies a state and writes it in the background.
+
+        A step that is already stored stays as it is.
 
         Args:
           step: Number of finished steps.
           state: Tree of arrays, the same on every device and process.
-          loss: What to judge the state by; None keeps it from being the best.
-          notes: What else is needed to go on as if nothing had happened, as JSON.
+          loss: Loss of the state; None excludes it from being the best.
+          notes: Everything else that resuming needs; must fit into JSON.
 
         Raises:
-          CheckpointError: If this save, or an earlier one still running in the
-            background, cannot be written. Earlier checkpoints are untouched.
+          CheckpointError: If this state, or an earlier one in the background, cannot be
+            written. Earlier checkpoints are untouched.
         """
         if self._read_only:
             raise CheckpointError(f"{self.folder} was opened for reading only")
@@ -141,24 +156,26 @@ class Checkpoints:
                 ),
                 force=True,
             )
-        except Exception as error:
+        except _UNWRITABLE as error:
             raise self._save_error(error) from error
-        if not self._asynchronous:
-            self.wait()
 
     def wait(self) -> None:
-        """Waits for the background; CheckpointError if it could not write."""
+        """Waits until everything is written.
+
+        Raises:
+          CheckpointError: If it cannot be written.
+        """
         if self._writer is None:
             return
         try:
             self._writer.wait_until_finished()
             self._writer.check_for_errors()
-        except Exception as error:
+        except _UNWRITABLE as error:
             raise self._save_error(error) from error
         self._saving = None
 
     def close(self) -> None:
-        """Finishes writing and lets go of the folder."""
+        """Finishes writing and closes the folder."""
         try:
             self.wait()
         finally:
@@ -170,31 +187,28 @@ class Checkpoints:
         self,
         abstract_state: Tree,
         *,
-        partial: bool = False,
         step: int | Literal["newest", "best"] = "newest",
     ) -> tuple[Tree, int] | None:
-        """Reads a checkpoint, the newest readable one if not told; sets `notes`.
+        """Reads a checkpoint and sets `notes`; skips unreadable ones with a warning.
 
         Args:
           abstract_state: Tree with the shapes and dtypes to expect; arrays or the
             result of `jax.eval_shape`.
-          partial: Whether the checkpoint may hold more than is asked for, for example
-            an optimiser state that sampling has no use for.
-          step: Which checkpoint; `best` is that of least loss.
+          step: Step of the checkpoint; `best` is the one of least loss.
 
         Returns:
           The state, bit for bit as it was saved, and its step; None if the run has no
-          checkpoint. An unreadable one is skipped with a warning.
+          checkpoint.
 
         Raises:
           CheckpointError: If none can be read, or one was made by another model.
-          ProcessError: On other processes than 0, if that one raised an error.
+          ProcessError: On processes other than 0, if process 0 raised an error.
         """
         self.wait()
         found: dict[str, Any] = {}
 
         def find() -> bytes:
-            found.update(self._find(abstract_state, partial, step))
+            found.update(self._find(abstract_state, step))
             header = {name: found.get(name) for name in ("step", "about")}
             return json.dumps(header).encode()
 
@@ -208,10 +222,8 @@ class Checkpoints:
         state = checkpoint_format.unpack(leaves, buffer, abstract_state)
         return state, header["step"]
 
-    def _find(
-        self, abstract_state: Tree, partial: bool, wanted: int | str
-    ) -> dict[str, Any]:
-        """Reads what `restore` returns: `step`, `about`, `buffer`; {} if none."""
+    def _find(self, abstract_state: Tree, wanted: int | str) -> dict[str, Any]:
+        """Reads `step`, `about` and `buffer` of a checkpoint; {} if there is none."""
         steps = self.steps()
         if steps and wanted != "newest":
             number = self.best() if wanted == "best" else wanted
@@ -226,10 +238,10 @@ class Checkpoints:
             try:
                 about, buffer = self._read(step)
                 checkpoint_format.read_arrays(about["leaves"], buffer)
-            except Exception as error:
+            except _SPOILT as error:
                 self._unreadable[step] = _first_line(error)
                 continue
-            self._check_same_model(step, about, abstract_state, partial)
+            self._check_same_model(step, about, abstract_state)
             for other, reason in self._unreadable.items():
                 logging.warning(
                     "checkpoint %d unreadable (%s); using %d", other, reason, step
@@ -247,8 +259,8 @@ class Checkpoints:
         """Reads one checkpoint without a model.
 
         Returns:
-          The arrays by path such as `params/dense/kernel`, the configuration as JSON,
-          and the versions it was made with.
+          The arrays by path, such as `params/dense/kernel`, the configuration as JSON,
+          and the versions that made it.
 
         Raises:
           CheckpointError: If it is absent or unreadable.
@@ -256,7 +268,7 @@ class Checkpoints:
         try:
             about, buffer = self._read(step)
             arrays = checkpoint_format.read_arrays(about["leaves"], buffer)
-        except Exception as error:
+        except _SPOILT as error:
             raise CheckpointError(
                 f"checkpoint {step} in {self.folder} is unreadable "
                 f"({_first_line(error)}); there are {self.steps()}"
@@ -264,7 +276,7 @@ class Checkpoints:
         return arrays, about["config"], about["versions"]
 
     def _open_writer(self) -> ocp.CheckpointManager:
-        """Makes the folder, clears what a kill left half-written in it."""
+        """Makes the folder and removes half-written checkpoints from it."""
         if self._writer is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             for step in self.steps():
@@ -275,21 +287,21 @@ class Checkpoints:
                 self.folder,
                 preservation_policy=_NewestAndBest(self._max_to_keep, self._losses),
                 cleanup_tmp_directories=True,
-                enable_async_checkpointing=self._asynchronous,
+                enable_async_checkpointing=True,
             )
         return self._writer
 
     def _read_loss(self, step: int) -> float | None:
-        """Reads the loss a checkpoint was stored with, None if that is not there."""
+        """Reads the loss of a checkpoint; None if it has none or is unreadable."""
         args = ocp.args.Composite(about=ocp.args.JsonRestore())
         try:
             with _open_manager(self.folder, save_root_metadata=False) as reader:
                 return reader.restore(step, args=args).about.get("loss")
-        except Exception:  # whoever needs the checkpoint hears what is wrong with it
+        except _SPOILT:  # `restore` and `read` report what is wrong
             return None
 
     def _read(self, step: int) -> tuple[dict[str, Any], np.ndarray]:
-        """Reads manifest and buffer; any exception means unreadable."""
+        """Reads manifest and buffer; raises one of `_SPOILT` if they are damaged."""
         with _open_manager(self.folder, save_root_metadata=False) as reader:
             found = reader.restore(
                 step,
@@ -299,10 +311,10 @@ class Checkpoints:
             )
         return found.about, np.asarray(found.state["buffer"])
 
-    def _check_same_model(self, step, about, abstract_state, partial) -> None:
-        lines = checkpoint_format.tree_differences(
-            about["leaves"], abstract_state, partial=partial
-        )
+    def _check_same_model(
+        self, step: int, about: dict[str, Any], abstract_state: Tree
+    ) -> None:
+        lines = checkpoint_format.tree_differences(about["leaves"], abstract_state)
         if not lines:
             return
         fields = checkpoint_format.config_differences(
@@ -315,7 +327,7 @@ class Checkpoints:
         raise CheckpointError("\n".join(message))
 
     def _set_aside_unreadable(self) -> None:
-        """Renames what could not be read, so that its step can be stored again."""
+        """Renames unreadable checkpoints, so that their steps can be stored again."""
         if not self._unreadable:
             return
         for step in self._unreadable:
@@ -327,11 +339,12 @@ class Checkpoints:
             self._writer.reload()
 
     def _save_error(self, error: Exception) -> CheckpointError:
-        """Clears the half-written checkpoint and words the error."""
+        """Removes the half-written checkpoint and words the error."""
         step, self._saving = self._saving, None
         writer, self._writer = self._writer, None
-        with contextlib.suppress(Exception):  # closing tells the same error again
-            writer.close()
+        if writer is not None:
+            with contextlib.suppress(*_UNWRITABLE):  # closing raises the error again
+                writer.close()
         for leftover in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
             shutil.rmtree(leftover, ignore_errors=True)
         free = ""
@@ -344,13 +357,16 @@ class Checkpoints:
 
 
 class _NewestAndBest:
-    """Orbax's question which checkpoints to keep: the newest few and the best."""
+    """Chooses the checkpoints that Orbax keeps, the newest few and the best."""
 
     def __init__(self, num_newest: int, losses: dict[int, float]) -> None:
         self._num_newest = num_newest
         self._losses = losses
 
-    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+    def should_preserve(
+        self, checkpoints: Sequence[Any], *, context: object
+    ) -> list[bool]:
+        """Tells for each checkpoint whether to keep it."""
         del context
         steps = [checkpoint.step for checkpoint in checkpoints]
         losses = {s: self._losses[s] for s in steps if s in self._losses}
@@ -359,29 +375,30 @@ class _NewestAndBest:
 
 
 def _step_of_least(losses: dict[int, float]) -> int | None:
-    """Returns the step of least loss, the later of equals; None of none."""
+    """Returns the step of least loss, the latest of equal ones; None for {}."""
     return min(losses, key=lambda step: (losses[step], -step), default=None)
 
 
 class _Manager(ocp.CheckpointManager):
-    """A manager that leaves preemption to the training loop.
+    """A checkpoint manager that leaves preemption to the training loop.
 
-    Orbax asks JAX's preemption service too, also in the background and about a step
-    that may be long past; the processes could then agree on one that some have passed.
+    Orbax would query JAX's preemption service too, in the background and with a step
+    that may be long past. The processes could then agree on a step that some of them
+    have passed.
     """
 
     def reached_preemption(self, step: int) -> bool:
-        """Says no, without asking."""
+        """Returns False without querying the service."""
         del step
         return False
 
 
 def _open_manager(
-    folder: Path, *, enable_async_checkpointing: bool = False, **options
+    folder: Path, *, enable_async_checkpointing: bool = False, **options: Any
 ) -> ocp.CheckpointManager:
-    """Opens a folder on process 0, which does not wait for others there.
+    """Opens a folder on process 0 without waiting for the other processes.
 
-    Not with `read_only=True`, which warns about itself at every opening.
+    Orbax's own `read_only=True` is not used because it warns at every opening.
     """
     if processes.num_processes() > 1:
         options["multiprocessing_options"] = ocp.options.MultiprocessingOptions(
@@ -398,7 +415,7 @@ def _open_manager(
 
 
 def _first_line(error: Exception) -> str:
-    """Words an error in one line; the cause stands at the end of Orbax's long ones."""
+    """Words an error in one line; Orbax's long ones end with the cause."""
     line = (str(error).strip().splitlines() or [""])[0]
     if len(line) > 240:
         line = f"{line[:80]} ... {line[-150:]}"

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import KeyPath
 
 Tree = Any
 Manifest = list[dict[str, Any]]
@@ -29,11 +30,13 @@ def pack(tree: Tree) -> tuple[Manifest, np.ndarray]:
       tree: Tree of arrays of any dtype, random keys included.
 
     Returns:
-      For each leaf, in order, its path, shape and dtype, what is stored for it
-      (`stored_shape`, `stored_dtype`, which differ for random keys) and the CRC-32 of
-      its bytes; and the buffer, uint8 `[bytes]`, which shares no memory with the tree.
+      The manifest, which has for each leaf, in order, its path, shape and dtype, those
+      of the stored array (`stored_shape`, `stored_dtype`, which differ for random
+      keys) and the CRC-32 of its bytes; and the buffer, uint8 `[bytes]`, which shares
+      no memory with the tree.
     """
-    manifest, arrays = [], []
+    manifest: Manifest = []
+    arrays: list[np.ndarray] = []
     flat, _ = jax.tree.flatten_with_path(tree)
     stored = [jax.random.key_data(x) if _is_key(x) else x for _, x in flat]
     for (path, leaf), array in zip(flat, jax.device_get(stored), strict=True):
@@ -48,25 +51,26 @@ def pack(tree: Tree) -> tuple[Manifest, np.ndarray]:
                 "stored_shape": list(array.shape),
                 "stored_dtype": array.dtype.name,
                 "key": str(jax.random.key_impl(leaf)) if _is_key(leaf) else None,
-                "crc32": zlib.crc32(arrays[-1]),
+                "crc32": zlib.crc32(arrays[-1].data),
             }
         )
-    # One byte more, since Orbax refuses an empty array.
+    # One byte more, because Orbax refuses an empty array.
     return manifest, np.concatenate([*arrays, np.zeros(1, np.uint8)])
 
 
 def read_arrays(manifest: Manifest, buffer: np.ndarray) -> dict[str, np.ndarray]:
-    """Gives the stored arrays by path.
+    """Returns the stored arrays by path.
 
     Raises:
-      ValueError: If the buffer is too short or an array is not what was written.
+      ValueError: If the buffer is too short or the bytes of an array have changed.
     """
-    arrays, start = {}, 0
+    arrays: dict[str, np.ndarray] = {}
+    start = 0
     for entry in manifest:
         shape, dtype = entry["stored_shape"], jnp.dtype(entry["stored_dtype"])
         stop = start + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         piece = buffer[start:stop]
-        if piece.nbytes != stop - start or zlib.crc32(piece) != entry["crc32"]:
+        if piece.nbytes != stop - start or zlib.crc32(piece.data) != entry["crc32"]:
             raise ValueError(f"the bytes of {entry['path']} are damaged")
         arrays[entry["path"]] = piece.view(dtype).reshape(shape)
         start = stop
@@ -83,7 +87,7 @@ def unpack(manifest: Manifest, buffer: np.ndarray, abstract_tree: Tree) -> Tree:
     arrays = read_arrays(manifest, buffer)
     keys = {entry["path"]: entry["key"] for entry in manifest}
 
-    def restored(path, _):
+    def restored(path: KeyPath, _: object) -> jax.Array:
         name = _name(path)
         # A copy: a donated array must not lie in the buffer's memory.
         array = jnp.array(arrays[name], copy=True)
@@ -94,15 +98,12 @@ def unpack(manifest: Manifest, buffer: np.ndarray, abstract_tree: Tree) -> Tree:
     return jax.tree.map_with_path(restored, abstract_tree)
 
 
-def tree_differences(
-    manifest: Manifest, abstract_tree: Tree, *, partial: bool = False
-) -> list[str]:
+def tree_differences(manifest: Manifest, abstract_tree: Tree) -> list[str]:
     """Lists the leaves that differ between a stored tree and an expected one.
 
     Args:
-      manifest: What is stored.
-      abstract_tree: What is expected, arrays or abstract arrays.
-      partial: Whether more may be stored than is expected.
+      manifest: Manifest of the stored tree.
+      abstract_tree: Expected tree, of arrays or abstract arrays.
 
     Returns:
       Lines such as `params/w: stored (2, 3) float32, model needs (2, 4) float32`.
@@ -117,10 +118,9 @@ def tree_differences(
         elif stored[name] != (shape, dtype):
             old = "{} {}".format(*stored[name])
             lines.append(f"{name}: stored {old}, model needs {shape} {dtype}")
-    if not partial:
-        for name in stored.keys() - needed.keys():
-            old = "{} {}".format(*stored[name])
-            lines.append(f"{name}: stored {old}, model has none")
+    for name in stored.keys() - needed.keys():
+        old = "{} {}".format(*stored[name])
+        lines.append(f"{name}: stored {old}, model has none")
     return sorted(lines)
 
 
@@ -140,7 +140,7 @@ def config_differences(stored: str, current: str) -> list[str]:
 
 
 def _fields(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    fields = {}
+    fields: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, dict):
             fields |= _fields(value, f"{prefix}{name}.")
@@ -149,17 +149,17 @@ def _fields(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return fields
 
 
-def _name(path) -> str:
+def _name(path: KeyPath) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _is_key(leaf) -> bool:
+def _is_key(leaf: Any) -> bool:
     dtype = getattr(leaf, "dtype", None)
     return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
 
 
-def _describe(leaf) -> tuple[tuple[int, ...], str]:
-    """Gives shape and dtype of an array, an abstract array or a Python number."""
+def _describe(leaf: Any) -> tuple[tuple[int, ...], str]:
+    """Returns shape and dtype of an array, an abstract array or a Python number."""
     if not hasattr(leaf, "dtype"):
         leaf = np.asarray(leaf)
     return tuple(leaf.shape), str(leaf.dtype)

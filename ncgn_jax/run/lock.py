@@ -1,11 +1,11 @@
-"""One run a folder: a lock that outlives no process.
+"""Lets one run at a time use a folder, by a lock that does not outlive its process.
 
-`workdir/lock` says in JSON who holds it. A process on the same machine is looked up;
-one on another machine, or in another container, is alive as long as it rewrites the
-file, which it does every few seconds. The lock of a dead process is taken over with a
-message; that of a live one refuses the newcomer and says who holds it and since when.
-A holder that was suspended for so long that its lock was taken over hears of it at its
-next `check`, and must stop.
+The JSON in `workdir/lock` describes the holder. If the holder runs on the same machine,
+its process is looked up. If it runs on another machine, or in another container, it
+counts as alive as long as it rewrites the file, which it does every few seconds. The
+lock of a dead process is taken over with a message. The lock of a live one makes a new
+run fail with the holder's name and the time since when. A holder that was suspended
+for so long that its lock was taken over fails at its next `check`.
 
 Example:
   >>> import tempfile
@@ -33,9 +33,11 @@ from ncgn_jax import processes
 from ncgn_jax.faults import LockError
 
 BEAT_SECONDS = 10.0
-# Without a sign of life for so long, a process that cannot be looked up is dead.
+# A process that cannot be looked up counts as dead after so long without a beat.
 PATIENCE_SECONDS = 45.0
 _FILE = "lock"
+
+Holder = dict[str, Any]  # content of a lock file
 
 
 @contextlib.contextmanager
@@ -45,22 +47,22 @@ def hold(
     beat_seconds: float = BEAT_SECONDS,
     patience_seconds: float = PATIENCE_SECONDS,
 ) -> Iterator["Lock"]:
-    """Holds a folder for this run; makes it if need be.
+    """Holds a folder for this run; makes it if absent.
 
-    With several processes, process 0 holds it for all. Held already by this process,
-    it stays held.
+    With several processes, process 0 holds it for all. If this process holds the folder
+    already, it stays held.
 
     Args:
       workdir: Folder of the run.
-      beat_seconds: How often to give a sign of life.
-      patience_seconds: How long to wait for one from a process that cannot be looked
-        up.
+      beat_seconds: Seconds between two beats, that is, rewrites of the file.
+      patience_seconds: Longest wait for a beat of a process that cannot be looked up.
 
     Yields:
       The lock, to `check` before anything is written.
 
     Raises:
-      LockError: If a live process holds it. On processes other than 0, ProcessError.
+      LockError: If a live process holds it.
+      ProcessError: On processes other than 0, if process 0 raised an error.
     """
     lock = Lock(Path(workdir) / _FILE, beat_seconds)
 
@@ -76,9 +78,9 @@ def hold(
 
 
 class Lock:
-    """The lock file of a folder, held or not."""
+    """A lock file of a folder, held or not."""
 
-    def __init__(self, path: Path, beat_seconds: float = BEAT_SECONDS) -> None:
+    def __init__(self, path: Path, beat_seconds: float) -> None:
         self._path = path
         self._beat_seconds = beat_seconds
         self._token: str | None = None
@@ -86,8 +88,8 @@ class Lock:
         self._stop = threading.Event()
         self._beats: threading.Thread | None = None
 
-    def acquire(self, patience_seconds: float = PATIENCE_SECONDS) -> None:
-        """Takes the lock; see `hold`."""
+    def acquire(self, patience_seconds: float) -> None:
+        """Takes the lock as `hold` does."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._since = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
         self._token = secrets.token_hex(8)
@@ -95,7 +97,7 @@ class Lock:
             content = _read(self._path)
             holder = _parse(content)
             if _identity(holder) == _identity(self._about(0)):
-                # Whoever took it lets go of it.
+                # The object that took it releases it.
                 self._token = None
                 return
             if content is None:
@@ -105,7 +107,7 @@ class Lock:
                 raise LockError(self._refusal(holder))
             with _guard(self._path.parent):
                 if _read(self._path) == content:
-                    # It may have been killed between two of its files.
+                    # A kill may have left the file that was to replace the lock.
                     self._partial(holder.get("token")).unlink(missing_ok=True)
                     self._write(0)
                     print(
@@ -118,10 +120,10 @@ class Lock:
         self._beats.start()
 
     def check(self) -> None:
-        """Makes sure that the lock has not been taken over.
+        """Checks that the lock is still there and has not been taken over.
 
         Raises:
-          LockError: If it has been, or was deleted.
+          LockError: If it was taken over or deleted.
         """
         if self._token is None:
             return
@@ -130,11 +132,11 @@ class Lock:
             raise LockError(
                 f"{self._path.parent} was taken over by another run "
                 f"({_describe(holder)}) while this one gave no sign of life; stopping, "
-                "so that two do not write the same files"
+                "so that two runs do not write the same files"
             )
 
     def release(self) -> None:
-        """Lets go, if this lock is held."""
+        """Deletes the lock file if this object holds it."""
         if self._token is None:
             return
         self._stop.set()
@@ -146,7 +148,7 @@ class Lock:
         self._token = None
 
     def _create(self) -> bool:
-        """Makes the file; False if there is one."""
+        """Makes the file; returns False if there is one already."""
         try:
             descriptor = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
         except FileExistsError:
@@ -156,7 +158,8 @@ class Lock:
         return True
 
     def _write(self, beat: int) -> None:
-        """Replaces the file, which is never seen half-written."""
+        """Replaces the file in one step."""
+        # The name tells the next holder what to remove should this process be killed.
         partial = self._partial(self._token)
         partial.write_text(json.dumps(self._about(beat)), encoding="utf-8")
         partial.replace(self._path)
@@ -180,13 +183,14 @@ class Lock:
         beat = 0
         while not self._stop.wait(self._beat_seconds):
             beat += 1
-            # A file system that is away for a while is not the end of a run.
+            # A run survives a file system that is unavailable for a while.
             with contextlib.suppress(OSError), _guard(self._path.parent):
                 if _parse(_read(self._path)).get("token") != self._token:
                     return
                 self._write(beat)
 
-    def _is_alive(self, content: bytes, holder: dict, patience: float) -> bool:
+    def _is_alive(self, content: bytes, holder: Holder, patience: float) -> bool:
+        """Looks up the holder, or waits for a beat of it."""
         if holder.get("machine") == _machine():
             return _start_of(holder["pid"]) == holder["started"]
         print(
@@ -201,45 +205,45 @@ class Lock:
                 return True
         return False
 
-    def _refusal(self, holder: dict) -> str:
+    def _refusal(self, holder: Holder) -> str:
         return (
             f"{self._path.parent} is in use by another run ({_describe(holder)}). Wait "
             "for it, stop it, or choose another --workdir"
         )
 
 
-def _describe(holder: dict) -> str:
-    """Says who holds a lock, as far as the file says."""
+def _describe(holder: Holder) -> str:
+    """Describes the holder of a lock."""
     if "pid" not in holder:
-        return "a process that did not say who it is"
+        return "an unknown process"
     return (
         f"process {holder['pid']} of {holder.get('user')} on {holder.get('host')}, "
         f"since {holder.get('since')}"
     )
 
 
-def _identity(holder: dict) -> list:
-    """Names a process as no other ever was; different from all if it does not say."""
+def _identity(holder: Holder) -> list[object]:
+    """Identifies a process among all that ever were; an unknown one equals none."""
     return [holder.get(name, object()) for name in ("machine", "pid", "started")]
 
 
 def _start_of(pid: int) -> str | None:
-    """Says when a process of this machine began; None if there is none."""
+    """Returns when a process of this machine began; None if it has ended."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return None
     except OSError:
-        pass  # another user's
+        pass  # it belongs to another user
     with contextlib.suppress(OSError):
-        # The name, in brackets, may hold spaces; a zombie (Z) has ended.
+        # The name, in brackets, may contain spaces. A zombie (Z) has ended.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if fields[0] == "Z" else fields[19]
     return "unknown"
 
 
 def _machine() -> str:
-    """Names where process ids mean the same: a boot of a kernel, and a container."""
+    """Identifies the boot and the container within which process ids are unique."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -261,8 +265,8 @@ def _read(path: Path) -> bytes | None:
         return None
 
 
-def _parse(content: bytes | None) -> dict:
-    """Reads a lock; {} of one that is absent, was cut off or names no process."""
+def _parse(content: bytes | None) -> Holder:
+    """Reads a lock; {} if it is absent, cut off or names no process."""
     try:
         found = json.loads(content or b"{}")
     except ValueError:
@@ -273,9 +277,9 @@ def _parse(content: bytes | None) -> dict:
 
 @contextlib.contextmanager
 def _guard(folder: Path) -> Iterator[None]:
-    """Lets one process at a time change the lock, where the file system can do that.
+    """Lets one process at a time change the lock, where the file system supports it.
 
-    Elsewhere `check` finds out the loser of two that changed it at once.
+    Elsewhere, if two change it at once, `check` fails for the loser.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -1,15 +1,15 @@
 """Writes metrics to a CSV file and to TensorBoard, and shows progress.
 
-The CSV has one row for each value (`step,name,value`): metrics may come and go
-without changing its columns, and `pandas.read_csv(path).pivot(index="step",
-columns="name", values="value")` gives the wide table. A run that was killed and
-resumed leaves the file it would have left unkilled.
+The CSV has one row per value (`step,name,value`), so that its columns do not depend on
+the metrics. `pandas.read_csv(path).pivot(index="step", columns="name",
+values="value")` gives the wide table. A run that was killed and resumed leaves the same
+file as an unkilled one.
 
 Example:
   >>> import tempfile
   >>> from ncgn_jax.run.logs import MetricsWriter, format_seconds, read_metrics
   >>> workdir = tempfile.mkdtemp()
-  >>> with MetricsWriter(workdir, tensorboard=False) as writer:
+  >>> with MetricsWriter(workdir) as writer:
   ...     writer.write(10, {"train/loss": 0.5})
   >>> read_metrics(workdir)
   {'train/loss': ([10], [0.5])}
@@ -18,8 +18,8 @@ Example:
 """
 
 import csv
+import io
 import math
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -29,6 +29,8 @@ from typing import Any, TextIO
 import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
+
+from ncgn_jax.data.whole_files import write_whole
 
 _FILE = "metrics.csv"
 _HEADER = ["step", "name", "value"]
@@ -43,16 +45,14 @@ class MetricsWriter:
         start_step: int = 0,
         *,
         active: bool = True,
-        tensorboard: bool = True,
     ) -> None:
-        """Opens the files; what an earlier run logged from `start_step` on is dropped.
+        """Opens the files and drops what an earlier run logged from `start_step` on.
 
         Args:
           workdir: Folder of the run; made if absent.
-          start_step: First step that will be written. After `n` restored steps that
-            is `n` if steps are numbered from 0, and `n + 1` if from 1.
+          start_step: First step to be written. After `n` restored steps this is `n` if
+            steps are numbered from 0, and `n + 1` if from 1.
           active: Whether to write at all; False on all but the main process.
-          tensorboard: Whether to write TensorBoard events too.
         """
         self._start_step = start_step
         self._file: TextIO | None = None
@@ -66,20 +66,19 @@ class MetricsWriter:
             workdir / _FILE, "a", newline="", encoding="utf-8"
         )
         self._rows = csv.writer(self._file, lineterminator="\n")
-        if tensorboard:
-            self._events = SummaryWriter(
-                str(workdir / "tensorboard"),
-                purge_step=start_step,
-                flush_secs=30,
-                filename_suffix=f".{start_step}",  # resumed within the same second
-            )
+        self._events = SummaryWriter(
+            str(workdir / "tensorboard"),
+            purge_step=start_step,
+            flush_secs=30,
+            filename_suffix=f".{start_step}",  # differs if resumed in the same second
+        )
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Writes one value for each name; on disk when it returns.
+        """Writes one value per name; they are in the file when this returns.
 
         Args:
           step: Number of the step, at least the `start_step` of this writer.
-          metrics: Scalars, Python or numpy or device ones; NaN and infinity are kept.
+          metrics: Scalars of Python, numpy or a device; may be NaN or infinite.
 
         Raises:
           ValueError: If a value is not one number, or the step lies before the start.
@@ -95,16 +94,6 @@ class MetricsWriter:
             for name, value in values.items():
                 self._events.add_scalar(name, value, step)
 
-    def write_image(self, step: int, name: str, image: np.ndarray) -> None:
-        """Shows a picture in TensorBoard: [height, width, 3], 0..1 or uint8."""
-        if self._events is not None:
-            self._events.add_image(name, np.asarray(image), step, dataformats="HWC")
-
-    def write_text(self, step: int, name: str, text: str) -> None:
-        """Shows a text in TensorBoard, in Markdown."""
-        if self._events is not None:
-            self._events.add_text(name, text, step)
-
     def close(self) -> None:
         """Closes the files."""
         if self._file is not None:
@@ -117,12 +106,12 @@ class MetricsWriter:
     def __enter__(self) -> "MetricsWriter":
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
 
 def read_metrics(workdir: str | Path) -> dict[str, tuple[list[int], list[float]]]:
-    """Reads the steps and the values of every metric of a run; `{}` if none."""
+    """Reads the steps and the values of every metric of a run; {} if none."""
     series: dict[str, tuple[list[int], list[float]]] = {}
     for step, name, value in _read_rows(Path(workdir) / _FILE):
         steps, values = series.setdefault(name, ([], []))
@@ -132,9 +121,9 @@ def read_metrics(workdir: str | Path) -> dict[str, tuple[list[int], list[float]]
 
 
 class Progress:
-    """A progress bar on a terminal, now and then a line elsewhere.
+    """A progress bar on a terminal, or a line every few steps elsewhere.
 
-    Use as a context manager; `update` after every step.
+    Use it as a context manager and call `update` after every step.
     """
 
     def __init__(
@@ -145,21 +134,19 @@ class Progress:
         description: str = "",
         every_steps: int = 100,
         active: bool = True,
-        stream: TextIO | None = None,
     ) -> None:
-        """Starts the clock.
+        """Starts the clock; the bar or the lines go to standard error.
 
         Args:
           total: Number of the last step.
-          start: Steps that were finished earlier; not counted in the speed.
-          description: What is going on, one or two words.
+          start: Number of steps finished earlier, which the speed does not count.
+          description: One or two words on the work.
           every_steps: Steps between lines where there is no terminal.
           active: Whether to show anything; False on all but the main process.
-          stream: Where to, standard error if None.
         """
         self._total, self._start, self._step = total, start, start
         self._description, self._every_steps = description, max(every_steps, 1)
-        self._stream = stream or sys.stderr
+        self._stream = sys.stderr
         self._active = active
         self._began = time.monotonic()
         self._bar = None
@@ -174,9 +161,9 @@ class Progress:
             )
 
     def update(self, step: int, metrics: Mapping[str, Any] | None = None) -> None:
-        """Tells how many steps are finished, and shows metrics if given.
+        """Shows the number of finished steps, and metrics if given.
 
-        Metrics still being computed are waited for only when they are shown.
+        It only waits for metrics that are still being computed when it shows them.
         """
         advance, self._step = step - self._step, step
         if not self._active:
@@ -198,11 +185,11 @@ class Progress:
     def __enter__(self) -> "Progress":
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self._bar is not None:
             self._bar.close()
 
-    def _line(self, metrics) -> str:
+    def _line(self, metrics: Mapping[str, Any] | None) -> str:
         seconds = time.monotonic() - self._began
         speed = (self._step - self._start) / seconds if seconds > 0 else 0.0
         left = (self._total - self._step) / speed if speed > 0 else math.nan
@@ -218,7 +205,7 @@ class Progress:
 
 
 def format_seconds(seconds: float) -> str:
-    """Writes a duration to read: `850 ms`, `5.2 s`, `3 min 05 s`, `2 h 07 min`."""
+    """Formats a duration as `850 ms`, `5.2 s`, `3 min 05 s` or `2 h 07 min`."""
     if not math.isfinite(seconds):
         return "?"
     if seconds < 0.9995:
@@ -235,17 +222,13 @@ def format_seconds(seconds: float) -> str:
 def _keep_rows_before(path: Path, step: int) -> None:
     """Rewrites the file without later rows and without a half-written last one."""
     rows = [row for row in _read_rows(path) if int(row[0]) < step]
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerows([_HEADER, *rows])
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([_HEADER, *rows])
+    write_whole(path, text.getvalue())
 
 
 def _read_rows(path: Path) -> list[list[str]]:
-    """Reads all complete rows below the header; none if there is no file."""
+    """Reads all complete rows below the header; [] if there is no file."""
     if not path.is_file():
         return []
     text = path.read_text(encoding="utf-8")

@@ -1,20 +1,23 @@
-"""Optimisers of a configuration: Adam(W) or Muon, warm-up, decay, clipping."""
+"""Builds the optimiser of a configuration."""
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+Tree = Any
+
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """Builds Adam(W) or Muon with linear warm-up, optional cosine decay and clipping.
 
-    Muon (Jordan et al. 2024) moves every matrix by an orthogonalised momentum and
-    leaves the vectors to Nesterov's Adam. Its updates are scaled to the usual root
-    mean square of Adam's, 0.2 (Liu et al. 2025).
+    Muon (Jordan et al. 2024) moves every matrix by an orthogonalised momentum, and
+    vectors by Nesterov's Adam. Its updates are scaled to 0.2, the usual root mean
+    square of Adam's (Liu et al. 2025).
     """
     train = config.train
     if train.decay == "cosine":
@@ -36,13 +39,15 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     clip = optax.clip_by_global_norm(train.clip_norm or math.inf)
     if not train.spare_unused:
         return optax.chain(clip, _make_rule(config, rate))
-    # The norm is that of all arrays and the rate follows the training, not an array.
+    # Clipping uses the norm of all arrays; the rate follows the steps of the training.
     rule = spare_unused(_make_rule(config, 1.0))
     return optax.chain(clip, rule, optax.scale_by_schedule(rate))
 
 
-def _make_rule(config: ConfigDict, rate: optax.ScalarOrSchedule):
-    """Builds what turns gradients into updates, array by array."""
+def _make_rule(
+    config: ConfigDict, rate: optax.ScalarOrSchedule
+) -> optax.GradientTransformation:
+    """Builds the rule that turns gradients into updates, array by array."""
     decay = config.train.weight_decay
     if config.train.optimizer == "adam":
         return optax.adamw(rate, weight_decay=decay)
@@ -52,37 +57,38 @@ def _make_rule(config: ConfigDict, rate: optax.ScalarOrSchedule):
 
 
 def spare_unused(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Leaves an array and its state as they are where its gradient is exactly 0.
+    """Keeps an array and its state as they are where its gradient is exactly 0.
 
-    For networks of which a step uses only a part: momentum would go on moving the rest,
-    weight decay shrink it, and second moments forget how large its gradients are. Each
-    array has a state of its own, its count of steps too: bias corrections are those of
-    the steps that used it.
+    Some networks use only a part of their arrays in a step. Momentum would go on moving
+    the others, weight decay would shrink them, and second moments would forget how
+    large their gradients are. Here each array has its own state with its own count of
+    steps, so that bias corrections count only the steps that used it.
 
     Args:
       tx: The transformation to wrap; must treat every array by itself.
 
     Returns:
-      A transformation whose state is a tree of states of `tx`, one an array.
+      A transformation whose state is a tree of states of `tx`, one per array.
     """
 
-    def init(params):
+    def init(params: Tree) -> Tree:
         return jax.tree.map(tx.init, params)
 
-    def update_array(grad, state, param):
+    def update_array(
+        grad: jax.Array, state: Tree, param: jax.Array | None
+    ) -> tuple[Tree, Tree]:
         used = jnp.any(grad != 0)
         update, new_state = tx.update(grad, state, param)
         keep = functools.partial(jnp.where, used)
         return keep(update, 0), jax.tree.map(keep, new_state, state)
 
-    def update(grads, state, params=None):
-        arrays, structure = jax.tree.flatten(grads)
-        states = structure.flatten_up_to(state)
-        given = [None] * len(arrays) if params is None else jax.tree.leaves(params)
-        pairs = [
-            update_array(*parts) for parts in zip(arrays, states, given, strict=True)
-        ]
-        updates, new_states = zip(*pairs, strict=True)
-        return structure.unflatten(updates), structure.unflatten(new_states)
+    def update(
+        grads: Tree, state: Tree, params: Tree | None = None
+    ) -> tuple[Tree, Tree]:
+        if params is None:
+            params = jax.tree.map(lambda _: None, grads)
+        pairs = jax.tree.map(update_array, grads, state, params)
+        updates = jax.tree.map(lambda _, pair: pair[0], grads, pairs)
+        return updates, jax.tree.map(lambda _, pair: pair[1], grads, pairs)
 
     return optax.GradientTransformation(init, update)

@@ -1,10 +1,10 @@
-"""Ends a run that is asked to: SIGTERM saves, and the run exits as resumable.
+"""Saves and ends a run as resumable when it receives SIGTERM.
 
-Schedulers send SIGTERM some time before they take a machine away. Where state would be
-lost, in the training loop, the signal is kept until the next step is finished and the
-loop asks for it (`reached`); everywhere else it ends the run at once, since all that
-was finished is on disk. With several processes JAX's preemption service tells all of
-them of a signal to one, and they agree on the step after which to stop.
+Schedulers send SIGTERM some time before they take a machine away. In the training loop,
+where state would be lost, the signal is kept until the next step is finished and the
+loop queries it (`reached`). Everywhere else it ends the run at once, because all
+finished work is on disk. With several processes, JAX's preemption service makes them
+agree on the step after which to stop, whichever of them received the signal.
 
 Example:
   >>> import os, signal
@@ -22,7 +22,8 @@ Example:
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import FrameType
 
 from jax.experimental import multihost_utils
 
@@ -30,10 +31,10 @@ from ncgn_jax import processes
 
 
 class Preempted(SystemExit):
-    """The end of a run that was asked to stop; exit code 0.
+    """Ends a run that received SIGTERM, with exit code 0.
 
     Attributes:
-      step: Step that was saved because of it, None if there was nothing to save.
+      step: Step that was saved for this reason, None if there was nothing to save.
     """
 
     def __init__(self, step: int | None = None) -> None:
@@ -46,29 +47,29 @@ class Preempted(SystemExit):
 
 
 class Preemption:
-    """Listens for SIGTERM while it is entered; not entered, it never hears of one."""
+    """Handles SIGTERM while it is entered."""
 
     def __init__(self) -> None:
         self._listening = False
         self._postponed = False
         self._requested = False
-        self._former = None
+        self._former: Callable[[int, FrameType | None], object] | int | None = None
 
     def __enter__(self) -> "Preemption":
-        # With several processes JAX's service listens; it was there first.
+        # With several processes, JAX's service handles the signal.
         if processes.num_processes() == 1:
             self.stop_at_once()
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self._listening:
             signal.signal(signal.SIGTERM, self._former or signal.SIG_DFL)
             self._listening = False
 
     def stop_at_once(self) -> None:
-        """Ends this process by `Preempted` when SIGTERM comes, unless postponed.
+        """Makes SIGTERM end this process by `Preempted`, unless postponed.
 
-        With several processes to be called when the last training loop is behind them.
+        With several processes, call it after the last training loop.
         """
         in_main_thread = threading.current_thread() is threading.main_thread()
         if in_main_thread and not self._listening:
@@ -89,7 +90,8 @@ class Preemption:
     def reached(self, call: int) -> bool:
         """Tells whether to save and stop now, after a call of the training step.
 
-        With several processes all must ask after every call; the answer is the same.
+        With several processes, all of them must query after every call, and all get the
+        same answer.
 
         Args:
           call: Number of the call, of one step or more; rises by 1.
@@ -98,7 +100,7 @@ class Preemption:
             return multihost_utils.reached_preemption_sync_point(call)
         return self._requested
 
-    def _handle(self, number, frame) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         del number, frame
         self._requested = True
         if not self._postponed:

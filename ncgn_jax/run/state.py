@@ -1,7 +1,7 @@
-"""The training state: everything a run needs in order to go on.
+"""Holds everything that a run needs to resume.
 
-Random keys are not part of it. They are `fold_in(seed, step)`, so a restored step
-count restores them too.
+Random keys are not part of it. They are `fold_in(seed, step)`, so that the restored
+number of steps restores them too.
 
 Example:
   >>> import jax.numpy as jnp, optax
@@ -24,15 +24,15 @@ Tree = Any
 
 @flax.struct.dataclass
 class TrainState:
-    """What changes from step to step.
+    """Holds everything that a training step changes.
 
     Attributes:
       step: Number of finished steps, int32 scalar.
       params: Parameters of the model.
       ema: Exponential moving average of `params`, same tree.
       opt_state: State of the optimiser.
-      model_state: What the model updates without gradients, such as batch
-        statistics; `{}` where there is none. Shared by `params` and `ema`.
+      model_state: Arrays that the model updates without gradients, such as batch
+        statistics; {} if there are none. Shared by `params` and `ema`.
     """
 
     step: jax.Array
@@ -49,12 +49,12 @@ def make_train_state(
 
     Args:
       params: Initial parameters, a tree of float arrays.
-      model_state: Initial non-trained state of the model, `{}` for none.
+      model_state: Initial state of the model that is not trained; {} for none.
       tx: Optimiser.
 
     Returns:
-      A state whose average starts at the parameters. The average is a copy: a donated
-      state must not hold one buffer twice.
+      A state whose average starts at a copy of the parameters. It is a copy because a
+      donated state must not hold one buffer twice.
     """
     return TrainState(
         step=jnp.zeros((), jnp.int32),

@@ -31,9 +31,9 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
+from ncgn_jax.data.whole_files import write_whole
 from ncgn_jax.metrics.table import align_table
 from ncgn_jax.pictures import save_figure
-from ncgn_jax.pictures.output import write_atomically
 
 VERDICTS = ("holds", "holds in part", "does not hold")
 
@@ -135,9 +135,9 @@ class Report:
         parts += [format_study_table(table) for table in self.tables.values()]
         parts += ["\n".join(f"- {_format_finding(f)}" for f in self.findings)]
         parts += [f"![{key}]({file})" for key, file in self.figures.items()]
-        _write_text(self.workdir / "report.md", "\n\n".join(parts) + "\n")
+        write_whole(self.workdir / "report.md", "\n\n".join(parts) + "\n")
         text = json.dumps(results, indent=2) + "\n"
-        return _write_text(self.workdir / "results.json", text)
+        return write_whole(self.workdir / "results.json", text)
 
 
 def verdict_of(checks: Iterable[bool | np.bool]) -> str:
@@ -186,10 +186,6 @@ def run_study(
 
 def _format_finding(finding: Finding) -> str:
     return f"{finding.claim}: {finding.verdict} ({finding.evidence})"
-
-
-def _write_text(path: Path, text: str) -> Path:
-    return write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def _plain(cell: Value) -> Cell:

@@ -262,6 +262,16 @@ TEST_FRACTION = Field(
     "Share of the data held out where they have no split.",
     number(0, 1, without_ends=True),
 )
+NUM_TRAIN = Field(
+    "data.num_train", 500, "Training samples to make, draw, or keep at most.", whole()
+)
+NUM_TEST = Field("data.num_test", 500, "Test samples to make or draw.", whole())
+MAX_REFERENCE = Field(
+    "evaluate.max_reference",
+    442,
+    "Most test samples that measures compare with.",
+    whole(),
+)
 GUIDANCE = Field(
     "sample.guidance",
     0.0,

@@ -1,14 +1,11 @@
 """Plain imputation against loops, textbook formulas and functions they must recover."""
 
-import doctest
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 
-from ncgn_jax.expression import baselines as field_baselines
 from ncgn_jax.expression.baselines import (
     GaussianProcess,
     fit_gaussian_process,
@@ -414,9 +411,3 @@ def test_regression_faults(draw):
             linear_regression(train, train, np.array(True), ridge=ridge)
     with pytest.raises(ValueError, match="visible value"):
         linear_regression(np.where(train > 1, np.nan, train), train, np.array(True))
-
-
-def test_example_in_the_docstring():
-    result = doctest.testmod(field_baselines)
-    assert result.attempted > 0
-    assert result.failed == 0

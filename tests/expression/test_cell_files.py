@@ -1,7 +1,6 @@
 """Cell tables of a user's own: every layout gives the same cells."""
 
 import csv
-import doctest
 import io
 
 import numpy as np
@@ -9,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ncgn_jax.expression import cell_files
 from ncgn_jax.expression.cell_files import load_cells
 from ncgn_jax.faults import DataError
 from tests.expression.cell_tables import (
@@ -310,9 +308,3 @@ def test_mouse_cortex(shared_data):
     table = load_cells(expression, coordinates=places, repeated_cells="drop")
     assert len({tuple(place) for place in table.positions.tolist()}) == 4806
     assert table.expression.shape == (4806, 33)
-
-
-def test_example_in_the_docstring():
-    result = doctest.testmod(cell_files)
-    assert result.attempted > 0
-    assert result.failed == 0

@@ -1,6 +1,5 @@
 """Measures of fields against closed forms, brute force and what they promise."""
 
-import doctest
 import itertools
 import math
 
@@ -9,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ncgn_jax.expression import measures as fields
 from ncgn_jax.expression.measures import (
     dominant_wavelength,
     energy_distance,
@@ -347,9 +345,3 @@ def test_bad_shapes_and_values():
         pattern_amplitude(holed)
     with pytest.raises(ValueError, match=r"got \(3, 2\) and \(3, 1\)"):
         wavelength_distance(np.ones((3, 2)), np.ones((3, 1)))
-
-
-def test_example_in_the_docstring():
-    result = doctest.testmod(fields)
-    assert result.attempted > 0
-    assert result.failed == 0

@@ -1,7 +1,6 @@
 """The Turing system: a plain loop, closed forms and the published knock-outs."""
 
 import dataclasses
-import doctest
 
 import jax
 import numpy as np
@@ -372,12 +371,6 @@ def test_normaliser_refuses_what_does_not_fit():
         TimeNormaliser.fit(fields * np.nan, [0, 1])
     with pytest.raises(DataError, match="1 times"):
         TimeNormaliser.fit(fields, [0, 1]).apply(fields, [0])
-
-
-def test_example_of_the_module_runs():
-    result = doctest.testmod(turing)
-    assert result.attempted > 0
-    assert result.failed == 0
 
 
 @pytest.fixture

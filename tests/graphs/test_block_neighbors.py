@@ -1,4 +1,4 @@
-"""Search in blocks against a k-d tree and against all pairs, on clouds of all sorts."""
+"""Compares search in blocks with a k-d tree and all pairs, on clouds of all sorts."""
 
 from functools import partial
 
@@ -30,7 +30,7 @@ def make_cloud(kind: str, num_nodes: int, dim: int = 3, seed: int = 0) -> np.nda
     elif kind == "sphere":
         points = normal / np.linalg.norm(normal, axis=1, keepdims=True)
     elif kind == "clusters":
-        # Of very different widths, far apart.
+        # Clumps of very different widths, far apart.
         which = rng.integers(0, 12, num_nodes)
         centres, widths = rng.normal(size=(12, dim)) * 3, 10.0 ** rng.uniform(-4, 0, 12)
         points = centres[which] + widths[which, None] * normal
@@ -69,7 +69,7 @@ def check_against_tree(cloud, k, senders, mask, real=None):
     assert not mask[~real].any()
     if not len(places):
         return
-    # A point is its own nearest; of coincident points any may come first.
+    # A point is its own nearest neighbour; coincident points come in any order.
     exact = cloud[places].astype(np.float64)
     expected = cKDTree(exact).query(exact, min(k + 1, len(places)))[0]
     expected = expected.reshape(len(places), -1)[:, 1:]
@@ -118,8 +118,8 @@ def test_any_number_of_nodes(num_nodes):
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_any_cloud(data):
-    # Small whole numbers and far outliers: ties, coincident points, empty space.
-    # Few values of k and N, for each compiles anew.
+    # Small whole numbers and far outliers give ties, coincident points, empty space.
+    # Few values of k and N, because each compiles anew.
     num_nodes = data.draw(st.sampled_from([96, 160]))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     levels = data.draw(st.integers(1, 40))
@@ -129,7 +129,7 @@ def test_any_cloud(data):
     far = rng.random(num_nodes) < data.draw(st.sampled_from([0.0, 0.05, 0.5]))
     cloud[far] *= np.float32(data.draw(st.sampled_from([1.0, 100.0, 1e6])))
     real = rng.random(num_nodes) < data.draw(st.sampled_from([0.1, 0.9, 1.0]))
-    # Blocks of two: many more than are kept, so that every round has work.
+    # Far more blocks, of two points, than are kept, so that every round has work.
     check_against_tree(cloud, 5, *_search(cloud, 5, real, block_size=2), real)
 
 
@@ -143,7 +143,7 @@ def test_the_later_rounds_are_needed_and_suffice(monkeypatch):
         return later(improve, found, is_exact, rows)
 
     monkeypatch.setattr(blocks_file, "_improve_inexact", watch)
-    # One node of each level, then four: most blocks lose something at first.
+    # With one node of each level most blocks lose something; then four are kept.
     monkeypatch.setattr(blocks_file, "_num_kept", lambda dim: 1)
     positions, mask = jnp.asarray(cloud), jnp.ones(NUM_NODES, bool)
     found = blocks_file._search(positions, mask, 7, num_blocks=128)
@@ -177,7 +177,7 @@ def test_search_is_chosen_by_size():
         choose(cloud, 7, search=search) for search in ("auto", "blocks", "all_pairs")
     )
     chex.assert_trees_all_equal(automatic, by_blocks)
-    # No two distances of this cloud agree: neither does the order depend on ties.
+    # No two distances of this cloud agree, so the order does not depend on ties.
     assert (np.asarray(by_blocks[0]) == np.asarray(all_pairs[0])).mean() > 0.9999
     check_against_tree(cloud, 7, *all_pairs)
     few = jax.jit(nearest_neighbors, static_argnums=1)(cloud[:2000], 7)

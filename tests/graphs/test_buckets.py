@@ -1,4 +1,4 @@
-"""Noise buckets: they tile [0, 1], follow the schedule and keep the edge budget."""
+"""Tests that noise buckets tile [0, 1], follow the schedule and keep the budget."""
 
 import itertools
 import math
@@ -20,7 +20,7 @@ from ncgn_jax.graphs.buckets import voxels_per_side
 from ncgn_jax.graphs.range_resolution import num_supernodes_exact
 
 NAMES = ("exp", "linear", "relu", "log", "power", "constant")
-# All the way up within a hundred-millionth of the axis: in the middle, at the ends.
+# Schedules that rise within a hundred-millionth of the axis, at several places.
 JUMP = RangeResolution("table", table=((0, 0), (0.5, 0), (0.5 + 1e-8, 1), (1, 1)))
 JUMP_LATE = RangeResolution("table", table=((0, 0), (1 - 1e-8, 0), (1, 1)))
 JUMP_EARLY = RangeResolution("table", table=((0, 0), (1e-8, 1), (1, 1)))
@@ -204,7 +204,7 @@ def test_a_batch_is_divided_completely(raw, extra):
     counts = allocate_batch(shares, len(shares) + extra)
     assert sum(counts) == len(shares) + extra
     assert min(counts) >= 1
-    # No bucket is short by a whole graph or more unless the minimum of one took it.
+    # No bucket lacks a whole graph, unless the minimum of one took it.
     wanted = shares * (len(shares) + extra)
     if wanted.min() >= 1:
         assert np.all(np.abs(np.asarray(counts) - wanted) < 1)

@@ -1,4 +1,4 @@
-"""Means over clusters and copies to members against loops, by every way of summing."""
+"""Compares means over clusters and copies to members with loops, for every way."""
 
 import chex
 import jax
@@ -18,7 +18,7 @@ def balanced(size):
     return np.tile(np.repeat(np.arange(size), lengths), (NUM_GRAPHS, 1)).astype("i4")
 
 
-# Clusters of any length, empty ones among them, and padding at the end.
+# Clusters of any length, some empty, and padding at the end.
 RAGGED = np.asarray(
     [[0] * 9 + [1, 1, 3, 3, 3] + [4] * 9, [1] * 5 + [2] * 6 + [-1] * 12]
 )

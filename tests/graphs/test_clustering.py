@@ -1,4 +1,4 @@
-"""Voxel clusters against the published ones and a loop; balanced runs."""
+"""Compares voxel clusters with the published ones and a loop; tests balanced runs."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ _order = jax.jit(balanced_order, static_argnums=1)
 
 
 def voxel_loop(positions, side):
-    """The published rule, point by point: first axis fastest, ranked."""
+    """Applies the published rule point by point: first axis fastest, ranked."""
     low, high = positions.min(axis=0), positions.max(axis=0)
     flat = []
     for point in positions:
@@ -35,7 +35,7 @@ def voxel_loop(positions, side):
 
 
 def clouds(num_nodes=24):
-    """Clouds that break naive clusterings, by name; few distinct shapes."""
+    """Returns clouds that break naive clusterings, by name."""
     cloud = np.random.default_rng(0).normal(size=(num_nodes, 3)).astype(np.float32)
     planar, line, outlier = cloud.copy(), cloud.copy(), cloud.copy()
     planar[:, 2] = 0.7
@@ -79,8 +79,8 @@ def test_voxels_equal_a_loop(name):
 
 
 @pytest.mark.parametrize("name", ["planar", "line", "identical"])
-def test_a_flat_direction_is_not_divided_by(name):
-    # A NaN turned into a whole number is whatever the machine makes of it.
+def test_a_flat_direction_raises_no_nan(name):
+    # A NaN cast to a whole number is undefined, so it could go unnoticed.
     with jax.debug_nans(True), jax.debug_infs(True), jax.disable_jit():
         voxel_clusters(jnp.asarray(CLOUDS[name]), 3)
 
@@ -129,7 +129,7 @@ def test_balanced_order_is_a_permutation_for_any_size(data):
     num_clusters = data.draw(st.integers(1, num_nodes))
     dim = data.draw(st.integers(1, 3))
     seed = data.draw(st.integers(0, 100))
-    # Whole numbers: plenty of ties.
+    # Whole numbers give many ties.
     cloud = np.random.default_rng(seed).integers(0, 4, (num_nodes, dim))
     order = _order(jnp.asarray(cloud, jnp.float32), num_clusters)
     assert order.dtype == jnp.int32
@@ -157,12 +157,12 @@ def test_balanced_clusters_are_compact(dim, flat):
 
     at_random = np.mean([within(rng.permutation(120)) for _ in range(20)])
     found = within(np.asarray(_order(cloud, num_clusters)))
-    # A grid of 17 cells over a box would leave a share of 17^(-2/dim).
+    # A grid of 17 cells over a box would leave the fraction 17^(-2/dim).
     assert found < 3 * 17 ** (-2 / (2 if flat else dim)) * at_random
 
 
 def test_separate_clumps_are_found():
-    # Sixteen clumps of three on a square grid, handed over shuffled.
+    # Sixteen clumps of three points on a square grid, shuffled.
     rng = np.random.default_rng(1)
     clump = np.repeat(np.arange(16), 3)
     places = np.stack(np.unravel_index(clump, (4, 4)), axis=1) * 10.0

@@ -1,4 +1,4 @@
-"""Schedules chosen from losses, against every choice there is."""
+"""Compares schedules chosen from losses with every possible choice."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Grids that follow the noise: they tile [0, 1] and keep the number of pairs."""
+"""Tests that grid buckets tile [0, 1] and keep the number of pairs."""
 
 import itertools
 import math
@@ -29,7 +29,7 @@ def test_buckets_of_the_paper():
     buckets = make_grid_buckets((32, 32), (4, 2, 1), num_neighbors=4)
     assert [b.patch for b in buckets] == [4, 2, 1]
     assert [b.grid for b in buckets] == [(8, 8), (16, 16), (32, 32)]
-    # Nominally 64, 16 and 4 neighbours; windows of sides 8, 4 and 2, made odd or whole.
+    # Nominally 64, 16 and 4 neighbours, so sides 8, 4 and 2, made odd or whole.
     assert [b.window for b in buckets] == [8, 5, 3]
     assert [b.num_neighbors for b in buckets] == [64, 25, 9]
     assert [b.num_supernodes for b in buckets] == [64, 256, 1024]
@@ -74,7 +74,7 @@ def test_every_bucket_is_possible_and_they_tile(
         assert 1 <= bucket.num_neighbors <= bucket.num_supernodes
     counts = [bucket.num_supernodes for bucket in buckets]
     assert counts == sorted(set(counts), reverse=reverse)
-    # At every level the tokens are those nearest to n(u), by logarithms.
+    # At every level the number of tokens is the nearest to n(u) in the logarithm.
     coarsest, finest = (math.prod(grid_of(size, pick(patches))) for pick in (max, min))
     allowed = sorted({math.prod(grid_of(size, patch)) for patch in patches})
     for level in np.linspace(0.013, 0.987, 19):
@@ -90,7 +90,7 @@ def test_every_bucket_attends_to_about_as_many_pairs(num_neighbors):
     for bucket in make_grid_buckets((64, 64), (1, 2, 4, 8), num_neighbors):
         side = math.sqrt(num_neighbors * 64**2 / bucket.num_supernodes)
         if bucket.window == max(bucket.grid):
-            assert side >= bucket.window - 2  # an odd window would see all, or but one
+            assert side >= bucket.window - 2  # odd: sees all, or all but one
         else:
             assert bucket.window % 2 == 1
             assert -1 <= side - bucket.window < 1
@@ -142,7 +142,7 @@ def test_one_patch_with_all_neighbors_is_full_attention():
         (RangeResolution("relu"), [4, 2, 1]),
     ],
 )
-def test_grids_that_no_level_asks_for_are_left_out(schedule, patches):
+def test_grids_that_no_level_uses_are_left_out(schedule, patches):
     buckets = make_grid_buckets((32, 32), (1, 2, 4), 4, schedule)
     assert [bucket.patch for bucket in buckets] == patches
     assert_tile(buckets)

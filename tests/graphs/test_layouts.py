@@ -1,4 +1,4 @@
-"""Fixed layouts: as graphs built on the spot, in any order, with any padding."""
+"""Compares fixed layouts with graphs built directly, in any order and padding."""
 
 import functools
 
@@ -64,7 +64,7 @@ def run(net, graph, features, level, variables=None, train=False):
     [("gcn", "batch", 0), ("geometric", "layer", 1)],
 )
 def test_padding_changes_nothing(convolution, norm, place):
-    """Graphs of two sizes, padded together, against each alone and unpadded."""
+    """Compares graphs of two sizes, padded together, with each alone and unpadded."""
     rng = np.random.default_rng(1)
     sizes = (24, 17)
     layouts = [LAYOUTS[i][:size] for i, size in enumerate(sizes)]
@@ -76,7 +76,7 @@ def test_padding_changes_nothing(convolution, norm, place):
     with jax.enable_x64(True):
         for length in (24, 31):
             (connectivity,) = connect_layouts(layouts, [bucket], length)
-            # What stands in the padding is arbitrary.
+            # Values in the padding are arbitrary.
             padded = 1e3 * np.ones((2, length, 5))
             for row, own in zip(padded, values, strict=True):
                 row[: len(own)] = own

@@ -1,4 +1,4 @@
-"""Batches of two-level graphs: pooling against loops, order, joining, jraph fields."""
+"""Tests batches of two-level graphs: pooling, order, joining, jraph fields."""
 
 import functools
 
@@ -49,7 +49,7 @@ def pool(values, supernode_values, graph):
 
 @jax.jit
 def pool_gradients(values, supernode_values, graph):
-    """Gradients of both poolings, each weighted by the other's input."""
+    """Returns gradients of both poolings, each weighted by the other's input."""
     _, pull = jax.vjp(lambda v, s: pool(v, s, graph), values, supernode_values)
     return pull((supernode_values, values))
 

@@ -1,4 +1,4 @@
-"""Neighbours against brute force, with ties and masks; random long-range edges."""
+"""Compares neighbours with brute force, with ties and masks; tests random edges."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ _long_short = jax.jit(long_short_neighbors, static_argnums=(1, 2))
 
 NUM_NODES = 24
 RANDOM = np.random.default_rng(0).normal(size=(NUM_NODES, 3)).astype(np.float32)
-# Whole numbers: distances are exact and ties are many.
+# Whole numbers give exact distances and many ties.
 GRID = np.random.default_rng(1).integers(0, 3, (NUM_NODES, 3)).astype(np.float32)
 CLOUDS = {"random": RANDOM, "grid": GRID, "identical": np.ones_like(RANDOM)}
 

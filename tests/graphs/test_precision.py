@@ -1,4 +1,4 @@
-"""Sums of bfloat16 are float32: means, copies' gradients, products."""
+"""Tests that sums of bfloat16 are float32: means, gradients of copies, products."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from ncgn_jax.graphs.precision import einsum, matmul, take_rows
 
 # Far beyond 256, at which a sum of ones in bfloat16 no longer grows.
 NUM_NODES = 8192
-# Each way in which points meet their cluster, with the bucket that takes it.
+# Each way of pooling, with a bucket that uses it.
 WAYS = {
     "equal": NoiseBucket(0.0, 1.0, NUM_NODES, 2, 1),
     "member": NoiseBucket(0.0, 1.0, NUM_NODES, 3, 1),
@@ -31,7 +31,7 @@ def graph(request, monkeypatch):
 
 
 def messages(seed=1):
-    """Positive numbers of bfloat16, whose sums are large."""
+    """Returns positive bfloat16 numbers, whose sums are large."""
     values = np.random.default_rng(seed).uniform(1, 2, size=(NUM_NODES, 2))
     return jnp.asarray(values, jnp.bfloat16)
 

@@ -1,4 +1,4 @@
-"""Range and resolution schedules against the published table and their promises."""
+"""Compares range/resolution schedules with the published table and hand values."""
 
 import csv
 import math
@@ -15,7 +15,7 @@ LEVELS = st.floats(0.0, 1.0)
 
 @st.composite
 def schedules(draw):
-    """Any valid schedule: every name, tables and extreme parameters included."""
+    """Draws any valid schedule, with tables and extreme parameters."""
     name = draw(st.sampled_from(RANGE_SCHEDULES))
     table = ()
     if name == "table":

@@ -1,4 +1,4 @@
-"""Attention windows: NATTEN's formula by loops, and tiles that hold all of them."""
+"""Compares attention windows with NATTEN's formula in loops; tests tiles."""
 
 import itertools
 
@@ -9,7 +9,7 @@ from ncgn_jax.graphs.windows import tile_axis, window_mask, window_starts
 
 
 def keys_of(i, length, window):
-    """Keys around the centre c = clip(i, w/2, L-1-(w/2+w%2-1)), as NATTEN has it."""
+    """Returns NATTEN's keys, around the centre clip(i, w/2, L-1-(w/2+w%2-1))."""
     window = min(window, length)
     half, odd = window // 2, window % 2
     center = i

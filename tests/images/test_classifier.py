@@ -1,13 +1,10 @@
 """The classifier: sizes, independence of images, and what its parts compute."""
 
-import doctest
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ncgn_jax.images import classifier
 from ncgn_jax.images.classifier import (
     ImageClassifier,
     _quarter_means,
@@ -15,12 +12,6 @@ from ncgn_jax.images.classifier import (
 )
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
-
-
-def test_the_example_runs():
-    failed, attempted = doctest.testmod(classifier)
-    assert attempted > 0
-    assert failed == 0
 
 
 @pytest.mark.parametrize("shape", [(4, 4, 1), (5, 7, 3), (19, 12, 4)])

@@ -1,13 +1,12 @@
 """Distances of feature sets against closed forms, SciPy, and loops over pairs."""
 
-import doctest
 import tracemalloc
 
 import numpy as np
 import pytest
 import scipy.linalg
 
-from ncgn_jax.images import features as image_features
+from ncgn_jax.images import features
 from ncgn_jax.images.features import (
     density_coverage,
     frechet_distance,
@@ -28,12 +27,6 @@ def with_moments(draw, mean, covariance, count):
     points -= points.mean(axis=0)
     own = np.linalg.cholesky(np.cov(points, rowvar=False))
     return points @ np.linalg.inv(own).T @ np.linalg.cholesky(covariance).T + mean
-
-
-def test_the_example_runs():
-    failed, attempted = doctest.testmod(image_features)
-    assert attempted > 0
-    assert failed == 0
 
 
 def test_frechet_distance_of_gaussians_that_commute(draw):
@@ -195,7 +188,7 @@ def test_features_may_be_scaled(two_sets):
 
 def test_blocks_do_not_change_results(two_sets, monkeypatch):
     whole = [f(*two_sets) for f in (precision_recall, density_coverage)]
-    monkeypatch.setattr(image_features, "_BLOCK", 70)  # two or three rows at once
+    monkeypatch.setattr(features, "_BLOCK", 70)  # two or three rows at once
     assert [f(*two_sets) for f in (precision_recall, density_coverage)] == whole
 
 

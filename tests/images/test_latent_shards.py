@@ -46,9 +46,10 @@ INDICES = [
 
 @pytest.mark.parametrize("rows", INDICES, ids=str)
 @pytest.mark.parametrize("channel_axis", ["first", "last"])
-def test_shards_are_indexed_as_an_array(tmp_path, rows, channel_axis):
+def test_shards_are_indexed_as_an_array(tmp_path, rows, channel_axis, monkeypatch):
     stored = ALL if channel_axis == "last" else np.moveaxis(ALL, -1, 1)
-    shards = Shards(files_in(write(tmp_path, stored)), max_open=1)
+    monkeypatch.setattr(latent_shards, "_MAX_OPEN", 1)
+    shards = Shards(files_in(write(tmp_path, stored)))
     assert shards.shape == ALL.shape
     assert (len(shards), shards.dtype) == (10, np.float16)
     expected = ALL[np.array(rows, int) if isinstance(rows, list) else rows]
@@ -88,7 +89,8 @@ def test_few_files_are_open_at_a_time(tmp_path, monkeypatch):
         return original(file)
 
     monkeypatch.setattr(latent_shards, "open_npy", open_and_count)
-    shards = Shards(files_in(write(tmp_path)), max_open=2)
+    monkeypatch.setattr(latent_shards, "_MAX_OPEN", 2)
+    shards = Shards(files_in(write(tmp_path)))
     opened.clear()
     for rows in (np.array([0, 1, 5]), np.array([5, 2]), 4):
         shards[rows]

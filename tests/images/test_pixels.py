@@ -1,11 +1,9 @@
 """Measures of pixels against closed forms and loops over images."""
 
-import doctest
-
 import numpy as np
 import pytest
 
-from ncgn_jax.images import pixels as images
+from ncgn_jax.images import pixels
 from ncgn_jax.images.pixels import (
     class_accuracy,
     memorisation,
@@ -20,12 +18,6 @@ def draw():
     return np.random.default_rng(0)
 
 
-def test_the_example_runs():
-    failed, attempted = doctest.testmod(images)
-    assert attempted > 0
-    assert failed == 0
-
-
 def test_a_shift_of_all_images_is_its_root_mean_square(draw):
     a, shift = draw.normal(size=(6, 4, 5, 2)), draw.normal(size=(4, 5, 2))
     found = sliced_wasserstein_pixels(a, a[::-1] + shift, num_projections=5_000)
@@ -35,18 +27,18 @@ def test_a_shift_of_all_images_is_its_root_mean_square(draw):
 def test_the_pyramid_adds_up_and_separates_scales():
     """A constant is all in the coarsest level, alternating pixels in the finest."""
     image = np.random.default_rng(1).normal(size=(2, 29, 32, 3))
-    levels = images._laplacian_pyramid(image, 7)
+    levels = pixels._laplacian_pyramid(image, 7)
     assert [level.shape[1:3] for level in levels] == [(29, 32), (15, 16), (8, 8)]
     sides = {12: 1, 13: 2, 27: 3}  # 12 would be halved to 6, less than a patch
     for side, count in sides.items():
-        assert len(images._laplacian_pyramid(np.ones((1, side, 40, 1)), 7)) == count
-    flat = images._laplacian_pyramid(np.full((1, 28, 28, 1), 3.0), 7)
+        assert len(pixels._laplacian_pyramid(np.ones((1, side, 40, 1)), 7)) == count
+    flat = pixels._laplacian_pyramid(np.full((1, 28, 28, 1), 3.0), 7)
     assert [level.shape[1] for level in flat] == [28, 14, 7]
     np.testing.assert_allclose(flat[-1], 3.0)
     for level in flat[:-1]:
         np.testing.assert_allclose(level, 0, atol=1e-12)
     board = np.indices((16, 16)).sum(axis=0)[None, :, :, None] % 2 * 2.0 - 1.0
-    fine, coarse = images._laplacian_pyramid(board, 7)
+    fine, coarse = pixels._laplacian_pyramid(board, 7)
     np.testing.assert_allclose(fine, board, atol=1e-12)
     np.testing.assert_allclose(coarse, 0, atol=1e-12)
 
@@ -60,14 +52,14 @@ def test_the_blur_by_loops(draw):
         [(padded[i : i + 5, j : j + 5] * weights).sum() for j in range(6)]
         for i in range(5)
     ]
-    found = images._blur(image[None, :, :, None])[0, :, :, 0]
+    found = pixels._blur(image[None, :, :, None])[0, :, :, 0]
     np.testing.assert_allclose(found, expected)
 
 
 def test_patches_are_cut_from_every_image_and_place():
     """Pixels that say where they are: a patch is an unbroken square of one image."""
     image = np.arange(3 * 9 * 8, dtype=float).reshape(3, 9, 8, 1)
-    (patches,) = (part[..., 0] for part in images._pyramid_patches(image, 7, 40, 0))
+    (patches,) = (part[..., 0] for part in pixels._pyramid_patches(image, 7, 40, 0))
     assert patches.shape == (120, 7, 7)
     corners = patches[:, 0, 0]
     steps = 8 * np.arange(7)[:, None] + np.arange(7)
@@ -100,9 +92,9 @@ def test_patches_see_texture_but_neither_brightness_nor_contrast(draw, monkeypat
     np.testing.assert_allclose(sliced_wasserstein_patches(real, scaled), floor)
     assert sliced_wasserstein_patches(real, other.swapaxes(1, 2)) > 1.5 * floor
     assert sliced_wasserstein_patches(real, np.zeros_like(real)) > 1.5 * floor
-    monkeypatch.setattr(images, "_BLOCK", 7)
+    monkeypatch.setattr(pixels, "_BLOCK", 7)
     assert sliced_wasserstein_patches(real, other) == floor
-    whole = images._normalise_channels(real + 5.0)
+    whole = pixels._normalise_channels(real + 5.0)
     np.testing.assert_allclose([whole.mean(), whole.std()], [0, 1], atol=1e-12)
 
 
@@ -114,13 +106,13 @@ def test_nearest_images_by_loops(draw, monkeypatch):
         [np.sqrt(((g.astype(float) - r) ** 2).sum()) for r in train] for g in generated
     ]
     found = nearest_training_distance(generated, train)
-    np.testing.assert_array_equal(found.index, np.argmin(distances, axis=1))
+    np.testing.assert_array_equal(found.row, np.argmin(distances, axis=1))
     np.testing.assert_allclose(found.distance, np.min(distances, axis=1))
-    assert found.index[4] == 13
+    assert found.row[4] == 13
     assert found.distance[4] == 0
-    monkeypatch.setattr(images, "_BLOCK", 4)
+    monkeypatch.setattr(pixels, "_BLOCK", 4)
     blocked = nearest_training_distance(generated, train)
-    np.testing.assert_array_equal(blocked.index, found.index)
+    np.testing.assert_array_equal(blocked.row, found.row)
     np.testing.assert_array_equal(blocked.distance, found.distance)
 
 
@@ -129,7 +121,7 @@ def test_near_images_far_from_zero_are_told_apart(draw):
     train = 1e6 + draw.uniform(size=(40, 4, 4, 1))
     generated = train[[5, 31]] + 1e-5
     found = nearest_training_distance(generated, train)
-    assert found.index.tolist() == [5, 31]
+    assert found.row.tolist() == [5, 31]
     np.testing.assert_allclose(found.distance, 4e-5, rtol=1e-3)
 
 

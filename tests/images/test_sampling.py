@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ncgn_jax.images.sampling import walk_stretch
 
 from ncgn_jax.images import task as images_module
-from ncgn_jax.images.sampling import walk_stretch
 from ncgn_jax.images.task import ImageTask
 from ncgn_jax.process import posterior_variances
 from ncgn_jax.tasks import task_notes

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ncgn_jax.images.sampling import guided_prediction
 from scipy.stats import kstest
 
 from ncgn_jax import parallel
@@ -19,7 +20,6 @@ from ncgn_jax.comparison.variants import make_variants
 from ncgn_jax.faults import ConfigError, DataError
 from ncgn_jax.generate import read_run_config
 from ncgn_jax.images.costs import count_macs
-from ncgn_jax.images.sampling import guided_prediction
 from ncgn_jax.images.task import ImageTask
 from ncgn_jax.images.times import bucket_at
 from ncgn_jax.main import run

@@ -1,4 +1,4 @@
-"""The diffusion transformer against a transformer written out, and its locality."""
+"""Compares the diffusion transformer with one in numpy; tests its locality."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ncgn_jax.models.dit import DIT_SIZES, DiT
-from ncgn_jax.models.patches import patch_positions
+from ncgn_jax.models.patches import PatchEmbedding, patch_positions
 
 WIDTH, HEADS, CLASSES = 16, 2, 3
 
@@ -43,7 +43,7 @@ def case():
 
 
 def turned(values, side, patch):
-    """RoPE on two axes (arXiv 2104.09864) as a product of complex numbers."""
+    """Computes RoPE on two axes (arXiv 2104.09864) by products of complex numbers."""
     half = values.shape[-1] // 2
     centre = (np.arange(side) + 0.5) * patch
     rates = 100.0 ** (-np.arange(half // 2) / (half // 2))
@@ -54,7 +54,7 @@ def turned(values, side, patch):
 
 
 def written_out(params, x, level, label, patch, rotary):
-    """DiT in numpy (arXiv 2212.09748), full attention, patches cut by hand."""
+    """Computes DiT in numpy (arXiv 2212.09748), with full attention."""
     p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
     x, level = np.asarray(x, np.float64), np.asarray(level, np.float64)
 
@@ -79,7 +79,7 @@ def written_out(params, x, level, label, patch, rotary):
     batch, side = x.shape[0], x.shape[1] // patch
     cut = x.reshape(batch, side, patch, side, patch, -1).transpose(0, 1, 3, 2, 4, 5)
     cut = cut.reshape(batch, side**2, -1)
-    # The embedding itself is tested beside `PatchEmbedding`; here it is a linear map.
+    # Other tests cover the embedding itself; here it is a linear map.
     tokens = cut @ p["embed"] + p["embedding"]["bias"]
     tokens = tokens + patch_positions((side, side), patch, WIDTH)
     for i in range(2):
@@ -112,9 +112,7 @@ def test_equals_the_transformer_written_out(case, patch, rotary):
     net = make_net(rotary=rotary)
     side = 8 // patch
     found = net.apply({"params": params}, x, level, label, patch=patch, window=side)
-    # The linear map of the embedding, read off by feeding it unit patches.
-    from ncgn_jax.models.patches import PatchEmbedding
-
+    # The linear map of the embedding, from its output for unit patches.
     units = jnp.eye(patch**2).reshape(patch**2, patch, patch, 1)
     embedding = PatchEmbedding(WIDTH, 8)
     table = embedding.apply({"params": params["embedding"]}, units, patch)[:, 0]
@@ -165,7 +163,7 @@ def test_heads_of_other_patches_get_no_gradient(case):
 
 
 def test_a_pixel_sees_as_far_as_windows_reach(case):
-    """Two layers of windows of 3 tokens: two tokens each way, no further."""
+    """Two layers with windows of 3 tokens reach two tokens in each direction."""
     net, params, x, level, label = case
 
     def pixel(x):
@@ -180,7 +178,7 @@ def test_a_pixel_sees_as_far_as_windows_reach(case):
 
 
 @pytest.mark.parametrize("what", ["level", "label"])
-def test_is_told_noise_and_class(case, what):
+def test_depends_on_noise_and_class(case, what):
     net, params, x, level, label = case
     call = {"level": level, "label": label}
     other = call | {what: call[what][::-1]}
@@ -218,9 +216,9 @@ def test_refuses_a_patch_it_has_no_head_for(case):
 
 
 def test_published_sizes():
-    """Parameters of DiT-S/4 on latents: 32.9 M, of DiT-B/4 130.3 M (arXiv 2212.09748).
+    """On latents DiT-S/4 has 32.9 M and DiT-B/4 130.3 M weights (arXiv 2212.09748).
 
-    Ours resize one kernel of 8 x 8, and have no class table here.
+    Ours have a larger kernel, of 8 x 8, that is resized.
     """
     for name, millions in (("S", 32.9), ("B", 130.3)):
         width, layers, heads = DIT_SIZES[name]

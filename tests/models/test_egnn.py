@@ -19,7 +19,7 @@ def draw(rng, dim=3, n=5):
 def network(rng):
     network = EGNN(out_dim=2, width=16, num_layers=3, divisor=2.0)
     variables = network.init(rng, *draw(rng))
-    # Coordinates hardly move at first: larger weights, so that there is what to test.
+    # Coordinates hardly move at initialisation, so the weights are made larger.
     params = variables["params"]
     for i in range(3):
         params[f"move_{i}"]["kernel"] = 0.3 * jnp.sign(params[f"move_{i}"]["kernel"])
@@ -42,7 +42,7 @@ def test_turns_mirrors_and_shifts_with_the_coordinates(network, rng, seed):
 
 
 @pytest.mark.parametrize("with_coordinates", [True, False])
-def test_nodes_may_be_renumbered_and_padding_is_not_heard(rng, with_coordinates):
+def test_nodes_may_be_renumbered_and_padding_has_no_influence(rng, with_coordinates):
     coordinates, features, mask = draw(rng)
     given = coordinates if with_coordinates else None
     network = EGNN(out_dim=2, width=16, num_layers=2)

@@ -1,4 +1,4 @@
-"""Attention that sees positions, against explicit loops in float64."""
+"""Compares attention that depends on positions with explicit loops in float64."""
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def variables(network, cloud, values):
 
 @pytest.fixture(params=["dense", "listed"])
 def form(request, monkeypatch):
-    """Both ways to lay out the pairs of a block."""
+    """Selects each way to arrange the pairs of a block."""
     up_to = 16 if request.param == "dense" else 0
     monkeypatch.setattr(edges, "_DENSE_PAIRS_UP_TO", up_to)
     return request.param
@@ -112,7 +112,7 @@ def test_equals_a_loop_over_nodes_and_neighbours(
     rows, means, covariances = expected(variables["params"], values, graph)
     np.testing.assert_allclose(out, rows, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(frames.mean.reshape(-1, 3), means, atol=1e-5)
-    # Whitening: the inverse covariance, scaled to have the mean eigenvalue's root.
+    # The whitening is the inverse covariance over the root of its mean eigenvalue.
     inverse = np.linalg.inv(covariances + 1e-4 * np.eye(3))
     trace = np.trace(inverse, axis1=1, axis2=2)[:, None, None]
     whitening = inverse / np.sqrt(trace / 3)

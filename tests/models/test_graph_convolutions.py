@@ -1,4 +1,4 @@
-"""Graph convolutions: three forms of one sum, against explicit numpy loops."""
+"""Compares three forms of each graph convolution with explicit numpy loops."""
 
 import functools
 
@@ -25,7 +25,7 @@ FORMS = ("dense", "listed", "ragged")
 
 @pytest.fixture(scope="module")
 def graph():
-    """Plain, voxel with empties, random with masked edges, complete; 2 graphs each."""
+    """Returns plain graphs, and with empty voxels, masked random or all edges."""
     rng = np.random.default_rng(0)
     clouds = rng.normal(size=(len(BUCKETS), 2, NUM_NODES, 3)).astype("f4")
 
@@ -46,7 +46,7 @@ def values(graph):
 
 @functools.cache
 def variables_of(kind):
-    """Random weights, biases too (their initial zero would hide them)."""
+    """Returns random weights, also for biases, because zeros would hide mistakes."""
     num_nodes = BUCKETS[0].num_supernodes
     abstract = jax.eval_shape(
         lambda key, cloud: make_convolution(kind, WIDTH).init(
@@ -62,7 +62,7 @@ def variables_of(kind):
 
 @pytest.fixture(scope="module")
 def results(graph, values):
-    """Output, gradients and attention of each convolution in each form."""
+    """Returns output, gradients and attention of each convolution in each form."""
     weight = np.random.default_rng(4).normal(size=values.shape).astype("f4")
 
     def run(kind, form):

@@ -1,4 +1,4 @@
-"""Norms with hand-written gradients, dense stacks, safe lengths."""
+"""Tests norms with hand-written gradients, dense layers and safe lengths."""
 
 import functools
 
@@ -71,7 +71,7 @@ def test_norms_of_constant_rows_are_finite(norm):
 
 
 def plain_batch(values, scale, bias, mask):
-    # Flax's own, whose gradient is automatic.
+    # Flax's own norm, whose gradient is automatic.
     norm = nn.BatchNorm(use_running_average=False, momentum=0.0, epsilon=1e-5)
     zeros = {"mean": jnp.zeros_like(scale), "var": jnp.zeros_like(scale)}
     variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": zeros}
@@ -141,7 +141,7 @@ def test_batch_norm_leaves_masked_rows_out_of_its_statistics(masked):
     np.testing.assert_allclose(
         np.asarray(out)[: len(real)], (real - mean) / np.sqrt(var + 1e-5), atol=2e-4
     )
-    # Initialisation does not move the running statistics; a step does, by a tenth.
+    # A step moves the running statistics by a tenth, initialisation does not.
     np.testing.assert_array_equal(stats["mean"], 0.0)
     np.testing.assert_array_equal(stats["var"], 1.0)
     _, moved = jax.jit(
@@ -178,7 +178,7 @@ def test_every_norm_keeps_the_shape_and_an_unknown_one_is_refused():
 @pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize("plain_last", [True, False])
 def test_mlp_equals_a_loop(share, plain_last):
-    # One norm for all layers needs one width.
+    # Layers that share a norm have one width.
     mlp = MLP((4, 4, 4) if share else (5, 4, 3), "rms", share, plain_last)
     values = np.random.default_rng(2).normal(size=(6, 2)).astype("f4")
     out, variables = jax.jit(
@@ -215,7 +215,7 @@ def test_gelu_is_the_exact_one():
 
 
 def test_masked_statistics_count_the_rows_of_all_devices():
-    """Devices with unequal numbers of real rows: as if one held them all."""
+    """Devices with unequal numbers of real rows agree with one device."""
     rng = np.random.default_rng(0)
     values = rng.normal(3, 2, (8, 6, 4)).astype(np.float32)
     mask = np.arange(6)[None] < np.array([6, 1, 2, 6, 3, 1, 1, 5])[:, None]
@@ -238,7 +238,7 @@ def test_masked_statistics_count_the_rows_of_all_devices():
 
 
 def test_pairs_go_through_a_dense_layer_unjoined():
-    """Parameters, values and gradients are those of a dense layer of the joined."""
+    """Parameters, values and gradients equal those of a layer of the joined array."""
     left, right, weight = (
         jax.random.normal(jax.random.key(i), (9, width))
         for i, width in enumerate((5, 7, 4))

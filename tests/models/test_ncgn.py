@@ -1,4 +1,4 @@
-"""NCGN: parity with published weights, symmetries, and every kind of bucket."""
+"""Tests NCGN: parity with published weights, symmetries, every kind of bucket."""
 
 import dataclasses
 import functools
@@ -52,12 +52,12 @@ def clouds(seed=0):
 
 
 def features(points):
-    """Positions and an odd feature beside them, flat."""
+    """Returns positions and one more feature, flat."""
     return jnp.concatenate([points, jnp.sin(3 * points[..., :1])], -1).reshape(-1, 4)
 
 
 def random_variables(network, graph):
-    """Weights drawn in numpy: biases too, whose initial zero would hide mistakes."""
+    """Draws weights in numpy, also for biases, whose zeros would hide mistakes."""
     abstract = jax.eval_shape(
         network.init,
         jax.random.key(0),
@@ -85,7 +85,7 @@ def variables():
 
 @functools.cache
 def compiled(bucket):
-    """Output [graph, node, DIM] and the gradient of graph 0's by all positions."""
+    """Returns the output and the gradient of graph 0's output by all positions."""
 
     def loss(points, variables, key):
         graph = build_graphs(points, bucket, key)
@@ -97,7 +97,7 @@ def compiled(bucket):
 
 
 def run(name, points):
-    # Buckets that differ in their interval only share a program.
+    # Buckets that differ only in their interval share a program.
     bucket = dataclasses.replace(BUCKETS[name], low=0.0, high=1.0)
     gradient, out = compiled(bucket)(points, variables(), jax.random.key(7))
     return np.asarray(out), np.asarray(gradient)
@@ -186,7 +186,7 @@ def test_the_noise_level_of_a_graph_matters_to_it_alone():
 
 
 def without_empty_supernodes(graph):
-    """The same graph as a ragged one in which empty supernodes do not exist."""
+    """Returns the graph as a ragged one without empty supernodes."""
     real = np.asarray(graph.coarse.nodes["mask"])
     kept = np.asarray(graph.coarse.edges["mask"])
     new = np.cumsum(real) - 1
@@ -242,7 +242,7 @@ def test_parity_in_double_precision(fixtures, file):
 
 
 def published_message(state, name, receiver, sender, offset, edge):
-    """The published message as written: three maps, then two normed layers."""
+    """Computes the published message: three maps, then two normed layers."""
 
     def linear(layer, values):
         return values @ state[f"{layer}.weight"].T + state[f"{layer}.bias"]
@@ -320,7 +320,7 @@ def test_parts_computed_twice_give_the_same_numbers(convolution, monkeypatch):
             )
             return jnp.sum(out**2), state
 
-        # Batch norm of so few rows magnifies rounding: compared in double precision.
+        # Batch norm of few rows magnifies rounding, so this is in double precision.
         with jax.enable_x64(True):
             arguments = jax.tree.map(
                 lambda leaf: (
@@ -341,7 +341,7 @@ def test_parts_computed_twice_give_the_same_numbers(convolution, monkeypatch):
     # Three stacks; in each layer two messages, a gate, an update, and every block.
     assert count == 3 + 2 * (4 + len(graph.blocks))
     chex.assert_trees_all_close(twice, once, rtol=1e-7, atol=1e-9)
-    # Weights of attention are wanted: nothing may be computed twice.
+    # If attention weights are sown, nothing may be computed twice.
     if convolution != "gcn":
         ((_, state), _), count = traced(["batch_stats", "intermediates"])
         assert jax.tree.leaves(state["intermediates"])

@@ -1,4 +1,4 @@
-"""NCGN in bfloat16: near float32, every sum float32, every large product bfloat16."""
+"""Tests NCGN in bfloat16: sums are float32, large products bfloat16."""
 
 import functools
 
@@ -26,8 +26,8 @@ BUCKETS = {
 RAGGED = "ragged"
 # One convolution is tried with batch norm, in training as published.
 BATCH_NORMED = "gcn"
-# Axes of what coordinates enter: inputs with the level, offsets with it, and (geometric
-# attention) scores of 4 heads, pair features, means, precisions. And the output.
+# Sizes of axes that depend on coordinates: inputs and offsets with the level, and in
+# geometric attention scores of 4 heads, pair features, means, precisions. And outputs.
 EXACT_AXES = {DIM + 2, DIM + 2 + 4 * DIM, 15, 4 * DIM, 4 * DIM * DIM, DIM}
 LEVEL = np.asarray([0.3, 0.8], np.float32)
 
@@ -56,7 +56,7 @@ def make(convolution, dtype, num_layers):
 
 @functools.cache
 def variables_of(convolution, num_layers=1):
-    """Random weights, biases too; the same whichever graph they were made for."""
+    """Returns random weights, also for biases, that do not depend on the graph."""
     graph = graph_of("balanced_32")
     network = make(convolution, jnp.float32, num_layers)
     shapes = jax.eval_shape(network.init, jax.random.key(0), *inputs(), graph)
@@ -75,7 +75,7 @@ def inputs():
 
 
 def gradient_of(convolution, dtype, num_layers=1):
-    """A function of parameters and graph: their gradient, and the network's output."""
+    """Returns a function of parameters and graph for gradient and output."""
     state = variables_of(convolution, num_layers)
     weight = np.random.default_rng(2).normal(size=(NUM_GRAPHS * NUM_NODES, DIM))
 
@@ -119,9 +119,9 @@ def test_output_and_gradient_are_float32_and_near(convolution, name):
     assert {leaf.dtype for leaf in jax.tree.leaves((narrow, narrow_out))} == {
         np.dtype("float32")
     }
-    # Narrow it is, and as near as rounding to 8 bits in each layer allows.
+    # The result is narrow, and as near as rounding to 8 bits in each layer allows.
     assert 1e-4 < relative_error(narrow_out, out) < 0.02
-    # Batch norm of so few rows magnifies any rounding: that of the weights alone, in
+    # Batch norm of few rows magnifies any rounding. Rounding the weights alone, in
     # float32, gives cosines from 0.975 to 0.996.
     assert cosine(narrow, exact) > (0.9 if convolution == BATCH_NORMED else 0.99)
 
@@ -151,7 +151,7 @@ def test_parameters_are_the_same_whatever_the_type():
 
 
 def equations(jaxpr):
-    """Yields every equation, those of inner functions too."""
+    """Yields every equation, also those of inner functions."""
     for equation in jaxpr.eqns:
         yield equation
         for value in equation.params.values():
@@ -195,7 +195,7 @@ def test_no_sum_is_narrow_and_large_products_are(convolution, name, again, monke
         for equation in found
         if equation.primitive.name.startswith(sums)
         and any(map(is_narrow, equation.invars))
-        # An axis of length 1 is dropped by a sum.
+        # A sum drops an axis of length 1.
         and equation.invars[0].aval.size != equation.outvars[0].aval.size
     }
     assert not bad
@@ -229,12 +229,12 @@ def test_hundreds_of_equal_messages_add_up(kind, form, monkeypatch):
     for module in (edges, graph_convolutions):
         monkeypatch.setattr(module, "is_dense", lambda *_: form == "dense")
     network = make_convolution(kind, 8)
-    # All at one place: attention is equal whatever the weights.
+    # All nodes are at one place, so attention is equal for any weights.
     graph = build_graphs(jnp.zeros((1, 600, 3)), CROWD)
     if form == "ragged":
         graph = graph.replace(blocks=())
     values = jnp.ones((600, 8))
-    if kind == "geometric":  # Its norm takes from each row what is equal in it.
+    if kind == "geometric":  # Its norm subtracts the mean of each row.
         values = jnp.tile(jnp.asarray([[-1.0, 1.0, 2.0, -2.0]]), (600, 2))
     variables = jax.jit(network.init)(jax.random.key(3), values, graph)
 

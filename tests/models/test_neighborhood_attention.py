@@ -1,6 +1,5 @@
-"""Neighbourhood attention against dense attention written out in float64."""
+"""Compares neighbourhood attention with dense attention in float64."""
 
-import doctest
 import functools
 import itertools
 
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 
 from benchmarks import attention
-from ncgn_jax.models import neighborhood_attention as module
 from ncgn_jax.models.neighborhood_attention import neighborhood_attention
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
@@ -38,7 +36,7 @@ def first_key(i, length, window):
 
 
 def slow_mask(grid, window):
-    """Which token sees which, by NATTEN's formula for every pair."""
+    """Returns whether the row sees the column, by NATTEN's formula for every pair."""
     tall, wide = (min(size, length) for size, length in zip(window, grid, strict=True))
     places = list(np.ndindex(*grid))
     mask = np.zeros((len(places), len(places)), bool)
@@ -50,7 +48,7 @@ def slow_mask(grid, window):
 
 
 def dense_attention(query, key, value, cotangent, mask):
-    """What is attended to, and the gradients in query, key and value."""
+    """Returns the result and the gradients in query, key and value."""
     query, key, value, cotangent = (
         np.asarray(x, np.float64).transpose(0, 2, 1, 3)
         for x in (query, key, value, cotangent)
@@ -107,7 +105,7 @@ def test_a_window_of_the_whole_grid_is_full_attention(primitives):
 
 def test_softmax_is_float32_for_bfloat16():
     query, key, value = (jnp.asarray(x, jnp.bfloat16) for x in draw((6, 6), 3))
-    query = 30 * query  # large logits, whose differences bfloat16 would round away
+    query = 30 * query  # large logits, whose differences bfloat16 would lose
     attend = functools.partial(neighborhood_attention, grid=(6, 6), window=(3, 3))
     found = jax.jit(attend)(query, key, value)
     assert found.dtype == jnp.bfloat16
@@ -124,7 +122,7 @@ def test_logits_are_never_those_of_all_pairs():
         ).eqns
         for variable in equation.outvars
     }
-    # Six by six keys for the sixteen queries of a tile, together.
+    # The sixteen queries of a tile share six by six keys.
     assert max(sizes) == BATCH * HEADS * 1024 * 36
 
 
@@ -142,12 +140,6 @@ def test_impossible_requests_are_refused():
         neighborhood_attention(*arrays, (4, 5), (3, 3))
     with pytest.raises(ValueError, match="window must be positive, found 4 and 0"):
         neighborhood_attention(*arrays, (4, 4), (3, 0))
-
-
-def test_the_example_runs():
-    result = doctest.testmod(module)
-    assert result.attempted
-    assert not result.failed
 
 
 def test_the_benchmark_compares_ways_that_agree(capsys):

@@ -1,6 +1,5 @@
-"""Patches of any size: resized kernels, cutting and joining, positions."""
+"""Tests patches of any size: resized kernels, cutting and joining, positions."""
 
-import doctest
 import itertools
 import math
 
@@ -9,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ncgn_jax.models import patches as module
 from ncgn_jax.models.patches import (
     PatchEmbedding,
     kernel_resize_matrix,
@@ -32,7 +30,7 @@ def images():
 
 
 def embed(images, patch, features=5, base=8):
-    """Tokens for kernels and biases that are random, with the parameters."""
+    """Returns tokens for random parameters, and the parameters."""
     network = PatchEmbedding(features, base)
     shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), images, patch))
     rng = np.random.default_rng(3)
@@ -45,7 +43,7 @@ def test_resizing_is_that_of_jax(patch):
     for base in (8, 5):
         matrix = resize_matrix(base, patch)
         assert matrix.shape == (patch**2, base**2)
-        # Column i is what becomes of basis image i.
+        # Column i is the resized basis image i.
         basis = np.eye(base**2, dtype="f4").reshape(-1, base, base)
         resized = jax.image.resize(
             basis, (base**2, patch, patch), "cubic", antialias=True
@@ -59,17 +57,17 @@ def test_resized_kernels_are_the_least_squares_fit(patch):
     rng = np.random.default_rng(0)
     kernel = rng.normal(size=64)
     small = kernel_resize_matrix(8, patch) @ kernel
-    # Over x ~ N(0, I) the mean is that over any x with x^T x = I: here a rotation.
+    # The mean over x ~ N(0, I) equals that over any x with x^T x = I, here a rotation.
     x = np.linalg.qr(rng.normal(size=(64, 64)))[0]
     fit = np.linalg.lstsq(x @ resize_matrix(8, patch).T, x @ kernel, rcond=None)[0]
     np.testing.assert_allclose(small, fit, atol=1e-9)
-    # So it is over samples, but for their noise.
+    # The same holds over samples, up to their noise.
     x = rng.normal(size=(100_000, 64))
     fit = np.linalg.lstsq(x @ resize_matrix(8, patch).T, x @ kernel, rcond=None)[0]
     np.testing.assert_allclose(small, fit, atol=0.1 * np.abs(small).max())
 
 
-def test_a_larger_kernel_says_the_same_of_resized_patches():
+def test_a_larger_kernel_gives_resized_patches_the_same_tokens():
     rng = np.random.default_rng(0)
     kernel, x = rng.normal(size=64), rng.normal(size=(7, 64))
     large = kernel_resize_matrix(8, 12) @ kernel
@@ -81,7 +79,7 @@ def test_the_kernel_of_the_base_patch_stays_as_it_is():
     np.testing.assert_allclose(kernel_resize_matrix(8, 8), np.eye(64), atol=1e-12)
 
 
-def test_flat_kernels_stay_flat_in_what_they_say():
+def test_constant_patches_stay_constant():
     # A constant patch is resized to itself.
     for base, patch in itertools.product((3, 8), SIZES):
         np.testing.assert_allclose(resize_matrix(base, patch).sum(1), 1, atol=1e-12)
@@ -160,7 +158,7 @@ def test_a_place_has_the_same_position_in_all_grids():
 
 
 def test_turned_products_depend_on_distances_in_pixels():
-    """Up by 2 pixels and left by 4 is the same anywhere, whatever the patches."""
+    """An offset of 2 pixels up and 4 left gives the same product for any patches."""
     rng = np.random.default_rng(0)
     query, key = rng.normal(size=(2, 1, 1, 1, 8)).astype("f4")
 
@@ -208,9 +206,3 @@ def test_constants_are_made_once_and_stay_as_they_are():
         assert make() is make()
         with pytest.raises(ValueError, match="read-only"):
             make()[0, 0] = 1
-
-
-def test_the_example_runs():
-    result = doctest.testmod(module)
-    assert result.attempted
-    assert not result.failed

@@ -7,7 +7,7 @@ from ncgn_jax.models.pna import PNA, PNALayer, aggregate, connect_all
 
 
 def aggregate_by_loop(messages, mask, delta):
-    """Written out from Corso et al. 2020, eq. 2-7, one node at a time."""
+    """Follows Corso et al. 2020, eq. 2-7, one node at a time."""
     rows = []
     for own, there in zip(messages, mask, strict=True):
         heard = own[there]
@@ -98,7 +98,7 @@ def test_edges_that_are_off_have_no_influence_and_no_gradient(rng):
 
 
 def test_normalised_layers_do_not_grow(rng):
-    """Sums over neighbours do, and saturate what reads them."""
+    """Without norms, sums over neighbours grow and saturate later layers."""
     nodes, pairs, _ = draw(rng)
     everyone = jnp.ones(pairs.shape[:3], bool)
 

@@ -1,6 +1,5 @@
 """Decoded bonds: valences kept, fragments against brute force, trees against scipy."""
 
-import doctest
 import itertools
 from functools import cache
 
@@ -217,9 +216,3 @@ def test_faults():
         valency_aware_bonds(logits, atoms - 1, VALENCES, np.ones((2, 3), bool))
     with pytest.raises(ValueError, match="not finite"):
         valency_aware_bonds(logits - np.inf, atoms, VALENCES)
-
-
-def test_example_in_the_docstring():
-    result = doctest.testmod(bond_decoding)
-    assert result.attempted > 0
-    assert result.failed == 0

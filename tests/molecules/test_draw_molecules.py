@@ -1,4 +1,4 @@
-"""Pictures of molecules: what is drawn, said in red, and paired with what."""
+"""Pictures of molecules: structures, the mark of invalid ones, and nearest pairs."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,9 @@ from matplotlib.collections import PathCollection
 from matplotlib.image import imread
 
 from ncgn_jax.molecules import draw_latents as latents_module
-from ncgn_jax.molecules import draw_molecules as molecules
+from ncgn_jax.molecules import draw_molecules
+from ncgn_jax.molecules.draw_latents import draw_latents
 from ncgn_jax.molecules.draw_molecules import (
-    draw_latents,
     draw_molecule_sheet,
     draw_nearest,
     find_nearest,
@@ -21,13 +21,13 @@ NAMES = ("C", "N", "O", "F", "N+", "O-", "N-", "C-")
 def figures(monkeypatch):
     """Figures as they are saved."""
     kept = []
-    save = molecules.save_figure
+    save = draw_molecules.save_figure
 
     def keep(figure, path):
         kept.append(figure)
         return save(figure, path, dpi=50)
 
-    monkeypatch.setattr(molecules, "save_figure", keep)
+    monkeypatch.setattr(draw_molecules, "save_figure", keep)
     monkeypatch.setattr(latents_module, "save_figure", keep)
     return kept
 
@@ -47,7 +47,9 @@ def test_sheet_says_what_is_invalid(figures, tmp_path):
         *("alcohol", "invalid, five", "invalid", "invalid, text"),
         *("invalid, none", "ammonia", "", ""),
     ]
-    is_red = [a.xaxis.label.get_color() == molecules._WRONG for a in figures[0].axes]
+    is_red = [
+        a.xaxis.label.get_color() == draw_molecules._WRONG for a in figures[0].axes
+    ]
     assert is_red == [False, True, True, True, True, False, False, False]
     num_images = [len(axes.images) for axes in figures[0].axes]
     assert num_images == [1, 1, 1, 0, 0, 1, 0, 0]
@@ -144,7 +146,7 @@ def test_latents_that_do_not_fit_are_refused(tmp_path):
     path = tmp_path / "a.png"
     with pytest.raises(ValueError, match=r"got \(4,\) and \(4,\)"):
         draw_latents(np.zeros(4), np.zeros(4, int), NAMES, path)
-    with pytest.raises(ValueError, match="go together"):
+    with pytest.raises(ValueError, match="pairs without bonds"):
         draw_latents(np.zeros((4, 2)), np.zeros(4, int), NAMES, path, np.zeros((1, 2)))
     with pytest.raises(ValueError, match=r"1 pairs, but bonds \(2,\)"):
         draw_latents(

@@ -30,7 +30,7 @@ ORDER = np.array([2, 0, 1, 4, 3])  # keeps padding behind
 
 
 def perturb(params, rng, scale=0.3):
-    """Moves all weights, so that nothing is hidden behind zeros they start from."""
+    """Moves all weights, because some start at zero."""
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(rng, len(leaves))
     moved = [
@@ -51,7 +51,7 @@ def molecules(num_classes=3):
     )
 
 
-def test_pair_attention_may_be_renumbered_and_does_not_hear_padding(rng):
+def test_pair_attention_is_equivariant_and_ignores_padding(rng):
     keys = jax.random.split(rng, 4)
     nodes = jax.random.normal(keys[0], (2, 5, 3))
     pairs = jax.random.normal(keys[1], (2, 5, 5, 2))
@@ -80,7 +80,7 @@ def test_pair_attention_may_be_renumbered_and_does_not_hear_padding(rng):
     np.testing.assert_allclose(same[MASK], out[MASK], **close)
 
 
-def test_third_atoms_are_felt_by_a_pair(rng):
+def test_third_atoms_change_a_pair(rng):
     """Triangles: a pair's output depends on pairs that share one end with it only."""
     nodes, pairs = jnp.zeros((1, 4, 2)), jax.random.normal(rng, (1, 4, 4, 2))
     mask = jnp.ones((1, 4), bool)
@@ -269,7 +269,7 @@ def test_separate_bonds_are_probabilities_given_the_edge(rng):
 def test_bond_orders_follow_kipf_and_welling(rng):
     nodes = jax.random.normal(rng, (1, 3, 2))
     adjacency = jnp.array([[[0, 1, 0], [1, 0, 1], [0, 1, 0]]], bool)
-    network = BondOrders(width=4)
+    network = BondOrders()
     variables = network.init(rng, nodes, adjacency)
     found = network.apply(variables, nodes, adjacency)
     w = jax.tree.map(np.asarray, variables["params"])

@@ -5,7 +5,6 @@ checked where qm9pack is installed or NCGN_MOLECULES names its wheel or folder.
 """
 
 import csv
-import doctest
 import os
 import time
 import zipfile
@@ -167,14 +166,11 @@ def test_cache(tmp_path, monkeypatch, folder):
     with monkeypatch.context() as patch:
         patch.setattr(qm9, "_build", lambda tables: pytest.fail("built again"))
         second = load_qm9(folder, **options)
-        other = load_qm9(folder, seed=3, **options)
     for name in ("atoms", "bonds", "smiles", "depictions"):
         np.testing.assert_array_equal(
             getattr(first.train, name), getattr(second.train, name)
         )
     check_fake(second)
-    check_fake(other)
-    assert first.train.smiles.tolist() != other.train.smiles.tolist()
     # Half precision in the cache, but centred and to scale afterwards.
     drawn = joined(first)
     for num, _, places in drawn.values():
@@ -199,13 +195,6 @@ def test_sample():
     assert max(num for num, *_ in found.values()) == 9
     # Hydrogen cyanide, from the tables.
     np.testing.assert_allclose(found["C#N"][1], [0.3796, 2.8937, 12.99], rtol=1e-6)
-    assert load_sample(1).train.smiles.tolist() != data.train.smiles.tolist()
-
-
-def test_examples_in_the_docstring():
-    result = doctest.testmod(qm9)
-    assert result.attempted > 0
-    assert result.failed == 0
 
 
 @pytest.fixture(scope="module")

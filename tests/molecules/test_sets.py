@@ -4,9 +4,6 @@ The way back builds each molecule atom by atom from the arrays, so that the enco
 compared with RDKit's reading of the original SMILES and never with itself.
 """
 
-import doctest
-import sys
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,14 +13,9 @@ pytest.importorskip("rdkit")
 from rdkit import Chem, rdBase
 
 from ncgn_jax.faults import DataError
-from ncgn_jax.molecules import atom_classes
-from ncgn_jax.molecules import sets as molecules
 from ncgn_jax.molecules.sets import (
     MoleculeDataset,
-    class_name,
     encode_molecules,
-    max_valences,
-    split_class,
     split_molecules,
 )
 
@@ -91,7 +83,7 @@ def rebuild(found, row):
 def test_round_trip():
     found = encode_molecules(read(*SMILES), depict=True)
     found.check()
-    assert {split_class(name)[0] for name in found.classes} == SYMBOLS
+    assert {name.rstrip("+-") for name in found.classes} == SYMBOLS
     for row, text in enumerate(SMILES):
         expected = Chem.MolToSmiles(Chem.MolFromSmiles(text))
         assert found.smiles[row] == expected
@@ -195,53 +187,6 @@ def test_depictions():
     assert encode_molecules(read("CC")).depictions is None
 
 
-VALENCES = {
-    **{"C": 4, "N": 3, "O": 2, "F": 1, "N+": 4, "O-": 1, "N-": 2, "C-": 3, "C+": 3},
-    **{"S": 6, "P": 5, "Cl": 1, "B": 3, "B-": 4, "Si": 4, "Br": 1, "O+": 3, "P+": 4},
-    **{"S-": 5, "F-": 0, "Fe+2": 8, "Na+": 0, "H": 1, "H+": 0},
-}
-
-
-def test_valences_by_hand():
-    assert dict(zip(VALENCES, max_valences(tuple(VALENCES)), strict=True)) == VALENCES
-    assert max_valences([]).shape == (0,)
-    with pytest.raises(DataError, match="'Xx2?': no element 'Xx'; allowed: symbols"):
-        max_valences(["C", "Xx"])
-
-
-@pytest.mark.parametrize(
-    "name", [n for n in VALENCES if n not in ("Fe+2", "Na+", "H+")]
-)
-def test_valences_are_the_largest_that_rdkit_takes(name):
-    symbol, charge = split_class(name)
-    accepted = []
-    for num in range(10):
-        mol = Chem.RWMol()
-        atom = Chem.Atom(symbol)
-        atom.SetFormalCharge(charge)
-        atom.SetNoImplicit(True)
-        atom.SetNumExplicitHs(num)
-        mol.AddAtom(atom)
-        with rdBase.BlockLogs():
-            problems = Chem.DetectChemistryProblems(mol)
-        if not problems:
-            accepted.append(num)
-    assert max_valences([name]).tolist() == [max(accepted)]
-
-
-@given(st.sampled_from(sorted(SYMBOLS)), st.integers(-9, 9))
-def test_names_of_classes_come_back(symbol, charge):
-    assert split_class(class_name(symbol, charge)) == (symbol, charge)
-
-
-def test_names_of_classes_by_hand():
-    names = [class_name(*c) for c in [("N", 1), ("O", -1), ("Fe", 2), ("O", -2)]]
-    assert names == ["N+", "O-", "Fe+2", "O-2"]
-    for name in ("", "n", "N+1", "N+-", "+", "CCC", "O-0", "N+10"):
-        with pytest.raises(DataError, match="atom class .*; allowed: as 'C', 'N"):
-            split_class(name)
-
-
 def numbered(num):
     found = encode_molecules(
         read(*["C" * (1 + i % 5) for i in range(num)]), depict=True
@@ -311,16 +256,3 @@ def test_check_finds_places_in_the_padding():
     found.depictions[0, 4] = 1
     with pytest.raises(DataError, match="molecules: depictions not as described"):
         found.check()
-
-
-def test_without_rdkit_the_way_out_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "rdkit", None)
-    with pytest.raises(DataError, match=r"need RDKit.*pip install 'ncgn_jax\[mol"):
-        max_valences(["C"])
-
-
-@pytest.mark.parametrize("module", [molecules, atom_classes])
-def test_examples_in_the_docstrings(module):
-    result = doctest.testmod(module)
-    assert result.attempted > 0
-    assert result.failed == 0

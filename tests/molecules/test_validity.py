@@ -1,7 +1,6 @@
 """Scores of molecules against counts by hand and RDKit's own reading of SMILES."""
 
 import builtins
-import doctest
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ Chem = pytest.importorskip("rdkit.Chem")
 
 from ncgn_jax.faults import DataError  # noqa: E402
 from ncgn_jax.metrics.table import format_table  # noqa: E402
-from ncgn_jax.molecules import rdkit_graphs, validity  # noqa: E402
 from ncgn_jax.molecules.validity import (  # noqa: E402
     MOLECULE_COLUMNS,
     ChemNetStatistics,
@@ -175,9 +173,7 @@ def test_molecules_are_built_as_given():
     names, pairs = (["O-", "N+", "C", "O"], {(0, 1): 1, (1, 2): 1, (1, 3): 2})
     atoms, bonds = make_batch([(names, pairs)], num_atoms=6)
     order = [4, 0, 1, 5, 2, 3]  # padding in between
-    molecule = to_molecule(
-        atoms[0][order], bonds[0][np.ix_(order, order)], (*CLASSES, "Fe+2")
-    )
+    molecule = to_molecule(atoms[0][order], bonds[0][np.ix_(order, order)], CLASSES)
     found = [(a.GetSymbol(), a.GetFormalCharge()) for a in molecule.GetAtoms()]
     assert found == [("O", -1), ("N", 1), ("C", 0), ("O", 0)]
     orders = {
@@ -185,8 +181,6 @@ def test_molecules_are_built_as_given():
         for b in molecule.GetBonds()
     }
     assert orders == pairs
-    iron = to_molecule([0], [[0]], ["Fe+2"]).GetAtomWithIdx(0)
-    assert (iron.GetSymbol(), iron.GetFormalCharge()) == ("Fe", 2)
 
 
 def test_histograms_by_hand():
@@ -246,7 +240,7 @@ def test_faults():
         check_molecules(atoms, bonds + np.eye(2, dtype=int)[None], CLASSES)
     with pytest.raises(ValueError, match="got 0 to 4"):
         check_molecules(atoms, 4 * bonds, CLASSES)
-    with pytest.raises(ValueError, match="class 'n' is no symbol"):
+    with pytest.raises(DataError, match="atom class 'n'; allowed"):
         check_molecules(atoms, bonds, ("n",))
     with pytest.raises(ValueError, match="class 2, but 1 are named"):
         check_molecules(atoms, bonds, ("C",))
@@ -314,10 +308,3 @@ def test_sets_too_small_for_a_covariance():
         chemnet_statistics(["C"])
     with pytest.raises(ValueError, match="2 SMILES, 1 of them empty"):
         frechet_chemnet_distance(["C", ""], ["C", "CC"])
-
-
-@pytest.mark.parametrize("module", [validity, rdkit_graphs])
-def test_examples_in_docstrings(module):
-    result = doctest.testmod(module)
-    assert result.attempted > 0
-    assert result.failed == 0

@@ -1,16 +1,14 @@
 """The one door: what is found where, and what is refused; downloads."""
 
-import doctest
 import functools
 import http.server
-import importlib
 import threading
 import zipfile
 
 import numpy as np
 import pytest
-
 from ncgn_jax.data.download import download_modelnet
+
 from ncgn_jax.faults import DataError
 from ncgn_jax.point_clouds.load import find_data, load_point_dataset
 
@@ -147,14 +145,3 @@ def test_offline_and_odd_addresses(tmp_path):
         download_modelnet(tmp_path, url="file:///etc/passwd", allow_download=True)
     with pytest.raises(DataError, match="allowed: ModelNet40, ModelNet10"):
         download_modelnet(tmp_path, "ModelNet41", allow_download=True)
-
-
-@pytest.mark.parametrize(
-    "module",
-    ["point_sets", "batches", "shapes", "primitives", "primitive_fits", "load"],
-)
-def test_examples_in_docstrings(module):
-    found = importlib.import_module(f"ncgn_jax.data.{module}")
-    result = doctest.testmod(found)
-    assert result.attempted > 0
-    assert result.failed == 0

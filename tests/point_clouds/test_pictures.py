@@ -3,16 +3,18 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from ncgn_jax.config import with_fields
+from ncgn_jax.domains import make_task
 from ncgn_jax.graphs import build_graphs
-from ncgn_jax.point_clouds.pictures import ATTENTION_LEVELS, draw_all
-from ncgn_jax.point_clouds.task import default_config
+from ncgn_jax.point_clouds.config import default_config
+from ncgn_jax.point_clouds.pictures import ATTENTION_LEVELS
 from ncgn_jax.point_clouds.views import (
     NetworkView,
     attention_by_level,
+    choose_clouds,
     denoising_states,
 )
 from ncgn_jax.run.logs import MetricsWriter
-from ncgn_jax.tasks import make_task
 
 NUM_POINTS = 32
 # 27 voxels for 32 points: some are empty.
@@ -42,7 +44,19 @@ def cache(tmp_path_factory):
 
 def view_of(task):
     params, model_state = jax.jit(task.init)(jax.random.key(0))
-    return NetworkView(task, params, model_state)
+    return NetworkView(task.model, params, model_state)
+
+
+def states_of(task, view, num_samples=1):
+    """The path of the first of some samples, as the task draws it."""
+    params = view.variables["params"]
+    label = task.model.draw_labels(num_samples, task.config.seed)
+    return denoising_states(view, params, {}, label, task.config.seed, task.sampling)
+
+
+def first_noise(task, num_samples=1):
+    label = task.model.draw_labels(num_samples, task.config.seed)
+    return task.model.start(label, task.config.seed, np.arange(num_samples)).x
 
 
 def random_samples(rng):
@@ -59,7 +73,7 @@ def test_all_pictures_are_saved(rng, cache, tmp_path):
             losses = {f"loss/{name}": 1.0 / step for name in task.bucket_names}
             writer.write(step, losses | {"loss": 1.0})
     folder = tmp_path / "pictures"
-    paths = draw_all(task, params, model_state, random_samples(rng), folder)
+    paths = task.draw(params, model_state, random_samples(rng), folder)
     expected = {
         "samples.png",
         "denoising_path.png",
@@ -80,11 +94,9 @@ def test_all_pictures_are_saved(rng, cache, tmp_path):
 
 def test_what_cannot_be_drawn_is_said(rng, cache, tmp_path, capsys):
     task = make_tiny_task(cache, connectivity="knn")
-    task.config.model.convolution = "gcn"
+    task = task.with_config(with_fields(task.config, {"model.convolution": "gcn"}))
     params, model_state = jax.jit(task.init)(rng)
-    paths = draw_all(
-        task, params, model_state, random_samples(rng), tmp_path / "pictures"
-    )
+    paths = task.draw(params, model_state, random_samples(rng), tmp_path / "pictures")
     names = {path.name for path in paths}
     assert "denoising_path.png" in names
     assert not names & {"attention.png", "loss.png"}
@@ -93,25 +105,42 @@ def test_what_cannot_be_drawn_is_said(rng, cache, tmp_path, capsys):
     assert "loss.png left out" in said
 
 
-def test_path_is_the_samplers_and_its_graphs_are_the_buckets(cache):
+@pytest.mark.parametrize(
+    ("sampler", "conditioning"), [("euler", "time"), ("ancestral", "inferred")]
+)
+def test_path_is_that_of_the_first_sample(cache, sampler, conditioning):
     task = make_tiny_task(cache)
+    fields = {"sample.sampler": sampler, "model.noise_conditioning": conditioning}
+    task = task.with_config(with_fields(task.config, fields))
     view = view_of(task)
-    states = denoising_states(view)
+    states = states_of(task, view, num_samples=9)
     assert states[0]["t"] == 0
     assert states[-1]["t"] == 1
-    x = task.prior_clouds(1, task.config.seed)
-    label, keys = np.zeros(1, np.int32), jax.random.split(jax.random.key(0), 1)
-    walk = task.walk(view._variables["params"], {}, x, label, keys)
-    for reached in walk:
-        leaves = f"leaves bucket {reached['bucket'] + 1} of {len(task.time.buckets)}"
+    params = view.variables["params"]
+    sample = task.sample(params, {}, 9, task.config.seed)["points"][0]
+    drawn = states[-1]["points"] * task.model.scale
+    order = np.lexsort(drawn.T), np.lexsort(sample.T)
+    np.testing.assert_allclose(drawn[order[0]], sample[order[1]], atol=1e-4)
+
+
+def test_graphs_of_the_path_are_those_of_the_buckets(cache):
+    task = make_tiny_task(cache)
+    buckets = task.model.time.buckets
+    states = states_of(task, view_of(task))
+    # The only stretch is cut into three pieces, to show four states.
+    assert [state["label"].split()[0] for state in states] == [
+        "enters",
+        "in",
+        "in",
+        "leaves",
+    ]
+    for stretch in task.model.stretches(task.sampling):
+        leaves = f"leaves bucket {stretch.bucket + 1} of {len(buckets)}"
         (state,) = [state for state in states if state["label"] == leaves]
-        bucket = task.time.buckets[reached["bucket"]]
+        bucket = buckets[stretch.bucket]
+        assert state["t"] == stretch.times[-1]
         assert len(state["supernode_positions"]) == bucket.num_supernodes
         assert len(state["senders"]) == bucket.num_edges
-        order = np.lexsort(state["points"].T), np.lexsort(reached["points"][0].T)
-        np.testing.assert_allclose(
-            state["points"][order[0]], reached["points"][0][order[1]], atol=1e-4
-        )
 
 
 @pytest.mark.parametrize(
@@ -122,10 +151,10 @@ def test_path_is_the_samplers_and_its_graphs_are_the_buckets(cache):
 def test_only_real_edges_are_shown(cache, dmp):
     task = make_tiny_task(cache, **dmp)
     view = view_of(task)
-    state = denoising_states(view)[0]
-    bucket = task.time.buckets[0]
+    state = states_of(task, view)[0]
+    bucket = task.model.time.buckets[0]
     graph = jax.jit(build_graphs, static_argnums=1)(
-        task.prior_clouds(1, task.config.seed), bucket, jax.random.key(0)
+        first_noise(task), bucket, jax.random.key(0)
     )
     occupied = int(graph.coarse.nodes["mask"].sum())
     assert len(state["supernode_positions"]) == occupied
@@ -142,9 +171,11 @@ def test_only_real_edges_are_shown(cache, dmp):
 def test_attention_without_preference_is_one_over_the_in_degree(cache):
     task = make_tiny_task(cache, **VOXEL)
     view = view_of(task)
-    layer = view._variables["params"]["convolve_0"]
+    layer = view.variables["params"]["convolve_0"]
     layer["attend_source"] = layer["attend_source"] * 0
-    for found in attention_by_level(view, ATTENTION_LEVELS[:3]):
+    data = task.dataset
+    clouds = choose_clouds(data.test, data.test_labels, data.scale, 2)
+    for found in attention_by_level(view, clouds, ATTENTION_LEVELS[:3]):
         alike = np.full(len(found.weight), 1 / (found.bucket.num_neighbors + 1))
         np.testing.assert_allclose(found.weight, alike, rtol=1e-4)
         assert np.all(found.distance > 0)

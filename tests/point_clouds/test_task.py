@@ -9,9 +9,10 @@ import pytest
 
 from ncgn_jax import parallel
 from ncgn_jax.config import apply_overrides, load_config
+from ncgn_jax.domains import make_task, validate
+from ncgn_jax.point_clouds.model import PointCloudModel
 from ncgn_jax.run.optimizer import make_optimizer
-from ncgn_jax.tasks import make_task
-from ncgn_jax.train import init_state, make_train_step, validate
+from ncgn_jax.train import init_state, make_train_step
 
 SMOKE = Path(__file__).resolve().parents[2] / "configs" / "smoke.py"
 
@@ -65,58 +66,60 @@ def test_settings_train_and_sample(overrides):
     assert np.isfinite(samples["points"]).all()
     again = task.sample(state.params, state.model_state, 3, seed=0)
     np.testing.assert_array_equal(samples["points"], again["points"])
-    if task.num_classes:
-        assert set(samples["label"]) <= set(range(task.num_classes))
+    model = task.model
+    if model.num_classes:
+        assert set(samples["label"]) <= set(range(model.num_classes))
         # Another class gives another cloud from the same noise.
-        x = task.prior_clouds(1, 0)
-        ends = []
-        for label in (0, 1):
-            walk = task.walk(
+        ends = [
+            model.sample(
                 state.params,
                 state.model_state,
-                x,
                 np.full(1, label, np.int32),
-                jax.random.split(jax.random.key(0), 1),
+                0,
+                task.sampling,
             )
-            ends.append([stop["points"] for stop in walk][-1])
+            for label in (0, 1)
+        ]
         assert not np.array_equal(*ends)
 
 
 @pytest.mark.parametrize("conditioning", ["none", "inferred"])
 def test_blind_models_hear_nothing_of_the_time(conditioning, monkeypatch):
     override = f"model.noise_conditioning={conditioning}"
-    task = make_task(apply_overrides(load_config(SMOKE), [override]))
-    params, model_state = jax.jit(task.init)(jax.random.key(0))
-    variables = {"params": params, **model_state}
-    x, label = jnp.asarray(task.prior_clouds(2, 0)), jnp.zeros(2, jnp.int32)
-    predict = jax.jit(lambda t: task.apply(variables, 1, x, t, label)[0])
+    model = make_task(apply_overrides(load_config(SMOKE), [override])).model
+    params, model_state = jax.jit(model.init)(jax.random.key(0))
+    variables, label = {"params": params, **model_state}, np.zeros(2, np.int32)
+    x = jnp.asarray(model.start(label, 0, np.arange(2)).x)
+    predict = jax.jit(lambda t: model.apply(variables, 1, x, t, label)[0])
     early, late = predict(jnp.full(2, 0.2)), predict(jnp.full(2, 0.9))
     np.testing.assert_array_equal(early, late)
-    monkeypatch.setattr(task, "infer_level", lambda *_: jnp.full(2, 0.7))
-    misled = jax.jit(lambda t: task.apply(variables, 1, x, t, label)[0])
+    monkeypatch.setattr(PointCloudModel, "infer_level", lambda *_: jnp.full(2, 0.7))
+    misled = jax.jit(lambda t: model.apply(variables, 1, x, t, label)[0])
     misled = misled(jnp.full(2, 0.2))
     assert np.allclose(misled, early, atol=1e-5) == (conditioning == "none")
 
 
 def test_blind_models_choose_the_graph_by_what_clouds_show(monkeypatch):
-    task = make_task(
+    model = make_task(
         apply_overrides(load_config(SMOKE), ["model.noise_conditioning=none"])
-    )
+    ).model
     used = []
 
-    def apply(variables, bucket, x_t, *_):
+    def apply(self, variables, bucket, x_t, *_):
         used.append(bucket)
         return (jnp.full_like(x_t, bucket),)
 
-    monkeypatch.setattr(task, "apply", apply)
+    monkeypatch.setattr(PointCloudModel, "apply", apply)
     x, t, label = jnp.zeros((2, 4, 3)), jnp.full(2, 0.5), jnp.zeros(2, jnp.int32)
-    for bucket, shape in enumerate(task.time.buckets):
+    for bucket, shape in enumerate(model.time.buckets):
         # On average just within the bucket.
         shown = jnp.asarray([shape.low - 0.05, shape.low + 0.07])
-        monkeypatch.setattr(task, "infer_level", lambda *_, shown=shown: shown)
-        found = task._apply_inferred({"params": {}}, x, t, label)[0]
+        monkeypatch.setattr(
+            PointCloudModel, "infer_level", lambda *_, shown=shown: shown
+        )
+        found = model._predict_inferred({"params": {}}, x, t, label)
         np.testing.assert_array_equal(found, bucket)
-    assert set(used) == set(range(len(task.time.buckets)))
+    assert set(used) == set(range(len(model.time.buckets)))
 
 
 def test_sampling_does_not_depend_on_how_many_are_drawn_together():
@@ -126,3 +129,19 @@ def test_sampling_does_not_depend_on_how_many_are_drawn_together():
     few = task.sample(state.params, state.model_state, 3, seed=0)
     assert few["points"].shape == (3, 32, 3)
     assert len(np.unique(few["points"][:, 0, 0])) == 3
+
+
+@pytest.mark.parametrize(("guidance", "expected"), [(0.0, 3.0), (2.0, 7.0)])
+def test_guidance_moves_beyond_the_class(guidance, expected):
+    """3 with the class and 1 without: 3 + 2 (3 - 1) = 7; the prediction is the data."""
+    overrides = ["model.class_conditional=true", "process.target=data"]
+    model = make_task(apply_overrides(load_config(SMOKE), overrides)).model
+
+    def predict(x_t, t, label):
+        return (
+            jnp.where((label == model.num_classes)[:, None, None], 1.0, 3.0) + 0 * x_t
+        )
+
+    denoise = model.denoiser(predict, jnp.zeros(2, jnp.int32), guidance, None)
+    data_hat, _ = denoise(jnp.zeros((2, 4, 3)), jnp.full(2, 0.5))
+    np.testing.assert_allclose(data_hat, expected)

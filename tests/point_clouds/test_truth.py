@@ -1,23 +1,17 @@
 """Generated clouds against the closed form: zero for the truth, large for noise."""
 
-import doctest
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ncgn_jax.config import apply_overrides, load_config
+from ncgn_jax.domains import make_task
 from ncgn_jax.metrics.table import format_table
-from ncgn_jax.point_clouds import truth as primitive_truth
 from ncgn_jax.point_clouds.primitives import BOX, make_primitives
 from ncgn_jax.point_clouds.truth import truth_row
-from ncgn_jax.tasks import make_task
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "primitives.py"
-
-
-def test_docstring_example():
-    assert doctest.testmod(primitive_truth).failed == 0
 
 
 def test_truth_has_no_error():
@@ -67,7 +61,7 @@ def test_task_adds_truth_to_samples_and_anchors():
         "evaluate.max_matched_clouds=0", "evaluate.max_emd_clouds=0",
     ]  # fmt: skip
     task = make_task(apply_overrides(load_config(CONFIG), fields))
-    rows, meta = task.evaluate({"ema": {"points": task.dataset.train[:10]}})
+    rows = task.evaluate({"ema": {"points": task.dataset.train[:10]}})
     assert rows["ema"]["truth_rms"] < 1e-3
     assert rows["train"]["truth_rms"] < 1e-3
     assert rows["train"]["truth_in_prior"] == 1.0

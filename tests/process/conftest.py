@@ -1,4 +1,4 @@
-"""The one list of schedules that drives every test of the process, and x64."""
+"""Lists the schedules that drive every test of the process, and enables x64."""
 
 import jax
 import numpy as np
@@ -41,7 +41,7 @@ def x64():
 
 @pytest.fixture
 def float32():
-    """For the tests within an x64 module that are about single precision."""
+    """Disables x64 for single-precision tests in an x64 module."""
     with jax.enable_x64(False):
         yield
 
@@ -59,7 +59,7 @@ def schedule(schedule_id):
 
 @pytest.fixture(params=process.SCHEDULES, scope="module")
 def default_schedule(request):
-    """One schedule of each name, for what does not depend on the options."""
+    """Returns one schedule of each name, with default options."""
     return process.make_schedule(request.param)
 
 

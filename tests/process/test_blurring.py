@@ -27,7 +27,7 @@ def _x64():
 
 
 def laplacian(kind, n):
-    """Laplacians written down from the edges of the graph."""
+    """Returns a Laplacian from the edges of the graph."""
     if kind == "complete":
         return np.eye(n) - np.full((n, n), 1 / n)
     path = np.diag(np.ones(n - 1), 1) + np.diag(np.ones(n - 1), -1)
@@ -50,7 +50,7 @@ def test_modes_diagonalise_both_laplacians(n):
 
 
 def test_dct_rates_are_those_of_a_fine_path():
-    """A rod of unit length per node: the path's eigenvalues n^2-scaled, refined."""
+    """Refines a rod of unit length per node until its path is continuous."""
     n, finer = 5, 400
     fine = np.linalg.eigvalsh(laplacian("dct", n * finer)) * finer**2
     np.testing.assert_allclose(heat_rates("dct", n), np.sort(fine)[:n], 1e-4, 1e-8)
@@ -144,7 +144,7 @@ def test_every_target_gives_back_data_and_noise(kind, rng):
     ("sampler", "num_steps"), [("heun", 60), ("ddim", 60), ("ancestral", 500)]
 )
 def test_samplers_turn_noise_into_gaussian_data(sampler, num_steps, rng):
-    """Data of known variance for each mode: the samples must have it too.
+    """Samples must have the known variance of the data in each mode.
 
     Ancestral steps lose variance in proportion to their size.
     """
@@ -171,7 +171,7 @@ def test_samplers_turn_noise_into_gaussian_data(sampler, num_steps, rng):
 
 
 def test_still_heat_is_inverse_heat_dissipation(rng):
-    """renoise_step: blur the predicted data to the next level, add sigma z."""
+    """renoise_step blurs the predicted data to the next level and adds sigma z."""
     rates = jnp.asarray(make_heat_modes("dct", 5).rates[[5]], float)
     blur = make_blur("levels", 4.0, 0.5, 10)
     schedule = with_heat(still_schedule(0.01), rates, blur)

@@ -1,6 +1,4 @@
-"""Dilated time grids: the published numbers, the window, what is refused."""
-
-import doctest
+"""Tests dilated time grids: published numbers, the window, refused arguments."""
 
 import numpy as np
 import pytest
@@ -46,7 +44,7 @@ def test_half_of_the_steps_lie_in_the_window_and_share_it_equally(dim):
     inside = {
         "dilated_vp": grids["dilated_vp"][: half + 1],
         "dilated_ve": grids["dilated_ve"][half:],
-        # Here it is the noise that falls equally.
+        # Here the noise falls by equal amounts.
         "dilated_ve_trigonometric": np.sqrt(
             1 - grids["dilated_ve_trigonometric"][half:] ** 2
         ),
@@ -83,7 +81,7 @@ def test_a_window_that_is_all_of_time_dilates_nothing(name, kappa):
     assert (make_dilated_grid(name, 10, dim=16, kappa=3.9) != times).any()
 
 
-def test_a_grid_may_be_handed_on_as_times():
+def test_a_grid_is_accepted_as_times():
     times = make_dilated_grid("dilated_ve", 50, dim=1024)
     np.testing.assert_array_equal(make_time_grid(times), times)
 
@@ -97,8 +95,3 @@ def test_bad_numbers_are_refused():
         make_dilated_grid("constant", 8, 0)
     with pytest.raises(ValueError, match="kappa must be positive, got 0"):
         make_dilated_grid("dilated_vp", 8, 100, kappa=0)
-
-
-def test_the_example_runs():
-    assert doctest.testmod(dilated_grids).attempted > 0
-    assert doctest.testmod(dilated_grids).failed == 0

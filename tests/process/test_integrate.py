@@ -1,4 +1,4 @@
-"""The loop: keys, splitting, paths, time grids, and the denoiser it drives."""
+"""Tests the loop: keys, splitting, paths, time grids, and the denoiser."""
 
 import functools
 import itertools
@@ -121,7 +121,7 @@ def test_prior_has_the_spread_of_x_0(rng):
         assert x.dtype == jnp.float32
 
 
-# What some grids need to know.
+# Options that some grids need.
 MORE = {"dim": 400, "table": [(0.0, 0.0), (0.2, 0.5), (1.0, 1.0)]}
 
 
@@ -212,7 +212,7 @@ def test_impossible_tables(table):
 
 
 def test_a_fitted_grid_gains_equal_information_in_each_step():
-    """Against the closed form for normal data, log(1 + s^2 snr) / 2 per coordinate."""
+    """Compares with the closed form for normal data, log(1 + s^2 snr) / 2 per value."""
     schedule, std = process.make_schedule("ddpm_cosine"), 0.5
     t = np.linspace(0, 1, 4001)
     error = std**2 / (1 + std**2 * np.exp(np.asarray(schedule.log_snr(t))))

@@ -1,4 +1,4 @@
-"""Learned variances against DDPM's tables, numerical integration and exact steps."""
+"""Compares learned variances with DDPM's tables, quadrature and exact steps."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def ddpm():
 
 @pytest.fixture(scope="module")
 def tables():
-    """Beta and beta-tilde of Ho et al. 2020, by their own recursion."""
+    """Returns beta and beta-tilde of Ho et al. 2020, by their own recursion."""
     betas = np.linspace(1e-4, 0.02, NUM_STEPS)
     kept = np.cumprod(1 - betas)
     before = np.append(1.0, kept[:-1])
@@ -54,7 +54,7 @@ def test_fraction_interpolates_logarithms(ddpm):
 
 
 def test_bits_are_the_divergence_of_the_two_steps(ddpm):
-    """By numerical integration over x_t', with the posterior written out from Bayes."""
+    """Integrates numerically over x_t', with the posterior from Bayes' rule."""
     t, t_next, data, data_hat, fraction = 0.5, 0.6, 0.7, 0.2, 0.3
     at = [float(ddpm.alpha(s)) for s in (t, t_next)]
     st = [float(ddpm.sigma(s)) for s in (t, t_next)]
@@ -133,9 +133,9 @@ def test_ends_are_the_ancestral_steps(ddpm, rng, fraction, variance):
 
 
 def test_right_variance_samples_the_data_exactly(ddpm, rng):
-    """A Gaussian of deviation s: the exact reverse variance is known in closed form.
+    """The exact reverse variance of Gaussian data is known in closed form.
 
-    With it and the exact mean, any number of steps ends at the data's own law; with
+    With it and the exact mean, any number of steps ends at the law of the data; with
     either bound, a walk of few steps does not.
     """
     spread, count = 0.5, 200_000

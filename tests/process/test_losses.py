@@ -128,7 +128,7 @@ def test_logit_normal_times_by_hand():
     u = jnp.array([0.158655253931457, 0.5, 0.841344746068543])
     t = process.logit_normal_times(u, 0.5, 2.0)
     np.testing.assert_allclose(t, [0.119202922, 0.5, 0.880797078], atol=1e-9)
-    # An odds of 3 to 1 in the middle; the ends stay the ends.
+    # Odds of 3 to 1 in the middle; 0 and 1 are kept.
     t = process.logit_normal_times(jnp.array([0.0, 0.5, 1.0]), 0.75, 1.3)
     np.testing.assert_allclose(t, [0.0, 0.75, 1.0], atol=1e-12)
     with jax.enable_x64(False):

@@ -49,7 +49,7 @@ def test_velocity_target_is_the_time_derivative(default_schedule, rng):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_linear_skip_is_the_least_squares_fit(default_schedule, kind):
-    """Of a target on x_t, for data and noise of mean square 1 and no correlation."""
+    """The fit is of a target on x_t, for uncorrelated data and noise of unit size."""
     data, noise = jnp.array([[1.0, 1, -1, -1]]), jnp.array([[1.0, -1, 1, -1]])
     for t in (0.0, 0.1, 0.6, 0.97):
         t = jnp.array([t])
@@ -71,7 +71,7 @@ def test_linear_skip_is_finite_at_the_ends(default_schedule):
 
 @pytest.fixture(scope="module")
 def compiled_round_trip(x64, default_schedule):
-    """(data, noise, t) -> data_hat, noise_hat, velocity, score from each kind."""
+    """Returns (data, noise, t) -> data_hat, noise_hat, velocity, score per kind."""
     schedule = default_schedule
 
     @jax.jit
@@ -107,7 +107,7 @@ def test_round_trip_of_every_kind(compiled_round_trip, t, data, noise):
 
 
 def gaussian_denoiser(schedule):
-    """E[data | x_t], E[noise | x_t] for normal data, by linear regression."""
+    """Returns E[data | x_t], E[noise | x_t] for normal data, by linear regression."""
 
     def denoise(x_t, t):
         alpha, sigma, _, _ = schedule.coefficients(t)

@@ -1,4 +1,4 @@
-"""Samplers against Gaussian data, for which everything is known in closed form."""
+"""Compares samplers with closed forms for Gaussian data."""
 
 import chex
 import jax
@@ -15,7 +15,7 @@ COVARIANCE = np.array([[0.5, 0.3], [0.3, 0.4]])
 
 
 def make_gaussian_denoiser(schedule, mean=MEAN, covariance=COVARIANCE):
-    """E[data | x_t] and E[noise | x_t] for normal data: linear regression."""
+    """Returns E[data | x_t] and E[noise | x_t] for normal data, by regression."""
     eigenvalues, axes = np.linalg.eigh(covariance)
 
     def denoise(x_t, t):
@@ -32,7 +32,7 @@ def make_gaussian_denoiser(schedule, mean=MEAN, covariance=COVARIANCE):
 
 
 def exact_end(schedule, x_0):
-    """Where the probability-flow ODE takes x_0: it keeps the standardised position."""
+    """Returns the end of the probability-flow ODE, which keeps x_0 standardised."""
     eigenvalues, q = np.linalg.eigh(COVARIANCE)
     alpha, sigma, _, _ = (np.asarray(c) for c in schedule.coefficients([0.0, 1.0]))
     x_0 = np.asarray(x_0)
@@ -118,7 +118,7 @@ def test_mean_and_covariance_of_samples(name, sampler, options, grid, num_steps,
 
 
 # Standard deviation after T steps from x ~ N(0, 1), of data N(0, 0.3^2), by scalar
-# recursions that were worked out separately.
+# recursions that were computed separately.
 @pytest.mark.parametrize(
     ("name", "num_steps", "sampler", "expected"),
     [
@@ -209,14 +209,14 @@ def test_unknown_sampler_and_options_list_the_valid_ones():
 
 @pytest.mark.usefixtures("float32")
 def test_one_step_from_end_to_end_is_finite(schedule, rng):
-    """All samplers, in single precision; all of the way is one step."""
+    """Takes the whole way in one step, in single precision."""
     data = jnp.array([[0.5, -1.0, 2.0]])
     x_0 = process.sample_prior(schedule, rng, (1, 3))
     t, t_next = jnp.zeros(1), jnp.ones(1)
 
     @jax.jit
     def sample():
-        # A network that knows `data`, as far as t lets it say so.
+        # A network that knows `data`, as far as its prediction can express it.
         noise = process.to_data_and_noise("data", data, x_0, schedule, t)[1]
         results = {}
         for kind in ("data", "velocity"):  # the others lack an answer at t = 0

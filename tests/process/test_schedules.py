@@ -18,7 +18,7 @@ GRID = np.sort(np.concatenate([np.linspace(0.00013, 0.99983, 2000), EXTRA_TIMES]
 
 @pytest.fixture(scope="module")
 def curves(x64, schedule):
-    """Everything a schedule says on GRID, and its finite differences."""
+    """Returns all curves of a schedule on GRID, and their finite differences."""
 
     @jax.jit
     def evaluate(t):

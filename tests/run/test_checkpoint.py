@@ -1,6 +1,5 @@
 """Checkpoints: bitwise, atomic, and clear about what is wrong with a bad one."""
 
-import doctest
 import json
 import logging
 import os
@@ -17,8 +16,6 @@ import numpy as np
 import optax
 import pytest
 
-import ncgn_jax.run.checkpoint
-import ncgn_jax.run.checkpoint_format
 from ncgn_jax.faults import CheckpointError
 from ncgn_jax.run.checkpoint import Checkpoints
 from ncgn_jax.run.state import make_train_state
@@ -376,12 +373,3 @@ def test_any_number_of_arrays_is_one_buffer(tmp_path):
     store.close()
     (path,) = tmp_path.rglob("_METADATA")
     assert list(json.loads(path.read_text())["tree_metadata"]) == ["('buffer',)"]
-
-
-@pytest.mark.parametrize(
-    "module", [ncgn_jax.run.checkpoint, ncgn_jax.run.checkpoint_format]
-)
-def test_worked_example(module):
-    result = doctest.testmod(module)
-    assert result.attempted
-    assert not result.failed

@@ -1,7 +1,6 @@
 """The lock of a folder: live holders refuse, dead ones are followed."""
 
 import contextlib
-import doctest
 import json
 import os
 import signal
@@ -146,9 +145,3 @@ def test_one_of_many_gets_a_dead_lock(tmp_path):
     assert len(holders) == 1
     holders[0].check()
     holders[0].release()
-
-
-def test_worked_example():
-    result = doctest.testmod(ncgn_jax.run.lock)
-    assert result.attempted
-    assert not result.failed

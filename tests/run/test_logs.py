@@ -1,7 +1,6 @@
 """Metrics on disk and progress on screen."""
 
 import csv
-import doctest
 import io
 import os
 import signal
@@ -14,7 +13,6 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-import ncgn_jax.run.logs
 from ncgn_jax.run.logs import MetricsWriter, Progress, format_seconds, read_metrics
 
 
@@ -191,9 +189,3 @@ def test_inactive_progress_is_silent():
 )
 def test_durations(seconds, text):
     assert format_seconds(seconds) == text
-
-
-def test_worked_example():
-    result = doctest.testmod(ncgn_jax.run.logs)
-    assert result.attempted
-    assert not result.failed

@@ -7,8 +7,8 @@ import numpy as np
 import optax
 import pytest
 
+from ncgn_jax.domains import default_config
 from ncgn_jax.run.optimizer import make_optimizer, spare_unused
-from ncgn_jax.tasks import default_config
 
 PARAMS = {
     "head": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)},

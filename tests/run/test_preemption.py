@@ -4,7 +4,6 @@
 says how each found the folder and left it.
 """
 
-import doctest
 import os
 import signal
 import subprocess
@@ -242,9 +241,3 @@ def test_killed_runs_end_bit_identical(tmp_path, start):
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
     assert read_metrics(tmp_path / "whole") == read_metrics(tmp_path / "killed")
     assert not (tmp_path / "killed" / "lock").exists()
-
-
-def test_worked_example():
-    result = doctest.testmod(ncgn_jax.run.preemption)
-    assert result.attempted
-    assert not result.failed

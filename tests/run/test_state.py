@@ -1,13 +1,10 @@
 """The training state: what it holds, that it can be donated, how it is counted."""
 
-import doctest
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-import ncgn_jax.run.state
 from ncgn_jax.run.state import make_train_state, num_params
 
 
@@ -40,9 +37,3 @@ def test_num_params_counts_arrays_and_abstract_arrays():
     assert num_params(_params()) == 16
     assert num_params(jax.eval_shape(_params)) == 16
     assert num_params({}) == 0
-
-
-def test_worked_example():
-    result = doctest.testmod(ncgn_jax.run.state)
-    assert result.attempted
-    assert not result.failed

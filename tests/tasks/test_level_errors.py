@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from ncgn_jax.config import apply_overrides, load_config
+from ncgn_jax.domains import make_task
 from ncgn_jax.graphs import RangeResolution, make_noise_buckets
 from ncgn_jax.graphs.fitted_schedules import table_of_weights
 from ncgn_jax.graphs.grids import make_grid_buckets
-from ncgn_jax.tasks import make_task
-from ncgn_jax.tasks.level_errors import make_level_probe
 from tests.images.image_tasks import LEARNED, REPOSITORY, init_params, small_task
 
 TIMES = np.asarray([0.1, 0.5, 0.9])
@@ -21,10 +20,17 @@ def point_cloud_task(*overrides):
     return make_task(apply_overrides(config, overrides))
 
 
+def probe_of(task, count):
+    """A probe of an untrained network."""
+    params, model_state = jax.eval_shape(task.init, jax.random.key(0))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), params)
+    return task.probe(zeros, model_state, count)
+
+
 @pytest.mark.parametrize("make", [point_cloud_task, small_task])
 def test_errors_of_a_network_that_predicts_nothing(make):
     """A velocity of 0 takes x_t for the data: wrong by (1 - t)(noise - data)."""
-    probe = make_level_probe(make(), {}, {}, 6)
+    probe = probe_of(make(), 6)
     probe = probe._replace(predict=lambda bucket, x_t, t: jnp.zeros_like(x_t))
     data_error, own_error = probe.errors(TIMES)
     np.testing.assert_allclose(own_error, own_error[0], rtol=1e-5)
@@ -34,11 +40,11 @@ def test_errors_of_a_network_that_predicts_nothing(make):
 
 def test_buckets_are_those_of_the_times_or_the_one_asked_for():
     task, used = small_task(), []
-    probe = make_level_probe(task, {}, {}, 2)
+    probe = probe_of(task, 2)
     probe = probe._replace(predict=lambda b, x_t, t: (used.append(b), x_t)[1])
     probe.errors(TIMES)
     probe.errors(TIMES, 1)
-    assert used == [*task.time.bucket_of_times(TIMES), 1, 1, 1]
+    assert used == [*task.model.time.bucket_of_times(TIMES), 1, 1, 1]
 
 
 @pytest.mark.parametrize("overrides", [[], LEARNED, ["model.skip=True"]])
@@ -46,20 +52,20 @@ def test_images_are_predicted_as_in_training(overrides):
     """With their own classes, and without the channels of variances."""
     task = small_task(*overrides)
     params = init_params(task)
-    probe = make_level_probe(task, params, {}, 5)
+    probe = task.probe(params, {}, 5)
     x_t = jax.random.normal(jax.random.key(0), probe.data.shape)
     t = jnp.full(5, 0.3)
     rows = np.asarray(task.dataset.rows("test"))
-    for bucket, shape in enumerate(task.time.buckets):
+    for bucket, shape in enumerate(task.model.time.buckets):
         found = np.asarray(probe.predict(bucket, x_t, t))
         for row, image in enumerate(np.asarray(probe.data)):
             (index,) = np.flatnonzero((rows == image).all(axis=(1, 2, 3)))
             label = jnp.asarray(task.dataset.test_labels[index : index + 1])
-            one = task.predict(
+            one = task.model.predict(
                 params, shape, x_t[row : row + 1], t[row : row + 1], label
             )
             np.testing.assert_allclose(
-                found[row], one[0, ..., : task.num_channels], rtol=1e-4, atol=1e-4
+                found[row], one[0, ..., : task.model.num_channels], rtol=1e-4, atol=1e-4
             )
 
 
@@ -85,7 +91,7 @@ def test_images_are_predicted_as_in_training(overrides):
 )
 def test_a_schedule_of_a_weight_has_the_size_it_is_the_weight_of(make, rebuild):
     task = make()
-    probe = make_level_probe(task, {}, {}, 2)
+    probe = probe_of(task, 2)
     for size, weight in zip(probe.sizes, probe.weights, strict=True):
         table = table_of_weights((0.5,), (weight,))
         (bucket,) = rebuild(task, RangeResolution("table", table=table))
@@ -94,11 +100,11 @@ def test_a_schedule_of_a_weight_has_the_size_it_is_the_weight_of(make, rebuild):
 
 def test_weights_of_patch_sizes_are_shares_of_the_tokens():
     """An image of 8 x 8 has 4, 16 and 64 patches."""
-    probe = make_level_probe(small_task(), {}, {}, 2)
+    probe = probe_of(small_task(), 2)
     assert probe.sizes == (4, 16, 64)
     np.testing.assert_allclose(probe.weights, [0.0, 12 / 60, 1.0])
-    backwards = make_level_probe(small_task("dmp.reverse_schedule=True"), {}, {}, 2)
+    backwards = probe_of(small_task("dmp.reverse_schedule=True"), 2)
     np.testing.assert_allclose(backwards.weights, [1.0, 12 / 60, 0.0])
-    alone = make_level_probe(small_task("dmp.patches=(2,)"), {}, {}, 2)
+    alone = probe_of(small_task("dmp.patches=(2,)"), 2)
     assert alone.sizes == (16,)
     assert alone.weights == (0.0,)

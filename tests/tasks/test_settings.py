@@ -1,7 +1,7 @@
 import pytest
 
 from ncgn_jax.config import with_fields
-from ncgn_jax.point_clouds.task import default_config
+from ncgn_jax.point_clouds.config import default_config
 from ncgn_jax.tasks.settings import sampling_notes
 
 
