@@ -95,7 +95,7 @@ def convert_state_dict(weights: Mapping[str, np.ndarray]) -> tuple[Tree, Tree]:
 def parity_graph(
     file: Mapping[str, np.ndarray],
 ) -> tuple[jax.Array, jax.Array, MultiscaleGraph]:
-    """Reads the inputs of a parity file: features, level of each graph, ragged graph."""
+    """Reads features, level of each graph and ragged graph from a parity file."""
     file = {key.removeprefix("graph/"): file[key] for key in file if "graph/" in key}
     to_coarse = file["og_to_cg_edge_index"]
     assignment = np.zeros(file["pos_og"].shape[0], np.int32)
@@ -136,7 +136,7 @@ def check_parity(path: str | os.PathLike[str]) -> float:
     missing = [key for key in ("output", "graph/x_og", "graph/t") if key not in file]
     if missing:
         raise DataError(f"{path}: not a parity file, lacks {', '.join(missing)}")
-    dtype = np.float64 if jax.config.read("jax_enable_x64") else np.float32
+    dtype = jax.dtypes.canonicalize_dtype(float)
     file = {
         key: value.astype(dtype) if value.dtype.kind == "f" else value
         for key, value in file.items()
@@ -183,7 +183,7 @@ def convert_checkpoint(
         loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise DataError(f"{checkpoint}: no such file") from None
-    except Exception as error:
+    except Exception as error:  # PyTorch's reader raises anything on a spoilt file
         raise DataError(
             f"{checkpoint}: not a PyTorch weights file "
             f"({type(error).__name__}: {error})"
@@ -212,9 +212,16 @@ def convert_checkpoint(
     return sum(value.size for key, value in flat.items() if key.startswith("params/"))
 
 
-def load_converted(path: str | os.PathLike) -> tuple[NCGN, dict[str, Any]]:
-    """Reads a file written by `convert_checkpoint`: the network and its variables."""
-    flat = _load_npz(path)
+def load_converted(path: str | os.PathLike[str]) -> tuple[NCGN, Tree]:
+    """Reads a file written by `convert_checkpoint`.
+
+    Returns:
+      The network and its variables.
+
+    Raises:
+      DataError: If the file cannot be read or was not written by it.
+    """
+    flat = read_npz(path)
     settings = {
         key.removeprefix("settings/"): value.item()
         for key, value in flat.items()
@@ -228,27 +235,15 @@ def load_converted(path: str | os.PathLike) -> tuple[NCGN, dict[str, Any]]:
     return NCGN(**settings), variables
 
 
-def _load_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except Exception as error:
-        raise DataError(
-            f"{path}: not a readable .npz file ({type(error).__name__}: {error})"
-        ) from error
-
-
 def _clean(name: str) -> str:
-    """Drops the prefixes that wrappers (DataParallel, EMA) put before a name."""
+    """Removes the prefixes that wrappers (DataParallel, EMA) put before a name."""
     return re.sub(r"^(module\.|ema_model\.|net\.)+", "", name)
 
 
 class _Reader:
-    """A state dict that remembers what was read."""
+    """A state dict that records which weights were read."""
 
-    def __init__(self, state: dict[str, np.ndarray]):
+    def __init__(self, state: Mapping[str, np.ndarray]) -> None:
         self._state = state
         self._unread = set(state)
 
@@ -256,19 +251,23 @@ class _Reader:
         return name in self._state
 
     def take(self, name: str) -> np.ndarray:
+        """Reads a weight; DataError if it is missing."""
         if name not in self._state:
             raise DataError(f"the checkpoint is not an NCGN: it lacks {name!r}")
         self._unread.discard(name)
         return self._state[name]
 
     def count(self, pattern: str) -> int:
+        """Returns one more than the largest number that the pattern finds in a name."""
         found = [m for name in self._state if (m := re.fullmatch(pattern, name))]
         return max((int(m.group(1)) + 1 for m in found), default=0)
 
     def ignore(self, pattern: str) -> None:
+        """Counts all weights of matching names as read."""
         self._unread -= {n for n in self._unread if re.fullmatch(pattern, n)}
 
     def refuse_leftovers(self) -> None:
+        """Raises DataError if there are weights that were not read."""
         if self._unread:
             names = sorted(self._unread)
             raise DataError(
@@ -277,14 +276,14 @@ class _Reader:
             )
 
 
-def _convert_linear(state: _Reader, name: str) -> dict[str, np.ndarray]:
+def _convert_linear(state: _Reader, name: str) -> Tree:
     return {
         "kernel": state.take(f"{name}.weight").T,
         "bias": state.take(f"{name}.bias"),
     }
 
 
-def _convert_norm(state: _Reader, name: str) -> tuple[dict, dict]:
+def _convert_norm(state: _Reader, name: str) -> tuple[Tree, Tree]:
     module = f"{name}.module"
     params = {
         "scale": state.take(f"{module}.weight"),
@@ -297,19 +296,19 @@ def _convert_norm(state: _Reader, name: str) -> tuple[dict, dict]:
     return {"BatchNorm_0": params}, {"BatchNorm_0": stats}
 
 
-def _convert_mlp(state: _Reader, name: str, depth: int) -> tuple[dict, dict]:
-    params = {
+def _convert_mlp(state: _Reader, name: str, depth: int) -> tuple[Tree, Tree]:
+    params: Tree = {
         f"dense_{i}": _convert_linear(state, f"{name}.lins.{i}") for i in range(depth)
     }
     params["norm_0"], stats = _convert_norm(state, f"{name}.norms.0")
-    # The same layer under other names.
+    # These are the same layer under other names.
     state.ignore(rf"{re.escape(name)}\.norms\.\d+\..*")
     return params, {"norm_0": stats}
 
 
 def _convert_message(
     state: _Reader, name: str, receiver_is_point: bool
-) -> tuple[dict, dict]:
+) -> tuple[Tree, Tree]:
     width = state.take(f"{name}.lin_x.bias").shape[0]
     combine = state.take(f"{name}.lin_combine.lins.0.weight")
     by_x, by_offset, by_edge = np.split(combine, 3, axis=1)
@@ -341,8 +340,8 @@ def _convert_message(
     return params, {"norm_0": norms[0][1], "norm_1": norms[1][1]}
 
 
-def _convert_convolution(state: _Reader, name: str, attention: bool) -> dict[str, Any]:
-    params = {
+def _convert_convolution(state: _Reader, name: str, attention: bool) -> Tree:
+    params: Tree = {
         "linear": {"kernel": state.take(f"{name}.lin.weight").T},
         "bias": state.take(f"{name}.bias"),
     }
@@ -355,7 +354,8 @@ def _convert_convolution(state: _Reader, name: str, attention: bool) -> dict[str
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m ncgn_jax.convert", description=__doc__.split("\n\n")[0]
+        prog="python -m ncgn_jax.convert",
+        description="Converts published NCGN weights, or checks that both agree.",
     )
     parser.add_argument("files", nargs="*", metavar="CHECKPOINT.pt OUT.npz")
     parser.add_argument("--check", metavar="FIXTURE.npz")

@@ -3,6 +3,7 @@
     python -m ncgn_jax.main --config=configs/modelnet.py [--workdir=runs/mine]
         [--mode=all|train|sample|evaluate] [--checkpoint=newest|best|STEP]
         [--config.dmp.schedule=linear ...]
+    python -m ncgn_jax.main --help [--config=configs/modelnet.py]
 
 Run it again and it resumes; SIGTERM saves and ends it. Nothing is written before the
 configuration and the data have been checked. On several machines the same command
@@ -28,7 +29,9 @@ from ncgn_jax.faults import (
     ConfigError,
     one_line_errors,
 )
+from ncgn_jax.fields import format_value
 from ncgn_jax.generate import draw, generate, restore_state
+from ncgn_jax.help import format_help
 from ncgn_jax.run.lock import hold
 from ncgn_jax.run.preemption import Preempted, Preemption
 from ncgn_jax.tasks.settings import sampling_notes
@@ -43,6 +46,7 @@ _MODE = flags.DEFINE_enum(
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "newest", "What --mode=sample and evaluate take: newest, best, STEP."
 )
+_HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
 
 
 def run(
@@ -93,10 +97,26 @@ def _sample(config, workdir, task, state, mode, preemption) -> None:
     print("pictures: " + ", ".join(str(path) for path in pictures), flush=True)
 
 
+def print_help(config_path: str | None, overrides: list[str]) -> None:
+    """Prints usage, flags and fields; those of the configuration if one is named."""
+    print(__doc__)
+    for flag in (_WORKDIR, _MODE, _CHECKPOINT):
+        about = flags.FLAGS[flag.name].help
+        print(f"--{flag.name}={format_value(flag.default)}\n      {about}")
+    config = None
+    if config_path is not None:
+        config = set_fields(load_config(config_path), overrides)
+        validate(config)
+    print(format_help(config))
+
+
 def main(argv: list[str] | None = None) -> None:
     """Parses the command line and turns expected errors into one message."""
     with one_line_errors():
         path, overrides, rest = split_config_arguments(argv or sys.argv)
+        if _HELP & set(rest):
+            print_help(path, overrides)
+            return
 
     def start(extra: list[str]) -> None:
         # Orbax reports every file it touches; its failures reach us as exceptions.

@@ -32,7 +32,7 @@ ALLOWED = {
     "parallel": {"processes"},
     "config": {"faults", "parallel"},
     "run": {"faults", "processes", "config", "data"},
-    "convert": {"faults", "graphs", "models"},
+    "convert": {"data", "faults", "graphs", "models"},
     "tasks": GROUND,
     **dict.fromkeys(DOMAINS, TASKS),
     "domains": ALL_DOMAINS,
@@ -43,14 +43,15 @@ ALLOWED = {
     "comparison": LOOP | {"generate", "evaluate"},
     "compare": LOOP | {"generate", "evaluate", "comparison"},
     "studies": LOOP,
-    "main": LOOP | {"generate", "evaluate"},
+    "help": ALL_DOMAINS | {"domains"},
+    "main": LOOP | {"generate", "evaluate", "help"},
 }
 # Besides these, only a domain's config.py, load.py and task.py read a ConfigDict.
 READS_CONFIG = {
     "faults.py", "fields.py", "config.py", "domains.py", "train.py", "generate.py",
-    "evaluate.py", "levels.py", "compare.py", "run/optimizer.py", "tasks/__init__.py",
-    "tasks/settings.py", "comparison/runs.py", "comparison/speed.py",
-    "comparison/variants.py", "molecules/autoencoder_task.py",
+    "evaluate.py", "levels.py", "help.py", "compare.py", "run/optimizer.py",
+    "tasks/__init__.py", "tasks/settings.py", "comparison/runs.py",
+    "comparison/speed.py", "comparison/variants.py", "molecules/autoencoder_task.py",
     "studies/range_and_resolution/shapes.py",
 }  # fmt: skip
 
@@ -281,4 +282,3 @@ def test_the_loader_of_checkpoints_is_among_the_files_checked():
     tree = TREES["convert.py"]
     kinds = [set(keywords_of(call)) for call in calls_of(tree, "load")]
     assert {"weights_only", "map_location"} in kinds
-    assert {"allow_pickle"} in kinds

@@ -1,10 +1,12 @@
 """Rows of fields: defaults, checks, and one meaning of a name in all domains."""
 
 import math
+from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
 
+from ncgn_jax import main
 from ncgn_jax.config import CONFIG_VERSION, apply_overrides, with_fields
 from ncgn_jax.domains import (
     DOMAINS,
@@ -25,7 +27,9 @@ from ncgn_jax.fields import (
     whole,
     with_defaults,
 )
+from ncgn_jax.help import format_page
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 # Fields that differ between domains, with the reason.
 DIFFERENT = {
     "data.source": "each domain has sources of its own",
@@ -159,6 +163,35 @@ def test_stored_fields_that_are_gone():
     stored["train"]["ema_warm_up"] = False
     with pytest.raises(ConfigError, match="train.ema_warm_up=False is gone"):
         complete_config(ConfigDict(stored), version=1)
+
+
+def test_help_lists_every_field_with_default_and_meaning(capsys):
+    main.main(["main", "--help"])
+    said = capsys.readouterr().out
+    for task, kind in DOMAINS.items():
+        for row in kind.fields:
+            assert f"--config.{row.name}=" in said, (task, row.name)
+            assert row.help.split()[0] in said
+    for flag in ("--workdir=", "--mode=", "--checkpoint="):
+        assert flag in said
+
+
+def test_help_of_a_configuration_shows_its_values(capsys):
+    arguments = [
+        f"--config={REPOSITORY / 'configs' / 'digits.py'}",
+        "--config.sample.num_steps=7",
+        "--help",
+    ]
+    main.main(["main", *arguments])
+    said = capsys.readouterr().out
+    assert "--config.sample.num_steps=7\n" in said
+    assert "--config.train.optimizer=muon\n" in said
+    assert "--config.autoencoder" not in said
+
+
+def test_the_page_of_fields_is_up_to_date():
+    page = REPOSITORY / "docs" / "fields.md"
+    assert page.read_text() == format_page(), "python -m ncgn_jax.help > docs/fields.md"
 
 
 def test_overrides_of_unknown_tasks_are_still_read():

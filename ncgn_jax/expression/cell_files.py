@@ -1,15 +1,15 @@
-r"""Spatial transcriptomics of one's own, from .h5ad, .csv, .tsv or .txt.
+r"""Loads your own spatial transcriptomics: .h5ad, .csv, .tsv or .txt.
 
 Layouts:
   1. AnnData (.h5ad): expression in `X`, dense or sparse, positions in
      `obsm[spatial_key]` or in columns of `obs`, time in a column of `obs`.
-  2. One text table, a row per cell: names, positions, time and genes as columns.
-  3. An expression matrix, genes x cells or cells x genes, and beside it a table
-     `coordinates` with columns ID, X, Y and, for volumes, Z. Which way round the
-     matrix is follows from where the IDs are found. As R writes them, a header may
-     be one name shorter than the rows: each row then begins with its name.
-Text is separated by tabs or commas and held in memory: more than some 10^7 numbers
-are better kept as .h5ad. Nothing is ever unpickled.
+  2. One text table with a row per cell; names, positions, time and genes are columns.
+  3. An expression matrix, genes x cells or cells x genes, and a table `coordinates`
+     with columns ID, X, Y and, for volumes, Z. The axis that holds the IDs is that of
+     the cells. As R writes them, a header may be one name shorter than the rows;
+     each row then begins with its name.
+Text is separated by tabs or commas and held in memory, so keep more than some 10^7
+numbers as .h5ad. Nothing is ever unpickled.
 
 >>> import pathlib, tempfile
 >>> with tempfile.TemporaryDirectory() as folder:
@@ -26,7 +26,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, SupportsFloat
 
 import numpy as np
 
@@ -50,8 +50,8 @@ class CellTable:
       expression: Values as in the file, float32 [cell, gene], finite.
       genes: Name of each gene, all different.
       cells: Name of each cell, all different.
-      time: Time of each cell, float32 [cell], or None where none was asked for.
-      source: One line: which files, how much, and what was left out.
+      time: Time of each cell, float32 [cell]; None if no column was named.
+      source: Files, sizes, and counts of what was left out, in one line.
     """
 
     positions: np.ndarray
@@ -63,7 +63,7 @@ class CellTable:
 
 
 class _Choice(NamedTuple):
-    """What the caller says of the columns; None leaves it to their names."""
+    """Columns that the caller chose; None leaves the choice to their names."""
 
     genes: Sequence[str] | None
     places: Sequence[str] | None
@@ -72,7 +72,7 @@ class _Choice(NamedTuple):
 
 
 class _Table(NamedTuple):
-    """A table as it stands: named rows, named columns, nothing converted."""
+    """A table with named rows and columns, not yet converted."""
 
     where: str
     names: list[str]
@@ -81,21 +81,22 @@ class _Table(NamedTuple):
     name_column: str | None = None
 
     def take(self, columns: Sequence[str], kind: str = "column") -> np.ndarray:
-        """Converts some columns, [row, column], whose rows must be cells."""
+        """Converts columns to numbers, [row, column]; rows must be cells."""
         fields = self.fields[:, _find(columns, self.columns)]
         return _to_finite(fields, self.names, columns, self.where, kind)
 
     def take_time(self, column: str | None) -> np.ndarray | None:
+        """Returns a column as numbers, [row], or None if the table lacks it."""
         return self.take([column])[:, 0] if column in self.columns else None
 
 
 class _Cells(NamedTuple):
-    """Cells of one file; what the file does not say is None."""
+    """Cells of one file."""
 
     where: str
     names: list[str]
-    positions: np.ndarray | None  # [cell, dim]
-    time: np.ndarray | None  # [cell]
+    positions: np.ndarray  # [cell, dim]; [cell, 0] if the file has none
+    time: np.ndarray | None  # [cell]; None if the file has none
     genes: list[str]
     expression: np.ndarray  # [cell, gene]
 
@@ -115,29 +116,29 @@ def load_cells(
 
     Args:
       path: Expression, .h5ad, .csv, .tsv or .txt.
-      coordinates: Text table with the positions, if they are in a file of their own.
-        Its rows may be in any order; cells that only it knows are left out.
+      coordinates: Text table with the positions, if they are in another file. Its
+        rows may be in any order; cells without expression are left out.
       gene_columns: Genes to keep, in this order. By default all; in a text table
-        with a row per cell these are all columns not used for anything else.
+        with a row per cell these are all columns that have no other use.
       coordinate_columns: One to three columns with the positions, in `coordinates`
-        if given, else in the table or in `obs`. By default x, y and, if there, z in
+        if given, else in the table or in `obs`. By default x, y and, if present, z in
         upper or lower case, and `obsm[spatial_key]` in AnnData.
       time_column: Column with the time of each cell, in either file.
       cell_column: Column with the names of the cells, in either file. By default the
-        index of `obs`; in text one called id, cell, cell_id, cell_name, barcode or
-        nothing, else the first one of `coordinates` and its matrix, else numbers.
-      spatial_key: Where AnnData keeps the positions.
-      repeated_cells: What to do when cells share place and time, which published
-        tables do have: "refuse" them, "drop" all but the first of those that share
+        index of `obs`; in text the column called id, cell, cell_id, cell_name, barcode
+        or nothing, else the first one of `coordinates` and its matrix, else numbers.
+      spatial_key: Key of the positions in `obsm` of AnnData.
+      repeated_cells: Treatment of cells that share place and time, as in some
+        published tables: "refuse" them, "drop" all but the first of those that share
         their expression too (others are still refused), or "keep" them all.
 
     Returns:
-      The cells. Values are not transformed: no logarithm, no scaling.
+      The cells. Values are neither scaled nor transformed.
 
     Raises:
-      DataError: On an unknown ending, an unreadable or empty file, an absent column,
-        names that appear twice, a value that is not a finite number, a cell without
-        position, or repeated cells; says where, what was found and what is allowed.
+      DataError: If an ending is unknown, a file unreadable or empty, a column absent,
+        a name repeated, a value not a finite number, a cell without position, or if
+        cells are repeated; it says where, what was found and what is allowed.
     """
     if repeated_cells not in REPEATED_CELLS:
         raise DataError(
@@ -188,7 +189,7 @@ def _check_file(path: Path, allowed: tuple[str, ...]) -> None:
 
 
 def _read_text(path: Path, cell_column: str | None, first_column: bool) -> _Table:
-    """Reads a text table and finds out which column, if any, names its rows."""
+    """Reads a text table and finds the column, if any, that names its rows."""
     try:
         lines, wrong = read_lines(path)
     except (csv.Error, UnicodeDecodeError) as error:
@@ -207,6 +208,7 @@ def _read_text(path: Path, cell_column: str | None, first_column: bool) -> _Tabl
         )
     _check_unique(columns, str(path), "column")
     fields = np.array([line for _, line in lines[1:]], dtype=object)
+    name_column: str | None
     if cell_column in columns:
         name_column = cell_column
     elif width > len(columns):
@@ -216,7 +218,7 @@ def _read_text(path: Path, cell_column: str | None, first_column: bool) -> _Tabl
         usual += columns[:1] if first_column else []
         name_column = usual[0] if usual else None
     fields = fields[:, width - few :]
-    names = range(1, len(fields) + 1)
+    names: Iterable[object] = range(1, len(fields) + 1)
     if name_column is not None:
         names = fields[:, columns.index(name_column)]
     return _Table(str(path), _to_names(names), columns, fields, name_column)
@@ -225,7 +227,7 @@ def _read_text(path: Path, cell_column: str | None, first_column: bool) -> _Tabl
 def _read_expression(
     table: _Table, choice: _Choice, places: _Table | None
 ) -> tuple[_Cells, list[str]]:
-    """Reads a matrix either way round; returns its columns that are not cells too."""
+    """Reads a matrix either way round; returns the cells, and all other columns."""
     if places is not None and not _cells_are_rows(table, choice.cell, places):
         _check_unique(table.names, table.where, "gene")
         names = [column for column in table.columns if column != table.name_column]
@@ -233,22 +235,26 @@ def _read_expression(
         flipped = _Table(table.where, names, table.names, fields)
         genes = _choose_genes(table.names, choice.genes, table.where)
         expression = flipped.take(genes, "gene")
-        return _Cells(table.where, names, None, None, genes, expression), []
+        nowhere = np.empty((len(names), 0), np.float32)
+        return _Cells(table.where, names, nowhere, None, genes, expression), []
     axes = [] if places else _find_axes(table, choice.places)
     used = {table.name_column, choice.time, *axes}
     used |= {column for column in table.columns if column.lower() in CELL_COLUMNS}
     genes = [column for column in table.columns if column not in used]
     genes = _choose_genes(genes, choice.genes, table.where)
-    positions, time = table.take(axes) if axes else None, table.take_time(choice.time)
-    values = (positions, time, genes, table.take(genes, "gene"))
-    return _Cells(table.where, table.names, *values), table.columns
+    positions = np.empty((len(table.names), 0), np.float32)
+    if axes:
+        positions = table.take(axes)
+    time, expression = table.take_time(choice.time), table.take(genes, "gene")
+    cells = _Cells(table.where, table.names, positions, time, genes, expression)
+    return cells, table.columns
 
 
 def _read_anndata(
     path: Path, choice: _Choice, spatial_key: str, with_places: bool
 ) -> tuple[_Cells, list[str]]:
     try:
-        import anndata  # an optional extra, needed for this format only
+        import anndata  # an optional extra for this format
     except ImportError as error:
         raise DataError(
             f"{path}: .h5ad needs anndata, which does not import ({error}); "
@@ -257,14 +263,14 @@ def _read_anndata(
     check_hdf5(path)
     try:
         content = anndata.read_h5ad(path)
-    except Exception as error:  # its readers raise whatever they stumble over
+    except Exception as error:  # anndata passes on errors of h5py, zarr and pandas
         raise DataError(f"{path}: not readable as .h5ad ({error!r})") from error
     if content.X is None:
         raise DataError(f"{path}: no expression matrix X")
     columns, found = _to_names(content.obs.columns), _to_names(content.var_names)
     _check_unique(columns, f"{path}, obs", "column")
     _check_unique(found, str(path), "gene")
-    # As objects, so that categories, dates and texts all reach the same check.
+    # As objects, so that categories, dates and texts all go through one check.
     fields = content.obs.to_numpy(dtype=object)
     names = content.obs_names
     if choice.cell in columns:
@@ -273,7 +279,7 @@ def _read_anndata(
     genes = _choose_genes(found, choice.genes, str(path))
     values = content.X[:, _find(genes, found)]
     values = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
-    positions = None
+    positions = np.empty((len(obs.names), 0), np.float32)
     if with_places and choice.places is not None:
         positions = obs.take(_find_axes(obs, choice.places))
     elif with_places:
@@ -353,13 +359,13 @@ def _choose_genes(
 def _to_finite(
     values: np.ndarray, cells: list[str], columns: Sequence[str], where: str, kind: str
 ) -> np.ndarray:
-    """Converts [cell, column] to float32 or says which entry is no finite number."""
+    """Converts [cell, column] to float32 and refuses what is not a finite number."""
     _check_unique(cells, where, "cell")
     if not values.size:
         raise DataError(f"{where}: no cells; allowed: at least one")
     to_numbers = np.vectorize(_to_float, otypes=[np.float64])
     numbers = values if values.dtype.kind in "biuf" else to_numbers(values)
-    with np.errstate(over="ignore"):  # what overflows is infinite, hence refused
+    with np.errstate(over="ignore"):  # overflow becomes infinite, hence refused
         numbers = numbers.astype(np.float32)
     bad = np.argwhere(~np.isfinite(numbers))
     if bad.size:
@@ -372,7 +378,7 @@ def _to_finite(
     return numbers
 
 
-def _to_float(value: object) -> float:
+def _to_float(value: str | SupportsFloat) -> float:
     try:
         return float(value)
     except (ValueError, TypeError):
@@ -380,7 +386,7 @@ def _to_float(value: object) -> float:
 
 
 def _locate(cells: _Cells, places: _Table, choice: _Choice) -> _Cells:
-    """Puts positions, and time if only their table has it, beside the expression."""
+    """Adds positions to the cells, and the time if only their table has it."""
     _check_unique(places.names, places.where, "cell")
     known = set(places.names)
     absent = [name for name in cells.names if name not in known]
@@ -397,7 +403,7 @@ def _locate(cells: _Cells, places: _Table, choice: _Choice) -> _Cells:
 
 
 def _treat_repeated(cells: _Cells, policy: str) -> tuple[_Cells, int]:
-    """Returns the cells and how many of them that share place and time were dropped."""
+    """Returns the cells, and the number dropped because they share place and time."""
     keys = cells.positions + np.float32(0)  # -0 becomes 0
     if cells.time is not None:
         keys = np.column_stack([keys, cells.time])

@@ -1,14 +1,14 @@
-"""Parts of a field that are given, and samplers that keep to them.
+"""Chooses the given part of a field, and makes samplers keep it.
 
 The published tasks are masks: nothing given, the first time, the first and the last,
 two of three genes, half of the places, a gene that is knocked out. `given_mask` makes
-them for any data they make sense for; `random_masks` draws such masks for training.
+them for all data that allow them; `random_masks` draws such masks for training.
 
-Three ways to condition (`sample.conditioning`):
-- `hold`, as published: given entries stand in x_t at their clean values at every t;
-- `replace`: they carry the noise that belongs to t, alpha data + sigma noise, with one
-  noise for the whole path, so that x_t looks as in training;
-- `trained`: held, and a network trained with random masks is told which they are.
+There are three ways to condition (`sample.conditioning`):
+- `hold`, as published: given entries of x_t have their clean values at every t;
+- `replace`: they have the noise of t, alpha data + sigma noise, with one noise for the
+  whole path, so that x_t looks as in training;
+- `trained`: as `hold`, with a network trained on random masks that gets the mask too.
 """
 
 import jax
@@ -32,39 +32,41 @@ _GIVEN_SHARE = 0.7
 
 
 def given_mask(
-    task: str, fields: FieldSet, hidden_genes: tuple[int, ...], seed: int = 0
+    task: str, fields: FieldSet, hidden_genes: tuple[int, ...]
 ) -> np.ndarray:
-    """Returns what a task gives of each sample, bool [sample, node, gene].
+    """Returns the entries that a task gives, bool [sample, node, gene].
 
-    On a grid: `forward` gives the first time, `interpolation` first and last,
-    `space_imputation` two of five places (0, 1, 5, 6, 10, 11 of 12). Off a grid it
-    gives the same of twelve stretches of a profile, else 70 % of the nodes at random.
+    On a grid, `forward` gives the first time, `interpolation` the first and last, and
+    `space_imputation` two of five places (0, 1, 5, 6, 10, 11 of 12). Off a grid,
+    `space_imputation` gives the same of twelve stretches of a profile, else 70 % of
+    the nodes at random.
 
     Args:
       task: One of `FIELD_TASKS`.
       fields: The fields; padding is never given.
       hidden_genes: Genes that `gene_imputation` hides.
-      seed: Seed of random nodes.
 
     Raises:
-      DataError: If the data have no times or no knocked-out genes, or the mask gives
-        everything, or (but for `unconditional`) nothing.
+      DataError: If the data lack the times or knocked-out genes that the task needs,
+        or if the mask gives everything, or nothing for a task with conditions.
     """
     shape = fields.values.shape
-    if task in ("forward", "interpolation") and fields.grid is None:
-        raise DataError(
-            f"sample.tasks: {task} needs fields on a grid of times and places"
-        )
-    if task == "knockout" and fields.knocked_out is None:
-        raise DataError("sample.tasks: knockout needs fields with a knocked-out gene")
     given = np.zeros(shape, bool)
     if task == "gene_imputation":
         given[:] = ~np.isin(np.arange(shape[2]), hidden_genes)
     elif task == "knockout":
+        if fields.knocked_out is None:
+            raise DataError(
+                "sample.tasks: knockout needs fields with a knocked-out gene"
+            )
         given[:] = fields.knocked_out[:, None, None] == np.arange(shape[2])
     elif task == "space_imputation":
-        given[:] = _given_nodes(fields, seed)[:, :, None]
-    elif task != "unconditional":
+        given[:] = _given_nodes(fields)[:, :, None]
+    elif task in ("forward", "interpolation"):
+        if fields.grid is None:
+            raise DataError(
+                f"sample.tasks: {task} needs fields on a grid of times and places"
+            )
         num_times = len(fields.grid[0])
         ends = (0,) if task == "forward" else (0, num_times - 1)
         time = np.arange(shape[1]) // len(fields.grid[1])
@@ -82,25 +84,26 @@ def given_mask(
 
 
 def num_generated_times(task: str, fields: FieldSet) -> int:
-    """Returns how many times of a grid are generated; 1 off a grid."""
+    """Returns the number of generated times of a grid; 1 off a grid."""
     if fields.grid is None:
         return 1
     return len(fields.grid[0]) - {"forward": 1, "interpolation": 2}.get(task, 0)
 
 
 def random_masks(keys: jax.Array, positions: jax.Array, num_genes: int) -> jax.Array:
-    """Draws what is given to a network in training, bool [row, node, gene].
+    """Draws the entries given to a network in training, bool [row, node, gene].
 
-    Each row gets one of four at equal odds: nothing; nodes at random; nodes outside an
-    interval of one coordinate (either end may be hidden too); genes at random.
+    Each row gets one of four with equal probability: nothing; nodes at random; nodes
+    outside an interval of one coordinate (either end may be hidden too); genes at
+    random.
 
     Args:
-      keys: One key a row.
+      keys: One key per row.
       positions: [row, node, dim].
       num_genes: Genes.
     """
 
-    def draw(key, points):
+    def draw(key: jax.Array, points: jax.Array) -> jax.Array:
         kind, share, nodes, axis, ends, genes = jax.random.split(key, 6)
         num_nodes, dim = points.shape
         at_random = jax.random.uniform(nodes, (num_nodes,)) < jax.random.uniform(share)
@@ -126,20 +129,20 @@ def keep_given(
     *,
     hold: bool,
 ) -> Denoiser:
-    """Wraps a denoiser so that given entries come out as what they are.
+    """Wraps a denoiser so that it returns given entries unchanged.
 
-    A sampler then moves them along their interpolant. With `hold` the network sees
-    their clean values instead.
+    A sampler then moves them along their interpolant. With `hold`, the input of the
+    network has their clean values.
 
     Args:
       denoise: (x_t, t) -> (data_hat, noise_hat).
       given: bool, shape of x_t.
       data: Clean values where given, shape of x_t.
       noise: Noise at t = 0, shape of x_t.
-      hold: Whether the network sees clean values.
+      hold: Whether the input of the network has clean values.
     """
 
-    def wrapped(x_t, t):
+    def wrapped(x_t: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
         seen = jnp.where(given, data, x_t) if hold else x_t
         data_hat, noise_hat = denoise(seen, t)
         return jnp.where(given, data, data_hat), jnp.where(given, noise, noise_hat)
@@ -147,7 +150,7 @@ def keep_given(
     return wrapped
 
 
-def _given_nodes(fields: FieldSet, seed: int) -> np.ndarray:
+def _given_nodes(fields: FieldSet) -> np.ndarray:
     num_samples, num_nodes, _ = fields.values.shape
     if fields.grid is not None:
         place = np.arange(num_nodes) % len(fields.grid[1])
@@ -157,8 +160,8 @@ def _given_nodes(fields: FieldSet, seed: int) -> np.ndarray:
         return np.broadcast_to(twelfth % 5 < 2, (num_samples, num_nodes))
     given = np.zeros((num_samples, num_nodes), bool)
     for i, real in enumerate(fields.point_mask):
-        # A draw of its own for each sample, the same however many there are.
+        # Each sample has its own stream, so that it does not depend on the others.
         size = int(real.sum())
         count = min(max(1, round(_GIVEN_SHARE * size)), size - 1)
-        given[i, np.random.default_rng([seed, i]).permutation(size)[:count]] = True
+        given[i, np.random.default_rng([0, i]).permutation(size)[:count]] = True
     return given

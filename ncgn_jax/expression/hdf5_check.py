@@ -1,8 +1,7 @@
-"""Whether an HDF5 file can be read at all, found out where it does no harm.
+"""Checks in a separate process that an HDF5 file can be read.
 
-The HDF5 library trusts what files say of themselves: a spoilt one can end the program
-that reads it (segmentation fault) or ask for more memory than there is. So another
-process reads it first.
+The HDF5 library trusts the headers of a file. A damaged file can crash the program
+that reads it (segmentation fault) or exhaust the memory.
 """
 
 import os
@@ -25,16 +24,16 @@ with h5py.File(sys.argv[1], "r") as file:
 
 
 def check_hdf5(path: str | os.PathLike[str], timeout_seconds: float = 3600.0) -> None:
-    """Reads all of an HDF5 file in a process of its own; h5py has to be installed.
+    """Reads all of an HDF5 file in a separate process; h5py must be installed.
 
     Args:
       path: The file.
-      timeout_seconds: When to give up.
+      timeout_seconds: Longest time to wait.
 
     Raises:
-      DataError: If that process reports an error, crashes or does not end.
+      DataError: If the process reports an error, crashes or does not end.
     """
-    # -P: a file h5py.py in the current folder is not what is meant.
+    # -P keeps Python from importing a file h5py.py in the current folder.
     command = [sys.executable, "-P", "-c", _READ_ALL, os.fspath(path)]
     try:
         result = subprocess.run(
@@ -47,7 +46,7 @@ def check_hdf5(path: str | os.PathLike[str], timeout_seconds: float = 3600.0) ->
         ) from error
     if result.returncode < 0:
         name = signal.Signals(-result.returncode).name
-        raise DataError(f"{path}: damaged: HDF5 ended with {name} when it read it")
+        raise DataError(f"{path}: damaged: the HDF5 library ended with {name}")
     if result.returncode:
         reason = result.stderr.strip().splitlines()[-1:] or ["no reason given"]
         raise DataError(f"{path}: not readable as HDF5 ({reason[0]})")

@@ -1,4 +1,4 @@
-"""Tables in text files, whichever delimiter they use."""
+"""Reads tables in text files, separated by tabs or by commas."""
 
 import csv
 from pathlib import Path
@@ -7,26 +7,27 @@ Line = tuple[int, list[str]]  # its number in the file, and its fields
 
 
 def read_lines(path: Path) -> tuple[list[Line], Line | None]:
-    """Splits the lines of a table that have any fields.
+    """Splits the lines of a table, without empty ones.
 
-    It is split at tabs if that gives a table, else at commas: names may hold any number
-    of the other. What is no table either way is split at what is there more often.
+    Lines are split at tabs if that gives a table, else at commas, because names may
+    contain the other delimiter. If neither gives a table, the more frequent one is
+    used.
 
     Args:
-      path: The file, in UTF-8, with or without a mark of byte order.
+      path: The file, in UTF-8, with or without a byte order mark.
 
     Returns:
-      The lines, and the first row with more or fewer fields than a table has, None if
-      there is none: rows are as long as the header, or all longer by a name.
+      The lines, and the first row with a wrong number of fields, None if there is
+      none. Rows are as long as the header, or all longer by a name.
 
     Raises:
-      csv.Error: If quotes do not end, or stand where they must not.
-      UnicodeDecodeError: If it is not UTF-8.
+      csv.Error: If a quote is not closed or misplaced.
+      UnicodeDecodeError: If the file is not UTF-8.
     """
     with path.open(newline="", encoding="utf-8-sig") as file:
         start = file.readline() + file.readline()
 
-        def split_at(delimiter):
+        def split_at(delimiter: str) -> list[Line]:
             file.seek(0)
             reader = csv.reader(file, delimiter=delimiter, strict=True)
             return [(reader.line_num, line) for line in reader if line]

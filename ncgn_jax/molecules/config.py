@@ -34,6 +34,7 @@ from ncgn_jax.tasks.settings import (
     GUIDANCE,
     MAX_REFERENCE,
     NUM_LAYERS,
+    NUM_TRAIN,
     OPTIMIZERS,
     PATH,
     WIDTH,

@@ -65,8 +65,8 @@ FIELDS = with_defaults(
         Field(
             "model.noise_conditioning",
             "time",
-            "Noise variable that the network sees: that of the time, none, or the one it "
-            "infers from the cloud. The last two choose graphs by the inferred one too.",
+            "Noise variable that the network sees: that of the time, none, or the one "
+            "it infers from the cloud. The last two choose graphs by it too.",
             one_of(NOISE_CONDITIONINGS),
         ),
         MAX_REFERENCE,

@@ -69,7 +69,7 @@ def table(scorer):
 
 
 def test_rows_and_columns_are_in_order(scorer, table):
-    rows, meta = table
+    rows = table
     samples = ["fresh", "blurred", "collapsed", "unasked"]
     assert list(rows) == [*samples, "noise", "train", "held_out"]
     titles = [column.title for column in scorer.columns]
@@ -80,18 +80,13 @@ def test_rows_and_columns_are_in_order(scorer, table):
         assert missing == ({"class_accuracy"} if name == "unasked" else set())
         assert np.all(np.isfinite(list(row.values())))
     assert "FID" not in format_table({"a": {}}, scorer.columns).split("| ")
-    assert meta == {
-        "split": "test",
-        "sizes": "60 images a set, 120 test images",
-        "features": "classifier of 3 classes, 30 steps, seed 0",
-        "nearest": "among all 300 training images",
-    }
+    assert scorer.describe_features() == "classifier of 3 classes, 30 steps, seed 0"
     sizes = {(row["num_generated"], row["num_reference"]) for row in rows.values()}
     assert sizes == {(60, 120), (60, 60)}
 
 
 def test_real_images_are_told_from_bad_ones(table):
-    rows, _ = table
+    rows = table
     for key in ("fd_clf", "kd_clf", "swd_pixels", "swd_patches"):
         for real in ("fresh", "train", "held_out"):
             for bad in ("noise", "blurred", "collapsed"):
@@ -114,13 +109,13 @@ def test_noise_is_asked_for_the_classes_of_training_images(data):
     train, labels, test, test_labels = data
     same = np.full_like(labels, 2), np.full_like(test_labels, 2)
     scorer = ImageScorer(train, same[0], test, same[1], num_classes=3, num_steps=30)
-    rows, _ = scorer.rows({"a": (test, test_labels)}, max_images=60)
+    rows = scorer.rows({"a": (test, test_labels)}, max_images=60)
     assert rows["noise"]["class_accuracy"] == rows["train"]["class_accuracy"] == 1
     assert rows["a"]["class_accuracy"] == np.mean(test_labels[:60] == 2)
 
 
 def test_copies_are_seen(table):
-    rows, _ = table
+    rows = table
     assert (rows["train"]["nn_ratio"], rows["train"]["nn_share_near"]) == (0, 1)
     for name in ("fresh", "held_out"):
         assert rows[name]["nn_ratio"] == pytest.approx(1, abs=0.05)
@@ -130,7 +125,7 @@ def test_copies_are_seen(table):
 def test_a_row_holds_the_measures_of_its_own_images(data, scorer, table):
     """Columns made again from the classifier and the raw arrays."""
     train, train_labels, test, _ = data
-    rows, _ = table
+    rows = table
     fresh, _ = make_images(60, 2)
     params = train_classifier(train, train_labels, 3, 30, 128, 0)
     scale = np.sqrt((extract_features(params, train).features ** 2).mean())
@@ -150,20 +145,19 @@ def test_a_row_holds_the_measures_of_its_own_images(data, scorer, table):
 def test_at_most_so_many_images_are_measured(scorer):
     fresh, labels = make_images(60, 2)
     late = np.concatenate([fresh[:20], 9 + fresh[20:]])
-    rows, meta = scorer.rows({"a": (fresh[:20], labels[:20])}, max_images=20)
-    others, _ = scorer.rows({"a": (late, labels)}, max_images=20)
+    rows = scorer.rows({"a": (fresh[:20], labels[:20])}, max_images=20)
+    others = scorer.rows({"a": (late, labels)}, max_images=20)
     assert rows == others
-    assert meta["sizes"] == "20 images a set, 20 test images"
     assert {row["num_reference"] for row in rows.values()} == {20, 10}
     assert rows["held_out"]["num_generated"] == 10
 
 
 def test_measures_that_need_more_images_are_absent(scorer):
     fresh, labels = make_images(60, 2)
-    few, _ = scorer.rows({"a": (fresh[:3], labels[:3])}, max_images=60)
+    few = scorer.rows({"a": (fresh[:3], labels[:3])}, max_images=60)
     assert "precision" not in few["a"]
     assert {"coverage", "fd_clf", "class_accuracy"} <= set(few["a"])
-    tiny, _ = scorer.rows({"a": (fresh, labels)}, max_images=4)
+    tiny = scorer.rows({"a": (fresh, labels)}, max_images=4)
     assert "coverage" not in tiny["a"]
     assert "precision" not in tiny["held_out"]
     with pytest.raises(DataError, match="at least 4"):
@@ -185,8 +179,8 @@ def test_the_classifier_is_trained_once_for_all_rows(data, monkeypatch):
     scorer = ImageScorer(*data, num_classes=3, num_steps=2, seed=4)
     assert not calls
     fresh, labels = make_images(20, 2)
-    first, _ = scorer.rows({"a": (fresh, labels), "b": (fresh, labels)}, 20)
-    again, _ = scorer.rows({"a": (fresh, labels)}, 20)
+    first = scorer.rows({"a": (fresh, labels), "b": (fresh, labels)}, 20)
+    again = scorer.rows({"a": (fresh, labels)}, 20)
     assert len(calls) == 1
     assert calls[0][2:] == (3, 2, 128, 4)
     assert first["a"] == first["b"] == again["a"]
@@ -200,8 +194,9 @@ def test_images_without_classes_are_told_by_their_turns(data):
     assert titles == TITLES + PIXEL_TITLES
     fresh, _ = make_images(60, 2)
     samples = {"fresh": (fresh, np.zeros(60)), "down": (fresh[:, ::-1], None)}
-    rows, meta = scorer.rows(samples, max_images=60)
-    assert meta["features"] == "classifier of quarter turns, 30 steps, seed 0"
+    rows = scorer.rows(samples, max_images=60)
+    described = scorer.describe_features()
+    assert described == "classifier of quarter turns, 30 steps, seed 0"
     assert not {"class_accuracy", "is_clf"} & set(rows["fresh"])
     for bad in ("noise", "down"):
         assert rows["fresh"]["fd_clf"] < 0.5 * rows[bad]["fd_clf"]
@@ -303,7 +298,7 @@ def test_inceptions_columns_appear_only_with_its_weights(data, monkeypatch):
     scorer = ImageScorer(*data, num_classes=3, num_steps=1, inception="weights.pth")
     assert [column.title for column in scorer.columns[-2:]] == ["FID", "IS"]
     fresh, labels = make_images(30, 2)
-    rows, _ = scorer.rows({"fresh": (fresh, labels)}, max_images=500)
+    rows = scorer.rows({"fresh": (fresh, labels)}, max_images=500)
     own, real = (StandIn("")(part) for part in (fresh, data[2]))
     expected = frechet_distance(own.features, real.features)
     assert rows["fresh"]["fid"] == pytest.approx(expected)
@@ -361,8 +356,7 @@ def test_the_nearest_image_is_looked_for_among_all_or_so_many(data, monkeypatch)
     gaps = np.linalg.norm((fresh[:, None] - hidden[chosen]).reshape(20, 30, -1), axis=2)
     np.testing.assert_allclose(distance, gaps.min(axis=1), rtol=1e-6)
     np.testing.assert_array_equal(index, chosen[gaps.argmin(axis=1)])
-    _, meta = part.rows({"a": (fresh, None)}, max_images=20)
-    assert meta["nearest"] == "among 30 of 300 training images"
+    assert part.looked_at == "30 of 300"
 
 
 def test_samples_that_are_not_finite_are_refused_in_words(scorer):
