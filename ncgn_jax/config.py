@@ -37,7 +37,7 @@ _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 def field_types(config: ConfigDict) -> dict[str, type]:
     """Lists the dotted name and the type of every field; sections are not fields."""
-    types = {}
+    types: dict[str, type] = {}
     for name in config:
         if isinstance(config[name], ConfigDict):
             section = config[name]
@@ -396,7 +396,8 @@ def _parse_tuple(text: str, old: tuple) -> tuple:
     if len(kinds) == 1 and kinds <= set(_PLAIN):
         inner = text.strip().removeprefix("(").removesuffix(")")
         items = [item.strip().strip("'\"") for item in inner.split(",")]
-        return tuple(_parse(item, *kinds, 0) for item in items if item)
+        (kind,) = kinds
+        return tuple(_parse(item, kind, 0) for item in items if item)
     try:
         value = _to_tuple(ast.literal_eval(text))
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:

@@ -61,7 +61,7 @@ def measure_levels(workdir: Path, num_levels: int, num_examples: int) -> dict[st
         )
     schedule = probe.time.schedule
     times = np.asarray(schedule.time_of_signal_level(levels), np.float64)
-    data_error, target_error = probe.errors(times)
+    data_error, target_error = probe.errors(times.tolist())
     # What a level counts for in training: the time that it stands for.
     spans = np.gradient(times)
     table = _thin(fit_time_table(schedule, times, data_error))
@@ -99,12 +99,12 @@ def _learn_schedule(
     probe: LevelProbe, levels: np.ndarray, times: np.ndarray, spans: np.ndarray
 ) -> dict[str, list]:
     """Measures every graph shape at every level, prints, and chooses."""
-    columns = [probe.errors(times, i)[1] for i in range(len(probe.sizes))]
+    columns = [probe.errors(times.tolist(), i)[1] for i in range(len(probe.sizes))]
     # Coarsest first, whatever the order of the schedule of training.
     order = np.argsort(probe.sizes)
     errors = np.stack(columns, axis=1)[:, order]
     sizes, weights = (np.take(a, order).tolist() for a in (probe.sizes, probe.weights))
-    table = least_loss_schedule(levels, weights, errors * spans[:, None])
+    table = least_loss_schedule(levels.tolist(), weights, errors * spans[:, None])
     cells = [["level", *(f"{size} supernodes" for size in sizes)]]
     for level, row in zip(levels, errors, strict=True):
         cells.append([f"{value:.4g}" for value in (level, *row)])

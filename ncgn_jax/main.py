@@ -64,7 +64,7 @@ def run(
         validate(config)
         if checkpoint != "newest" and mode not in ("sample", "evaluate"):
             raise ConfigError("--checkpoint goes with --mode=sample or --mode=evaluate")
-        workdir = Path(workdir or Path("runs") / Path(config_path).stem)
+        folder = Path(workdir or Path("runs") / Path(config_path).stem)
         task = make_task(config)
         notes = [*sampling_notes(config), *task.notes()]
         about = "\n".join([*task.describe(), *notes])
@@ -72,16 +72,16 @@ def run(
             {"configuration": config_to_json(config), "data and model": about}
         )
         if parallel.is_main_process():
-            print(f"{about}\nrun: {workdir}", flush=True)
+            print(f"{about}\nrun: {folder}", flush=True)
         if mode == "train":
-            train(config, workdir, task, preemption)
+            train(config, folder, task, preemption)
         elif mode == "all":
-            with hold(workdir):
-                state = train(config, workdir, task, preemption)
-                _sample(config, workdir, task, state, mode, preemption)
+            with hold(folder):
+                state = train(config, folder, task, preemption)
+                _sample(config, folder, task, state, mode, preemption)
         else:
-            state = restore_state(config, workdir, task, checkpoint)
-            _sample(config, workdir, task, state, mode, preemption)
+            state = restore_state(config, folder, task, checkpoint)
+            _sample(config, folder, task, state, mode, preemption)
 
 
 def _sample(config, workdir, task, state, mode, preemption) -> None:

@@ -88,7 +88,7 @@ def collect(
     rows: dict[str, list[Row]] = {}
     groups: dict[Path, str] = {}
     for run in runs:
-        result = run.read_result()
+        result = run.read_result() or {"rows": {}, "num_params": 0}
         groups.setdefault(anchors_path(workdir, run.config), run.variant)
         for kind, row in result["rows"].items():
             many = len(run.config.evaluate.weights) > 1

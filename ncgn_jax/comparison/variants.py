@@ -155,7 +155,7 @@ def parse_variants(
 
 def training_fields(config: ConfigDict) -> dict[str, Any]:
     """Lists the fields that decide what is learnt, by dotted name, as in JSON."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in json.loads(json.dumps(config.to_dict())).items():
         if name in _FREE_SECTIONS:
             continue

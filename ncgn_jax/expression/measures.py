@@ -1,10 +1,10 @@
-"""Measures of generated expression fields: sets of values at nodes in space.
+"""Measures generated expression fields.
 
-A field is [node, gene]: what every gene does at every node. Two sets are compared as
-distributions over whole fields (`field_transport`, `energy_distance`), values filled
-in one by one (`imputation_scores`), patterns on a line by their period and strength.
-Distances have the unit of the values and grow with the number of nodes and genes; put
-genes on one scale first.
+A field is [node, gene], the value of every gene at every node. Two sets are compared
+as distributions over whole fields (`field_transport`, `energy_distance`), imputed
+values one by one (`imputation_scores`), and patterns on a line by their period and
+strength. Distances have the unit of the values and grow with the number of nodes and
+genes, so scale the genes alike first.
 
 Example:
   >>> import numpy as np
@@ -24,13 +24,13 @@ from scipy.stats import wasserstein_distance
 from ncgn_jax.metrics.transport import wasserstein_flat
 
 _PADDING = 16
-# A monotone profile peaks at 0.66 (ramp) to 0.75 (step) periods a line, one full
-# period, whatever its phase, at 0.83 or more.
+# A monotone profile peaks at 0.66 (ramp) to 0.75 (step) periods per line, and one full
+# period of any phase at 0.83 or more.
 _MIN_PERIODS = 0.8
 
 
 class ImputationScores(NamedTuple):
-    """How well hidden values were filled in, gene by gene and on average."""
+    """Scores of imputed values, per gene and on average."""
 
     pearson: NDArray[np.float64]  # [gene], in [-1, 1]; NaN if one side is constant
     rmse: NDArray[np.float64]  # [gene], unit of the values; NaN if nothing was hidden
@@ -42,21 +42,20 @@ def field_transport(generated: ArrayLike, reference: ArrayLike) -> float:
     """Measures the exact transport distance between two sets of fields.
 
     W_1 = min_pi sum_ij pi_ij |flat(g_i) - flat(r_j)|_2 with uniform marginals
-    (Villani 2009, Optimal Transport, def. 6.1). Nodes are places and keep their order,
-    unlike points of a cloud: nothing is matched inside a field, and nothing divided by
-    the number of nodes. It falls as the sets grow: compare equal sizes only, beside
-    the value of real against real fields.
+    (Villani 2009, Optimal Transport, def. 6.1). Unlike points of a cloud, nodes keep
+    their order, so they are not matched inside a field, and W_1 is not divided by
+    their number. It falls as the sets grow, so compare equal sizes only, and with the
+    value of real against real fields.
 
     Args:
       generated: Generated fields, [sample, node, gene].
-      reference: Reference fields with the same nodes and genes; other set sizes are
-        fine.
+      reference: Reference fields with the same nodes and genes, in any number.
 
     Returns:
       W_1 >= 0.
 
     Raises:
-      ValueError: If shapes do not fit or a value is not finite.
+      ValueError: If shapes differ or a value is not finite.
       RuntimeError: If the transport solver does not reach the optimum.
     """
     generated, reference = _check_pair(generated, reference)
@@ -67,9 +66,9 @@ def energy_distance(generated: ArrayLike, reference: ArrayLike) -> float:
     """Measures the energy distance between two sets of fields, unbiased.
 
     2 E|X - Y| - E|X - X'| - E|Y - Y'| with Euclidean norms of flattened fields
-    (Szekely and Rizzo 2013, J. Stat. Plan. Inference 143); X, X' and Y, Y' run over
-    different members of a set, so that the mean over draws is exact for every set
-    size. It is 0 for equal distributions, and may then fall below.
+    (Szekely and Rizzo 2013, J. Stat. Plan. Inference 143). X, X' and Y, Y' are
+    different members of a set, so that it is unbiased for every set size. Its
+    expectation is 0 for equal distributions, where estimates may be negative.
 
     Args:
       generated: Generated fields, [sample > 1, node, gene].
@@ -79,8 +78,8 @@ def energy_distance(generated: ArrayLike, reference: ArrayLike) -> float:
       The distance, in the unit of the values.
 
     Raises:
-      ValueError: If shapes do not fit, a set has fewer than two fields or a value is
-        not finite.
+      ValueError: If shapes differ, a set has fewer than two fields or a value is not
+        finite.
     """
     generated, reference = _check_pair(generated, reference)
     if min(len(generated), len(reference)) < 2:
@@ -94,17 +93,16 @@ def energy_distance(generated: ArrayLike, reference: ArrayLike) -> float:
 def imputation_scores(
     imputed: ArrayLike, truth: ArrayLike, hidden_mask: ArrayLike
 ) -> ImputationScores:
-    """Scores values that were filled in at hidden entries.
+    """Scores imputed values at hidden entries.
 
     Hidden entries of one gene are pooled over samples and nodes. Pearson correlation
-    sees neither offset nor scale; the root of the mean squared error sees both. A
-    gene whose truth or imputation does not vary there has no correlation (NaN) and is
-    left out of the mean: look at both.
+    ignores offset and scale; the root mean square error does not. A gene whose truth
+    or imputation is constant there has no correlation (NaN) and is left out of the
+    mean.
 
     Args:
       imputed: Filled fields, [sample, node, gene].
-      truth: True fields, same shape. What both hold at visible entries is ignored,
-        NaN included.
+      truth: True fields, same shape. Visible entries are ignored and may be NaN.
       hidden_mask: True where a value was hidden, bool, same shape or one that
         broadcasts to it, e.g. [gene] or [node, 1].
 
@@ -112,7 +110,7 @@ def imputation_scores(
       Scores per gene, and their means over genes that have one (NaN if none has).
 
     Raises:
-      ValueError: If shapes do not fit, the mask is not bool or a hidden value is not
+      ValueError: If shapes differ, the mask is not bool or a hidden value is not
         finite.
     """
     imputed, truth = np.asarray(imputed, np.float64), np.asarray(truth, np.float64)
@@ -139,27 +137,26 @@ def dominant_wavelength(
 ) -> NDArray[np.float64]:
     """Finds the period of the strongest wave along a line of nodes.
 
-    1 / argmax_f |sum_n (x_n - mean x) exp(-2 pi i f n spacing)|^2: the mean-removed
-    power spectrum, zero-padded 16-fold so that f is not bound to whole numbers of
-    periods, with a parabola through the logarithms at the top three (Smith 2011,
-    Spectral Audio Signal Processing). The line's ends shift the peak, depending on
-    the phase, by up to 20 % for one period on the line, 5 % for two, 3 % for three
-    and 1 % for five.
+    1 / argmax_f |sum_n (x_n - mean x) exp(-2 pi i f n spacing)|^2. The spectrum is
+    zero-padded 16-fold, so that f is not limited to whole numbers of periods, and a
+    parabola is fitted to the logarithms at the top three (Smith 2011, Spectral Audio
+    Signal Processing). Depending on the phase, the ends of the line shift the peak by
+    up to 20 % for one period on the line, 5 % for two, 3 % for three and 1 % for five.
 
     Args:
       fields_on_line: Fields on equally spaced nodes in order, [sample, place, gene],
         at least 4 places.
       spacing: Distance between neighbours; the result has its unit.
-      min_amplitude: Largest standard deviation along the line that does not yet count
-        as a pattern. Noise has a wavelength too, so choose it above the noise.
+      min_amplitude: Largest standard deviation along the line that is no pattern.
+        Noise has a wavelength too, so choose it above the noise.
 
     Returns:
-      Wavelength, [sample, gene]. NaN where there is no pattern: the values hardly
-      vary, or the peak lies below 0.8 periods on the line, where ramps and steps do.
+      Wavelength, [sample, gene]. NaN without a pattern: if the values hardly vary, or
+      the peak is below 0.8 periods on the line, as for ramps and steps.
 
     Raises:
-      ValueError: If the shape does not fit, the spacing is not positive or a value is
-        not finite.
+      ValueError: If the shape is wrong, the spacing is not positive or a value is not
+        finite.
     """
     fields = _check_fields(fields_on_line)
     num_places = fields.shape[1]
@@ -183,9 +180,9 @@ def dominant_wavelength(
 
 
 def pattern_amplitude(fields: ArrayLike) -> NDArray[np.float64]:
-    """Measures how strongly each gene varies in space, whatever its pattern.
+    """Measures how strongly each gene varies in space, by its standard deviation.
 
-    The standard deviation over nodes; a sine of height a has a / sqrt(2).
+    A sine of height a has a / sqrt(2).
 
     Args:
       fields: Fields, [sample, node, gene].
@@ -194,7 +191,7 @@ def pattern_amplitude(fields: ArrayLike) -> NDArray[np.float64]:
       Amplitude, [sample, gene], in the unit of the values.
 
     Raises:
-      ValueError: If the shape does not fit or a value is not finite.
+      ValueError: If the shape is wrong or a value is not finite.
     """
     return _check_fields(fields).std(axis=1)
 
@@ -204,9 +201,9 @@ def wavelength_distance(
 ) -> NDArray[np.float64]:
     """Compares the distributions of wavelengths of two sets, gene by gene.
 
-    One-dimensional 1-Wasserstein distance int |F_g - F_r|, in the unit of length, so
-    2 is like every period being 2 too long. Samples without pattern (NaN) do not
-    count: compare their shares, `np.isnan(wavelengths).mean(0)`, beside it.
+    Uses the one-dimensional 1-Wasserstein distance int |F_g - F_r|, in the unit of
+    length: 2 is as if every period were 2 too long. Samples without pattern (NaN) are
+    ignored, so compare their shares, `np.isnan(wavelengths).mean(0)`, too.
 
     Args:
       generated: Wavelengths from `dominant_wavelength`, [sample, gene].
@@ -216,7 +213,7 @@ def wavelength_distance(
       Distance, [gene]; NaN for a gene without any pattern in one of the sets.
 
     Raises:
-      ValueError: If shapes do not fit.
+      ValueError: If shapes differ.
     """
     generated, reference = (np.asarray(w, np.float64) for w in (generated, reference))
     if (generated.ndim, generated.shape[1:]) != (2, reference.shape[1:]):
@@ -235,7 +232,7 @@ def wavelength_distance(
 def _refine_peak(
     power: NDArray[np.float64], top: NDArray[np.intp]
 ) -> NDArray[np.float64]:
-    """Returns where a parabola through three logarithms peaks, in (-1/2, 1/2)."""
+    """Returns the peak of a parabola through three logarithms, in (-1/2, 1/2)."""
     inside = np.minimum(top, power.shape[1] - 2)  # the last one has no right neighbour
     left, middle, right = (
         np.log(np.take_along_axis(power, inside + step, axis=1) + 1e-300)
@@ -253,7 +250,7 @@ def _correlate(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
         if values.size < 2:
             return np.nan
         centred = values - values.mean()
-        # Rounding of the mean is no variation.
+        # The rounding error of the mean is no variation.
         if np.abs(centred).max() <= 1e-12 * np.abs(values).max():
             return np.nan
         deviations.append(centred / np.linalg.norm(centred))
@@ -265,7 +262,7 @@ def _root_mean_square(errors: NDArray[np.float64]) -> float:
 
 
 def mean_of_some(values: NDArray[np.float64]) -> float:
-    """Averages what is not NaN; NaN if nothing is left."""
+    """Returns the mean of all values that are not NaN, NaN if there are none."""
     values = values[~np.isnan(values)]
     return float(values.mean()) if values.size else np.nan
 

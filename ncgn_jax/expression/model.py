@@ -15,7 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ncgn_jax.expression.conditioning import keep_given, random_masks
-from ncgn_jax.graphs import Connectivity, connect_layouts, join_graphs, take_graphs
+from ncgn_jax.graphs import (
+    Connectivity,
+    NoiseBucket,
+    connect_layouts,
+    join_graphs,
+    take_graphs,
+)
 from ncgn_jax.models.ncgn import NCGN
 from ncgn_jax.parallel import AXIS
 from ncgn_jax.process import integrate, make_denoiser, make_sampler_step
@@ -101,7 +107,7 @@ class ExpressionModel:
     scale: np.ndarray
     num_nodes: int
     axis_scale: tuple[float, ...]
-    time: BucketedTime
+    time: BucketedTime[NoiseBucket]
     objective: Objective
     graphs: GraphSettings
     network_settings: NetworkSettings

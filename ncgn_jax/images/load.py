@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from ncgn_jax.faults import DataError
 from ncgn_jax.images.arrays import load_arrays, load_digits
+from ncgn_jax.images.classifier import MIN_SIZE
 from ncgn_jax.images.folders import load_folder
 from ncgn_jax.images.inception import check_weights
 from ncgn_jax.images.latent_shards import load_latents
@@ -13,8 +14,6 @@ from ncgn_jax.images.sets import ImageDataset
 
 # NCGN_DATA names clouds or cells.
 DATA_VARIABLE = "NCGN_IMAGES"
-# Of both sides of an image; the classifier of the scores needs it.
-_LEAST_SIZE = 4
 
 
 def load_dataset(config: ConfigDict) -> ImageDataset:
@@ -66,10 +65,10 @@ def check_fit(config: ConfigDict, dataset: ImageDataset) -> None:
         images that the data do not have, or if Inception's weights are not usable.
     """
     height, width, channels = dataset.image_shape
-    if min(height, width) < _LEAST_SIZE:
+    if min(height, width) < MIN_SIZE:
         raise DataError(
             f"{dataset.name}: images of {height}x{width}; allowed: at least "
-            f"{_LEAST_SIZE}x{_LEAST_SIZE}"
+            f"{MIN_SIZE}x{MIN_SIZE}"
         )
     if len(dataset.test) < 4:
         raise DataError(

@@ -113,7 +113,7 @@ class ImageModel:
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
     class_counts: tuple[int, ...]
-    time: BucketedTime
+    time: BucketedTime[GridBucket]
     objective: Objective
     network_settings: TransformerSettings
     label_dropout: float = 0.1

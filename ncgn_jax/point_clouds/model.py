@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ncgn_jax.graphs import MultiscaleGraph, build_graphs, join_graphs
+from ncgn_jax.graphs import MultiscaleGraph, NoiseBucket, build_graphs, join_graphs
 from ncgn_jax.models.ncgn import NCGN
 from ncgn_jax.parallel import AXIS, device_index
 from ncgn_jax.point_clouds.noise_level import NoiseLevelHead, cloud_statistics
@@ -80,7 +80,7 @@ class PointCloudModel:
     scale: float
     class_names: tuple[str, ...]
     class_counts: tuple[int, ...]
-    time: BucketedTime
+    time: BucketedTime[NoiseBucket]
     objective: Objective
     graphs: GraphSettings
     network_settings: NetworkSettings

@@ -4,6 +4,7 @@ Everything comes from the model itself (its buckets, its sampler, its network), 
 a picture shows the graphs that the network really used.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def draw_all(
     model: PointCloudModel,
     params: Tree,
     model_state: Tree,
-    samples: dict[str, np.ndarray],
+    samples: Mapping[str, np.ndarray],
     dataset: PointDataset,
     sampling: Sampling,
     seed: int,

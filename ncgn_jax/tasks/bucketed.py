@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from ncgn_jax.graphs import NoiseBucket, allocate_batch
+from ncgn_jax.graphs.grids import GridBucket
 from ncgn_jax.process import (
     Schedule,
     interpolate,
@@ -30,10 +31,11 @@ from ncgn_jax.process import (
 )
 
 _NUM_GROUPS = 8
+Bucket = TypeVar("Bucket", NoiseBucket, GridBucket)
 
 
 @dataclasses.dataclass(frozen=True)
-class BucketedTime:
+class BucketedTime(Generic[Bucket]):
     """A schedule's time axis cut into noise buckets.
 
     Attributes:
@@ -45,7 +47,7 @@ class BucketedTime:
     """
 
     schedule: Schedule
-    buckets: tuple[NoiseBucket, ...]
+    buckets: tuple[Bucket, ...]
     signal: str = "mixing"
     random_buckets: bool = False
     overlap: float = 0.0

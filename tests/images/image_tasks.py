@@ -5,10 +5,9 @@ from pathlib import Path
 
 import jax
 
-from ncgn_jax.config import apply_overrides, load_config
+from ncgn_jax.config import load_config
+from ncgn_jax.domains import make_task, set_fields, validate
 from ncgn_jax.images.task import ImageTask
-from ncgn_jax.tasks import make_task
-from ncgn_jax.train import validate
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = (
@@ -24,7 +23,7 @@ LEARNED = (
 
 def small_config(*overrides):
     config = load_config(REPOSITORY / "configs" / "digits.py")
-    return apply_overrides(config, [*SMALL, *overrides])
+    return set_fields(config, [*SMALL, *overrides])
 
 
 @functools.cache

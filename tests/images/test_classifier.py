@@ -28,7 +28,7 @@ def test_any_size_and_number_of_channels(rng, shape):
     assert np.all(np.any(slope != 0, axis=(0, 1, 3)))
 
 
-def test_images_do_not_see_each_other_and_logits_are_linear_in_features(rng):
+def test_images_are_independent_and_logits_are_linear_in_features(rng):
     net = ImageClassifier(num_classes=3)
     images = jax.random.normal(rng, (4, 8, 8, 1))
     params = jax.jit(net.init)(rng, images)

@@ -1,4 +1,4 @@
-"""Folders of image files: pixels, layouts, and whatever is wrong with a file."""
+"""Folders of image files: pixels, layouts, and faulty files."""
 
 import os
 import sys
@@ -170,7 +170,7 @@ def test_pictures_are_turned_as_the_camera_was(tmp_path):
     np.testing.assert_array_equal(load_one(tmp_path), np.rot90(COLOUR, -1))
 
 
-def test_of_a_picture_with_a_preview_the_picture_is_taken(tmp_path):
+def test_previews_in_a_jpeg_are_ignored(tmp_path):
     preview = Image.fromarray(np.zeros((8, 8, 3), np.uint8))
     picture = Image.fromarray(np.full((8, 8, 3), (200, 100, 50), np.uint8))
     save_pair(
@@ -382,7 +382,7 @@ def test_pipes_are_not_waited_for(tmp_path):
         ({"image_size": 2**22}, "do not fit into memory; allowed: fewer or smaller"),
     ],
 )
-def test_options_that_cannot_be(animals, options, message, monkeypatch):
+def test_wrong_options_are_refused(animals, options, message, monkeypatch):
     def picture_of(file, image_size, channels):
         shape = (image_size, image_size, 1)
         return np.broadcast_to(np.uint8(0), shape), False
@@ -393,7 +393,7 @@ def test_options_that_cannot_be(animals, options, message, monkeypatch):
         load_folder(animals, **{"image_size": 8, **options})
 
 
-def test_it_says_so_if_pillow_is_absent(animals, monkeypatch):
+def test_a_missing_pillow_is_named(animals, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
     with pytest.raises(DataError, match="image files are read by Pillow"):
         load_folder(animals, 8)

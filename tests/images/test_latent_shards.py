@@ -57,7 +57,7 @@ def test_shards_are_indexed_as_an_array(tmp_path, rows, channel_axis, monkeypatc
 
 
 @pytest.mark.parametrize("rows", INDICES, ids=str)
-def test_so_are_parts_of_them(tmp_path, rows):
+def test_subsets_are_indexed_as_an_array(tmp_path, rows):
     order = np.array([8, 2, 9, 0, 4, 5, 7, 1, 3])
     shards = Shards(files_in(write(tmp_path)))
     part = shards.subset(order).subset(slice(None, None, -1))
@@ -206,7 +206,7 @@ def test_without_labels_there_is_one_class(tmp_path):
     assert (len(data.train), len(data.test)) == (9, 1)
 
 
-def test_the_channel_axis_is_asked_for_where_it_is_not_clear(tmp_path):
+def test_an_ambiguous_channel_axis_is_refused(tmp_path):
     write(tmp_path, ALL[:, :4, :4])
     with pytest.raises(DataError, match=r"latents-00000\.npy: .*channel_axis='first'"):
         load_latents(tmp_path)
@@ -293,7 +293,7 @@ def test_labels_and_names_that_do_not_fit_are_refused(tmp_path):
         (b"a\na\n", "class name 'a' 2 times"),
     ],
 )
-def test_files_of_class_names_that_cannot_be_used(tmp_path, content, message):
+def test_unusable_files_of_class_names_are_refused(tmp_path, content, message):
     folder = write(tmp_path / "set")
     (folder / "classes.txt").write_bytes(content)
     with pytest.raises(DataError, match=message):
@@ -310,6 +310,6 @@ def test_files_of_class_names_that_cannot_be_used(tmp_path, content, message):
         ({"channel_axis": "third"}, "'third'; allowed: auto, first, last"),
     ],
 )
-def test_options_that_cannot_be(tmp_path, options, message):
+def test_wrong_options_are_refused(tmp_path, options, message):
     with pytest.raises(DataError, match=message):
         load_latents(write(tmp_path), **options)

@@ -1,4 +1,4 @@
-"""What the image task refuses before it trains or measures."""
+"""Configurations and data of images that are refused before training."""
 
 import jax
 import jax.numpy as jnp
@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 
 from ncgn_jax.config import load_config
+from ncgn_jax.domains import make_task, validate
 from ncgn_jax.faults import ConfigError, DataError
 from ncgn_jax.graphs.grids import make_grid_buckets
-from ncgn_jax.images.config import make_range_resolution
 from ncgn_jax.images.times import bucket_shares
 from ncgn_jax.process import make_schedule
-from ncgn_jax.tasks import make_task
 from ncgn_jax.tasks.bucketed import BucketedTime
-from ncgn_jax.train import validate
+from ncgn_jax.tasks.settings import make_range_resolution
 from tests.images.image_tasks import REPOSITORY, init_params, small_config, small_task
 
 

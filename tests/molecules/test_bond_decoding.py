@@ -149,7 +149,7 @@ def test_permuted_atoms_have_permuted_bonds(batch, seed):
 
 @settings(max_examples=60, deadline=None)
 @given(batches())
-def test_molecules_do_not_see_each_other_or_padding(batch):
+def test_molecules_are_independent_of_each_other_and_of_padding(batch):
     logits, atoms = batch
     bonds = valency_aware_bonds(logits, atoms, VALENCES)
     for i, kinds in enumerate(atoms):

@@ -36,7 +36,7 @@ def labels(figure):
     return [axes.get_xlabel() for axes in figure.axes]
 
 
-def test_sheet_says_what_is_invalid(figures, tmp_path):
+def test_sheet_marks_invalid_molecules(figures, tmp_path):
     chem = pytest.importorskip("rdkit.Chem")
     pentavalent = chem.MolFromSmiles("CC(C)(C)(C)C", sanitize=False)
     given = ["CCO", pentavalent, "c1cccc1", "xyz", "", chem.MolFromSmiles("N")]

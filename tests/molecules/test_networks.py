@@ -95,7 +95,7 @@ def test_third_atoms_change_a_pair(rng):
     assert np.abs(gradient[0, 0, 2]).max() > 1e-4
 
 
-def test_radial_features_know_lengths_and_directions():
+def test_radial_features_hold_lengths_and_directions():
     offsets = jnp.array([[1.8, 2.4], [0.0, 0.0]])  # of length 3
     found = np.asarray(radial_features(offsets))
     np.testing.assert_allclose(found[:, :2], offsets)
