@@ -13,16 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ncgn_jax import main
 from ncgn_jax.run.checkpoint import Checkpoints
 from ncgn_jax.run.logs import read_metrics
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-ARGUMENTS = [
-    "--config=configs/smoke.py", "--mode=train", "--config.data.num_points=16",
-    "--config.dmp.connectivity=knn", "--config.train.batch_size=16",
-    "--config.train.log_every_steps=1", "--config.train.checkpoint_every_steps=4",
+SMOKE = str(REPOSITORY / "configs" / "smoke.py")
+FIELDS = [
+    "data.num_points=16", "dmp.connectivity=knn", "train.batch_size=16",
+    "train.log_every_steps=1", "train.checkpoint_every_steps=4",
+    "evaluate.weights=ema",
 ]  # fmt: skip
-LAYOUTS = {"1 x 1": (1, 1), "1 x 4": (1, 4), "2 x 2": (2, 2)}
 
 
 @pytest.fixture(scope="module")
@@ -43,84 +44,96 @@ def environment(tmp_path_factory):
     return inherited | {
         "VIRTUAL_ENV": str(folder),
         "PYTHONPATH": os.pathsep.join(sys.path),
+        # Later processes read what earlier ones compiled.
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
 
 
-def start(environment, layout, workdir, *more):
-    processes, devices = layout
-    command = ["bash", "launch/local_pod.sh", str(processes), *ARGUMENTS, *more]
-    return subprocess.Popen(
-        [*command, f"--workdir={workdir}"],
-        cwd=REPOSITORY,
-        env=environment | {"DEVICES": str(devices)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+@pytest.fixture
+def start(environment):
+    """Starts pods; whatever happens, all of them end."""
+    started = []
+
+    def start_pod(devices, workdir, mode, *more):
+        arguments = [f"--config={SMOKE}", f"--workdir={workdir}", f"--mode={mode}"]
+        arguments += [f"--config.{field}" for field in (*FIELDS, *more)]
+        process = subprocess.Popen(
+            ["bash", "launch/local_pod.sh", "2", *arguments],
+            cwd=REPOSITORY,
+            env=environment | {"DEVICES": str(devices)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start_pod
+    for process in started:
+        process.terminate()
 
 
 def finish(process):
-    """Waits for a run that ends by itself; returns what it said."""
+    """Waits for a run that ends by itself; returns what it printed."""
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     return output
+
+
+def run_alone(workdir, mode):
+    """Does the same in this process, on its eight devices."""
+    main.run(SMOKE, FIELDS, str(workdir), mode)
 
 
 def stored_steps(workdir):
     return Checkpoints(workdir, "{}", read_only=True).steps()
 
 
-def parameters(workdir, step):
-    return Checkpoints(workdir, "{}", read_only=True).read(step)[0]
-
-
 def losses(workdir):
     return read_metrics(workdir)["loss"][1]
 
 
-def assert_close(first, second):
+def assert_same_training(first, second):
     """Sums over devices are added up in another order: float32 rounding, 8 steps."""
-    assert first.keys() == second.keys()
-    for name in first:
+    assert len(losses(first)) == 8
+    np.testing.assert_allclose(losses(first), losses(second), rtol=1e-4)
+    stores = [Checkpoints(path, "{}", read_only=True) for path in (first, second)]
+    found, expected = (store.read(8)[0] for store in stores)
+    assert found.keys() == expected.keys()
+    for name in found:
         np.testing.assert_allclose(
-            first[name], second[name], rtol=1e-3, atol=1e-5, err_msg=name
+            found[name], expected[name], rtol=1e-3, atol=1e-5, err_msg=name
         )
 
 
 @pytest.mark.slow
-def test_the_layout_changes_neither_losses_nor_what_is_resumed(tmp_path, environment):
-    for name, layout in LAYOUTS.items():
-        finish(start(environment, layout, tmp_path / name))
-    expected = losses(tmp_path / "1 x 1")
-    assert len(expected) == 8
-    assert expected[0] != expected[-1]
-    for name in LAYOUTS:
-        np.testing.assert_allclose(losses(tmp_path / name), expected, rtol=1e-4)
-        assert_close(parameters(tmp_path / name, 8), parameters(tmp_path / "1 x 1", 8))
-    names = list(LAYOUTS)
-    for writer, reader in zip(names, names[1:] + names[:1], strict=True):
-        folder = tmp_path / f"{writer} to {reader}"
-        shutil.copytree(tmp_path / writer, folder)
-        shutil.rmtree(Checkpoints(folder, "{}", read_only=True).folder / "8")
-        output = finish(start(environment, LAYOUTS[reader], folder))
-        assert "resuming from checkpoint 4" in output
-        np.testing.assert_allclose(losses(folder), expected, rtol=1e-4)
-        assert_close(parameters(folder, 8), parameters(tmp_path / "1 x 1", 8))
-
-
-@pytest.mark.slow
-def test_samples_are_those_of_one_process(tmp_path, environment):
-    """One command to the end on two: process 0 measures while the other waits."""
-    more = ["--mode=all", "--config.evaluate.weights=ema", "--config.train.num_steps=4"]
-    path = tmp_path / "samples" / "ema.npz"
-    output = finish(start(environment, LAYOUTS["2 x 2"], tmp_path, *more))
+def test_the_layout_changes_neither_training_nor_samples(tmp_path, start, capsys):
+    """Two processes of two devices, one of eight, and each from the other's state."""
+    pod, alone = tmp_path / "pod", tmp_path / "alone"
+    # One command to the end: process 0 measures while the other waits.
+    process = start(2, pod, "all")
+    run_alone(alone, "train")
+    output = finish(process)
     assert output.count("pictures: ") == 1
-    assert (tmp_path / "table.json").is_file()
+    assert (pod / "table.json").is_file()
+    assert losses(alone)[0] != losses(alone)[-1]
+    assert_same_training(pod, alone)
+    for folder in (pod, alone):
+        shutil.copytree(folder, folder.with_suffix(".half"))
+        shutil.rmtree(folder.with_suffix(".half") / "checkpoints" / "8")
+    process = start(2, alone.with_suffix(".half"), "train")
+    capsys.readouterr()
+    run_alone(pod.with_suffix(".half"), "train")
+    for printed in (capsys.readouterr().out, finish(process)):
+        assert "resuming from checkpoint 4" in printed
+    for folder in (pod, alone):
+        assert_same_training(folder.with_suffix(".half"), alone)
+    path = pod / "samples" / "ema.npz"
     with np.load(path) as file:
         together = file["points"]
     path.unlink()
-    more[0] = "--mode=sample"
-    finish(start(environment, LAYOUTS["1 x 1"], tmp_path, *more))
+    run_alone(pod, "sample")
     with np.load(path) as file:
         np.testing.assert_allclose(file["points"], together, atol=1e-4)
     assert together.std() > 0.01
@@ -149,26 +162,20 @@ def wait_for_save(process, workdir, after):
 
 
 @pytest.mark.slow
-def test_a_dead_peer_ends_the_run_and_the_same_command_goes_on(tmp_path, environment):
-    more = ["--config.train.num_steps=100000", "--config.train.log_every_steps=1000"]
-    process = start(environment, (2, 1), tmp_path, *more)
-    try:
-        wait_for_save(process, tmp_path, 0)
-        os.kill(worker(process, 1), signal.SIGKILL)
-        began = time.monotonic()
-        output, _ = process.communicate(timeout=120)
-        assert time.monotonic() - began < 60
-        assert process.returncode != 0
-        assert "[0] error: process 0 of 2" in output
-        assert "Then start the same command again on all of them" in output
-        stored = stored_steps(tmp_path)[-1]
-        process = start(environment, (2, 1), tmp_path, *more)
-        wait_for_save(process, tmp_path, stored)
-        process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=120)
-    finally:
-        # What it started ends with it, if only after a while.
-        process.terminate()
+def test_a_dead_peer_ends_the_run_and_the_same_command_goes_on(tmp_path, start):
+    fields = ["train.num_steps=100000", "train.log_every_steps=1000"]
+    process = start(1, tmp_path, "train", *fields)
+    wait_for_save(process, tmp_path, 0)
+    os.kill(worker(process, 1), signal.SIGKILL)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "[0] error: process 0 of 2" in output
+    assert "Then start the same command again on all of them" in output
+    stored = stored_steps(tmp_path)[-1]
+    process = start(1, tmp_path, "train", *fields)
+    wait_for_save(process, tmp_path, stored)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
     assert f"resuming from checkpoint {stored}\n" in output
     assert process.returncode == 0, output
     last = stored_steps(tmp_path)[-1]

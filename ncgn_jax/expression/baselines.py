@@ -1,9 +1,9 @@
-"""Plain ways to fill hidden values of fields, for a learned one to be compared with.
+"""Fills hidden values of fields by plain methods, as baselines for learned ones.
 
-Three look around in space, gene by gene (`nearest_in_space`, `linear_in_space`,
-`gaussian_process`), one looks at the other genes of the same node
-(`linear_regression`). None of them ever reads a value that is marked hidden; visible
-values come back as they are.
+Three use the neighbours in space, gene by gene (`nearest_in_space`,
+`linear_in_space`, `gaussian_process`), and one uses the other genes of the same node
+(`linear_regression`). None reads a hidden value, and all return visible values
+unchanged.
 
 Example:
   >>> import numpy as np
@@ -21,8 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.spatial.distance import cdist
 
-# Noise variances tried, as multiples of the signal variance; none is 0, which would
-# leave the covariance of a smooth field without a numerical inverse.
+# Candidates of the noise variance, as multiples of the signal variance. None is 0,
+# because the covariance of a smooth field would have no numerical inverse.
 NOISE_RATIOS = (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 _NUM_LENGTHS = 10
 
@@ -32,9 +32,9 @@ Array = NDArray[np.float64]
 class GaussianProcess(NamedTuple):
     """Parameters of one Gaussian process per gene.
 
-    Values are mean + f(place) + noise, cov(f) = s^2 exp(-d^2 / (2 length_scale^2)) at
-    distance d, noise variance = noise_ratio * s^2. The variance s^2 itself plays no
-    part in the posterior mean.
+    Values are mean + f(place) + noise, with cov(f) = s^2 exp(-d^2 / (2
+    length_scale^2)) at distance d and noise variance noise_ratio * s^2. The posterior
+    mean does not depend on s^2.
     """
 
     mean: Array  # [gene]
@@ -48,21 +48,21 @@ def nearest_in_space(
     positions: ArrayLike,
     fallback: ArrayLike | None = None,
 ) -> Array:
-    """Gives every hidden entry the value of the nearest node that shows the gene.
+    """Fills hidden entries with the value of the nearest node where they are visible.
 
     Args:
       values: Fields, [sample, node, gene].
       hidden: True where a value is hidden, bool, broadcasts to `values`.
       positions: Places of the nodes, [node, dim], or [sample, node, dim].
-      fallback: Value per gene, [gene], for samples that show it nowhere, e.g. the
-        mean of the training set; without it such samples are refused.
+      fallback: Value per gene, [gene], for samples where it is hidden at all nodes,
+        e.g. the mean of the training set; None refuses such samples.
 
     Returns:
-      Filled fields, [sample, node, gene]. Of equally near nodes the first counts.
+      Filled fields, [sample, node, gene]. The first of equally near nodes is used.
 
     Raises:
-      ValueError: If shapes do not fit, the mask is not bool, a visible value is not
-        finite, or a gene is hidden throughout a sample and there is no fallback.
+      ValueError: If shapes differ, the mask is not bool, a visible value is not
+        finite, or a gene is hidden at all nodes of a sample without a fallback.
     """
 
     def fill(places: Array, seen: Array, others: Array) -> Array:
@@ -79,7 +79,7 @@ def linear_in_space(
 ) -> Array:
     """Interpolates linearly between the visible neighbours of a node on a line.
 
-    Beyond the outermost visible node its value is kept.
+    Nodes beyond the outermost visible one get its value.
 
     Args:
       values: Fields, [sample, node, gene].
@@ -117,22 +117,22 @@ def gaussian_process(
     """Fills hidden entries with the posterior mean of a Gaussian process per gene.
 
     m + k_*^T (K + g I)^-1 (y - m) with K = exp(-d^2 / (2 l^2)), exact (Rasmussen and
-    Williams 2006, eq. 2.25); genes are independent. A gene that a sample shows
-    nowhere gets its mean m.
+    Williams 2006, eq. 2.25), independently for each gene. A gene that is hidden at all
+    nodes of a sample gets its mean m.
 
     Args:
       values: Fields, [sample, node, gene].
       hidden: True where a value is hidden, bool, broadcasts to `values`.
       positions: Places of the nodes, [node, dim], or [sample, node, dim].
-      parameters: From `fit_gaussian_process`, on training fields or on these; by
-        default fitted once to what is visible of all these fields.
+      parameters: From `fit_gaussian_process`, on training fields or on these; None
+        fits them once to the visible values of all these fields.
 
     Returns:
       Filled fields, [sample, node, gene].
 
     Raises:
-      ValueError: If shapes do not fit, the mask is not bool, a visible value is not
-        finite, or there is nothing to fit parameters to.
+      ValueError: If shapes differ, the mask is not bool, a visible value is not
+        finite, or parameters cannot be fitted because a gene is hidden everywhere.
     """
     if parameters is None:
         parameters = fit_gaussian_process(values, hidden, positions)
@@ -147,7 +147,7 @@ def gaussian_process(
         places, others = positions[sample][~covered], positions[sample][covered]
         if not (len(places) and len(others)):
             continue
-        # Genes with the same kernel share one factorisation, by far the dearest step.
+        # Genes with the same kernel share one factorisation, the most expensive step.
         pairs, group = np.unique(kernels[:, genes], axis=1, return_inverse=True)
         for index, (length, noise) in enumerate(pairs.T):
             members = genes[group.reshape(-1) == index]
@@ -175,27 +175,27 @@ def fit_gaussian_process(
     """Chooses a length scale and a noise level per gene by marginal likelihood.
 
     log p(y) = -1/2 sum log|s^2 (K + g I)| - 1/2 y^T (K + g I)^-1 y / s^2 + const
-    (Rasmussen and Williams 2006, eq. 2.30) with its best s^2 put in, summed over
-    samples, on every pair of a grid; y is the value less the gene's visible mean.
+    (Rasmussen and Williams 2006, eq. 2.30) at the best s^2, summed over samples, is
+    maximised over all pairs of a grid; y is the value minus the gene's visible mean.
 
     Args:
       values: Fields, [sample, node, gene].
       hidden: True where a value is hidden, bool, broadcasts to `values`.
       positions: Places of the nodes, [node, dim], or [sample, node, dim].
-      length_scales: Candidates, > 0; by default ten from the median distance of
-        nearest nodes to twice the longest side of the box around them.
+      length_scales: Candidates, > 0; None for ten from the median distance of nearest
+        nodes to twice the longest side of their bounding box.
       noise_ratios: Candidates for g, > 0.
-      max_nodes: Nodes used of one sample, a seeded draw among those that show the
-        gene: the cost grows with their cube.
-      max_samples: Samples used, a seeded draw.
+      max_nodes: Most nodes per sample, drawn among those where the gene is visible;
+        the cost grows with their cube.
+      max_samples: Most samples, drawn.
       seed: Seed of both draws.
 
     Returns:
-      The parameters. A gene that does not vary gets any; its mean decides alone.
+      The parameters; they are arbitrary but for the mean if a gene does not vary.
 
     Raises:
-      ValueError: If shapes do not fit, the mask is not bool, a visible value is not
-        finite, a candidate is not positive, or a gene is visible nowhere.
+      ValueError: If shapes differ, the mask is not bool, a visible value is not finite,
+        a candidate is not positive, or a gene is hidden everywhere.
     """
     values, hidden, positions = _check(values, hidden, positions)
     count = (~hidden).sum(axis=(0, 1))
@@ -204,7 +204,7 @@ def fit_gaussian_process(
     mean = values.sum(axis=(0, 1)) / count  # hidden ones are 0
     rng = np.random.default_rng(seed)
     samples = rng.permutation(len(values))[:max_samples]
-    # With one order for all genes, genes hidden together are treated together.
+    # One order for all genes, so that genes hidden together share a factorisation.
     order = rng.permutation(values.shape[1])
     if length_scales is None:
         length_scales = _propose_lengths(positions[samples[0]])
@@ -239,54 +239,45 @@ def linear_regression(
     values: ArrayLike,
     hidden: ArrayLike,
     *,
-    train_positions: ArrayLike | None = None,
-    positions: ArrayLike | None = None,
     ridge: float = 1e-3,
 ) -> Array:
     """Fills the hidden genes of a node by ridge regression on its visible ones.
 
     mean_h + C_hv (C_vv + ridge * diag C_vv)^-1 (x_v - mean_v) with the covariance C
-    over all nodes of the training fields: for each set of visible genes that occurs,
-    the ridge regression on standardised regressors (Hoerl and Kennard 1970). A node
-    that shows nothing gets the training mean.
+    over all nodes of the training fields, the ridge regression on standardised
+    regressors (Hoerl and Kennard 1970), for each set of visible genes that occurs. A
+    node without visible genes gets the training mean.
 
     Args:
       train_fields: Complete fields, [train_sample, train_node, gene].
       values: Fields to fill, [sample, node, gene].
       hidden: True where a value is hidden, bool, broadcasts to `values`.
-      train_positions: Places of the training nodes, [train_node, dim] or
-        [train_sample, train_node, dim]: each axis is one more visible regressor.
-      positions: Places of the nodes to fill, likewise; both or neither.
       ridge: Penalty in units of each regressor's variance, > 0.
 
     Returns:
       Filled fields, [sample, node, gene].
 
     Raises:
-      ValueError: If shapes do not fit, the mask is not bool, a value that is needed is
-        not finite, the ridge is not positive or one of the positions is missing.
+      ValueError: If shapes differ, the mask is not bool, a visible value is not finite
+        or the ridge is not positive.
     """
-    if (train_positions is None) != (positions is None):
-        raise ValueError("positions are needed of training and test nodes, or of none")
     if not ridge > 0:
         raise ValueError(f"ridge={ridge}; must be positive")
-    train, _, train_places = _check(train_fields, False, train_positions)
-    values, hidden, places = _check(values, hidden, positions)
+    train, _ = _check_values(train_fields, False)
+    values, hidden = _check_values(values, hidden)
     num_genes = values.shape[2]
-    if train.shape[2] != num_genes or train_places.shape[2] != places.shape[2]:
+    if train.shape[2] != num_genes:
         raise ValueError(
-            f"training: {train.shape[2]} genes, {train_places.shape[2]} axes; test: "
-            f"{num_genes} genes, {places.shape[2]} axes; they must agree"
+            f"{train.shape[2]} genes in training, {num_genes} to fill; they must agree"
         )
-    known = np.concatenate([train, train_places], axis=2)
-    known = known.reshape(-1, known.shape[2])
+    known = train.reshape(-1, num_genes)
     mean = known.mean(axis=0)
     covariance = (known - mean).T @ (known - mean) / len(known)
     variance = covariance.diagonal()
     # A regressor that never varies has weight 0, whatever its penalty.
     penalty = np.diag(ridge * np.where(variance > 0, variance, 1.0))
-    rows = np.concatenate([values, places], axis=2).reshape(-1, len(mean)) - mean
-    masks = np.pad(hidden.reshape(-1, num_genes), ((0, 0), (0, places.shape[2])))
+    rows = values.reshape(-1, num_genes) - mean
+    masks = hidden.reshape(-1, num_genes)
     patterns, group = np.unique(masks, axis=0, return_inverse=True)
     filled = np.where(masks, mean, rows + mean)
     for index, covered in enumerate(patterns):
@@ -296,8 +287,8 @@ def linear_regression(
         normal = (covariance + penalty)[np.ix_(~covered, ~covered)]
         weights = np.linalg.solve(normal, covariance[np.ix_(~covered, covered)])
         filled[np.ix_(members, covered)] += rows[np.ix_(members, ~covered)] @ weights
-    filled = filled[:, :num_genes].reshape(values.shape)
-    return np.where(hidden, filled, values)  # visible values to the last bit
+    # Visible values are returned to the last bit.
+    return np.where(hidden, filled.reshape(values.shape), values)
 
 
 def _fill_in_space(
@@ -313,13 +304,14 @@ def _fill_in_space(
     for sample, covered, genes in _group_genes(hidden):
         if not covered.any():
             continue
-        if covered.all() and fallback is None:
-            raise ValueError(
-                f"gene {genes[0]} is hidden at all nodes of sample {sample}, and there "
-                "is no fallback"
-            )
         if covered.all():
-            filled[sample][:, genes] = np.broadcast_to(fallback, values.shape[2])[genes]
+            if fallback is None:
+                raise ValueError(
+                    f"gene {genes[0]} is hidden at all nodes of sample {sample}, and "
+                    "there is no fallback"
+                )
+            of_genes = np.broadcast_to(np.asarray(fallback), values.shape[2])
+            filled[sample][:, genes] = of_genes[genes]
             continue
         places = positions[sample]
         filled[sample][np.ix_(covered, genes)] = fill(
@@ -331,7 +323,7 @@ def _fill_in_space(
 def _group_genes(
     hidden: NDArray[np.bool_],
 ) -> Iterator[tuple[int, NDArray[np.bool_], NDArray[np.intp]]]:
-    """Yields (sample, mask over nodes, genes with that mask): each mask is met once."""
+    """Yields each mask of a sample once: (sample, mask over nodes, its genes)."""
     for sample, mask in enumerate(hidden):
         patterns, group = np.unique(mask, axis=1, return_inverse=True)
         for index, covered in enumerate(patterns.T):
@@ -353,10 +345,10 @@ def _propose_lengths(places: Array) -> Array:
     return np.geomspace(shortest, 2 * extent, _NUM_LENGTHS)
 
 
-def _check(
-    values: ArrayLike, hidden: ArrayLike, positions: ArrayLike | None
-) -> tuple[Array, NDArray[np.bool_], Array]:
-    """Returns [sample, node, gene] twice and places, [sample, node, dim or none]."""
+def _check_values(
+    values: ArrayLike, hidden: ArrayLike
+) -> tuple[Array, NDArray[np.bool_]]:
+    """Returns values, 0 where hidden, and the mask, both [sample, node, gene]."""
     values, hidden = np.asarray(values, np.float64), np.asarray(hidden)
     if values.ndim != 3 or not values.size or hidden.dtype != bool:
         raise ValueError(
@@ -367,8 +359,15 @@ def _check(
     bad = np.argwhere(~hidden & ~np.isfinite(values))
     if bad.size:
         raise ValueError(f"visible value at [sample, node, gene] = {bad[0]} not finite")
-    if positions is None:
-        positions = np.empty((*values.shape[:2], 0))
+    # Hidden values become 0, so that nothing downstream can read them.
+    return np.where(hidden, 0.0, values), hidden
+
+
+def _check(
+    values: ArrayLike, hidden: ArrayLike, positions: ArrayLike
+) -> tuple[Array, NDArray[np.bool_], Array]:
+    """Returns values and mask of `_check_values`, and places, [sample, node, dim]."""
+    values, hidden = _check_values(values, hidden)
     positions = np.asarray(positions, np.float64)
     if positions.ndim not in (2, 3) or positions.shape[-2] != values.shape[1]:
         raise ValueError(
@@ -378,5 +377,4 @@ def _check(
     if not np.isfinite(positions).all():
         raise ValueError("positions are not all finite")
     shape = (*values.shape[:2], positions.shape[-1])
-    # Hidden values become 0, so that nothing downstream can read them.
-    return np.where(hidden, 0.0, values), hidden, np.broadcast_to(positions, shape)
+    return values, hidden, np.broadcast_to(positions, shape)

@@ -435,7 +435,7 @@ def _check_unique(names: Sequence[str], where: str, kind: str) -> None:
     if len(set(names)) < len(names):
         name, count = Counter(names).most_common(1)[0]
         raise DataError(
-            f"{where}: {kind} {name!r} is there {count} times; allowed: once"
+            f"{where}: {kind} {name!r} appears {count} times; allowed: once"
         )
 
 

@@ -1,20 +1,22 @@
-"""Gene expression over place and time: fields, and their path from noise to data.
+"""Draws gene expression over place and time, and its path from noise to data.
 
-Values that are not finite are left out of scales and are grey in maps.
+Values that are not finite are ignored by scales and grey in maps.
 """
 
 import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colorbar import Colorbar
-from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
+from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
 
 from ncgn_jax.pictures.style import (
     FAINT,
@@ -25,17 +27,18 @@ from ncgn_jax.pictures.style import (
     dress_axes,
 )
 
-# Dark is much: order survives a grey printer, and the least is not paper white.
+Axis = Sequence[float] | np.ndarray
+# High is dark, so that order survives a grey printer; the least is not paper white.
 EXPRESSION = LinearSegmentedColormap.from_list(
     "expression", ["#eddcb8", "#e2a75c", "#c25a3c", "#6f2c6b", "#1a1d4d"]
 ).with_extremes(bad="#c9d0d6")
 
 
-def checked(name: str, values: np.ndarray, **axes: int | None) -> np.ndarray:
-    """The values as an array, if it has these axes and is not empty.
+def checked(name: str, values: ArrayLike, **axes: int | None) -> np.ndarray:
+    """Converts values to an array and checks its axes.
 
     Args:
-      name: What to call it in the message.
+      name: Name of the values in the message.
       values: Numbers or flags.
       **axes: Length of each axis, in order; None for any.
 
@@ -43,7 +46,7 @@ def checked(name: str, values: np.ndarray, **axes: int | None) -> np.ndarray:
       A float array; flags stay bool.
 
     Raises:
-      ValueError: If the shape is another, or an axis is empty.
+      ValueError: If the shape is wrong or an axis is empty.
     """
     values = np.asarray(values)
     lengths = list(axes.values())
@@ -59,8 +62,8 @@ def checked(name: str, values: np.ndarray, **axes: int | None) -> np.ndarray:
     return values if values.dtype == bool else values.astype(float)
 
 
-def checked_flags(name: str, flags: np.ndarray, **axes: int | None) -> np.ndarray:
-    """As `checked`, and refuses anything but bool: 0 and 1 may be indices."""
+def checked_flags(name: str, flags: ArrayLike, **axes: int | None) -> np.ndarray:
+    """Checks flags as `checked` does, and refuses 0 and 1, which may be indices."""
     flags = checked(name, flags, **axes)
     if flags.dtype != bool:
         raise ValueError(f"{name} must be bool, got {flags.dtype}")
@@ -68,7 +71,7 @@ def checked_flags(name: str, flags: np.ndarray, **axes: int | None) -> np.ndarra
 
 
 def cell_edges(centres: np.ndarray) -> np.ndarray:
-    """Edges halfway between rising centres, the outer ones as far out, [centre + 1]."""
+    """Returns edges halfway between rising centres, and beyond the outer two."""
     if len(centres) == 1:
         return centres[0] + np.array([-0.5, 0.5])
     middles = (centres[:-1] + centres[1:]) / 2.0
@@ -77,7 +80,7 @@ def cell_edges(centres: np.ndarray) -> np.ndarray:
 
 
 def outline(flags: np.ndarray, across: np.ndarray, up: np.ndarray) -> np.ndarray:
-    """Edges between flagged cells and all others, the outside included.
+    """Returns the edges between flagged cells and all others, or the outside.
 
     Args:
       flags: Bool, [row, column].
@@ -96,20 +99,20 @@ def outline(flags: np.ndarray, across: np.ndarray, up: np.ndarray) -> np.ndarray
 
 
 def limits_of(values: np.ndarray, share: float = 0.0) -> tuple[float, float]:
-    """Least and largest finite value, or the quantiles `share` and 1 - `share`."""
+    """Returns the quantiles `share` and 1 - `share` of all finite values."""
     finite = values[np.isfinite(values)]
     if not len(finite):
         return 0.0, 1.0
     low, high = np.quantile(finite, [share, 1.0 - share])
-    if low == high:  # few cells express the gene, or all values are alike
+    if low == high:  # few cells express the gene, or all values are equal
         low, high = finite.min(), finite.max()
     return float(low), float(high if low < high else low + 1.0)
 
 
 def field_scales(fields: np.ndarray) -> list[tuple[float, float]]:
-    """Limits of each gene, at least a tenth as wide as those of the widest.
+    """Returns the limits of each gene, at least a tenth as wide as the widest.
 
-    A gene that is knocked out stays pale, and its rounding errors out of sight.
+    A gene that is knocked out stays pale, without visible rounding errors.
 
     Args:
       fields: Expression, [..., gene].
@@ -125,30 +128,30 @@ def field_scales(fields: np.ndarray) -> list[tuple[float, float]]:
 
 def draw_fields(
     columns: Mapping[str, np.ndarray],
-    times: np.ndarray,
-    places: np.ndarray,
+    times: Axis,
+    places: Axis,
     genes: Sequence[str],
     given: Mapping[str, np.ndarray] | None = None,
 ) -> Figure:
-    """Draws heat maps over place and time: genes in rows, titles in columns.
+    """Draws heat maps over place and time, genes in rows and titles in columns.
 
-    The maps of one gene share their colour scale, from the least to the largest value
-    of all columns, and at least a tenth as wide as that of the widest gene.
+    The maps of one gene share a colour scale, from the least to the largest value of
+    all columns, at least a tenth as wide as that of the widest gene.
 
     Args:
       columns: Title ("simulated", "generated", ...) to field, [time, place, gene].
       times: Rising, [time].
       places: Rising, [place].
       genes: Name of each gene.
-      given: Title to bool [time, place, gene]: cells that were known; outlined
-        and hatched.
+      given: Title to bool [time, place, gene], the known cells, which are outlined and
+        hatched.
 
     Returns:
       The figure.
 
     Raises:
-      ValueError: If there is no column, a shape does not fit, times or places do
-        not rise, or `given` names no column.
+      ValueError: If there is no column, a shape is wrong, times or places do not rise,
+        or `given` names an unknown column.
     """
     if not columns:
         raise ValueError("there are no fields to draw")
@@ -181,14 +184,15 @@ def draw_fields(
 
 def draw_path(
     states: np.ndarray,
-    levels: np.ndarray,
-    times: np.ndarray,
-    places: np.ndarray,
+    levels: ArrayLike,
+    times: Axis,
+    places: Axis,
     genes: Sequence[str],
 ) -> Figure:
     """Draws a field on its way from noise to data, a column for each step.
 
-    Every map has its own colour scale, written above it, for noise is wider than data.
+    Every map has its own colour scale, written above it, because noise is wider than
+    data.
 
     Args:
       states: From noise to data, [step, time, place, gene].
@@ -201,7 +205,7 @@ def draw_path(
       The figure.
 
     Raises:
-      ValueError: If a shape does not fit, or times or places do not rise.
+      ValueError: If a shape is wrong, or times or places do not rise.
     """
     sizes = {"time": len(times), "place": len(places), "gene": len(genes)}
     states = checked("states", states, step=None, **sizes)
@@ -227,12 +231,12 @@ def draw_path(
 
 def _draw_maps(
     fields: np.ndarray,
-    times: np.ndarray,
-    places: np.ndarray,
+    times: Axis,
+    places: Axis,
     scales: Sequence[Sequence[tuple[float, float]]],
     marks: Sequence[np.ndarray | None],
 ) -> tuple[Figure, np.ndarray]:
-    """Heat maps of fields [column, time, place, gene]; scales are [column][gene]."""
+    """Draws heat maps of [column, time, place, gene]; scales are [column][gene]."""
     up = _rising_edges("times", times)
     across = _rising_edges("places", places)
     num_columns, *_, num_genes = fields.shape
@@ -252,14 +256,15 @@ def _draw_maps(
             across, up, fields[column, ..., gene], cmap=EXPRESSION,
             norm=Normalize(*scales[column][gene]), rasterized=True,
         )  # fmt: skip
-        if marks[column] is not None:
-            _mark_cells(axes, marks[column][..., gene], across, up)
+        flags = marks[column]
+        if flags is not None:
+            _mark_cells(axes, flags[..., gene], across, up)
     figure.supxlabel("place", fontsize=LABEL_SIZE, color=INK)
     figure.supylabel("time", fontsize=LABEL_SIZE, color=INK)
     return figure, panels
 
 
-def _rising_edges(name: str, centres: np.ndarray) -> np.ndarray:
+def _rising_edges(name: str, centres: Axis) -> np.ndarray:
     centres = checked(name, centres, **{name.removesuffix("s"): None})
     if not np.all(np.diff(centres) > 0.0) or not np.isfinite(centres).all():
         raise ValueError(f"{name} must rise, got {centres}")
@@ -269,14 +274,14 @@ def _rising_edges(name: str, centres: np.ndarray) -> np.ndarray:
 def _mark_cells(
     axes: Axes, flags: np.ndarray, across: np.ndarray, up: np.ndarray
 ) -> None:
-    """Outlines flagged cells, dark on light to be seen on any shade, and hatches them.
+    """Outlines and hatches flagged cells, dark on light to be visible on any shade.
 
-    The hatching tells inside from outside where flags are scattered.
+    The hatching separates inside from outside where flags are scattered.
     """
-    # Strokes run on from cell to cell; fine grids get every second, third, ...
+    # Strokes continue from cell to cell; fine grids get every second, third, ...
     every = -(-max(flags.shape) // 14)
-    row, column = np.indices(flags.shape)
-    row, column = np.nonzero(flags & ((column - row) % every == 0))
+    rows, columns = np.indices(flags.shape)
+    row, column = np.nonzero(flags & ((columns - rows) % every == 0))
     strokes = [[across[column], up[row]], [across[column + 1], up[row + 1]]]
     ends = outline(flags, across, up)
     for lines, color, width in (
@@ -298,14 +303,12 @@ def add_color_bar(
     panels: np.ndarray,
     values: np.ndarray,
     norm: Normalize,
-    colormap: Colormap = EXPRESSION,
-    label: str = "expression",
 ) -> Colorbar:
-    """Right of the panels; pointed where values lie beyond its ends."""
+    """Adds a bar right of the panels, with points where values exceed its ends."""
     finite = values[np.isfinite(values)]
     below, above = np.any(finite < norm.vmin), np.any(finite > norm.vmax)
     bar = figure.colorbar(
-        ScalarMappable(norm, colormap),
+        ScalarMappable(norm, EXPRESSION),
         ax=list(panels),
         extend=("neither", "max", "min", "both")[2 * below + above],
         ticks=MaxNLocator(4),
@@ -313,22 +316,22 @@ def add_color_bar(
         pad=0.02,
         aspect=18,
     )
-    bar.set_label(label, fontsize=TICK_SIZE, color=INK)
+    bar.set_label("expression", fontsize=TICK_SIZE, color=INK)
     bar.ax.tick_params(labelsize=TICK_SIZE, colors=INK, length=2, width=0.6)
     bar.outline.set_visible(False)
     return bar
 
 
 def name_grid(panels: np.ndarray, titles: Sequence[str], genes: Sequence[str]) -> None:
-    """Titles over the columns, genes before the rows."""
+    """Writes titles above the columns and genes before the rows."""
     for axes, title in zip(panels[0], titles, strict=True):
         axes.set_title(textwrap.fill(title, 20), fontsize=LABEL_SIZE, color=INK, pad=5)
     for axes, gene in zip(panels[:, 0], genes, strict=True):
         axes.set_ylabel(gene, fontsize=TITLE_SIZE, color=INK, weight="bold")
 
 
-def add_legend(figure: Figure, handles: list, labels: list[str]) -> None:
-    """Above all panels, at most four entries in a row."""
+def add_legend(figure: Figure, handles: Sequence[Artist], labels: list[str]) -> None:
+    """Adds a legend above all panels, with at most four entries per row."""
     figure.legend(
         handles, labels, loc="outside upper center", ncols=min(len(labels), 4),
         frameon=False, fontsize=LABEL_SIZE - 0.5,

@@ -1,19 +1,21 @@
-"""Imputed expression against what was measured: profiles, tissues, scatter plots.
+"""Draws imputed against measured expression: profiles, tissues, scatter plots.
 
-Values that are not finite are left out of scales, curves and dots, and are grey in
-maps.
+Values that are not finite are missing in scales, curves and dots, and grey in maps.
 """
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import TypedDict
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
+from matplotlib.typing import ColorType, LineStyleType, MarkerType
 
 from ncgn_jax.expression.draw_fields import (
     EXPRESSION,
@@ -35,16 +37,23 @@ from ncgn_jax.pictures.style import (
     dress_axes,
 )
 
-# Too little is blue, too much is red, and both ends are darker than the middle.
-ERROR = LinearSegmentedColormap.from_list(
-    "error", ["#12355f", "#5b9ac6", "#dddeda", "#d9825b", "#7a1f16"]
-).with_extremes(bad="#c9d0d6")
-
 MAX_SCATTERS = 12
 MAX_POINTS = 4000
 SHADE = "#e6eaee"
-MEASURED = {"color": INK, "linestyle": "none", "marker": "o", "markersize": 3.0}
-IMPUTED = {"color": CATEGORIES[1], "linewidth": 1.6}
+
+
+class _Line(TypedDict, total=False):
+    """Looks of a line."""
+
+    color: ColorType
+    linewidth: float
+    linestyle: LineStyleType
+    marker: MarkerType
+    markersize: float
+
+
+MEASURED: _Line = {"color": INK, "linestyle": "none", "marker": "o", "markersize": 3.0}
+IMPUTED: _Line = {"color": CATEGORIES[1], "linewidth": 1.6}
 
 
 def draw_profiles(
@@ -55,17 +64,17 @@ def draw_profiles(
     genes: Sequence[str],
     baselines: Mapping[str, np.ndarray] | None = None,
 ) -> Figure:
-    """Draws profiles along a line: a row for each sample, a column for each gene.
+    """Draws profiles along a line, a row for each sample and a column for each gene.
 
-    Dots are measured, hollow where they were hidden; hidden stretches are shaded. All
-    samples of a gene have the same vertical scale. It holds what is measured and
-    imputed; a baseline that leaves it by more than half its height is cut.
+    Dots are measured values, hollow where they were hidden; hidden stretches are
+    shaded. All samples of a gene share a vertical scale that holds measured and imputed
+    values; baselines are cut if they leave it by more than half its height.
 
     Args:
-      positions: Any order, [node].
-      measured: What was measured, [sample, node, gene].
-      imputed: What the model says, [sample, node, gene].
-      hidden: Which entries the model was not shown, bool [sample, node, gene].
+      positions: Places of the nodes in any order, [node].
+      measured: Measured values, [sample, node, gene].
+      imputed: Values from the model, [sample, node, gene].
+      hidden: True where the model had no value, bool [sample, node, gene].
       genes: Name of each gene.
       baselines: Name to other imputations, [sample, node, gene].
 
@@ -73,7 +82,7 @@ def draw_profiles(
       The figure.
 
     Raises:
-      ValueError: If a shape does not fit or `hidden` is not bool.
+      ValueError: If a shape is wrong or `hidden` is not bool.
     """
     positions = checked("positions", positions, node=None)
     order = np.argsort(positions, kind="stable")
@@ -121,7 +130,7 @@ def _draw_profile(
     hidden: np.ndarray,
     baselines: Mapping[str, np.ndarray],
 ) -> None:
-    """One sample and gene, by rising position."""
+    """Draws one sample and gene; positions must rise."""
     dress_axes(axes)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_locator(MaxNLocator(4))
@@ -137,12 +146,12 @@ def _draw_profile(
             positions[those], measured[those], markerfacecolor=face,
             markeredgewidth=0.7, zorder=4, **MEASURED,
         )  # fmt: skip
-    # Dots at the ends are not to be cut in half.
+    # Room for the dots at the ends.
     room = 0.015 * (edges[-1] - edges[0])
     axes.set_xlim(edges[0] - room, edges[-1] + room)
 
 
-def _baseline_style(index: int) -> dict:
+def _baseline_style(index: int) -> _Line:
     colors = [color for color in CATEGORIES if color != IMPUTED["color"]]
     return {
         "color": colors[index % len(colors)],
@@ -154,7 +163,7 @@ def _baseline_style(index: int) -> dict:
 def _profile_limits(
     shown: np.ndarray, baselines: Sequence[np.ndarray]
 ) -> tuple[float, float]:
-    """Limits that hold what is shown, and baselines up to half a span beyond."""
+    """Returns limits for the shown values, and baselines up to half a span beyond."""
     low, high = limits_of(shown)
     room = (high - low) / 2.0
     reach = [np.clip(b, low - room, high + room).ravel() for b in baselines]
@@ -163,12 +172,11 @@ def _profile_limits(
 
 
 def _add_profile_legend(figure: Figure, names: list[str], any_hidden: bool) -> None:
-    handles = {"measured": Line2D([], [], **MEASURED)}
+    handles: dict[str, Line2D | Patch] = {"measured": Line2D([], [], **MEASURED)}
     if any_hidden:
-        hollow = Line2D(
+        handles["measured, hidden"] = Line2D(
             [], [], markerfacecolor="white", markeredgewidth=0.7, **MEASURED
         )
-        handles["measured, hidden"] = hollow
         handles["hidden stretch"] = Patch(facecolor=SHADE)
     handles["imputed"] = Line2D([], [], **IMPUTED)
     for index, name in enumerate(names):
@@ -180,35 +188,30 @@ def draw_tissue(
     positions: np.ndarray,
     columns: Mapping[str, np.ndarray],
     genes: Sequence[str],
-    errors: Mapping[str, np.ndarray] | None = None,
 ) -> Figure:
-    """Draws maps of a tissue: a dot for each cell, a row for each gene.
+    """Draws maps of a tissue, a dot for each cell and a row for each gene.
 
-    The columns of a gene share their colour scale, from the 0.5 % to the 99.5 %
-    quantile of all of them, for a few cells may express far more than the rest.
-    Errors have a scale of their own, even about 0.
+    The columns of a gene share a colour scale, from the 0.5 % to the 99.5 % quantile of
+    all of them, because a few cells may express far more than the rest.
 
     Args:
       positions: Place of each cell, [cell, 2].
       columns: Title ("measured", "imputed", ...) to expression, [cell, gene].
       genes: Name of each gene.
-      errors: Title ("imputed - measured", ...) to signed error, [cell, gene]; drawn
-        right of the others.
 
     Returns:
       The figure.
 
     Raises:
-      ValueError: If there is no column or a shape does not fit.
+      ValueError: If there is no column or a shape is wrong.
     """
     if not columns:
         raise ValueError("there are no columns to draw")
     positions = checked("positions", positions, cell=None, dim=2)
     sizes = {"cell": len(positions), "gene": len(genes)}
-    maps, misses = (
-        {title: checked(f"column '{title}'", v, **sizes) for title, v in named.items()}
-        for named in (columns, errors or {})
-    )
+    maps = {
+        title: checked(f"column '{title}'", v, **sizes) for title, v in columns.items()
+    }
     low, high = np.nanmin(positions, axis=0), np.nanmax(positions, axis=0)
     width, height = np.maximum(high - low, 1e-3 * np.max(high - low, initial=1e-9))
     # Elongated tissues get elongated panels of about the same area.
@@ -216,23 +219,18 @@ def draw_tissue(
     size = (1.9 / slender, 1.9 * slender)
     figure = Figure(
         figsize=(
-            size[0] * (len(maps) + len(misses)) + (1.7 if misses else 0.9),
+            size[0] * len(maps) + 0.9,
             (size[1] + 0.1) * len(genes) + 0.35,
         ),
         layout="constrained",
     )
-    panels = figure.subplots(len(genes), len(maps) + len(misses), squeeze=False)
-    name_grid(panels, [*maps, *misses], genes)
+    panels = figure.subplots(len(genes), len(maps), squeeze=False)
+    name_grid(panels, list(maps), genes)
     dot = float(np.clip(0.45 * 72.0**2 * size[0] * size[1] / len(positions), 0.6, 14.0))
     for gene, row in enumerate(panels):
         shown = np.stack([values[:, gene] for values in maps.values()])
         norm = Normalize(*limits_of(shown, share=0.005))
-        _draw_cells(figure, row[: len(maps)], positions, shown, norm, EXPRESSION, dot)
-        if misses:
-            shown = np.stack([values[:, gene] for values in misses.values()])
-            end = limits_of(np.abs(shown), share=0.005)[1]
-            norm = Normalize(-end, end)
-            _draw_cells(figure, row[len(maps) :], positions, shown, norm, ERROR, dot)
+        _draw_cells(figure, row, positions, shown, norm, dot)
     return figure
 
 
@@ -242,25 +240,23 @@ def _draw_cells(
     positions: np.ndarray,
     columns: np.ndarray,
     norm: Normalize,
-    colormap: Colormap,
     dot: float,
 ) -> None:
-    """Panels of one gene that share a colour scale; columns are [column, cell]."""
+    """Draws the panels of one gene, which share a scale; columns are [column, cell]."""
     for axes, values in zip(panels, columns, strict=True):
         axes.set_aspect("equal", adjustable="datalim")
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
         axes.scatter(
-            *positions.T, c=values, s=dot, cmap=colormap, norm=norm, linewidths=0,
-            plotnonfinite=True, rasterized=True,
+            positions[:, 0], positions[:, 1], c=values, s=dot, cmap=EXPRESSION,
+            norm=norm, linewidths=0, plotnonfinite=True, rasterized=True,
         )  # fmt: skip
-    label = "expression" if colormap is EXPRESSION else "error"
-    add_color_bar(figure, panels, columns, norm, colormap, label)
+    add_color_bar(figure, panels, columns, norm)
 
 
 def pearson(first: np.ndarray, second: np.ndarray) -> float:
-    """Correlation of two lists of finite values; nan where it is not defined."""
+    """Returns the correlation of two lists of finite values, nan if undefined."""
     if len(first) < 2:
         return float("nan")
     first, second = first - np.mean(first), second - np.mean(second)
@@ -277,21 +273,21 @@ def draw_scatter(
     """Draws imputed against measured values, a panel for each of at most 12 genes.
 
     Both axes of a panel have the same scale; the diagonal is a perfect imputation.
-    Pearson's r is of all entries, of which at most 4,000 are drawn. A line below says
-    how the genes fare that are not drawn.
+    Pearson's r is computed from all entries, of which at most 4,000 are drawn. A line
+    below summarises the genes without a panel.
 
     Args:
-      measured: Any leading axes, [..., gene].
-      imputed: Same shape.
+      measured: Measured values, [..., gene].
+      imputed: Imputed values, same shape.
       genes: Name of each gene.
-      hidden: Which entries to compare, bool, same shape; all if None. Entries where
-        either value is not finite are left out.
+      hidden: True for entries to compare, bool, same shape; None for all. Entries
+        where either value is not finite are left out.
 
     Returns:
       The figure.
 
     Raises:
-      ValueError: If a shape does not fit or `hidden` is not bool.
+      ValueError: If a shape is wrong or `hidden` is not bool.
     """
     measured, imputed = np.asarray(measured, float), np.asarray(imputed, float)
     hidden = np.ones(measured.shape, bool) if hidden is None else np.asarray(hidden)
@@ -321,9 +317,8 @@ def draw_scatter(
     num_columns = -(-num_panels // num_rows)
     figure = Figure(
         figsize=(1.95 * num_columns + 0.4, 2.25 * num_rows + 0.3),
-        layout="constrained",
+        layout=ConstrainedLayoutEngine(h_pad=0.08),
     )
-    figure.get_layout_engine().set(h_pad=0.08)
     panels = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
     for gene, axes in enumerate(panels[:num_panels]):
         _draw_pairs(axes, *pairs[gene], genes[gene])
@@ -370,8 +365,10 @@ def _draw_pairs(
     )  # fmt: skip
 
 
-def _caption_of_rest(genes: Sequence[str], pairs: Sequence[tuple]) -> str:
-    """Names the genes that got no panel, and the range of their correlations."""
+def _caption_of_rest(
+    genes: Sequence[str], pairs: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> str:
+    """Names the genes without a panel, and the range of their correlations."""
     names = ", ".join(genes[:6]) + (", ..." if len(genes) > 6 else "")
     noun = "gene is" if len(genes) == 1 else "genes are"
     caption = textwrap.fill(f"{len(genes)} more {noun} not drawn ({names})", 90)

@@ -236,7 +236,7 @@ class _Reader:
             name = file.relative_to(self.root).as_posix()
             try:
                 picture, is_small = _read_picture(file, self.image_size, self.asked)
-            except Exception as error:  # Pillow's readers raise whatever they meet
+            except Exception as error:  # Pillow's readers can raise anything
                 self.bad.append(f"{name} ({error or type(error).__name__})")
                 continue
             self._check_channels(picture.shape[-1], name)

@@ -197,22 +197,23 @@ def memorisation(
     return Memorisation(ratio, float(np.mean(own < near)))
 
 
-def class_accuracy(predicted: ArrayLike, asked: ArrayLike) -> float:
+def class_accuracy(predicted: ArrayLike, requested: ArrayLike) -> float:
     """Returns the share in [0, 1] of images of the requested class.
 
     Args:
       predicted: Class of each image by a classifier, [image].
-      asked: Requested class of each image, [image].
+      requested: Requested class of each image, [image].
 
     Raises:
       ValueError: If shapes do not fit or there is no image.
     """
-    predicted, asked = np.asarray(predicted), np.asarray(asked)
-    if predicted.shape != asked.shape or predicted.ndim != 1 or not predicted.size:
+    predicted, requested = np.asarray(predicted), np.asarray(requested)
+    if predicted.shape != requested.shape or predicted.ndim != 1 or not predicted.size:
         raise ValueError(
-            f"classes are {predicted.shape} and {asked.shape}; allowed: [image], alike"
+            f"classes are {predicted.shape} and {requested.shape}; allowed: [image], "
+            "alike"
         )
-    return float(np.mean(predicted == asked))
+    return float(np.mean(predicted == requested))
 
 
 def _read_block(images: Rows, rows: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -308,7 +308,7 @@ def stratified_split(
     available = int((counts - 1).sum())
     if num_test < 1 or available < 1:
         raise DataError(
-            f"{where}: {num_test} test images asked of {len(labels)} images in "
+            f"{where}: {num_test} test images of {len(labels)} images in "
             f"{len(counts)} classes; allowed: 1..{available}, so that every class "
             "keeps a training image"
         )
@@ -380,7 +380,7 @@ def find_channel_axis(
         fault = "either axis could be" if fitting else "neither axis 1 nor 3 can be"
         raise DataError(
             f"{where}: shape {shape}, {fault} that of the channels; allowed: {rule}, "
-            "or say data.channel_axis='first' or 'last'"
+            "or data.channel_axis='first' or 'last'"
         )
     return fitting[0]
 

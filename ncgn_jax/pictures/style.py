@@ -5,6 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.typing import LineStyleType
 
 INK = "#1b2430"
 FAINT = "#8a94a0"
@@ -24,7 +25,12 @@ LEVELS = LinearSegmentedColormap.from_list(
 # Hues that differ in lightness too, from dark to light.
 CATEGORIES = ("#1f3a68", "#b5452c", "#2f8f7b", "#d99a2b", "#7a5aa6", "#6d7681")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-DASHES = ("-", (0, (5, 1.6)), (0, (1.5, 1.3)), (0, (6, 1.5, 1.3, 1.5)))
+DASHES: tuple[LineStyleType, ...] = (
+    "-",
+    (0, (5, 1.6)),
+    (0, (1.5, 1.3)),
+    (0, (6, 1.5, 1.3, 1.5)),
+)
 
 TITLE_SIZE = 9.5
 LABEL_SIZE = 8.5

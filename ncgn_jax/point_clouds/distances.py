@@ -143,7 +143,7 @@ def coverage(d_gr: ArrayLike) -> float:
 
 
 def minimum_matching_distance(d_gr: ArrayLike) -> float:
-    """Averages, over reference clouds, the distance to the nearest sample.
+    """Averages the distance from reference clouds to their nearest sample.
 
     MMD = 1/T sum_r min_g d(g, r) (PointFlow), in the unit of the distances. Lower is
     better. It falls with the number of samples and ignores bad ones.

@@ -28,7 +28,7 @@ MAX_EDGES = 2000
 
 
 class DenoisingState(TypedDict, total=False):
-    """One moment of a sampler's path; `assignment` and `label` may be left out.
+    """A moment of a sampler's path; `assignment` and `label` may be absent.
 
     Attributes:
       t: Time, 0 = noise, 1 = data.

@@ -1,4 +1,4 @@
-"""All measures of a set of point clouds in one go: one row of a results table.
+"""Measures a set of point clouds with all measures, for one row of a results table.
 
 Example:
   >>> import numpy as np

@@ -214,7 +214,7 @@ def _read_with_trimesh(file: Path) -> tuple[np.ndarray, np.ndarray]:
         raise DataError(f"file {file}: no vertices")
     faces = np.concatenate(shifted)
     if faces.size and not 0 <= faces.min() <= faces.max() < starts[-1]:
-        raise DataError(f"file {file}: a triangle names a vertex that is not there")
+        raise DataError(f"file {file}: a triangle refers to an unknown vertex")
     return np.concatenate(vertices), faces
 
 

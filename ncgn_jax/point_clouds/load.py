@@ -1,4 +1,4 @@
-"""Loads every point-cloud data set, a real one where there is one.
+"""Loads all point-cloud data sets, and finds real data if it is present.
 
 >>> data = load_point_dataset("primitives", num_points=64, num_train=20, num_test=5)
 >>> data.name, data.train.shape, data.test.shape
@@ -34,7 +34,7 @@ def load_point_dataset(
     seed: int = 0,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> PointDataset:
-    """Loads point clouds from the source of that name.
+    """Loads the point clouds of a source.
 
     "auto" takes `path` if given, else the place that the environment variable
     NCGN_DATA names, else ModelNet40 or ModelNet10 (folder or .zip) in ./data, else the
@@ -43,7 +43,7 @@ def load_point_dataset(
     Args:
       source: One of `SOURCES`.
       path: Zip, folder or file for "auto", "modelnet" and "files".
-      num_points: Points a model sees; the test clouds have exactly these.
+      num_points: Points per cloud of a model and of the test set.
       sampling: "vertices" or "surface", for ModelNet.
       categories: Categories of ModelNet or of the embedded set; None for all.
       num_train: Training clouds of generated sets.

@@ -48,7 +48,7 @@ _Read = Callable[[str], bytes]
 
 
 class _Mesh(NamedTuple):
-    """One mesh file."""
+    """A mesh file of the data set."""
 
     category: str
     split: str
@@ -124,7 +124,7 @@ def load_modelnet(
 
 @contextmanager
 def _open(path: Path) -> Iterator[tuple[list[_Mesh], _Read]]:
-    """Yields the meshes of a folder or zip and a function that reads one."""
+    """Yields the meshes of a folder or zip, and a function that reads one."""
     if path.is_dir():
         yield _list_folder(path), lambda file: (path / file).read_bytes()
         return
@@ -222,7 +222,7 @@ def _build(
         else:
             cloud = sample_surface(vertices, faces, num_points, rng, mesh.file)
             cloud = normalise_clouds(cloud, mesh.file)
-            if mesh.split == "test":  # the order that published scores were taken in
+            if mesh.split == "test":  # keeps the point order of published scores
                 cloud = draw_points(cloud, num_points, rng, mesh.file)
         clouds[mesh.split].append(cloud)
         labels[mesh.split].append(names.index(mesh.category))

@@ -46,7 +46,7 @@ def read_off(text: str | bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
     bad = np.argwhere((faces < 0) | (faces >= num_vertices))
     if bad.size:
         raise DataError(
-            f"{where}: a triangle names vertex {faces[tuple(bad[0])]}; "
+            f"{where}: a triangle refers to vertex {faces[tuple(bad[0])]}; "
             f"allowed: 0..{num_vertices - 1}"
         )
     return vertices, faces

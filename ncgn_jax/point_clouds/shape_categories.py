@@ -18,7 +18,7 @@ _CORNERS = ((-1, -1), (-1, 1), (1, -1), (1, 1))
 class Draws:
     """Draws random proportions, one value per shape."""
 
-    def __init__(self, num_shapes: int, rng: np.random.Generator):
+    def __init__(self, num_shapes: int, rng: np.random.Generator) -> None:
         """Takes the number of shapes and the source of randomness."""
         self.num_shapes, self.rng = num_shapes, rng
 

@@ -21,20 +21,20 @@ _Proposal = tuple[np.ndarray, np.ndarray]
 
 
 class _Part(NamedTuple):
-    """One part of every shape of a batch, in its own frame."""
+    """A part of every shape of a batch, in its own frame."""
 
     kind: int
     centre: np.ndarray  # [shape, 3]
     frame: np.ndarray  # [shape, 3, 3], columns are the part's axes
     size: np.ndarray  # [shape, 3]
     area: np.ndarray  # [shape], of the proposal
-    solid: np.ndarray  # [shape], bool: hides what lies inside it
+    solid: np.ndarray  # [shape], bool: points inside it are hidden
 
 
 class Solids:
     """Holds the parts of a batch of shapes."""
 
-    def __init__(self, num_shapes: int):
+    def __init__(self, num_shapes: int) -> None:
         """Starts shapes without parts."""
         self.num_shapes = num_shapes
         self.parts: list[_Part] = []

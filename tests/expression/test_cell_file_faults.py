@@ -122,22 +122,22 @@ def test_names_that_appear_twice(tmp_path, example):
     places = write(tmp_path / "p.txt", place_table(example))
     twice = dataclasses.replace(example, cells=["left", "mid", "left", "far"])
     file = write(tmp_path / "a.csv", one_table(twice), ",")
-    with pytest.raises(DataError, match=r"a\.csv: cell 'left' is there 2 times"):
+    with pytest.raises(DataError, match=r"a\.csv: cell 'left' appears 2 times"):
         load_cells(file)
-    with pytest.raises(DataError, match=r"m\.txt: column 'left' is there 2 times"):
+    with pytest.raises(DataError, match=r"m\.txt: column 'left' appears 2 times"):
         load_cells(write(tmp_path / "m.txt", genes_by_cells(twice)), coordinates=places)
-    with pytest.raises(DataError, match=r"m\.txt: cell 'left' is there 2 times"):
+    with pytest.raises(DataError, match=r"m\.txt: cell 'left' appears 2 times"):
         load_cells(write(tmp_path / "m.txt", cells_by_genes(twice)), coordinates=places)
     matrix = write(tmp_path / "m.txt", cells_by_genes(example))
     rows = [*place_table(example), ["mid", "1", "2"]]
-    with pytest.raises(DataError, match=r"q\.txt: cell 'mid' is there 2 times"):
+    with pytest.raises(DataError, match=r"q\.txt: cell 'mid' appears 2 times"):
         load_cells(matrix, coordinates=write(tmp_path / "q.txt", rows))
     twice = dataclasses.replace(example, genes=["Gad2", "Ttr", "Ttr"])
-    with pytest.raises(DataError, match=r"b\.csv: column 'Ttr' is there 2 times"):
+    with pytest.raises(DataError, match=r"b\.csv: column 'Ttr' appears 2 times"):
         load_cells(write(tmp_path / "b.csv", one_table(twice), ","))
-    with pytest.raises(DataError, match=r"m\.txt: gene 'Ttr' is there 2 times"):
+    with pytest.raises(DataError, match=r"m\.txt: gene 'Ttr' appears 2 times"):
         load_cells(write(tmp_path / "m.txt", genes_by_cells(twice)), coordinates=places)
-    with pytest.raises(DataError, match=r"gene_columns: gene 'Ttr' is there 2 times"):
+    with pytest.raises(DataError, match=r"gene_columns: gene 'Ttr' appears 2 times"):
         load_cells(
             write(tmp_path / "c.csv", one_table(example), ","),
             gene_columns=["Ttr", "Ttr"],

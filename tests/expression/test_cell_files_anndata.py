@@ -132,12 +132,12 @@ def test_anndata_faults(tmp_path, annotated):
     content = annotated()
     content.var_names = ["Gad2", "Gad2", "Ttr"]
     content.write_h5ad(file)
-    with pytest.raises(DataError, match="gene 'Gad2' is there 2 times"):
+    with pytest.raises(DataError, match="gene 'Gad2' appears 2 times"):
         load_cells(file)
     content = annotated()
     content.obs_names = ["left", "mid", "mid", "far"]
     content.write_h5ad(file)
-    with pytest.raises(DataError, match="cell 'mid' is there 2 times"):
+    with pytest.raises(DataError, match="cell 'mid' appears 2 times"):
         load_cells(file)
     content = annotated()
     content.X = None

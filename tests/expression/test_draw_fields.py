@@ -284,33 +284,26 @@ def test_tissue_maps_share_scales_and_keep_the_aspect(numbers, tmp_path):
     imputed = measured * 1.2
     measured[0, 0] = 1e6
     measured[1, 1] = np.nan
-    errors = {"imputed - measured": imputed - measured}
     figure = imputation.draw_tissue(
-        positions, {"measured": measured, "imputed": imputed}, ["Gad2", "Sox10"], errors
+        positions, {"measured": measured, "imputed": imputed}, ["Gad2", "Sox10"]
     )
-    panels, bars = figure.axes[:6], figure.axes[6:]
-    assert len(bars) == 4  # expression and error of each gene
-    for row, gene in ((panels[:3], 0), (panels[3:], 1)):
-        left, right, error = (axes.collections[0] for axes in row)
+    panels, bars = figure.axes[:4], figure.axes[4:]
+    assert [bar.get_ylabel() for bar in bars] == ["expression", "expression"]
+    for row, gene in ((panels[:2], 0), (panels[2:], 1)):
+        left, right = (axes.collections[0] for axes in row)
         assert left.get_clim() == right.get_clim()
         low, high = left.get_clim()
         both = np.stack([measured, imputed])[..., gene]
         inside = (both >= low) & (both <= high)
         assert 0.98 < inside.mean() < 1.0  # one outlier does not set the scale
-        assert error.get_clim()[0] == -error.get_clim()[1]
         np.testing.assert_array_equal(
             np.ma.filled(left.get_array(), np.nan), measured[:, gene]
         )
         np.testing.assert_array_equal(left.get_offsets(), positions)
         assert left.get_sizes().max() < 3.0
     assert {axes.get_aspect() for axes in panels} == {1.0}
-    assert [axes.get_title() for axes in panels[:3]] == [
-        "measured",
-        "imputed",
-        "imputed - measured",
-    ]
-    assert [panels[0].get_ylabel(), panels[3].get_ylabel()] == ["Gad2", "Sox10"]
-    assert {bar.get_ylabel() for bar in bars} == {"expression", "error"}
+    assert [axes.get_title() for axes in panels[:2]] == ["measured", "imputed"]
+    assert [panels[0].get_ylabel(), panels[2].get_ylabel()] == ["Gad2", "Sox10"]
     assert render(figure, tmp_path)
 
 
@@ -318,7 +311,7 @@ def test_tissue_maps_share_scales_and_keep_the_aspect(numbers, tmp_path):
 def test_draw_tissue_survives_few_cells_without_expression(num_cells, tmp_path):
     positions = np.arange(2.0 * num_cells).reshape(num_cells, 2)
     silent = {"measured": np.zeros((num_cells, 1))}
-    figure = imputation.draw_tissue(positions, silent, ["Shh"], silent)
+    figure = imputation.draw_tissue(positions, silent, ["Shh"])
     assert render(figure, tmp_path)
 
 
@@ -330,8 +323,6 @@ def test_draw_tissue_names_what_does_not_fit():
         imputation.draw_tissue(np.zeros((5, 3)), {"a": values}, GENES)
     with pytest.raises(ValueError, match=r"'a' must be \[cell 5, gene 2\]"):
         imputation.draw_tissue(positions, {"a": values}, GENES[:2])
-    with pytest.raises(ValueError, match="'e' must be"):
-        imputation.draw_tissue(positions, {"a": values}, GENES, {"e": values[1:]})
 
 
 def test_pearson_agrees_with_numpy_and_is_nan_for_constants(numbers):

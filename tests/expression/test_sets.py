@@ -164,7 +164,7 @@ def test_real_profiles_and_tissue_load(shared_data):
     folder = shared_data / "osmfish"
     data = load_tissue(
         folder / "osmFISH_prep_expression.txt",
-        folder / "osmFISH_prep_cell_coordinates.txt",
+        coordinates=folder / "osmFISH_prep_cell_coordinates.txt",
         repeated_cells="drop",
         num_train=50,
         num_test=20,

@@ -1,4 +1,4 @@
-"""The transcriptomics task: steps without search, conditions kept, padding inert."""
+"""Expression fields: steps without search, conditions kept, padding inert."""
 
 import jax
 import jax.numpy as jnp
@@ -7,14 +7,16 @@ import pytest
 
 from ncgn_jax import parallel
 from ncgn_jax.config import apply_overrides
+from ncgn_jax.domains import validate
 from ncgn_jax.expression.conditioning import FIELD_TASKS
-from ncgn_jax.expression.scores import evaluate_fields
+from ncgn_jax.expression.config import default_config
+from ncgn_jax.expression.model import ExpressionModel
 from ncgn_jax.expression.sets import FieldDataset, FieldSet
-from ncgn_jax.expression.task import TranscriptomicsTask, default_config
+from ncgn_jax.expression.task import ExpressionTask
 from ncgn_jax.faults import ConfigError, DataError
 from ncgn_jax.metrics.table import format_table
 from ncgn_jax.run.optimizer import make_optimizer
-from ncgn_jax.train import init_state, make_train_step, validate
+from ncgn_jax.train import init_state, make_train_step
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
@@ -103,7 +105,7 @@ def graded(task, params, model_state, batch):
 @pytest.mark.parametrize("connectivity", ["dmp", "knn", "fully_connected"])
 def test_the_jitted_steps_contain_no_clustering_and_no_search(connectivity, primitives):
     config = config_of(f"dmp.connectivity={connectivity}")
-    task = TranscriptomicsTask(config, grid_dataset())
+    task = ExpressionTask(config, grid_dataset())
     params, model_state = jax.jit(task.init)(jax.random.key(0))
     batch = task.batch(0, slice(0, 24))
     jaxpr = jax.make_jaxpr(lambda p: graded(task, p, model_state, batch))(params)
@@ -122,7 +124,7 @@ def test_the_jitted_steps_contain_no_clustering_and_no_search(connectivity, prim
 )
 def test_settings_train_and_sample(overrides):
     config = config_of(*overrides)
-    task = TranscriptomicsTask(config, grid_dataset())
+    task = ExpressionTask(config, grid_dataset())
     tx = make_optimizer(config)
     step = parallel.data_parallel(make_train_step(task, tx, config))
     state = parallel.replicate(init_state(task, tx, 0))
@@ -138,31 +140,33 @@ def test_settings_train_and_sample(overrides):
     for name, values in samples.items():
         assert values.shape == (5, 20, 3)
         assert np.isfinite(values).all()
-        given = task.given(name)
-        np.testing.assert_array_equal(values[given], task.known(name)[given])
+        _, given, known = task.cases[name]
+        np.testing.assert_array_equal(values[given], known[given])
         if name != "unconditional":
-            hidden = ~given
-            assert not np.allclose(values[hidden], task.known(name)[hidden])
-    assert (samples["knockout"][task.given("knockout")] == 0.25).all()
+            assert not np.allclose(values[~given], known[~given])
+    assert (samples["knockout"][task.cases["knockout"].given] == 0.25).all()
     again = task.sample(state.params, state.model_state, 5, seed=0)
     jax.tree.map(np.testing.assert_array_equal, samples, again)
-    rows, meta = task.evaluate({"ema": samples})
+    rows = task.evaluate({"ema": samples})
     assert {"ema", "noise", "train"} == set(rows)
     assert all(f"w_{name}" in rows["ema"] for name in FIELD_TASKS)
-    assert "waves" in meta["data_set"]
+    assert task.caption()["data_set"] == "waves"
+    assert task.caption()["sizes"] == "5 fields per task, 9 test fields"
     assert "W knock" in format_table(rows, task.columns, "caption")
 
 
 def test_all_tasks_and_chunks_share_one_trace_per_bucket(monkeypatch):
-    task = TranscriptomicsTask(config_of(), grid_dataset())
+    task = ExpressionTask(config_of(), grid_dataset())
     params, model_state = jax.jit(task.init)(jax.random.key(0))
-    traces, features = [], task._features
+    traces, features = [], ExpressionModel._features
     monkeypatch.setattr(
-        task, "_features", lambda *args: (traces.append(1), features(*args))[1]
+        ExpressionModel,
+        "_features",
+        lambda *args: (traces.append(1), features(*args))[1],
     )
     task.sample(params, model_state, 5, seed=0)
     # Once for each bucket that a time grid visits, and once more inside its scan.
-    assert len(traces) <= 2 * len(task.time.buckets)
+    assert len(traces) <= 2 * len(task.model.time.buckets)
     count = len(traces)
     task.sample(params, model_state, 5, seed=1)
     assert len(traces) == count
@@ -176,9 +180,10 @@ def test_stochastic_samplers_draw_other_noise_on_every_device(monkeypatch):
         "sample.tasks=('unconditional',)",
         "sample.num_samples=8",
     )
-    task = TranscriptomicsTask(config, grid_dataset())
+    task = ExpressionTask(config, grid_dataset())
     monkeypatch.setattr(
-        task, "prior_fields", lambda count, shape, _: np.ones((count, *shape), "f4")
+        "ncgn_jax.expression.model.draw_prior",
+        lambda schedule, keys, shape: np.ones((len(keys), *shape), "f4"),
     )
     params, model_state = jax.jit(task.init)(jax.random.key(0))
     drawn = task.sample(params, model_state, 8, seed=0)["unconditional"]
@@ -196,7 +201,7 @@ def test_what_stands_in_the_padding_has_no_influence():
     )
     results = []
     for junk in (0.0, 1e3):
-        task = TranscriptomicsTask(config, ragged_dataset(junk))
+        task = ExpressionTask(config, ragged_dataset(junk))
         params, model_state = jax.jit(task.init)(jax.random.key(0))
         batch = task.batch(0, slice(0, 24))
         run = jax.jit(lambda p, t=task, m=model_state, b=batch: graded(t, p, m, b))
@@ -204,7 +209,7 @@ def test_what_stands_in_the_padding_has_no_influence():
     for found, expected in zip(*map(jax.tree.leaves, results), strict=True):
         np.testing.assert_allclose(found, expected, atol=2e-5)
     samples = task.sample(params, model_state, 5, seed=0)
-    padding = ~task.fields_of("unconditional").point_mask
+    padding = ~task.cases["unconditional"].fields.point_mask
     for values in samples.values():
         assert (values[padding] == 0).all()
         assert np.isfinite(values).all()
@@ -216,13 +221,13 @@ def test_scaled_axes_choose_the_neighbours():
     near = {}
     for scale in ((), (1.0, 0.01)):
         config = config_of(f"dmp.axis_scale={scale}", "dmp.num_neighbors=4")
-        graph = TranscriptomicsTask(config, dataset).test_graphs[-1]
+        graph = ExpressionTask(config, dataset).test_layouts.graphs[-1]
         senders = np.asarray(graph.senders)[0].reshape(30, 4)
         near[scale] = np.mean(senders % 6 == np.arange(30)[:, None] % 6)
     assert near[()] < 0.6
     assert near[1.0, 0.01] == 1.0
     with pytest.raises(DataError, match=r"dmp.axis_scale: found 3 factors; .* 2 axes"):
-        TranscriptomicsTask(config_of("dmp.axis_scale=(1.0,1.0,1.0)"), dataset)
+        ExpressionTask(config_of("dmp.axis_scale=(1.0,1.0,1.0)"), dataset)
 
 
 def test_denser_layouts_are_sampled_with_the_same_weights():
@@ -232,9 +237,11 @@ def test_denser_layouts_are_sampled_with_the_same_weights():
         config = config_of(
             f"sample.resolution={resolution}", "sample.tasks=('forward',)"
         )
-        task = TranscriptomicsTask(config, dataset)
-        sizes[resolution] = [graphs.centres.shape[1] for graphs in task.test_graphs]
-    trained = [bucket.num_supernodes for bucket in task.time.buckets]
+        task = ExpressionTask(config, dataset)
+        sizes[resolution] = [
+            graphs.centres.shape[1] for graphs in task.test_layouts.graphs
+        ]
+    trained = [bucket.num_supernodes for bucket in task.model.time.buckets]
     assert sizes == {"relative": [5 * size for size in trained], "absolute": trained}
     params, model_state = jax.jit(task.init)(jax.random.key(0))
     values = task.sample(params, model_state, 2, seed=0)["forward"]
@@ -243,9 +250,9 @@ def test_denser_layouts_are_sampled_with_the_same_weights():
 
 
 def test_scores_of_the_truth_are_perfect_and_of_noise_are_not():
-    task = TranscriptomicsTask(config_of("sample.num_samples=9"), grid_dataset())
-    truth = {name: task.known(name) for name in FIELD_TASKS}
-    rows = evaluate_fields(task, {"truth": truth})
+    task = ExpressionTask(config_of("sample.num_samples=9"), grid_dataset())
+    truth = {name: task.cases[name].known for name in FIELD_TASKS}
+    rows = task.evaluate({"truth": truth})
     assert rows["truth"]["rmse_forward"] == 0
     assert rows["truth"]["pearson_space_imputation"] == pytest.approx(1)
     assert rows["truth"]["w_unconditional"] == pytest.approx(0, abs=1e-6)
@@ -257,23 +264,23 @@ def test_an_imputed_gene_is_compared_with_plain_baselines():
     config = config_of(
         *RAGGED, "data.source=cells", "data.num_nodes=12", "evaluate.baselines=true"
     )
-    task = TranscriptomicsTask(config, ragged_dataset())
-    samples = {name: task.known(name) for name in config.sample.tasks}
-    rows = evaluate_fields(task, {"truth": samples})
+    task = ExpressionTask(config, ragged_dataset())
+    samples = {name: task.cases[name].known for name in config.sample.tasks}
+    rows = task.evaluate({"truth": samples})
     assert {"nearest", "process", "regression"} <= set(rows)
     assert rows["nearest"]["rmse_space_imputation"] > 0
 
 
 def test_errors_are_those_of_the_mean_draw():
     config = config_of("sample.num_draws=3", "sample.tasks=('forward',)")
-    task = TranscriptomicsTask(config, grid_dataset())
+    task = ExpressionTask(config, grid_dataset())
     params, model_state = jax.jit(task.init)(jax.random.key(0))
     arrays = task.sample(params, model_state, 5, seed=0)
     assert set(arrays) == {"forward", "forward_mean"}
     assert not np.allclose(arrays["forward"], arrays["forward_mean"])
-    truth = task.known("forward")
-    rows = evaluate_fields(
-        task, {"mean": {"forward": arrays["forward"], "forward_mean": truth}}
+    truth = task.cases["forward"].known
+    rows = task.evaluate(
+        {"mean": {"forward": arrays["forward"], "forward_mean": truth}}
     )
     assert rows["mean"]["rmse_forward"] == 0
     assert rows["mean"]["w_forward"] > 0
@@ -288,6 +295,19 @@ def test_bad_fields_are_named():
         config_of("data.test_times=(1.0,1.0)")
     config = config_of("sample.hidden_genes=('z',)")
     with pytest.raises(DataError, match="no gene z; allowed: a, b, c"):
-        TranscriptomicsTask(config, grid_dataset())
+        ExpressionTask(config, grid_dataset())
     with pytest.raises(DataError, match="forward needs fields on a grid"):
-        TranscriptomicsTask(config_of(), ragged_dataset())
+        ExpressionTask(config_of(), ragged_dataset())
+
+
+@pytest.mark.parametrize("sampler", ["euler", "ancestral"])
+def test_the_path_ends_at_the_first_sample(sampler):
+    config = config_of(f"sample.sampler={sampler}", "sample.tasks=('forward',)")
+    task = ExpressionTask(config, grid_dataset())
+    params, model_state = jax.jit(task.init)(jax.random.key(0))
+    sample = task.sample(params, model_state, 5, config.seed)["forward"][0]
+    path = task.first_path(params, model_state, "forward")
+    assert path[0][1] == 0
+    assert path[-1][1] == pytest.approx(1)
+    hidden = ~task.cases["forward"].given[0]
+    np.testing.assert_array_equal(path[-1][0].astype("f4")[hidden], sample[hidden])

@@ -289,11 +289,11 @@ def test_times_rounded_to_float32_are_on_the_grid():
 
 
 def test_sets_have_the_published_domains(tmp_path, monkeypatch):
-    settings = {"num_train": 7, "num_test": 5, "num_knockout": 30, "system": COARSE}
+    settings = {"num_train": 7, "num_test": 30, "system": COARSE}
     sets = turing_sets(seed=1, cache_dir=tmp_path, **settings)
     assert {name: array.shape for name, array in sets.items()} == {
         "train": (7, 10, 10, 3),
-        "test": (5, 8, 12, 3),
+        "test": (30, 8, 12, 3),
         "knockout": (30, 8, 12, 3),
         "knocked_out_gene": (30,),
     }
@@ -329,7 +329,7 @@ def test_sets_have_the_published_domains(tmp_path, monkeypatch):
         np.testing.assert_array_equal(cached[name], array)
     other = turing_sets(seed=2, cache_dir=tmp_path, **settings)
     assert not np.isin(other["train"][:, 0], train).any()
-    with pytest.raises(DataError, match=r"\[1, 0, 0\]"):
+    with pytest.raises(DataError, match=r"\[1, 0\]"):
         turing_sets(1, 0, system=COARSE)
 
 
@@ -340,8 +340,6 @@ def test_normaliser_maps_every_time_to_the_unit_interval():
     assert unit.dtype == np.float32
     np.testing.assert_allclose(unit.min(axis=(0, 2, 3)), 0, atol=1e-6)
     np.testing.assert_allclose(unit.max(axis=(0, 2, 3)), 1, atol=1e-6)
-    back = normaliser.undo(unit, TRAIN_TIMES)
-    np.testing.assert_allclose(back, fields, atol=1e-5)
     # One pair of bounds for all genes: the order of values is kept within a time.
     order = fields[:, 4].ravel().argsort()
     assert (np.diff(unit[:, 4].ravel()[order]) >= 0).all()
@@ -355,7 +353,6 @@ def test_normaliser_interpolates_its_bounds():
     expected = [3.5 / 7, 1 / 4, 2 / 10, 0]
     found = normaliser.apply(values, times)
     np.testing.assert_allclose(found[:, 0, 0], expected, atol=1e-12)
-    np.testing.assert_allclose(normaliser.undo(found, times), values, atol=1e-12)
     np.testing.assert_array_equal(normaliser.apply(values[None], times), found[None])
 
 

@@ -255,7 +255,7 @@ def test_random_edges_among_all_others_are_not_called_complete():
 
 
 def test_impossible_requests_are_refused():
-    with pytest.raises(ValueError, match="made for 30 nodes a graph, found 29"):
+    with pytest.raises(ValueError, match="made for 30 nodes per graph, found 29"):
         build_graphs(CLOUDS[:, 1:], BUCKETS["equal"])
     with pytest.raises(ValueError, match="rng is needed"):
         build_graphs(CLOUDS, BUCKETS["long_short"])

@@ -33,6 +33,19 @@ def small_task(*overrides) -> ImageTask:
     return make_task(config)
 
 
+def stubbed(task, predict, params=None) -> ImageTask:
+    """Returns such a task whose network is predict(params, bucket, x_t, t, label).
+
+    Args:
+      task: A task, left as it is.
+      predict: The network.
+      params: Its initial parameters, if they are asked for.
+    """
+    task = ImageTask(task.config, task.dataset)
+    vars(task.model).update(predict=predict, init=lambda rng: (params, {}))
+    return task
+
+
 def init_params(task, seed=0):
     params, _ = task.init(jax.random.key(seed))
     # Off the initial value, at which every prediction is 0.

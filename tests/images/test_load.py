@@ -1,6 +1,5 @@
 """Configurations and data of images that are refused before training."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from ncgn_jax.images.times import bucket_shares
 from ncgn_jax.process import make_schedule
 from ncgn_jax.tasks.bucketed import BucketedTime
 from ncgn_jax.tasks.settings import make_range_resolution
-from tests.images.image_tasks import REPOSITORY, init_params, small_config, small_task
+from tests.images.image_tasks import REPOSITORY, small_config, small_task, stubbed
 
 
 @pytest.mark.parametrize(
@@ -75,10 +74,14 @@ def test_data_that_do_not_fit_are_refused_before_training(
 
 
 def test_samples_that_are_not_finite_are_refused_in_words():
-    task = small_task()
-    params = jax.tree.map(lambda p: jnp.full_like(p, jnp.nan), init_params(task))
-    with pytest.raises(DataError, match="samples: 6 of 6 images hold NaN or infinity"):
-        task.sample(params, {}, 6, 0)
+    """A network that breaks on zeros: five of the six images."""
+
+    def predict(params, bucket, x_t, t, label):
+        return jnp.where(label == 0, jnp.nan, 1.0)[:, None, None, None] + 0 * x_t
+
+    task = stubbed(small_task("sample.classes=(0,0,0,0,0,1)"), predict)
+    with pytest.raises(DataError, match="samples: 5 of 6 images hold NaN or infinity"):
+        task.sample({}, {}, 6, 0)
 
 
 def test_fields_that_the_source_reads_are_accepted():

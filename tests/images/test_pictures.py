@@ -2,28 +2,28 @@
 
 import dataclasses
 from pathlib import Path
-from types import SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib import image
 
+from ncgn_jax.domains import make_task
 from ncgn_jax.faults import DataError
 from ncgn_jax.images import pictures as image_pictures
 from ncgn_jax.images.draw_images import draw_image_rows
 from ncgn_jax.images.pictures import draw_classes, draw_paths
-from ncgn_jax.images.task import ImageTask
-from ncgn_jax.tasks import make_task
-from tests.images.image_tasks import (
-    init_params,
-    small_config,
-    small_task,
-)
+from tests.images.image_tasks import small_config, small_task, stubbed
+
+
+def predict_anything(params, bucket, x_t, t, label):
+    """Depends on all that a network knows."""
+    return jnp.tanh(bucket.patch * x_t) + 0.1 * (t + label)[:, None, None, None]
 
 
 def test_classes_are_sampled_in_turn_if_named():
-    task = small_task("sample.classes=(3,7)")
-    samples = task.sample(init_params(task), {}, 5, 0)
+    task = stubbed(small_task("sample.classes=(3,7)"), predict_anything)
+    samples = task.sample({}, {}, 5, 0)
     np.testing.assert_array_equal(samples["labels"], [3, 7, 3, 7, 3], strict=False)
     assert samples["images"].dtype == np.uint8
     with pytest.raises(DataError, match=r"sample\.classes=\(10,\); digits .* 0\.\.9"):
@@ -34,22 +34,30 @@ def test_classes_are_sampled_in_turn_if_named():
 def test_paths_compile_nothing_and_end_in_the_samples(tmp_path, monkeypatch, random):
     monkeypatch.setattr(image_pictures, "draw_image_rows", lambda *args: args)
     # Two images a device, so that fewer would be another program.
-    sizes = "sample.num_samples=16", "sample.num_steps=12"
-    task = small_task(*sizes, f"dmp.random_buckets={random}")
-    task = ImageTask(task.config, task.dataset)
-    params, traced, inner = init_params(task), [], task.predict
-    # Called when a program is traced.
-    monkeypatch.setattr(task, "predict", lambda *a: traced.append(1) or inner(*a))
-    samples = task.sample(params, {}, task.config.sample.num_samples, task.config.seed)
+    sizes = "sample.num_samples=16", "sample.batch_size=16", "sample.num_steps=12"
+    task, traced = small_task(*sizes, f"sample.random_buckets={random}"), []
+
+    def predict(*args):  # called when a program is traced
+        traced.append(1)
+        return predict_anything(*args)
+
+    task = stubbed(task, predict)
+    samples = task.sample({}, {}, task.config.sample.num_samples, task.config.seed)
     assert traced
     traced.clear()
-    rows, _, _, headings, grids = draw_paths(task, params, tmp_path / "a.png")
+    data, start_and_path = task.dataset, task.first_paths({})
     assert not traced
+    rows, titles, _, headings, grids = draw_paths(
+        task.model, data, *start_and_path, tmp_path / "a.png"
+    )
     np.testing.assert_array_equal(rows[:, -1], samples["images"][:4])
+    assert titles == [data.class_names[label] for label in samples["labels"][:4]]
     assert headings[0] == "noise"
     assert headings[-1] == "t = 1.00"
     assert len(headings) == len(grids) == rows.shape[1]
-    assert len(rows[0]) == 1 + min(len(task.stretches(task.config.seed)), 8)
+    assert len(rows[0]) == 1 + (8 if random else 3)
+    assert set(grids[1:]) == {4, 2, 1}
+    assert grids[0] is None
 
 
 @pytest.mark.parametrize("num_classes", [3, 200])
@@ -62,12 +70,12 @@ def test_sheets_have_rows_of_classes_or_names_of_each_image(num_classes, monkeyp
     monkeypatch.setattr(image_pictures, "draw_image_rows", record)
     count, dataset = 60, small_task().dataset
     names = tuple(f"class number {i} of many" for i in range(num_classes))
-    task = SimpleNamespace(dataset=dataclasses.replace(dataset, class_names=names))
+    data = dataclasses.replace(dataset, class_names=names)
     labels = np.arange(count) * (num_classes // 3) % num_classes + np.arange(count) // 3
     labels = labels % num_classes
     images = np.arange(count, dtype=np.uint8)[:, None, None, None]
     images = np.broadcast_to(images, (count, 8, 8, 1))
-    draw_classes(task, {"images": images, "labels": labels}, Path("a.png"))
+    draw_classes({"images": images, "labels": labels}, data, Path("a.png"))
     assert all(len(row) <= 10 for row in seen["rows"])
     numbers = [row[:, 0, 0, 0] for row in seen["rows"]]
     if num_classes == 3:

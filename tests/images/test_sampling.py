@@ -1,26 +1,31 @@
 """Sampling images: time grids, exact samplers, devices, traces."""
 
 import collections
-import functools
 import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ncgn_jax.images.sampling import walk_stretch
 
-from ncgn_jax.images import task as images_module
-from ncgn_jax.images.task import ImageTask
+from ncgn_jax.images.model import ImageModel, ImageSampler
 from ncgn_jax.process import posterior_variances
-from ncgn_jax.tasks import task_notes
+from ncgn_jax.tasks import sampling
+from ncgn_jax.tasks.sampling import Start, Stretch
 from tests.images.image_tasks import LEARNED, init_params, small_task
+
+
+def program(task, bucket):
+    """The function of one device that walks through a stretch of a bucket."""
+    own = task.sampling
+    options = ImageSampler(own.sampler, own.data_limit, own.guidance, 0)
+    return task.model._program(options, bucket)
 
 
 def exact_velocity(task, mean, spread):
     """The velocity of data N(mean, spread^2) in every pixel, on the straight line."""
 
-    def predict(params, bucket, x_t, t, label):
+    def predict(model, params, bucket, x_t, t, label):
         t = t[:, None, None, None]
         var = t**2 * spread**2 + (1 - t) ** 2
         data_hat = mean + t * spread**2 / var * (x_t - t * mean)
@@ -36,10 +41,11 @@ def test_samples_have_the_law_of_the_data(sampler, steps, random, monkeypatch):
     task = small_task(
         f"sample.sampler={sampler}", f"sample.num_steps={steps}",
         "sample.batch_size=50", f"dmp.random_buckets={random}",
+        f"sample.random_buckets={random}",
     )  # fmt: skip
-    task = ImageTask(task.config, task.dataset)
+    task = task.with_config(task.config)
     mean, spread = 0.2, 0.15
-    monkeypatch.setattr(task, "predict", exact_velocity(task, mean, spread))
+    monkeypatch.setattr(ImageModel, "predict", exact_velocity(task, mean, spread))
     images = task.dataset.from_saved(task.sample({}, {}, 400, seed=3)["images"])
     assert images.shape == (400, 8, 8, 1)
     assert images.mean() == pytest.approx(mean, abs=5e-3)
@@ -61,11 +67,11 @@ def test_an_image_does_not_depend_on_those_beside_it(extra):
 
 
 def test_random_patches_have_a_stretch_for_every_step():
-    task = small_task("dmp.random_buckets=True", "sample.num_steps=400")
-    stretches = task.stretches(0)
+    task = small_task("sample.random_buckets=True", "sample.num_steps=400")
+    stretches = task.stretches()
     assert [offset for _, offset, _ in stretches] == list(range(400))
     counts = np.bincount([b for b, _, _ in stretches], minlength=3) / 400
-    np.testing.assert_allclose(counts, task.shares, atol=0.01)
+    np.testing.assert_allclose(counts, task.model.shares, atol=0.01)
     ends = [times[-1] for _, _, times in stretches[:-1]]
     starts = [times[0] for _, _, times in stretches[1:]]
     np.testing.assert_array_equal(ends, starts)
@@ -73,7 +79,7 @@ def test_random_patches_have_a_stretch_for_every_step():
 
 def joined_times(task):
     """The whole time grid, its stretches put together."""
-    stretches = task.stretches(0)
+    stretches = task.stretches()
     for (_, _, one), (_, _, other) in itertools.pairwise(stretches):
         assert one[-1] == other[0]
     lengths = [len(times) - 1 for _, _, times in stretches]
@@ -90,10 +96,10 @@ def test_steps_end_where_buckets_do(grid, num_steps, reverse):
         f"sample.time_grid={grid}", f"sample.num_steps={num_steps}",
         f"dmp.reverse_schedule={reverse}",
     )  # fmt: skip
-    stretches = task.stretches(0)
+    stretches = task.stretches()
     assert [bucket for bucket, _, _ in stretches] == [0, 1, 2]
     ends = [times[[0, -1]] for _, _, times in stretches]
-    np.testing.assert_array_equal(ends, task.time.intervals().astype(np.float32))
+    np.testing.assert_array_equal(ends, task.model.time.intervals().astype(np.float32))
     times = joined_times(task)
     assert len(times) == num_steps + 1
     assert (np.diff(times) > 0).all()
@@ -113,19 +119,21 @@ def test_no_network_is_asked_beyond_its_bucket(sampler, monkeypatch):
     task = small_task(f"sample.sampler={sampler}", "sample.num_steps=7")
     seen = collections.defaultdict(list)
 
-    def predict(params, bucket, x_t, t, label):
+    def predict(model, params, bucket, x_t, t, label):
         seen[bucket.patch].append(float(t[0]))
         return jnp.zeros_like(x_t)
 
-    monkeypatch.setattr(task, "predict", predict)
+    monkeypatch.setattr(ImageModel, "predict", predict)
     x, keys = np.zeros((1, 8, 8, 1), np.float32), jax.random.split(jax.random.key(0), 1)
     with jax.disable_jit():
-        for bucket, offset, times in task.stretches(0):
-            bucket = task.time.buckets[bucket]
-            walk_stretch(task, bucket, x, np.zeros(1, int), keys, {}, times, offset)
+        for bucket, offset, times in task.stretches():
+            stretch = program(task, bucket)
+            stretch(x, keys, np.zeros(1, int), {}, times, offset)
     assert sorted(seen) == [1, 2, 4]
     for bucket, (low, high) in zip(
-        task.time.buckets, task.time.intervals().astype(np.float32), strict=True
+        task.model.time.buckets,
+        task.model.time.intervals().astype(np.float32),
+        strict=True,
     ):
         assert min(seen[bucket.patch]) == low
         if sampler == "heun":
@@ -136,13 +144,13 @@ def test_no_network_is_asked_beyond_its_bucket(sampler, monkeypatch):
 
 def test_patches_without_a_step_are_named():
     task = small_task("sample.num_steps=2")
-    assert {bucket for bucket, _, _ in task.stretches(0)} == {0}
-    (note,) = task_notes(task)
+    assert {bucket for bucket, _, _ in task.stretches()} == {0}
+    (note,) = task.notes()
     assert note == (
         "NOTE: sample.num_steps=2 leaves no step to patches 2, 1; 3 steps would use all"
     )
-    assert task_notes(small_task("sample.num_steps=3")) == []
-    (note,) = task_notes(small_task("sample.num_steps=2", "dmp.random_buckets=True"))
+    assert small_task("sample.num_steps=3").notes() == []
+    (note,) = small_task("sample.num_steps=2", "sample.random_buckets=True").notes()
     assert "more steps would use all" in note
 
 
@@ -154,7 +162,7 @@ def test_learned_variances_are_asked_at_whole_steps_of_their_chain(num_steps):
     assert (np.diff(places) > 0.5).all()
     # At an edge the chain's step before it, which training has in both buckets.
     for (_, _, times), (low, _) in zip(
-        task.stretches(0)[1:], task.time.intervals()[1:], strict=True
+        task.stretches()[1:], task.model.time.intervals()[1:], strict=True
     ):
         assert 0 <= low - times[0] < 1e-3 + 1e-6
 
@@ -170,8 +178,8 @@ def test_learned_variances_give_the_law_of_the_data_in_few_steps(learned, monkey
         *LEARNED, "sample.num_steps=12", "sample.time_grid=cosine",
         "sample.batch_size=50",
     )  # fmt: skip
-    task = ImageTask(task.config, task.dataset)
-    mean, spread, schedule = 0.1, 0.2, task.time.schedule
+    task = task.with_config(task.config)
+    mean, spread, schedule = 0.1, 0.2, task.model.time.schedule
     times = jnp.asarray(joined_times(task), jnp.float32)
 
     def left(t):
@@ -187,14 +195,14 @@ def test_learned_variances_give_the_law_of_the_data_in_few_steps(learned, monkey
         true = posterior + slope**2 * left(t)
         return jnp.log(true / posterior) / jnp.log(forward / posterior)
 
-    def predict(params, bucket, x_t, t, label):
+    def predict(model, params, bucket, x_t, t, label):
         alpha, sigma = schedule.alpha(t[0]), schedule.sigma(t[0])
         var = alpha**2 * spread**2 + sigma**2
         noise_hat = sigma / var * (x_t - alpha * mean)
         raw = 2 * fraction(t[0]) - 1 if learned else -1.0
         return jnp.concatenate([noise_hat, jnp.full_like(x_t, raw)], axis=-1)
 
-    monkeypatch.setattr(task, "predict", predict)
+    monkeypatch.setattr(ImageModel, "predict", predict)
     images = task.dataset.from_saved(task.sample({}, {}, 400, seed=3)["images"])
     wanted = np.sqrt(spread**2 - float(left(times[-2])))
     assert images.mean() == pytest.approx(mean, abs=5e-3)
@@ -210,16 +218,16 @@ def test_devices_sample_every_bucket_alike(bucket, extra):
     """Eight devices against one, from coarsest to finest patches."""
     task = small_task("sample.num_steps=6", *extra)
     params = init_params(task)
-    found, offset, times = task.stretches(0)[bucket]
+    found, offset, times = task.stretches()[bucket]
     assert found == bucket
     rng = np.random.default_rng(0)
     x = rng.standard_normal((16, 8, 8, 1)).astype(np.float32)
     labels = np.arange(16, dtype=np.int32) % 10
     keys = jax.random.split(jax.random.key(4), 16)
-    args = x, labels, keys, params, times, np.int32(offset)
-    many = task._stretch(bucket)(*args)
-    walk = functools.partial(walk_stretch, task, task.time.buckets[bucket])
-    one = jax.jit(walk)(*args)
+    start, stretch = Start(x, keys, labels), Stretch(bucket, offset, times)
+    (many,) = task.model.walk(params, start, [stretch], task.sampling)
+    many = many.x
+    one = jax.jit(program(task, bucket))(x, keys, labels, params, times, offset)
     np.testing.assert_allclose(many, one, atol=1e-5 + 2e-6 * np.abs(one).max())
     assert np.abs(many - x).max() > 1e-2
 
@@ -227,22 +235,29 @@ def test_devices_sample_every_bucket_alike(bucket, extra):
 @pytest.mark.parametrize("extra", [(), LEARNED])
 def test_one_trace_and_one_loop_for_each_bucket(extra, monkeypatch):
     task = small_task("sample.num_steps=9", "sample.batch_size=1", *extra)
-    task = ImageTask(task.config, task.dataset)
+    task = task.with_config(task.config)
     params, traces = init_params(task), collections.Counter()
 
-    def counted(task, bucket, *args):
-        traces[bucket.patch] += 1
-        return walk_stretch(task, bucket, *args)
+    plain = ImageModel._program
 
-    monkeypatch.setattr(images_module, "walk_stretch", counted)
+    def counted(model, options, bucket):
+        run = plain(model, options, bucket)
+
+        def counting(*args):
+            traces[model.time.buckets[bucket].patch] += 1
+            return run(*args)
+
+        return counting
+
+    monkeypatch.setattr(ImageModel, "_program", counted)
     # Three chunks of eight, one image a device; then the same again.
     for _ in range(2):
         task.sample(params, {}, 20, seed=1)
     assert traces == {4: 1, 2: 1, 1: 1}
     x, keys = jnp.zeros((1, 8, 8, 1)), jax.random.split(jax.random.key(0), 1)
-    for bucket, offset, times in task.stretches(0):
-        walk = functools.partial(walk_stretch, task, task.time.buckets[bucket])
-        jaxpr = jax.make_jaxpr(walk)(x, jnp.zeros(1, int), keys, params, times, offset)
+    for bucket, offset, times in task.stretches():
+        walk = program(task, bucket)
+        jaxpr = jax.make_jaxpr(walk)(x, keys, jnp.zeros(1, int), params, times, offset)
         loops = [e for e in jaxpr.eqns if e.primitive.name == "scan"]
         (loop,) = loops
         assert loop.params["length"] == max(2, len(times) - 1)
@@ -250,24 +265,24 @@ def test_one_trace_and_one_loop_for_each_bucket(extra, monkeypatch):
 
 def test_parameters_are_copied_to_the_devices_once(monkeypatch):
     task = small_task("sample.batch_size=1")
-    task = ImageTask(task.config, task.dataset)
+    task = task.with_config(task.config)
     params, seen = init_params(task), []
 
-    def stretch(bucket):
-        def walk(x, labels, keys, params, times, offset):
+    def lift(run, batch_argnums):
+        def walk(x, keys, labels, params, times, offset):
             seen.append(jax.tree.leaves(params)[0])
             return x
 
         return walk
 
-    monkeypatch.setattr(task, "_stretch", stretch)
+    monkeypatch.setattr(sampling, "map_over_devices", lift)
     task.sample(params, {}, 20, seed=1)
     assert len(seen) == 9
     assert len({id(leaf) for leaf in seen}) == 1
     assert len(seen[0].sharding.device_set) == jax.device_count() == 8
     # Alone, as for pictures of paths.
     seen.clear()
-    list(task.walk(params, np.zeros(4, np.int32), np.arange(4), 0))
+    task.first_paths(params)
     assert len(seen) == 3
     assert len({id(leaf) for leaf in seen}) == 1
     assert len(seen[0].sharding.device_set) == 8

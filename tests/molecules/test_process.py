@@ -5,13 +5,8 @@ import pytest
 
 from ncgn_jax import process
 from ncgn_jax.config import with_fields
-from ncgn_jax.molecules.process import (
-    carry_guess,
-    draw_sizes,
-    make_process,
-    masked_noise,
-)
-from ncgn_jax.molecules.task import default_config
+from ncgn_jax.molecules.config import default_config, make_process
+from ncgn_jax.molecules.process import carry_guess, masked_noise
 
 MASK = np.arange(4)[None] < np.array([[4], [2], [3]])
 
@@ -122,9 +117,3 @@ def test_latents_are_read_off_any_prediction(target, rng):
     x_t, wanted = own.noise(data, noise, t, MASK, target)
     found = own.data_hat(wanted, x_t, t, jnp.asarray(MASK), target)
     np.testing.assert_allclose(found, data, atol=2e-3)
-
-
-def test_sizes_are_drawn_as_often_as_they_occur():
-    drawn = draw_sizes(np.array([3, 5, 5, 5]), 4000, seed=0)
-    assert set(drawn) == {3, 5}
-    assert (drawn == 5).mean() == pytest.approx(0.75, abs=0.03)

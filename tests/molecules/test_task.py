@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import json
 
@@ -8,6 +9,7 @@ import pytest
 
 from ncgn_jax.comparison.runs import Run
 from ncgn_jax.config import with_fields
+from ncgn_jax.domains import make_task, validate
 from ncgn_jax.evaluate import evaluate
 from ncgn_jax.faults import ConfigError, DataError
 from ncgn_jax.generate import draw, generate, restore_state
@@ -16,12 +18,12 @@ from ncgn_jax.molecules.autoencoder_task import (
     reconstruction_scores,
 )
 from ncgn_jax.molecules.codec import mean_log_degree
-from ncgn_jax.molecules.config import default_autoencoder_config
+from ncgn_jax.molecules.config import default_autoencoder_config, default_config
+from ncgn_jax.molecules.model import MoleculeModel
 from ncgn_jax.molecules.scores import evaluate_molecules
-from ncgn_jax.molecules.task import default_config
-from ncgn_jax.point_clouds import task as point_clouds
-from ncgn_jax.tasks import make_task
-from ncgn_jax.train import train, validate
+from ncgn_jax.molecules.task import MoleculeTask
+from ncgn_jax.point_clouds import config as point_clouds
+from ncgn_jax.train import train
 
 pytest.importorskip("rdkit")
 
@@ -62,7 +64,11 @@ def dataset():
 def task_of(**fields):
     config = tiny(**fields)
     validate(config)
-    return type(make_task(config))(config, dataset())
+    return MoleculeTask(config, dataset())
+
+
+def generate_latents(task, params, codec, sizes):
+    return task._generate(params, codec, np.asarray(sizes), seed=0)
 
 
 def test_participation_ratio_counts_directions(rng):
@@ -230,12 +236,12 @@ def test_every_process_samples_without_touching_padding(fields, rng):
     task = task_of(**fields)
     params, state = jax.jit(task.init)(rng)
     sizes = np.array([2, 5, 9, 9])
-    made = task.generate_latents(params, state["codec"], sizes, seed=0)
+    made = generate_latents(task, params, state["codec"], sizes)
     assert np.isfinite(made).all()
     real = np.arange(9)[None] < sizes[:, None]
     assert not made[~real].any()
     assert made[real].any(axis=-1).all()
-    again = task.generate_latents(params, state["codec"], sizes, seed=0)
+    again = generate_latents(task, params, state["codec"], sizes)
     np.testing.assert_array_equal(made, again)
     if task.config.autoencoder.centered:
         np.testing.assert_allclose(made[..., :2].sum(1), 0, atol=1e-4)
@@ -250,26 +256,26 @@ def test_properties_condition_and_can_be_left_out(rng):
     # Gates start closed; open them, so that the condition has an effect.
     params = jax.tree.map(lambda leaf: leaf + 0.1, params)
     sizes = np.array([5, 9])
-    low = task.generate_latents(params, state["codec"], sizes, 0)
+    low = generate_latents(task, params, state["codec"], sizes)
     high = task_of(model__conditions=("gap",), sample__condition_values=(0.1,))
-    assert (
-        np.abs(high.generate_latents(params, state["codec"], sizes, 0) - low).max() > 0
-    )
+    other = generate_latents(high, params, state["codec"], sizes)
+    assert np.abs(other - low).max() > 0
     guided = task_of(
         model__conditions=("gap",),
         sample__condition_values=(0.3,),
         sample__guidance=2.0,
     )
-    moved = guided.generate_latents(params, state["codec"], sizes, 0)
+    moved = generate_latents(guided, params, state["codec"], sizes)
     assert np.abs(moved - low).max() > 0
 
 
-def test_guidance_by_the_guess_moves_on_from_predictions_without_it():
+def test_guidance_by_the_guess_moves_on_from_predictions_without_it(monkeypatch):
     """Velocity 1 with a guess and 0 without: guidance by 2 makes it 3."""
 
-    def predict(params, x_t, t, mask, condition, guess=None, decoded=None):
+    def predict(model, params, x_t, t, mask, condition, guess=None, decoded=None):
         return jnp.full_like(x_t, guess is not None)
 
+    monkeypatch.setattr(MoleculeModel, "_predict", predict)
     made = []
     for guidance in (0.0, 2.0):
         task = task_of(
@@ -277,8 +283,7 @@ def test_guidance_by_the_guess_moves_on_from_predictions_without_it():
             sample__guess_guidance=guidance,
             sample__sampler="euler",
         )
-        task._predict = predict
-        made.append(task.generate_latents({}, {}, np.array([5, 9]), 0))
+        made.append(generate_latents(task, {}, {}, [5, 9]))
     # Places are centred, types are not.
     moved = (made[1] - made[0])[..., 2:]
     np.testing.assert_allclose(moved[0, :5], 2.0, atol=1e-5)
@@ -297,8 +302,8 @@ def test_the_first_guess_is_none_at_all(rng):
     params, state = jax.jit(task.init)(rng)
     params = jax.tree.map(lambda leaf: leaf + 0.1, params)
     plain, guided = (
-        task_of(**fields, sample__guess_guidance=g).generate_latents(
-            params, state["codec"], np.array([5, 9]), 0
+        generate_latents(
+            task_of(**fields, sample__guess_guidance=g), params, state["codec"], [5, 9]
         )
         for g in (0.0, 3.0)
     )
@@ -370,3 +375,57 @@ def test_molecules_of_ones_own(tmp_path):
 def test_faulty_fields_are_named(fields, said):
     with pytest.raises(ConfigError, match=said):
         validate(tiny(**fields))
+
+
+def test_guidance_moves_on_from_predictions_without_a_condition(monkeypatch):
+    """Velocity 3 with the condition and 1 without: guidance by 2 makes it 7."""
+
+    def predict(model, params, x_t, t, mask, condition, guess=None, decoded=None):
+        known = condition[:, 1][:, None, None]
+        return jnp.broadcast_to(1.0 + 2.0 * known, x_t.shape)
+
+    monkeypatch.setattr(MoleculeModel, "_predict", predict)
+    fields = {
+        "model__conditions": ("gap",),
+        "sample__condition_values": (0.3,),
+        "sample__sampler": "euler",
+    }
+    plain, guided = (
+        generate_latents(task_of(**fields, sample__guidance=g), {}, {}, [9, 9])
+        for g in (0.0, 2.0)
+    )
+    # Places are centred, types are not.
+    np.testing.assert_allclose((guided - plain)[..., 2:], 7.0 - 3.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("sampler", ["heun", "ancestral"])
+def test_paths_end_at_the_first_samples(sampler, rng):
+    """With a guess that travels from step to step, and noise in every step."""
+    task = task_of(
+        model__self_conditioning="latents",
+        model__network="gnn",
+        sample__sampler=sampler,
+        sample__num_steps=7,
+        sample__num_published=0,
+        sample__num_reconstructed=0,
+    )
+    params, state = jax.jit(task.init)(rng)
+    params = jax.tree.map(lambda leaf: leaf + 0.05, params)
+    sizes = task.model.draw_sizes(12, task.config.seed)
+    samples = task._generate(params, state["codec"], sizes, task.config.seed)
+    path = task.first_paths(params, state["codec"])
+    assert [t for _, t, _ in path] == sorted(t for _, t, _ in path)
+    assert len(path) == 6
+    np.testing.assert_allclose(path[-1][0], samples[:5], atol=1e-5)
+
+
+def test_sizes_are_drawn_as_often_as_they_occur():
+    own = dataclasses.replace(task_of().model, size_counts=(0, 0, 0, 10, 0, 30))
+    drawn = own.draw_sizes(4000, seed=0)
+    assert set(drawn) == {3, 5}
+    assert (drawn == 5).mean() == pytest.approx(0.75, abs=0.03)
+    # Within limits, those that occur are equally likely.
+    drawn = own.draw_sizes(4000, 0, 2, 5)
+    assert (drawn == 5).mean() == pytest.approx(0.5, abs=0.03)
+    with pytest.raises(ValueError, match="no training molecule has 6 to 8 atoms"):
+        own.draw_sizes(1, 0, 6, 8)

@@ -3,11 +3,8 @@
 import numpy as np
 import pytest
 
-from ncgn_jax.point_clouds.anchors import (
-    ANCHOR_NAMES,
-    make_anchor_sets,
-    split_reference,
-)
+from ncgn_jax.data.batches import split_reference
+from ncgn_jax.point_clouds.anchors import ANCHOR_NAMES, make_anchor_sets
 
 
 def numbered(num, start=0):
@@ -42,11 +39,11 @@ def test_held_out_never_meets_its_reference():
     assert (first != other).any()
 
 
-def test_noise_has_the_stated_scale():
+def test_noise_is_standard_normal():
     train = np.zeros((2, 400, 3))
-    sets = make_anchor_sets(train, train, num_clouds=50, seed=0, scale=0.25)
-    assert sets["noise"].std() == pytest.approx(0.25, rel=0.02)
-    assert abs(sets["noise"].mean()) < 0.01
+    sets = make_anchor_sets(train, train, num_clouds=50, seed=0)
+    assert sets["noise"].std() == pytest.approx(1.0, rel=0.02)
+    assert abs(sets["noise"].mean()) < 0.04
 
 
 def test_wrong_input_is_refused():

@@ -44,7 +44,7 @@ def test_chamfer_of_one_hand_made_pair():
 def test_chamfer_blocks_and_padding(draw, monkeypatch):
     a, b = draw.normal(size=(7, 10, 3)), draw.normal(size=(5, 10, 3))
     whole = chamfer_matrix(a, b)
-    monkeypatch.setattr(point_clouds, "_CLOUDS_A_BLOCK", 3)
+    monkeypatch.setattr(point_clouds, "_CLOUDS_PER_BLOCK", 3)
     np.testing.assert_allclose(chamfer_matrix(a, b), whole, rtol=1e-6)
     np.testing.assert_allclose(chamfer_matrix(a), chamfer_matrix(a, a), rtol=1e-6)
 

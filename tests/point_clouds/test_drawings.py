@@ -92,13 +92,6 @@ def test_draw_clouds_lays_out_a_panel_for_each_cloud(numbers, tmp_path, dim):
     assert len(draw_clouds({"samples": clouds}, 3).axes) == 3
 
 
-def test_draw_clouds_may_scale_each_set(numbers):
-    clouds = numbers.normal(size=(2, 30, 3))
-    sets = {"noise": 10.0 * clouds, "data": clouds}
-    widths = [axes.get_xlim()[1] for axes in draw_clouds(sets, shared_scale=False).axes]
-    np.testing.assert_allclose(widths[0], 10.0 * widths[2])
-
-
 @pytest.mark.parametrize("shape", [(0, 5, 3), (2, 0, 3), (5, 3), (2, 5, 4)])
 def test_draw_clouds_refuses_other_shapes(shape):
     with pytest.raises(ValueError, match="samples"):
@@ -154,7 +147,7 @@ def test_points_take_the_nearest_supernode():
 def test_bins_recover_a_power_law(numbers):
     distance = np.exp(numbers.uniform(-2.0, 2.0, size=4000))
     weight = 0.3 * distance**-1.5
-    bins = attention.bin_by_distance(distance, weight, num_bins=16)
+    bins = attention.bin_by_distance(distance, weight)
     slope, offset = np.polyfit(np.log(bins.distance), np.log(bins.mean), 1)
     # The mean of a power over a bin differs from the power of the mean by 1 %.
     np.testing.assert_allclose([slope, np.exp(offset)], [-1.5, 0.3], rtol=0.02)

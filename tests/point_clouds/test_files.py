@@ -66,9 +66,7 @@ def test_one_cloud_per_key_with_different_sizes(tmp_path, clouds):
 def test_stored_points(tmp_path, clouds):
     np.save(tmp_path / "a.npy", clouds)
     assert load_point_files(tmp_path, 5).train.shape[1] == 20  # at most 4 times
-    assert load_point_files(tmp_path, 5, num_stored=7).train.shape[1] == 7
-    with pytest.raises(DataError, match=r"num_stored=41; allowed: 5\.\.40"):
-        load_point_files(tmp_path, 5, num_stored=41)
+    assert load_point_files(tmp_path, 15).train.shape[1] == 40  # all there are
 
 
 @pytest.mark.parametrize("extension", ["ply", "obj", "off", "stl"])

@@ -1,13 +1,9 @@
-"""The one door: what is found where, and what is refused; downloads."""
+"""The one door: what is found where, and what is refused."""
 
-import functools
-import http.server
-import threading
 import zipfile
 
 import numpy as np
 import pytest
-from ncgn_jax.data.download import download_modelnet
 
 from ncgn_jax.faults import DataError
 from ncgn_jax.point_clouds.load import find_data, load_point_dataset
@@ -84,64 +80,3 @@ def test_primitives_keep_their_coordinates():
     np.testing.assert_array_equal(data.train, again.train)
     assert not np.array_equal(data.train, data.test)
     assert data.class_names == ("sphere", "torus", "box")
-
-
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-    def do_GET(self):
-        if self.path != "/short.zip":
-            super().do_GET()
-            return
-        self.send_response(200)
-        self.send_header("Content-Length", "1000")
-        self.end_headers()
-        self.wfile.write(b"too little")
-
-
-@pytest.fixture
-def server(tmp_path):
-    write_zip(tmp_path / "served" / "good.zip")
-    (tmp_path / "served" / "page.zip").write_text("<html>moved</html>")
-    handler = functools.partial(QuietHandler, directory=tmp_path / "served")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_address[1]}"
-        running.shutdown()
-
-
-def test_download_only_if_allowed(server, tmp_path):
-    url = f"{server}/good.zip"
-    with pytest.raises(DataError, match="allow_download=True"):
-        download_modelnet(tmp_path / "got", url=url)
-    assert not (tmp_path / "got").exists()
-    data = load(
-        "modelnet", cache_dir=tmp_path / "got", allow_download=True, download_url=url
-    )
-    assert data.name == "ModelNet40 (OFF, 4 mesh vertices)"
-    again = download_modelnet(tmp_path / "got", url="http://nothing.invalid/")
-    assert again == tmp_path / "got" / "ModelNet40.zip"  # what is there is kept
-
-
-@pytest.mark.parametrize(
-    ("page", "message"),
-    [
-        ("page.zip", "not a zip"),
-        ("short.zip", "10 of 1000 bytes"),
-        ("absent.zip", "download of .* failed: HTTP Error 404"),
-    ],
-)
-def test_failed_downloads_leave_nothing(server, tmp_path, page, message):
-    with pytest.raises(DataError, match=message):
-        download_modelnet(tmp_path / "got", url=f"{server}/{page}", allow_download=True)
-    assert list((tmp_path / "got").iterdir()) == []
-
-
-def test_offline_and_odd_addresses(tmp_path):
-    with pytest.raises(DataError, match=r"offline\? Put the file at"):
-        download_modelnet(tmp_path, url="http://127.0.0.1:9/x.zip", allow_download=True)
-    with pytest.raises(DataError, match="allowed: http"):
-        download_modelnet(tmp_path, url="file:///etc/passwd", allow_download=True)
-    with pytest.raises(DataError, match="allowed: ModelNet40, ModelNet10"):
-        download_modelnet(tmp_path, "ModelNet41", allow_download=True)

@@ -72,15 +72,10 @@ def test_vertices_are_drawn_from_the_mesh(folder, members):
     )
 
 
-def test_surface_keeps_small_shapes_and_more_points(folder):
-    data = load_modelnet(folder, 100, "surface", num_stored=150)
-    assert data.train.shape == (4, 150, 3)
-    assert data.test.shape == (4, 100, 3)
+def test_surface_keeps_small_shapes(folder):
+    data = load_modelnet(folder, 100, "surface")
+    assert data.train.shape == data.test.shape == (4, 100, 3)
     assert "0 shapes with fewer" in data.source
-    with pytest.raises(DataError, match="num_stored=50"):
-        load_modelnet(folder, 100, "surface", num_stored=50)
-    with pytest.raises(DataError, match="num_stored=60"):
-        load_modelnet(folder, 30, "vertices", num_stored=60)
 
 
 def test_seeded_and_independent_of_other_categories(folder):

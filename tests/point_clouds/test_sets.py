@@ -4,13 +4,11 @@ import numpy as np
 import pytest
 
 from ncgn_jax.faults import DataError
-from ncgn_jax.point_clouds import sets as point_sets
 from ncgn_jax.point_clouds.sets import (
     check_clouds,
     draw_points,
     make_dataset,
     normalise_clouds,
-    prepare_clouds,
     standardise,
 )
 
@@ -123,19 +121,6 @@ def test_draw_takes_every_point_equally_often(draws):
     assert np.abs(counts - 1200).max() < 4.5 * np.sqrt(4000 * 0.3 * 0.7)
 
 
-def test_protocols(clouds, draws):
-    unit = prepare_clouds(clouds, None, draws)
-    np.testing.assert_allclose(
-        prepare_clouds(clouds, None, draws, "paper"), unit / 4, rtol=1e-6
-    )
-    np.testing.assert_allclose(
-        prepare_clouds(clouds, None, draws, "none"), clouds, rtol=1e-6
-    )
-    assert prepare_clouds(clouds, 30, draws).shape == (6, 30, 3)
-    with pytest.raises(DataError, match="allowed: unit, paper, none"):
-        prepare_clouds(clouds, 30, draws, "cube")
-
-
 def test_scale_gives_unit_variance(draws):
     train = draws.normal(size=(500, 40, 3)) * np.array([0.3, 0.1, 0.2]) + 0.5
     expected = np.sqrt((0.09 + 0.01 + 0.04) / 3)
@@ -154,4 +139,3 @@ def test_dataset_is_typed_and_checked(clouds):
         make_dataset("n", clouds, clouds, labels[:5], labels, ("a",), "")
     with pytest.raises(DataError, match="labels 1..1 for 1 class names"):
         make_dataset("n", clouds, clouds, labels + 1, labels, ("a",), "")
-    assert point_sets.DataError.__mro__[1] is ValueError

@@ -24,7 +24,7 @@ from ncgn_jax.run.logs import read_metrics
 from ncgn_jax.run.preemption import Preempted, Preemption
 from ncgn_jax.train import train
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 SMOKE = REPOSITORY / "configs" / "smoke.py"
 NUM_KILLS = int(os.environ.get("NCGN_KILLS", "4"))
 # Quick to compile, and with steps between those that are logged and saved.
