@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Style and tests, as in CI: launch/test.sh [pytest arguments]
+# Style, types and tests, as in CI: launch/test.sh [pytest arguments]
 # For example: launch/test.sh -m "not slow"      launch/test.sh tests/pictures
 set -euo pipefail
 EXTRA=test
 source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
 "$PYTHON" -m ruff check --quiet .
 "$PYTHON" -m ruff format --check --quiet .
+"$PYTHON" -m mypy --no-error-summary
 # Most of a test's time is compiling programs that run once: compile them quickly.
 export XLA_FLAGS="${XLA_FLAGS:-} --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 # Kills and restarts compile the same programs again.

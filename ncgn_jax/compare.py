@@ -20,6 +20,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -136,7 +137,7 @@ def check_budget(
 
 def measure_speeds(
     variants: Sequence[Variant], workdir: Path, tasks: TaskMaker
-) -> dict[str, dict[str, float | str]]:
+) -> dict[str, dict[str, Any]]:
     """Measures training steps and sampling of each variant, by its folder.
 
     Kept in `speed.json`, so that a resumed comparison keeps its budget.
@@ -180,7 +181,7 @@ def measure_speeds(
 def plan_runs(
     variants: Sequence[Variant],
     workdir: Path,
-    speeds: dict[str, dict[str, float | str]] | None,
+    speeds: dict[str, dict[str, Any]] | None,
     num_seeds: int,
     seconds: float | None,
     tmac: float | None = None,
@@ -206,7 +207,7 @@ def plan_runs(
     runs = []
     for k in range(num_seeds):
         for variant in variants:
-            speed = speeds[variant.folder] if speeds else _UNKNOWN_SPEED
+            speed: dict[str, Any] = speeds[variant.folder] if speeds else _UNKNOWN_SPEED
             fields = {"seed": variant.config.seed + k}
             if seconds is not None and speeds:
                 num_steps = max(1, int(seconds // speed["seconds_per_step"]))
@@ -228,7 +229,7 @@ def plan_runs(
     return runs
 
 
-def _steps_within(tmac: float, variant: Variant, speed: dict[str, float | str]) -> int:
+def _steps_within(tmac: float, variant: Variant, speed: dict[str, Any]) -> int:
     """Returns the number of steps whose multiply-adds come nearest to a budget."""
     num_steps = round(tmac * 1e12 / speed["macs_per_step"])
     if num_steps < 1:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import time
 from pathlib import Path
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from ml_collections import ConfigDict
 from ncgn_jax import parallel, processes
 from ncgn_jax.config import config_from_json, config_to_json
 from ncgn_jax.data.array_files import read_npz
+from ncgn_jax.data.whole_files import whole_file
 from ncgn_jax.domains import complete_config
 from ncgn_jax.faults import CheckpointError, ConfigError, DataError
 from ncgn_jax.run.checkpoint import Checkpoints
@@ -27,6 +29,7 @@ from ncgn_jax.tasks import Task
 from ncgn_jax.train import init_state
 
 Samples = dict[str, dict[str, np.ndarray]]
+Step = Literal["newest", "best"] | int
 # Sections that samples do not depend on, once it is known how far training went.
 _NOT_SAMPLED = ("train", "evaluate", "data")
 
@@ -68,7 +71,9 @@ def restore_state(
     store = Checkpoints(workdir, config_to_json(config), read_only=True)
     tx = make_optimizer(config)
     abstract = jax.eval_shape(lambda: init_state(task, tx, config.seed))
-    step = int(checkpoint) if checkpoint.isdecimal() else checkpoint
+    step: Step = "best" if checkpoint == "best" else "newest"
+    if checkpoint.isdecimal():
+        step = int(checkpoint)
     restored = store.restore(abstract, step=step)
     store.close()
     if restored is None:
@@ -147,11 +152,9 @@ def _stamp(config: ConfigDict, step: int) -> str:
 
 
 def _save(path: Path, arrays: dict[str, np.ndarray], stamp: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as stream:
-        np.savez_compressed(stream, stamp=np.asarray(stamp), **arrays)
-    partial.replace(path)
+    stored: Any = {"stamp": np.asarray(stamp), **arrays}
+    with whole_file(path) as file:
+        np.savez_compressed(file, **stored)
 
 
 def _load(path: Path, stamp: str) -> dict[str, np.ndarray] | None:

@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 
 from ncgn_jax import parallel
 from ncgn_jax.config import config_to_json
+from ncgn_jax.data.whole_files import write_whole
 from ncgn_jax.domains import make_task, validate
 from ncgn_jax.faults import TrainingError
 from ncgn_jax.process import ema_decay, update_ema
@@ -217,10 +218,7 @@ def _train(
 
 def _write_config(config: ConfigDict, workdir: Path) -> None:
     """Writes config.json, of which a kill leaves all or nothing."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    partial = workdir / "config.json.partial"
-    partial.write_text(config_to_json(config) + "\n")
-    partial.replace(workdir / "config.json")
+    write_whole(workdir / "config.json", config_to_json(config) + "\n")
 
 
 def _train_first_stage(

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from ncgn_jax.comparison.variants import training_fields
 from ncgn_jax.config import config_to_json
+from ncgn_jax.data.whole_files import write_whole
 from ncgn_jax.domains import first_stage_config, make_task
 from ncgn_jax.generate import read_run_config
 from ncgn_jax.tasks import Task
@@ -162,7 +163,4 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes a file whole or not at all; numpy numbers become plain ones."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2, default=float) + "\n")
-    partial.replace(path)
+    write_whole(path, json.dumps(content, indent=2, default=float) + "\n")

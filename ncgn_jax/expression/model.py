@@ -22,6 +22,7 @@ from ncgn_jax.graphs import (
     join_graphs,
     take_graphs,
 )
+from ncgn_jax.models.apply import apply_network
 from ncgn_jax.models.ncgn import NCGN
 from ncgn_jax.parallel import AXIS
 from ncgn_jax.process import integrate, make_denoiser, make_sampler_step
@@ -169,7 +170,9 @@ class ExpressionModel:
         """
         index = np.zeros(1, np.int32)
         x = jax.random.normal(rng, (1, layouts.mask.shape[1], self.num_genes))
-        features = self._features(x, layouts.positions[index], jnp.zeros(x.shape, bool))
+        features = self._features(
+            x, jnp.asarray(layouts.positions[index]), jnp.zeros(x.shape, bool)
+        )
         graph = take_graphs(layouts.graphs[0], index)
         variables = dict(self.network().init(rng, features, jnp.zeros((1,)), graph))
         return variables.pop("params"), variables
@@ -312,7 +315,9 @@ class ExpressionModel:
     def _shared(self, params: Tree, model_state: Tree, layouts: Layouts) -> Tree:
         return layouts.graphs, {"params": params, **model_state}
 
-    def _program(self, options: FieldSampler, bucket: int):
+    def _program(self, options: FieldSampler, bucket: int | None):
+        if bucket is None:
+            raise ValueError("graphs of fields belong to a bucket")
         step = make_sampler_step(options.sampler)
 
         def run(x, keys, start, shared, times, offset):
@@ -321,7 +326,8 @@ class ExpressionModel:
             graph = take_graphs(graphs[bucket], index)
 
             def predict(x_t, t):
-                output = self.network().apply(
+                output = apply_network(
+                    self.network(),
                     variables,
                     self._features(x_t, positions, given),
                     self.time.level(t),

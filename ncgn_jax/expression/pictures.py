@@ -1,6 +1,7 @@
 """Draws what a trained expression run generates: fields, paths, imputations, tissue."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -50,14 +51,13 @@ def draw_all(
         if name not in IMPUTATION_TASKS:
             continue
         case, values = cases[name].first(len(samples[name])), samples[name]
-        draw = {"scatter": lambda c=case, v=values: _scatter(c, v, dataset.genes)}
+        figures[f"{name}_scatter"] = partial(_scatter, case, values, dataset.genes)
         if dataset.test.is_profile:
-            draw["profiles"] = lambda n=name, c=case, v=values: _profiles(
-                n, c, v, dataset
+            figures[f"{name}_profiles"] = partial(
+                _profiles, name, case, values, dataset
             )
         elif dataset.test.grid is None:
-            draw["tissue"] = lambda c=case, v=values: _tissue(c, v, dataset.genes)
-        figures |= {f"{name}_{kind}": make for kind, make in draw.items()}
+            figures[f"{name}_tissue"] = partial(_tissue, case, values, dataset.genes)
     folder.mkdir(parents=True, exist_ok=True)
     return [
         save_figure(make(), folder / f"{name}.png") for name, make in figures.items()
@@ -117,7 +117,7 @@ def _profiles(
     rows = np.argsort(clock)[np.linspace(0, len(clock) - 1, _NUM_PROFILES).astype(int)]
     num_genes = given.shape[-1]
     genes = [g for g in range(num_genes) if not given[..., g].all()][:_MAX_GENES]
-    pick = np.ix_(rows, np.arange(given.shape[1]), genes)
+    pick = np.ix_(rows, np.arange(given.shape[1]), np.asarray(genes))
     return draw_profiles(
         fields.layouts[fields.layout[0]][:, 0],
         fields.values[pick],

@@ -217,14 +217,20 @@ def score(
     return row
 
 
+def _places(fields: FieldSet) -> np.ndarray:
+    if fields.grid is None:
+        raise ValueError("these fields lie on no grid")
+    return np.asarray(fields.grid[1])
+
+
 def _last_time(values: np.ndarray, fields: FieldSet) -> np.ndarray:
     """Returns the fields of a grid's last time, [sample, place, gene]."""
-    num_places = len(fields.grid[1])
+    num_places = len(_places(fields))
     return values.reshape(len(values), -1, num_places, values.shape[-1])[:, -1]
 
 
 def _wavelengths_apart(values: np.ndarray, fields: FieldSet) -> float:
-    places = np.asarray(fields.grid[1])
+    places = _places(fields)
     if len(places) < 4 or np.ptp(np.diff(places)) > 1e-6:
         return float("nan")
     spacing = places[1] - places[0]

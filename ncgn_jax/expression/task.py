@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -122,7 +123,7 @@ class ExpressionTask(Task[FieldDataset]):
           given part is that of the test field with the same number; and for tasks that
           impute, if there are several draws, their mean as `<task>_mean`.
         """
-        arrays = {}
+        arrays: dict[str, np.ndarray] = {}
         for name, case in self.cases.items():
             many = self.config.sample.num_draws if name in IMPUTATION_TASKS else 1
             draws = [
@@ -140,7 +141,8 @@ class ExpressionTask(Task[FieldDataset]):
             ]
             arrays[name] = draws[0]
             if many > 1:
-                arrays[f"{name}_mean"] = sum(draws) / np.float32(many)
+                total = sum(draws[1:], draws[0])
+                arrays[f"{name}_mean"] = total / np.float32(many)
         return arrays
 
     def caption(self) -> dict[str, object]:
@@ -197,7 +199,7 @@ class ExpressionTask(Task[FieldDataset]):
         for reached in model.walk(
             params, model_state, layouts, start, stretches, sampling, hold=self._hold
         ):
-            level = float(model.time.level(np.float32(reached.t)))
+            level = float(model.time.level(jnp.float32(reached.t)))
             states.append((model.undo(reached.x[0]), level))
         return states
 

@@ -6,6 +6,7 @@ at equal multiply-adds, not at equal steps.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +49,8 @@ def count_macs(model: ImageModel, *, with_gradient: bool) -> np.ndarray:
             return jnp.sum(apply(*args) ** 2)
 
         program = jax.jit(jax.grad(total) if with_gradient else apply)
-        counts.append(program.lower(shapes, x, t, label).cost_analysis()["flops"] / 2)
+        counted: Any = program.lower(shapes, x, t, label).cost_analysis()
+        counts.append(counted["flops"] / 2)
     return np.asarray(counts)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from ncgn_jax.graphs.grids import GridBucket
 from ncgn_jax.images.times import bucket_shares, cut_time_grid, spread_times
+from ncgn_jax.models.apply import apply_network
 from ncgn_jax.models.dit import DiT
 from ncgn_jax.process import (
     integrate,
@@ -58,9 +59,9 @@ class ImageBatch:
         is traced once.
     """
 
-    images: jax.Array
-    label: jax.Array
-    row: jax.Array
+    images: jax.Array | np.ndarray
+    label: jax.Array | np.ndarray
+    row: jax.Array | np.ndarray
     bucket: int = flax.struct.field(pytree_node=False)
 
 
@@ -179,7 +180,7 @@ class ImageModel:
         """
         keys = row_keys(rng, batch.row, 3)
         keys_noise, keys_time, keys_label = jnp.moveaxis(keys, 1, 0)
-        schedule, data = self.time.schedule, batch.images
+        schedule, data = self.time.schedule, jnp.asarray(batch.images)
         target = self.objective.target
         shape = data.shape[1:]
         noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys_noise)
@@ -228,7 +229,8 @@ class ImageModel:
         Returns:
           The prediction, with twice the channels if variances are learned.
         """
-        output = self.network().apply(
+        output = apply_network(
+            self.network(),
             {"params": params},
             x_t,
             self.time.level(t),
@@ -363,7 +365,9 @@ class ImageModel:
     def _sampler(self) -> BucketedSampler:
         return BucketedSampler(self._program)
 
-    def _program(self, options: ImageSampler, index: int):
+    def _program(self, options: ImageSampler, index: int | None):
+        if index is None:
+            raise ValueError("patches of images belong to a bucket")
         bucket, schedule = self.time.buckets[index], self.time.schedule
         target = self.objective.target
 

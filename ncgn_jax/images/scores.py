@@ -327,7 +327,7 @@ class ImageScorer:
 
 
 def _draw(
-    images: np.ndarray, labels: np.ndarray, count: int, seed: int
+    images: Rows, labels: np.ndarray, count: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draws images and their classes at random without replacement; all, if few."""
     rows = np.random.default_rng(seed).permutation(len(images))[:count]

@@ -43,7 +43,7 @@ def bucket_at(shares: np.ndarray, index: ArrayLike, seed: int) -> NDArray:
 
 
 def spread_times(
-    interval: np.ndarray, row: jax.Array, keys: jax.Array, batch_size: int
+    interval: np.ndarray, row: jax.Array | np.ndarray, keys: jax.Array, batch_size: int
 ) -> jax.Array:
     """Draws training times, one in each equal part of an interval.
 

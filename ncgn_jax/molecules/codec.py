@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ncgn_jax.models.apply import apply_network
 from ncgn_jax.molecules.autoencoder import (
     Decoder,
     Encoder,
@@ -162,7 +163,7 @@ class MoleculeCodec:
             "params": variables["params"]["encoder"],
             "batch_stats": variables["batch_stats"],
         }
-        return self.encoder().apply(own, molecules, keys)
+        return apply_network(self.encoder(), own, molecules, keys)
 
     def draw_latents(
         self,
@@ -211,7 +212,7 @@ class MoleculeCodec:
     ) -> tuple[jax.Array, jax.Array]:
         """Returns logits of atoms and bonds."""
         own = {"params": variables["params"]["decoder"]}
-        return self.decoder().apply(own, latents, mask)
+        return apply_network(self.decoder(), own, latents, mask)
 
     def decode_all(
         self,
@@ -239,7 +240,7 @@ class MoleculeCodec:
             atom_logits, bond_logits = (np.asarray(part)[:keep] for part in logits)
             own = mask[rows][:keep]
             atoms = np.where(own, atom_logits.argmax(-1), -1).astype(np.int8)
-            parts = {
+            parts: dict[str, np.ndarray] = {
                 "atoms": atoms,
                 "bonds": argmax_bonds(bond_logits, own),
                 "bonds_valency": valency_aware_bonds(
@@ -304,6 +305,8 @@ def make_batch(molecules: MoleculeSet, index: np.ndarray) -> dict[str, np.ndarra
       molecules: With depictions.
       index: Which, [row].
     """
+    if molecules.depictions is None:
+        raise ValueError("these molecules were read without depictions")
     return {
         "atoms": molecules.atoms[index],
         "bonds": molecules.bonds[index],

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ncgn_jax.models.apply import apply_network
 from ncgn_jax.molecules.codec import (
     MoleculeCodec,
     Variables,
@@ -332,7 +333,7 @@ class MoleculeModel:
           mask: True for real atoms, [molecule, atom].
         """
         own = state[..., : self.codec.sizes.total]
-        return np.asarray(self.process.to_latents(own, mask))
+        return np.asarray(self.process.to_latents(jnp.asarray(own), jnp.asarray(mask)))
 
     def stretches(self, sampling: Sampling) -> list[Stretch]:
         """Returns the sampler's time grid, a single stretch: shapes do not change."""
@@ -400,8 +401,8 @@ class MoleculeModel:
 
     def _predict(self, params, x_t, t, mask, condition, guess=None, decoded=None):
         level = self.process.level(t, self.signal)
-        network = functools.partial(self.network().apply, {"params": params})
-        output = network(x_t, level, mask, condition, guess, decoded)
+        inputs = (x_t, level, mask, condition, guess, decoded)
+        output = apply_network(self.network(), {"params": params}, *inputs)
         return self.codec.center(output, mask)
 
     def _decode_guess(self, codec, guess, mask):

@@ -134,7 +134,9 @@ class _Scores:
         # As many as the reference at most: ChemNet takes a minute for 5,000.
         smiles = [text for text in checks.smiles if text][: self._max_reference]
         if self._reference is not None and len(smiles) > 1:
-            row["fcd"] = frechet_chemnet_distance(smiles, self._reference)
+            distance = frechet_chemnet_distance(smiles, self._reference)
+            if distance is not None:
+                row["fcd"] = distance
         histograms = molecule_histograms(atoms, bonds)
         return row | size_and_element_distances(histograms, self._histograms)
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -140,7 +141,7 @@ class MoleculeTask(Task[MoleculeDataset]):
         sizes = model.draw_sizes(num_control, seed + 2)
         keys = jax.random.split(jax.random.key(seed + 2), len(sizes))
         mask = model.codec.mask_of(sizes)
-        noise = masked_noise(keys, mask, model.codec.sizes.total)
+        noise = masked_noise(keys, jnp.asarray(mask), model.codec.sizes.total)
         parts = self._decode(codec, np.asarray(noise), sizes)
         arrays |= {f"control_{name}": part for name, part in parts.items()}
         if sample.num_reconstructed:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ncgn_jax.graphs import MultiscaleGraph, NoiseBucket, build_graphs, join_graphs
+from ncgn_jax.models.apply import apply_network
 from ncgn_jax.models.ncgn import NCGN
 from ncgn_jax.parallel import AXIS, device_index
 from ncgn_jax.point_clouds.noise_level import NoiseLevelHead, cloud_statistics
@@ -217,7 +218,8 @@ class PointCloudModel:
     def infer_level(self, params: Tree, x_t: jax.Array) -> jax.Array:
         """Infers the noise variable of clouds from the clouds, [cloud] in (0, 1)."""
         statistics = jax.lax.stop_gradient(cloud_statistics(x_t))
-        return NoiseLevelHead().apply({"params": params[LEVEL_HEAD]}, statistics)
+        head = {"params": params[LEVEL_HEAD]}
+        return apply_network(NoiseLevelHead(), head, statistics)
 
     def infer_bucket(self, params: Tree, x_t: jax.Array) -> jax.Array:
         """Infers the bucket from the mean level of some clouds, int []."""

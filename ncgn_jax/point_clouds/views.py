@@ -80,8 +80,8 @@ class NetworkView:
         attention = None
         if self.attends:
             layers = sown["intermediates"].values()
-            attention = sum(edge_attention(a["attention"], graph) for a in layers)
-            attention /= len(layers)
+            found = [edge_attention(a["attention"], graph) for a in layers]
+            attention = sum(found[1:], found[0]) / len(found)
         return output, graph, attention
 
 

@@ -31,7 +31,7 @@ def draw_classes(counts: Sequence[int], num: int, seed: int) -> np.ndarray:
 
 
 def hide_classes(
-    label: jax.Array, keys: jax.Array, dropout: float, none: int
+    label: jax.Array | np.ndarray, keys: jax.Array, dropout: float, none: int
 ) -> jax.Array:
     """Replaces some classes by the one that stands for none.
 

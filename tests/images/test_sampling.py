@@ -8,24 +8,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ncgn_jax.images.model import ImageModel, ImageSampler
+from ncgn_jax.images.model import ImageSampler
+from ncgn_jax.images.task import ImageTask
 from ncgn_jax.process import posterior_variances
 from ncgn_jax.tasks import sampling
-from ncgn_jax.tasks.sampling import Start, Stretch
-from tests.images.image_tasks import LEARNED, init_params, small_task
+from ncgn_jax.tasks.sampling import Start
+from tests.images.image_tasks import LEARNED, init_params, small_task, stubbed
 
 
 def program(task, bucket):
-    """The function of one device that walks through a stretch of a bucket."""
-    own = task.sampling
-    options = ImageSampler(own.sampler, own.data_limit, own.guidance, 0)
-    return task.model._program(options, bucket)
+    """Returns what one device does in a stretch of a bucket."""
+    options = ImageSampler(task.sampling.sampler, None, 0.0, 0)
+    return task.model._sampler.program(options, bucket)
 
 
-def exact_velocity(task, mean, spread):
+def exact_velocity(mean, spread):
     """The velocity of data N(mean, spread^2) in every pixel, on the straight line."""
 
-    def predict(model, params, bucket, x_t, t, label):
+    def predict(params, bucket, x_t, t, label):
         t = t[:, None, None, None]
         var = t**2 * spread**2 + (1 - t) ** 2
         data_hat = mean + t * spread**2 / var * (x_t - t * mean)
@@ -37,15 +37,13 @@ def exact_velocity(task, mean, spread):
 
 @pytest.mark.parametrize(("sampler", "steps"), [("heun", 40), ("ancestral", 250)])
 @pytest.mark.parametrize("random", [False, True])
-def test_samples_have_the_law_of_the_data(sampler, steps, random, monkeypatch):
+def test_samples_have_the_law_of_the_data(sampler, steps, random):
     task = small_task(
         f"sample.sampler={sampler}", f"sample.num_steps={steps}",
-        "sample.batch_size=50", f"dmp.random_buckets={random}",
-        f"sample.random_buckets={random}",
+        "sample.batch_size=400", f"sample.random_buckets={random}",
     )  # fmt: skip
-    task = task.with_config(task.config)
     mean, spread = 0.2, 0.15
-    monkeypatch.setattr(ImageModel, "predict", exact_velocity(task, mean, spread))
+    task = stubbed(task, exact_velocity(mean, spread))
     images = task.dataset.from_saved(task.sample({}, {}, 400, seed=3)["images"])
     assert images.shape == (400, 8, 8, 1)
     assert images.mean() == pytest.approx(mean, abs=5e-3)
@@ -59,11 +57,35 @@ def test_samples_have_the_law_of_the_data(sampler, steps, random, monkeypatch):
 def test_an_image_does_not_depend_on_those_beside_it(extra):
     """Noise belongs to rows: other chunks, and other devices, draw the same images."""
     images = []
-    for size in (8, 1):
+    for size in (64, 8):
         task = small_task(f"sample.batch_size={size}", *extra)
         params = init_params(small_task(*extra))
         images.append(task.sample(params, {}, 12, seed=1)["images"].astype(int))
     np.testing.assert_allclose(*images, rtol=0, atol=1)  # of 255
+
+
+@pytest.mark.parametrize("extra", [("sample.sampler=ancestral",), LEARNED])
+@pytest.mark.parametrize("random", [False, True])
+def test_the_path_drawn_ends_at_the_samples(extra, random):
+    """Of a run's first call; its samples take three, the last not a whole one."""
+
+    def predict(params, bucket, x_t, t, label):
+        moved = jnp.tanh(bucket.patch * x_t) + 0.1 * (t + label)[:, None, None, None]
+        return jnp.concatenate([moved] * task.model.network().out_channels, axis=-1)
+
+    task = small_task(
+        *extra, "sample.num_samples=20", "sample.guidance=0.5", "seed=3",
+        f"sample.random_buckets={random}",
+    )  # fmt: skip
+    task = stubbed(task, predict)
+    samples = task.sample({}, {}, 20, seed=3)
+    start, path = task.first_paths({})
+    assert path[-1].t == 1.0
+    images = task.dataset.to_saved(path[-1].x)
+    np.testing.assert_array_equal(images, samples["images"][:8])
+    np.testing.assert_array_equal(start.given, samples["labels"][:8])
+    assert len(np.unique(images, axis=0)) == 8
+    assert not np.array_equal(images, samples["images"][8:16])
 
 
 def test_random_patches_have_a_stretch_for_every_step():
@@ -75,6 +97,23 @@ def test_random_patches_have_a_stretch_for_every_step():
     ends = [times[-1] for _, _, times in stretches[:-1]]
     starts = [times[0] for _, _, times in stretches[1:]]
     np.testing.assert_array_equal(ends, starts)
+    np.testing.assert_allclose(ends, np.arange(1, 400) / 400, rtol=1e-6)
+
+
+def test_patches_are_drawn_at_random_in_training_and_in_sampling_apart():
+    trained, sampled = (
+        small_task(f"{section}.random_buckets=True", "sample.num_steps=40")
+        for section in ("dmp", "sample")
+    )
+    whole = [[0.0, 1.0]] * 3
+    np.testing.assert_array_equal(trained.model.time.training_intervals(), whole)
+    assert len(trained.stretches()) == 3
+    time = sampled.model.time
+    np.testing.assert_array_equal(time.training_intervals(), time.intervals())
+    assert len(sampled.stretches()) == 40
+    other = small_task("sample.random_buckets=True", "sample.num_steps=40", "seed=5")
+    drawn = [[bucket for bucket, _, _ in t.stretches()] for t in (sampled, other)]
+    assert drawn[0] != drawn[1]
 
 
 def joined_times(task):
@@ -114,21 +153,20 @@ def test_steps_end_where_buckets_do(grid, num_steps, reverse):
 
 
 @pytest.mark.parametrize("sampler", ["heun", "ancestral"])
-def test_no_network_is_asked_beyond_its_bucket(sampler, monkeypatch):
+def test_no_network_is_asked_beyond_its_bucket(sampler):
     """Heun's second evaluation included, which is at the step's end."""
     task = small_task(f"sample.sampler={sampler}", "sample.num_steps=7")
     seen = collections.defaultdict(list)
 
-    def predict(model, params, bucket, x_t, t, label):
+    def predict(params, bucket, x_t, t, label):
         seen[bucket.patch].append(float(t[0]))
         return jnp.zeros_like(x_t)
 
-    monkeypatch.setattr(ImageModel, "predict", predict)
+    task = stubbed(task, predict)
     x, keys = np.zeros((1, 8, 8, 1), np.float32), jax.random.split(jax.random.key(0), 1)
     with jax.disable_jit():
         for bucket, offset, times in task.stretches():
-            stretch = program(task, bucket)
-            stretch(x, keys, np.zeros(1, int), {}, times, offset)
+            program(task, bucket)(x, keys, np.zeros(1, int), {}, times, offset)
     assert sorted(seen) == [1, 2, 4]
     for bucket, (low, high) in zip(
         task.model.time.buckets,
@@ -168,7 +206,7 @@ def test_learned_variances_are_asked_at_whole_steps_of_their_chain(num_steps):
 
 
 @pytest.mark.parametrize("learned", [True, False])
-def test_learned_variances_give_the_law_of_the_data_in_few_steps(learned, monkeypatch):
+def test_learned_variances_give_the_law_of_the_data_in_few_steps(learned):
     """Normal data has normal reverse steps: with their variance the law is exact.
 
     Only what the last step, which adds no noise, leaves out is missing. With a fraction
@@ -176,9 +214,8 @@ def test_learned_variances_give_the_law_of_the_data_in_few_steps(learned, monkey
     """
     task = small_task(
         *LEARNED, "sample.num_steps=12", "sample.time_grid=cosine",
-        "sample.batch_size=50",
+        "sample.batch_size=400",
     )  # fmt: skip
-    task = task.with_config(task.config)
     mean, spread, schedule = 0.1, 0.2, task.model.time.schedule
     times = jnp.asarray(joined_times(task), jnp.float32)
 
@@ -195,14 +232,14 @@ def test_learned_variances_give_the_law_of_the_data_in_few_steps(learned, monkey
         true = posterior + slope**2 * left(t)
         return jnp.log(true / posterior) / jnp.log(forward / posterior)
 
-    def predict(model, params, bucket, x_t, t, label):
+    def predict(params, bucket, x_t, t, label):
         alpha, sigma = schedule.alpha(t[0]), schedule.sigma(t[0])
         var = alpha**2 * spread**2 + sigma**2
         noise_hat = sigma / var * (x_t - alpha * mean)
         raw = 2 * fraction(t[0]) - 1 if learned else -1.0
         return jnp.concatenate([noise_hat, jnp.full_like(x_t, raw)], axis=-1)
 
-    monkeypatch.setattr(ImageModel, "predict", predict)
+    task = stubbed(task, predict)
     images = task.dataset.from_saved(task.sample({}, {}, 400, seed=3)["images"])
     wanted = np.sqrt(spread**2 - float(left(times[-2])))
     assert images.mean() == pytest.approx(mean, abs=5e-3)
@@ -218,64 +255,67 @@ def test_devices_sample_every_bucket_alike(bucket, extra):
     """Eight devices against one, from coarsest to finest patches."""
     task = small_task("sample.num_steps=6", *extra)
     params = init_params(task)
-    found, offset, times = task.stretches()[bucket]
-    assert found == bucket
+    stretch = task.stretches()[bucket]
+    assert stretch.bucket == bucket
     rng = np.random.default_rng(0)
     x = rng.standard_normal((16, 8, 8, 1)).astype(np.float32)
     labels = np.arange(16, dtype=np.int32) % 10
     keys = jax.random.split(jax.random.key(4), 16)
-    start, stretch = Start(x, keys, labels), Stretch(bucket, offset, times)
-    (many,) = task.model.walk(params, start, [stretch], task.sampling)
-    many = many.x
-    one = jax.jit(program(task, bucket))(x, keys, labels, params, times, offset)
+    start = Start(x, keys, labels)
+    ((_, many),) = task.model.walk(params, start, [stretch], task.sampling)
+    one = jax.jit(program(task, bucket))(
+        x, keys, labels, params, stretch.times, np.int32(stretch.offset)
+    )
     np.testing.assert_allclose(many, one, atol=1e-5 + 2e-6 * np.abs(one).max())
     assert np.abs(many - x).max() > 1e-2
 
 
 @pytest.mark.parametrize("extra", [(), LEARNED])
-def test_one_trace_and_one_loop_for_each_bucket(extra, monkeypatch):
-    task = small_task("sample.num_steps=9", "sample.batch_size=1", *extra)
-    task = task.with_config(task.config)
-    params, traces = init_params(task), collections.Counter()
+def test_one_trace_and_one_loop_for_each_bucket(extra):
+    task, traces = small_task("sample.num_steps=9", *extra), collections.Counter()
 
-    plain = ImageModel._program
+    def predict(params, bucket, x_t, t, label):
+        return jnp.concatenate([0.1 * x_t] * task.model.network().out_channels, axis=-1)
 
-    def counted(model, options, bucket):
-        run = plain(model, options, bucket)
+    task = stubbed(task, predict)
+    inner = task.model._sampler.program
 
-        def counting(*args):
-            traces[model.time.buckets[bucket].patch] += 1
+    def counted(options, bucket):
+        run = inner(options, bucket)
+
+        def traced(*args):
+            traces[bucket] += 1
             return run(*args)
 
-        return counting
+        return traced
 
-    monkeypatch.setattr(ImageModel, "_program", counted)
+    task.model._sampler.program = counted
     # Three chunks of eight, one image a device; then the same again.
     for _ in range(2):
-        task.sample(params, {}, 20, seed=1)
-    assert traces == {4: 1, 2: 1, 1: 1}
+        task.sample({}, {}, 20, seed=1)
+    assert traces == {0: 1, 1: 1, 2: 1}
     x, keys = jnp.zeros((1, 8, 8, 1)), jax.random.split(jax.random.key(0), 1)
     for bucket, offset, times in task.stretches():
-        walk = program(task, bucket)
-        jaxpr = jax.make_jaxpr(walk)(x, keys, jnp.zeros(1, int), params, times, offset)
-        loops = [e for e in jaxpr.eqns if e.primitive.name == "scan"]
-        (loop,) = loops
+        jaxpr = jax.make_jaxpr(program(task, bucket))(
+            x, keys, jnp.zeros(1, int), {}, times, offset
+        )
+        (loop,) = [e for e in jaxpr.eqns if e.primitive.name == "scan"]
         assert loop.params["length"] == max(2, len(times) - 1)
 
 
 def test_parameters_are_copied_to_the_devices_once(monkeypatch):
-    task = small_task("sample.batch_size=1")
-    task = task.with_config(task.config)
-    params, seen = init_params(task), []
+    task, seen = small_task(), []
+    task = ImageTask(task.config, task.dataset)
 
     def lift(run, batch_argnums):
         def walk(x, keys, labels, params, times, offset):
-            seen.append(jax.tree.leaves(params)[0])
+            seen.append(params["w"])
             return x
 
         return walk
 
     monkeypatch.setattr(sampling, "map_over_devices", lift)
+    params = {"w": np.ones(3, np.float32)}
     task.sample(params, {}, 20, seed=1)
     assert len(seen) == 9
     assert len({id(leaf) for leaf in seen}) == 1

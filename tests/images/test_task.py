@@ -1,7 +1,7 @@
-"""The image task: buckets over steps, times, exact samplers, guidance, costs."""
+"""The image task: buckets over steps, times, losses, refusals, whole runs."""
 
+import dataclasses
 import itertools
-import json
 import types
 
 import chex
@@ -12,21 +12,14 @@ import pytest
 from scipy.stats import kstest
 
 from ncgn_jax import parallel
-from ncgn_jax.compare import compare
 from ncgn_jax.comparison import speed
-from ncgn_jax.comparison.variants import make_variants
 from ncgn_jax.domains import make_task, validate
 from ncgn_jax.faults import ConfigError, DataError
-from ncgn_jax.generate import read_run_config
-from ncgn_jax.images.costs import count_macs, sampling_macs, training_macs
-from ncgn_jax.images.model import ImageModel
-from ncgn_jax.images.task import classifier_steps
-from ncgn_jax.images.times import bucket_at, spread_times
+from ncgn_jax.images.task import ImageTask
+from ncgn_jax.images.times import bucket_at
 from ncgn_jax.main import run
-from ncgn_jax.process import linear_skip
 from ncgn_jax.run.optimizer import make_optimizer
 from ncgn_jax.tasks import NO_ROWS
-from ncgn_jax.tasks.sampling import Sampling, Stretch
 from ncgn_jax.train import init_state, make_train_step
 from tests.images.image_tasks import (
     LEARNED,
@@ -35,14 +28,18 @@ from tests.images.image_tasks import (
     init_params,
     small_config,
     small_task,
+    stubbed,
 )
 
 
-def times_of(task, batch, keys):
-    """The training times of a batch's rows."""
-    interval = task.model.time.training_intervals()[batch.bucket]
-    size = int(task.images_per_step[batch.bucket])
-    return spread_times(interval, batch.row, keys, size)
+def recorder(seen):
+    """A network that predicts 0 and notes what it is asked."""
+
+    def predict(params, bucket, x_t, t, label):
+        seen.append((bucket, np.asarray(t), np.asarray(label)))
+        return jnp.zeros_like(x_t)
+
+    return predict
 
 
 def test_every_stretch_of_steps_has_each_bucket_by_its_share():
@@ -75,6 +72,8 @@ def test_many_steps_are_assigned_at_once():
     buckets = bucket_at(shares, np.arange(400_000), seed=3)
     chosen = [0, 17, 399_999]
     assert [bucket_at(shares, i, seed=3) for i in chosen] == buckets[chosen].tolist()
+    counts = np.bincount(buckets)
+    np.testing.assert_allclose(counts, 400_000 * shares, rtol=0, atol=3)
 
 
 def test_time_of_a_step_is_the_mean_over_buckets(monkeypatch):
@@ -100,37 +99,31 @@ def test_time_of_a_step_is_the_mean_over_buckets(monkeypatch):
 
 
 @pytest.mark.parametrize("random", [False, True])
-def test_training_times_are_uniform_over_steps(random, monkeypatch):
+def test_training_times_are_uniform_over_steps(random):
     """Within its bucket's interval where patches follow the noise, else anywhere."""
-    task = small_task(f"dmp.random_buckets={random}")
     seen = []
-
-    def predict(model, params, bucket, x_t, t, label):
-        seen.append((bucket, np.asarray(t)))
-        return jnp.zeros_like(x_t)
-
-    monkeypatch.setattr(ImageModel, "predict", predict)
+    task = stubbed(small_task(f"dmp.random_buckets={random}"), recorder(seen))
     for step in range(150):
         key = jax.random.fold_in(jax.random.key(0), step)
         task.loss({}, {}, task.batch(step, slice(0, 16)), key)
-    for bucket, t in seen:
+    for bucket, t, _ in seen:
         # One time in each sixteenth of the interval.
         low, high = (0.0, 1.0) if random else (bucket.low, bucket.high)
         parts = (t - low) / (high - low) * 16
         np.testing.assert_allclose(parts, np.arange(16) + 0.5, atol=0.5 + 1e-4)
-    times = np.concatenate([t for _, t in seen])
+    times = np.concatenate([t for _, t, _ in seen])
     assert kstest(times, "uniform").statistic < 0.02
 
 
 def test_training_times_overlap():
     """Patches see a little of their neighbours' levels, samplers their own alone."""
+    seen = []
     task, plain = small_task("dmp.overlap=0.2"), small_task()
-    batches = [task.batch(kind.step, slice(0, 16)) for kind in task.step_kinds(0, 40)]
-    keys = jax.random.split(jax.random.key(0), 16)
-    extremes = {}
-    for batch in batches:
-        t = times_of(task, batch, keys)
-        extremes[batch.bucket] = float(t.min()), float(t.max())
+    task = stubbed(task, recorder(seen))
+    for kind in task.step_kinds(0, 40):
+        task.loss({}, {}, task.batch(kind.step, slice(0, 16)), jax.random.key(0))
+    buckets = list(task.model.time.buckets)
+    extremes = {buckets.index(b): (float(t.min()), float(t.max())) for b, t, _ in seen}
     low, high = task.model.time.intervals().T
     least, most = np.asarray([extremes[bucket] for bucket in range(3)]).T
     width = high - low
@@ -139,41 +132,32 @@ def test_training_times_overlap():
     assert (np.abs(least - low) < 0.21 * width).all()
     assert (np.abs(most - high) < 0.21 * width).all()
     np.testing.assert_array_equal(task.model.shares, plain.model.shares)
-    assert task.step_macs() == plain.step_macs()
+    for one, other in zip(task.stretches(), plain.stretches(), strict=True):
+        np.testing.assert_array_equal(one.times, other.times)
 
 
 def test_steps_of_equal_tokens():
     """Fewer images of smaller patches, shared out and spread over times alike."""
+    seen = []
     task = small_task("dmp.equal_tokens=True", "train.batch_size=128")
+    task = stubbed(task, recorder(seen))
     plain = small_task("train.batch_size=128")
     assert task.images_per_step.tolist() == [128, 32, 8]
     assert plain.images_per_step.tolist() == [128, 128, 128]
-    assert {
-        images * bucket.num_supernodes
-        for images, bucket in zip(
-            task.images_per_step, task.model.time.buckets, strict=True
-        )
-    } == {512}
-    keys = jax.random.split(jax.random.key(0), 128)
+    assert [bucket.num_supernodes for bucket in task.model.time.buckets] == [4, 16, 64]
     for kind in task.step_kinds(0, 40):
         whole = task.batch(kind.step, slice(0, 128))
         parts = [task.batch(kind.step, slice(i, i + 32)) for i in range(0, 128, 32)]
         chex.assert_trees_all_equal(
             whole, jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
         )
-        count = task.images_per_step[whole.bucket]
+        count = (128, 32, 8)[whole.bucket]
         assert len(whole.images) == len(np.unique(whole.images, axis=0)) == count
+        task.loss({}, {}, whole, jax.random.key(0))
         low, high = task.model.time.training_intervals()[whole.bucket]
-        t = np.sort(times_of(task, whole, keys[:count]))
-        places = (t - low) / (high - low) * count
+        places = (np.sort(seen[-1][1]) - low) / (high - low) * count
         np.testing.assert_allclose(places, np.arange(count) + 0.5, atol=0.5 + 1e-3)
-    assert plain.step_macs() > 2 * task.step_macs()
-
-
-def test_multiply_adds_of_training_by_hand():
-    """Three steps of 8 images at 5 each, one of 2 at 40: 3 * 8 * 5 + 2 * 40."""
-    found = training_macs(np.array([3, 1]), np.array([8, 2]), np.array([5.0, 40.0]))
-    assert found == 200.0
+    assert len(seen) == 3
 
 
 def test_loss_is_of_the_batch_bucket_alone():
@@ -198,33 +182,17 @@ def test_untrained_loss_is_the_second_moment_of_the_velocity():
     assert np.mean(losses) == pytest.approx(1 + np.mean(squares), rel=0.01)
 
 
-@pytest.mark.parametrize("extra", [(), LEARNED])
-def test_skip_adds_what_is_linear_in_the_image(extra):
-    """And leaves variances alone."""
-    plain, skipping = small_task(*extra), small_task("model.skip=True", *extra)
-    params, rng = init_params(plain), np.random.default_rng(0)
-    x_t = rng.normal(size=(2, 8, 8, 1)).astype(np.float32)
-    t, label = np.array([0.3, 0.8], np.float32), np.array([4, 10], np.int32)
-    output, found = (
-        np.asarray(
-            task.model.predict(params, task.model.time.buckets[0], x_t, t, label)
-        )
-        for task in (plain, skipping)
-    )
-    kind = plain.config.process.target
-    skip, scale = linear_skip(kind, plain.model.time.schedule, t, x_t)
-    wanted = skip * x_t + scale * output[..., :1]
-    np.testing.assert_allclose(found[..., :1], wanted, rtol=1e-5, atol=1e-5)
-    np.testing.assert_array_equal(found[..., 1:], output[..., 1:])
-
-
 def test_one_trace_for_each_bucket():
-    task = small_task()
+    """Of a step, which has the loss's gradient in it, on eight devices."""
+    task = stubbed(
+        small_task(),
+        lambda params, bucket, x_t, t, label: params["w"] * x_t,
+        {"w": jnp.ones((1, 1))},
+    )
     config = task.config
     tx = make_optimizer(config)
     inner = make_train_step(task, tx, config)
-    count = len(task.model.time.buckets)
-    step = parallel.data_parallel(chex.assert_max_traces(inner, n=count))
+    step = parallel.data_parallel(chex.assert_max_traces(inner, n=3))
     state = parallel.replicate(init_state(task, tx, 0))
     chex.clear_trace_counter()
     visited = set()
@@ -232,78 +200,20 @@ def test_one_trace_for_each_bucket():
         batch = task.batch(i, slice(0, 16))
         visited.add(batch.bucket)
         state, _ = step(state, parallel.put_batch(batch), jax.random.key(0))
-    assert len(visited) == count == 3
+    assert visited == {0, 1, 2}
 
 
-@pytest.mark.parametrize("channels", [0, 1])
-@pytest.mark.parametrize(("guidance", "expected"), [(0.0, 3.0), (1.5, 6.0)])
-def test_guidance_moves_beyond_the_class(channels, guidance, expected, monkeypatch):
-    """3 with a class and 1 without: 3 + 1.5 (3 - 1) = 6. Variances stay."""
-    model = small_task(*LEARNED).model
-
-    def predict(model, params, bucket, x_t, t, label):
-        found = jnp.where(label == model.num_classes, 1.0, 3.0)
-        return jnp.broadcast_to(found[:, None, None, None], (*x_t.shape[:3], 2))
-
-    monkeypatch.setattr(ImageModel, "predict", predict)
-    x, t, label = jnp.zeros((3, 8, 8, 1)), jnp.full(3, 0.5), jnp.asarray([0, 4, 9])
-    bucket = model.time.buckets[0]
-    found = model.guided({}, bucket, x, t, label, guidance, channels)
-    np.testing.assert_array_equal(found[..., 0], expected)
-    # The second channel is the variance, that of the class.
-    np.testing.assert_array_equal(found[..., 1], 3.0)
-
-
-def test_labels_are_hidden_as_often_as_asked(monkeypatch):
-    task = small_task("model.label_dropout=0.3")
-    seen = []
-
-    def predict(model, params, bucket, x_t, t, label):
-        seen.append(np.asarray(label))
-        return jnp.zeros_like(x_t)
-
-    monkeypatch.setattr(ImageModel, "predict", predict)
-    known = []
+def test_labels_are_hidden_as_often_as_asked():
+    seen, known = [], []
+    task = stubbed(small_task("model.label_dropout=0.3"), recorder(seen))
     for step in range(100):
         batch = task.batch(step, slice(0, 16))
         known.append(batch.label)
         task.loss({}, {}, batch, jax.random.fold_in(jax.random.key(0), step))
-    seen, known = np.concatenate(seen), np.concatenate(known)
-    assert np.mean(seen == 10) == pytest.approx(0.3, abs=0.04)
-    np.testing.assert_array_equal(seen[seen != 10], known[seen != 10])
-
-
-def test_multiply_adds_are_those_counted_by_hand():
-    """Per token 12 D^2 a block; per image 6 D^2 of modulation; attended pairs 2 D."""
-    task = small_task("model.width=128", "model.num_layers=2", "dmp.patches=(2,)",
-                      "dmp.num_neighbors=0")  # fmt: skip
-    width, layers, tokens = 128, 2, 16
-    block = tokens * 12 * width**2 + 6 * width**2 + 2 * tokens**2 * width
-    ends = tokens * (2 * 4 * width) + 2 * width**2 + 256 * width + width**2
-    wanted = layers * block + ends
-    assert task.forward_macs[0] == pytest.approx(wanted, rel=0.06)
-    # The gradient in data is not asked for, so a step costs nearly three passes.
-    trained = count_macs(task.model, with_gradient=True)[0]
-    assert 2.5 < trained / task.forward_macs[0] < 3.5
-    costs = task.costs(10)
-    assert costs["train_tmac"] == pytest.approx(10 * 16 * trained / 1e12)
-    assert costs["sample_mmac"] == pytest.approx(2 * 5 * task.forward_macs[0] / 1e6)
-
-
-@pytest.mark.parametrize(
-    ("sampler", "guidance", "evaluations"),
-    [("euler", 0.0, 1), ("heun", 0.0, 2), ("euler", 1.5, 2), ("heun", 0.5, 4)],
-)
-def test_multiply_adds_of_sampling_by_hand(sampler, guidance, evaluations):
-    """Four steps at 5 and two at 40 are 100, times the evaluations of a step."""
-    stretches = [
-        Stretch(0, 0, np.linspace(0, 0.5, 5)),
-        Stretch(1, 4, np.linspace(0.5, 1, 3)),
-    ]
-    sampling = Sampling(sampler=sampler, guidance=guidance)
-    model = small_task().model
-    found = sampling_macs(model, stretches, sampling, np.array([5.0, 40.0]))
-    assert found == 100 * evaluations
+    labels = np.concatenate([label for _, _, label in seen])
+    known = np.concatenate(known)
+    assert np.mean(labels == 10) == pytest.approx(0.3, abs=0.04)
+    np.testing.assert_array_equal(labels[labels != 10], known[labels != 10])
 
 
 def test_mirrored_images_are_mirrored_in_batches():
@@ -333,9 +243,14 @@ def test_noise_beside_pixels_is_clipped_as_samples_are():
     assert 0.25 < np.mean(np.abs(noise) == 1.0) < 0.4  # beyond one deviation: 0.317
 
 
-@pytest.mark.parametrize(("classes", "steps"), [(0, 20), (10, 20), (25, 60)])
+@pytest.mark.parametrize(("classes", "steps"), [(1, 20), (10, 20), (25, 60)])
 def test_classifier_learns_longer_where_there_are_many_classes(classes, steps):
-    assert classifier_steps(20, classes) == steps
+    task = small_task()
+    names = tuple(map(str, range(classes)))
+    data = dataclasses.replace(task.dataset, class_names=names)
+    data = dataclasses.replace(data, train_labels=data.train_labels % classes)
+    task = ImageTask(task.config, data)
+    assert f", {steps} steps," in task.caption()["features"]
 
 
 def test_patches_that_do_not_divide_the_image_are_refused():
@@ -375,57 +290,12 @@ def test_data_that_is_not_named_is_asked_for(monkeypatch):
 
 
 @pytest.mark.slow
-def test_comparisons_show_what_each_variant_cost(tmp_path):
-    """Each run its own multiply-adds, though all are evaluated by one task."""
-    overrides = [*SMALL, "train.num_steps=8", "sample.sampler=euler"]
-    variants = make_variants(
-        str(REPOSITORY / "configs" / "digits.py"),
-        overrides,
-        explicit=["dmp:", "large: dmp.patches=(4,)", "longer: train.num_steps=12"],
-    )
-    text = compare(variants, tmp_path, num_seeds=1)
-    assert "train TMAC" in text
-    found = {}
-    for variant in variants:
-        folder = tmp_path / variant.folder / f"seed{variant.config.seed}"
-        (row,) = json.loads((folder / "result.json").read_text())["rows"].values()
-        own = make_task(variant.config)
-        assert row["train_tmac"] == pytest.approx(
-            own.costs(variant.config.train.num_steps)["train_tmac"]
-        )
-        found[variant.name] = row
-    assert found["large"]["train_tmac"] < found["dmp"]["train_tmac"]
-    assert found["longer"]["train_tmac"] > found["dmp"]["train_tmac"]
-    assert found["large"]["sample_mmac"] < found["dmp"]["sample_mmac"]
-    # Five steps, of which one is in the finest bucket, are sampled on all devices.
-    finest = make_task(variants[0].config).forward_macs[-1] / 1e6
-    assert finest < found["dmp"]["sample_mmac"] < 2 * finest
-
-
-@pytest.mark.slow
-def test_runs_of_equal_multiply_adds(tmp_path):
-    """Each with the steps that its patches leave it, counted again from the runs."""
-    variants = make_variants(
-        str(REPOSITORY / "configs" / "digits.py"),
-        [*SMALL, "sample.sampler=euler"],
-        explicit=["dmp:", "large: dmp.patches=(4,)"],
-    )
-    text = compare(variants, tmp_path, num_seeds=1, tmac=1e-4)
-    assert "0.0001 TMAC of training each" in text
-    assert "sample MMAC" in text
-    steps = {}
-    for variant in variants:
-        folder = tmp_path / variant.folder / f"seed{variant.config.seed}"
-        (row,) = json.loads((folder / "result.json").read_text())["rows"].values()
-        assert row["train_tmac"] == pytest.approx(1e-4, rel=0.1)
-        steps[variant.name] = read_run_config(folder).train.num_steps
-    assert steps["large"] > 1.5 * steps["dmp"] > 100
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("extra", [(), LEARNED])
 def test_runs_from_configuration_to_table_and_pictures(tmp_path, capsys, extra):
-    overrides = [*SMALL, "train.num_steps=6", "train.checkpoint_every_steps=6", *extra]
+    overrides = [
+        *SMALL, "dmp.patches=(4,2)", "train.num_steps=3", "sample.num_steps=3",
+        "train.checkpoint_every_steps=3", "evaluate.classifier_steps=2", *extra,
+    ]  # fmt: skip
     run(str(REPOSITORY / "configs" / "digits.py"), overrides, str(tmp_path), "all")
     text = capsys.readouterr().out
     assert "FD-clf" in text
@@ -434,13 +304,3 @@ def test_runs_from_configuration_to_table_and_pictures(tmp_path, capsys, extra):
         assert f"\n{row}" in text or f"| {row}" in text
     names = {path.name for path in (tmp_path / "pictures").iterdir()}
     assert names == {"samples.png", "paths.png", "nearest.png", "cost.png"}
-
-
-def test_paths_end_at_the_first_samples():
-    task = small_task("sample.num_samples=12", "sample.guidance=0.5")
-    params = init_params(task)
-    samples = task.sample(params, {}, 12, task.config.seed)
-    start, path = task.first_paths(params)
-    np.testing.assert_array_equal(start.given, samples["labels"][: len(start.given)])
-    shown = task.dataset.to_saved(path[-1].x)
-    np.testing.assert_array_equal(shown[:4], samples["images"][:4])
