@@ -275,7 +275,7 @@ def test_one_trace_and_one_loop_for_each_bucket(extra):
     task, traces = small_task("sample.num_steps=9", *extra), collections.Counter()
 
     def predict(params, bucket, x_t, t, label):
-        return jnp.concatenate([0.1 * x_t] * task.model.network().out_channels, axis=-1)
+        return jnp.concatenate([jnp.tanh(x_t)] * task.model.network().out_channels, -1)
 
     task = stubbed(task, predict)
     inner = task.model._sampler.program

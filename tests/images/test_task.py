@@ -186,7 +186,7 @@ def test_one_trace_for_each_bucket():
     """Of a step, which has the loss's gradient in it, on eight devices."""
     task = stubbed(
         small_task(),
-        lambda params, bucket, x_t, t, label: params["w"] * x_t,
+        lambda params, bucket, x_t, t, label: params["w"][0, 0] * x_t,
         {"w": jnp.ones((1, 1))},
     )
     config = task.config
@@ -294,7 +294,8 @@ def test_data_that_is_not_named_is_asked_for(monkeypatch):
 def test_runs_from_configuration_to_table_and_pictures(tmp_path, capsys, extra):
     overrides = [
         *SMALL, "dmp.patches=(4,2)", "train.num_steps=3", "sample.num_steps=3",
-        "train.checkpoint_every_steps=3", "evaluate.classifier_steps=2", *extra,
+        "train.checkpoint_every_steps=3", "train.optimizer=adam",
+        "evaluate.classifier_steps=2", *extra,
     ]  # fmt: skip
     run(str(REPOSITORY / "configs" / "digits.py"), overrides, str(tmp_path), "all")
     text = capsys.readouterr().out
