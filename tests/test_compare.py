@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,6 @@ from ncgn_jax.domains import DOMAINS, make_task
 from ncgn_jax.faults import ConfigError, DataError
 from ncgn_jax.metrics.summary import format_summary, summarise
 from ncgn_jax.point_clouds.columns import POINT_CLOUD_COLUMNS
-from ncgn_jax.run.lock import hold
 from ncgn_jax.tasks import Task
 
 SMOKE = str(Path(__file__).resolve().parent.parent / "configs" / "smoke.py")
@@ -29,6 +30,13 @@ TINY = [
     "evaluate.max_reference=4", "evaluate.max_emd_clouds=0",
     "evaluate.max_matched_clouds=0",
 ]  # fmt: skip
+HOLDER = """
+import sys, time
+from ncgn_jax.run.lock import hold
+with hold(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(600)
+"""
 SPEED = {"seconds_per_step": 0.25, "sampling_seconds": 2.0}
 
 
@@ -47,9 +55,8 @@ def test_everything_given_is_crossed():
 
 
 def test_no_variant_is_called_like_a_row_without_a_model():
-    parsed = parse_variants(
-        ["process.target=velocity,noise"], [], {"process.target": str}
-    )
+    types, rows = {"process.target": str}, ("noise", "train")
+    parsed = parse_variants(["process.target=velocity,noise"], [], types, rows)
     assert [name for name, _ in parsed] == ["target=velocity", "target=noise"]
     with pytest.raises(ConfigError, match="variant 'train': every table has a row"):
         make_variants(SMOKE, TINY, [], ["train: model.num_layers=2"])
@@ -143,10 +150,21 @@ def test_a_folder_in_use_is_refused_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(ncgn_jax.compare, "time_sampling", lambda *_: 2.0)
     fields = [f"--config.{field}" for field in TINY]
     arguments = [f"--config={SMOKE}", f"--workdir={tmp_path}", "--seeds=1", *fields]
-    with hold(tmp_path / "base" / "seed0"), pytest.raises(SystemExit) as error:
-        main(["compare", *arguments])
+    folder = tmp_path / "base" / "seed0"
+    held = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert held.stdout.readline() == "held\n"
+        with pytest.raises(SystemExit) as error:
+            main(["compare", *arguments])
+    finally:
+        held.kill()
+        held.wait()
+        held.stdout.close()
     assert str(error.value).startswith("error: ")
-    assert "in use" in str(error.value) or "using" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert str(folder) in str(error.value)
 
 
 def test_every_variant_must_fit_the_data(tmp_path):

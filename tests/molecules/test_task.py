@@ -391,7 +391,10 @@ def test_guidance_moves_on_from_predictions_without_a_condition(monkeypatch):
         "sample__sampler": "euler",
     }
     plain, guided = (
-        generate_latents(task_of(**fields, sample__guidance=g), {}, {}, [9, 9])
+        # pmap mistakes the axes of trees without a leaf.
+        generate_latents(
+            task_of(**fields, sample__guidance=g), {"w": np.zeros(1)}, {}, [9, 9]
+        )
         for g in (0.0, 2.0)
     )
     # Places are centred, types are not.

@@ -68,7 +68,7 @@ def random_samples(rng):
 def test_all_pictures_are_saved(rng, cache, tmp_path):
     task = make_tiny_task(cache)
     params, model_state = jax.jit(task.init)(rng)
-    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+    with MetricsWriter(tmp_path) as writer:
         for step in (1, 2, 3):
             losses = {f"loss/{name}": 1.0 / step for name in task.bucket_names}
             writer.write(step, losses | {"loss": 1.0})
