@@ -358,9 +358,10 @@ def test_spoilt_checkpoints_are_never_taken_for_whole_ones(
         step: {"w": np.full((3, 4), float(step), np.float32), "n": np.int32(step)}
         for step in (1, 2)
     }
-    store = Checkpoints(folder, "{}", 3, asynchronous=False)
+    store = Checkpoints(folder, "{}", 3)
     for step, state in states.items():
         store.save(step, state)
+        store.wait()
     store.close()
     files = sorted(
         path for path in (folder / "checkpoints" / "2").rglob("*") if path.is_file()

@@ -31,7 +31,7 @@ def _train_step(state, batch, rng):
     noise = jax.random.fold_in(rng, parallel.device_index())
     metrics = {
         "loss": loss,
-        "rows": parallel.sum_over_devices(batch.shape[0]),
+        "rows": parallel.mean_over_devices(float(batch.shape[0])),
         "noise": parallel.mean_over_devices(jax.random.normal(noise)),
     }
     return state.replace(
@@ -61,7 +61,7 @@ def test_eight_devices_do_what_one_does(state, batch, rng):
     assert after.params["w"].shape == (4, 3)
     np.testing.assert_allclose(after.params["w"], expected["w"], rtol=1e-5)
     np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
-    assert metrics["rows"] == 16
+    assert metrics["rows"] == 2  # on each of eight devices
     draws = [jax.random.normal(jax.random.fold_in(rng, i)) for i in range(8)]
     np.testing.assert_allclose(metrics["noise"], np.mean(draws), rtol=1e-5)
 
@@ -100,16 +100,6 @@ def test_donation_frees_the_old_state_but_not_its_origin(state, batch, rng):
     kept = parallel.data_parallel(_train_step, donate_argnums=())
     kept(second, parallel.split_for_devices(batch), rng)
     assert not second.params["w"].is_deleted()
-
-
-def test_static_arguments_choose_the_program(batch):
-    def scaled(state, batch, factor):
-        return state, parallel.mean_over_devices(batch.mean()) * factor
-
-    step = parallel.data_parallel(scaled, static_argnums=(2,))
-    split = parallel.split_for_devices(batch)
-    np.testing.assert_allclose(step(0.0, split, 3)[1], 3 * batch.mean(), rtol=1e-5)
-    np.testing.assert_allclose(step(0.0, split, -1)[1], -batch.mean(), rtol=1e-5)
 
 
 def test_abstract_evaluation(state, batch, rng):
@@ -162,15 +152,20 @@ def test_one_process_needs_no_start(monkeypatch):
     for name in ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID"):
         monkeypatch.delenv(f"JAX_{name}", raising=False)
     parallel.start()
-    parallel.start(num_processes=1)
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "1")
+    parallel.start()
     assert parallel.is_main_process()
     assert parallel.num_processes() == 1
     parallel.wait_for_all("nothing")
     monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
-    with pytest.raises(ProcessError, match=r"coordinator=None .*num_processes=2"):
+    with pytest.raises(
+        ProcessError, match="COORDINATOR_ADDRESS=None, JAX_NUM_PROCESSES=2"
+    ):
         parallel.start()
-    with pytest.raises(ProcessError, match=r"process_id 2 is outside 0\.\.1"):
-        parallel.start("localhost:1", process_id=2)
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1")
+    monkeypatch.setenv("JAX_PROCESS_ID", "2")
+    with pytest.raises(ProcessError, match=r"2 is outside 0\.\.1"):
+        parallel.start()
 
 
 WORKER = """

@@ -56,9 +56,17 @@ def _assert_bitwise(found, expected):
         assert one.tobytes() == other.tobytes()
 
 
+class PromptCheckpoints(Checkpoints):
+    """Waits for every save, so that what it wrote can be looked at and spoiled."""
+
+    def save(self, *args, **fields):
+        super().save(*args, **fields)
+        self.wait()
+
+
 @pytest.fixture
 def store(tmp_path):
-    store = Checkpoints(tmp_path, '{"model": {"width": 8}}', asynchronous=False)
+    store = PromptCheckpoints(tmp_path, '{"model": {"width": 8}}')
     yield store
     store.close()
 
@@ -83,7 +91,7 @@ def test_empty_arrays_and_numpy_leaves(store):
     assert arrays["empty"].shape == (0, 3)
     assert arrays["count"] == 7
     store.save(2, {})
-    assert store.restore({}, partial=True) == ({}, 2)
+    assert store.restore({}) == ({}, 2)
 
 
 def test_saved_values_are_those_of_the_call(tmp_path):
@@ -202,8 +210,6 @@ def test_missing_extra_and_retyped_leaves(store):
         "c: not stored, model needs (1,) float32",
         "key: stored () key<fry>, model needs (2,) float32",
     ]
-    found, _ = store.restore({"a": jnp.ones(2)}, partial=True)
-    np.testing.assert_array_equal(found["a"], np.zeros(2))
 
 
 def test_reading_without_a_model(store):
@@ -222,10 +228,9 @@ def _save_and_wait(store, step, state):
     store.wait()
 
 
-@pytest.mark.parametrize("asynchronous", [True, False])
-def test_a_full_disk_keeps_the_earlier_ones(tmp_path, asynchronous):
+def test_a_full_disk_keeps_the_earlier_ones(tmp_path):
     """A limit on file size stands in for a full disk: the write itself fails."""
-    store = Checkpoints(tmp_path, "{}", asynchronous=asynchronous)
+    store = Checkpoints(tmp_path, "{}")
     noise = np.random.default_rng(0).normal(size=200_000)
     store.save(1, {"w": noise})
     store.wait()

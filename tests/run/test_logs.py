@@ -17,7 +17,7 @@ from ncgn_jax.run.logs import MetricsWriter, Progress, format_seconds, read_metr
 
 
 def _write(workdir, steps, start_step=0, offset=0.0):
-    with MetricsWriter(workdir, start_step, tensorboard=False) as writer:
+    with MetricsWriter(workdir, start_step) as writer:
         for step in steps:
             writer.write(step, {"loss": offset + 1 / step, "grad, norm": np.pi * step})
 
@@ -45,7 +45,8 @@ def test_resuming_leaves_the_file_of_an_unkilled_run(tmp_path):
         file.write("7,loss,0.14")  # the kill came in the middle of a row
     _write(tmp_path / "killed", range(4, 9), start_step=4)
     assert path.read_bytes() == (tmp_path / "whole" / "metrics.csv").read_bytes()
-    assert [p.name for p in path.parent.iterdir()] == ["metrics.csv"]
+    names = {p.name for p in path.parent.iterdir()}
+    assert names == {"metrics.csv", "tensorboard"}
 
 
 def test_a_torn_row_at_the_end_is_not_read(tmp_path):
@@ -77,8 +78,6 @@ def test_tensorboard_forgets_what_is_written_again(tmp_path):
         with MetricsWriter(tmp_path, start) as writer:
             for step in steps:
                 writer.write(step, {"loss": step})
-            writer.write_image(4, "picture", np.zeros((4, 5, 3)))
-            writer.write_text(4, "config", "`{}`")
     first, second = sorted(
         (tmp_path / "tensorboard").iterdir(), key=lambda path: path.suffix
     )
@@ -89,7 +88,7 @@ def test_tensorboard_forgets_what_is_written_again(tmp_path):
 
 
 def test_wrong_values_are_refused(tmp_path):
-    with MetricsWriter(tmp_path, 5, tensorboard=False) as writer:
+    with MetricsWriter(tmp_path, 5) as writer:
         with pytest.raises(ValueError, match=r"'loss' has shape \(2,\)"):
             writer.write(5, {"fine": 1.0, "loss": np.zeros(2)})
         with pytest.raises(ValueError, match="step 4 lies before the start 5"):
@@ -100,14 +99,13 @@ def test_wrong_values_are_refused(tmp_path):
 def test_an_inactive_writer_touches_nothing(tmp_path):
     with MetricsWriter(tmp_path / "run", active=False) as writer:
         writer.write(1, {"loss": 1.0})
-        writer.write_image(1, "x", np.zeros((2, 2, 3)))
     assert not (tmp_path / "run").exists()
 
 
 KILLED = """
 import os, signal, sys
 from ncgn_jax.run.logs import MetricsWriter
-writer = MetricsWriter(sys.argv[1], tensorboard=False)
+writer = MetricsWriter(sys.argv[1])
 for step in range(1, 4):
     writer.write(step, {"loss": step})
 os.kill(os.getpid(), signal.SIGKILL)
@@ -122,13 +120,12 @@ def test_a_kill_loses_no_written_row(tmp_path):
     assert read_metrics(tmp_path)["loss"] == ([1, 2, 3], [1.0, 2.0, 3.0])
 
 
-def test_progress_without_a_terminal_is_a_few_lines():
-    stream = io.StringIO()
-    with Progress(10, 2, description="train", every_steps=4, stream=stream) as progress:
+def test_progress_without_a_terminal_is_a_few_lines(capsys):
+    with Progress(10, 2, description="train", every_steps=4) as progress:
         for step in range(3, 11):
             progress.update(step, {"loss": 1 / step})
         progress.write("saved")
-    lines = stream.getvalue().splitlines()
+    lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 4
     assert lines[0].startswith("train 4/10 (40%), loss 0.25, ")
     assert lines[0].endswith(" left")
@@ -137,13 +134,12 @@ def test_progress_without_a_terminal_is_a_few_lines():
     assert lines[3] == "saved"
 
 
-def test_speed_counts_the_steps_of_this_run_only(monkeypatch):
+def test_speed_counts_the_steps_of_this_run_only(monkeypatch, capsys):
     clock = iter([100.0, 104.0])
     monkeypatch.setattr("ncgn_jax.run.logs.time.monotonic", lambda: next(clock))
-    stream = io.StringIO()
-    with Progress(1000, 500, every_steps=1, stream=stream) as progress:
+    with Progress(1000, 500, every_steps=1) as progress:
         progress.update(520)
-    assert stream.getvalue() == "520/1000 (52%), 5 steps/s, 1 min 36 s left\n"
+    assert capsys.readouterr().err == "520/1000 (52%), 5 steps/s, 1 min 36 s left\n"
 
 
 class _Terminal(io.StringIO):
@@ -151,9 +147,10 @@ class _Terminal(io.StringIO):
         return True
 
 
-def test_progress_on_a_terminal_is_a_bar():
+def test_progress_on_a_terminal_is_a_bar(monkeypatch):
     stream = _Terminal()
-    with Progress(10, description="train", stream=stream) as progress:
+    monkeypatch.setattr(sys, "stderr", stream)
+    with Progress(10, description="train") as progress:
         for step in range(1, 11):
             progress.update(step, {"loss": 0.5})
         progress.write("saved")
@@ -164,12 +161,11 @@ def test_progress_on_a_terminal_is_a_bar():
     assert "saved\n" in text
 
 
-def test_inactive_progress_is_silent():
-    stream = io.StringIO()
-    with Progress(2, every_steps=1, active=False, stream=stream) as progress:
+def test_inactive_progress_is_silent(capsys):
+    with Progress(2, every_steps=1, active=False) as progress:
         progress.update(1)
         progress.write("x")
-    assert stream.getvalue() == ""
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
