@@ -115,7 +115,7 @@ def test_a_lock_cut_off_is_taken_over_in_time(tmp_path, content, capsys):
     (tmp_path / "lock").write_bytes(content)
     with hold(tmp_path, patience_seconds=0.2) as lock:
         lock.check()
-    assert "did not say who it is" in capsys.readouterr().out
+    assert "the lock of an unknown process" in capsys.readouterr().out
 
 
 def test_who_was_given_up_hears_of_it(tmp_path):
@@ -130,7 +130,7 @@ def test_who_was_given_up_hears_of_it(tmp_path):
 def test_one_of_many_gets_a_dead_lock(tmp_path):
     """Threads stand in for processes: each has a lock object of its own."""
     other_process(tmp_path, machine="elsewhere", token="old")
-    locks = [ncgn_jax.run.lock.Lock(tmp_path / "lock") for _ in range(8)]
+    locks = [ncgn_jax.run.lock.Lock(tmp_path / "lock", 10.0) for _ in range(8)]
 
     def acquire(lock):
         with contextlib.suppress(LockError):

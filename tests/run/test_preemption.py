@@ -27,11 +27,12 @@ from ncgn_jax.train import train
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMOKE = REPOSITORY / "configs" / "smoke.py"
 NUM_KILLS = int(os.environ.get("NCGN_KILLS", "4"))
+STEPS_PER_RUN = 50
 # Quick to compile, and with steps between those that are logged and saved.
 OVERRIDES = [
     "dmp.connectivity=knn", "data.num_points=16", "train.batch_size=8",
-    f"train.num_steps={100 * (NUM_KILLS + 1)}", "train.checkpoint_every_steps=20",
-    "train.log_every_steps=7",
+    f"train.num_steps={STEPS_PER_RUN * (NUM_KILLS + 1)}",
+    "train.checkpoint_every_steps=20", "train.log_every_steps=7",
 ]  # fmt: skip
 
 
@@ -57,14 +58,14 @@ def test_a_signal_waits_where_it_is_postponed():
     assert reached == [False, True]
 
 
-def test_who_does_not_listen_is_never_asked_to_stop():
+def test_nothing_is_reached_without_a_signal():
     with Preemption() as preemption:
         assert not preemption.reached(1)
     assert not Preemption().reached(1)
 
 
 class StopAfter(Preemption):
-    """Is asked to stop after a step."""
+    """Stops after a step."""
 
     def __init__(self, step):
         super().__init__()
@@ -117,9 +118,9 @@ def test_a_folder_in_use_is_left_alone(tmp_path):
         assert [entry.name for entry in tmp_path.iterdir()] == ["lock"]
 
 
-# Steps and the end of every save are slowed down, so that there is time to kill them.
+# Runs to be killed have slow steps and slow ends of saves, so that there is time for it.
 RUN = """
-import sys, time
+import os, sys, time
 import orbax.checkpoint as ocp
 from ncgn_jax import main
 from ncgn_jax.point_clouds.task import PointCloudTask
@@ -127,7 +128,7 @@ from ncgn_jax.point_clouds.task import PointCloudTask
 batch, finalize = PointCloudTask.batch, ocp.StandardCheckpointHandler.finalize
 
 def slow_batch(self, *args):
-    time.sleep(0.01)
+    time.sleep(0.02)
     return batch(self, *args)
 
 def slow_finalize(self, *args):
@@ -135,29 +136,33 @@ def slow_finalize(self, *args):
     time.sleep(0.15)
     return finalize(self, *args)
 
-PointCloudTask.batch = slow_batch
-ocp.StandardCheckpointHandler.finalize = slow_finalize
+if os.environ.get("SLOW"):
+    PointCloudTask.batch = slow_batch
+    ocp.StandardCheckpointHandler.finalize = slow_finalize
 main.main(["main", *sys.argv[1:]])
 """
 
 
 @pytest.fixture
-def start():
+def start(tmp_path):
     """Starts runs in a folder; whatever happens, none is left."""
     environment = os.environ | {
         "JAX_NUM_CPU_DEVICES": "2",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join(sys.path),
+        # Later runs read what the first one compiled.
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     started = []
 
-    def start_run(workdir):
+    def start_run(workdir, slow):
         arguments = [f"--config={SMOKE}", "--mode=train", f"--workdir={workdir}"]
         arguments += [f"--config.{override}" for override in OVERRIDES]
         process = subprocess.Popen(
             [sys.executable, "-c", RUN, *arguments],
             cwd=REPOSITORY,
-            env=environment,
+            env=environment | {"SLOW": "yes" if slow else ""},
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -173,7 +178,7 @@ def start():
 
 
 def read_until(process, word):
-    """Reads what a run says up to a line with that word."""
+    """Reads what a run prints up to a line with that word."""
     lines = []
     for line in process.stdout:
         lines.append(line)
@@ -188,8 +193,8 @@ def stored_steps(workdir):
 
 @pytest.mark.slow
 def test_killed_runs_end_bit_identical(tmp_path, start):
-    """Asked to stop and killed, while starting, training and saving."""
-    whole = start(tmp_path / "whole")
+    """By SIGTERM and SIGKILL, while starting, training and saving."""
+    whole = start(tmp_path / "whole", slow=False)
     rng = np.random.default_rng(0)
     num_resumed = 0
     for number in range(NUM_KILLS):
@@ -197,7 +202,7 @@ def test_killed_runs_end_bit_identical(tmp_path, start):
         # The second is killed while it saves, the third while it starts.
         place = ("training", "saving", "starting")[number % 3]
         before = stored_steps(tmp_path / "killed")
-        process = start(tmp_path / "killed")
+        process = start(tmp_path / "killed", slow=True)
         lines = read_until(process, "run: ")
         if place == "starting":
             time.sleep(rng.uniform(0, 1))
@@ -225,13 +230,13 @@ def test_killed_runs_end_bit_identical(tmp_path, start):
             assert "resumable" in lines[-1]
         else:
             assert process.returncode == -signal.SIGKILL
-    process = start(tmp_path / "killed")
+    process = start(tmp_path / "killed", slow=False)
     rest, _ = process.communicate(timeout=600)
     assert process.returncode == 0
     whole.communicate(timeout=600)
     assert whole.returncode == 0
     assert num_resumed >= NUM_KILLS // 2
-    last = 100 * (NUM_KILLS + 1)
+    last = STEPS_PER_RUN * (NUM_KILLS + 1)
     first, second = (
         Checkpoints(tmp_path / name, "{}", read_only=True).read(last)[0]
         for name in ("whole", "killed")
