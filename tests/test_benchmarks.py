@@ -46,10 +46,10 @@ def test_one_bucket_holds_the_whole_batch():
     fields = ["data.num_points=32", "train.batch_size=32", "dmp.num_neighbors=3"]
     config = apply_overrides(step.paper_config(), fields)
     task = step.random_task(config)
-    assert len(task.time.buckets) > 1
-    last = len(task.time.buckets) - 1
+    assert len(task.model.time.buckets) > 1
+    last = len(task.model.time.buckets) - 1
     single = step.one_bucket_task(task, last)
-    assert single.time.buckets == (task.time.buckets[last],)
+    assert single.model.time.buckets == (task.model.time.buckets[last],)
     assert single.layout.num_groups * single.layout.group_size == 32
     assert len(task.layout.counts) > 1  # the original is as it was
 
