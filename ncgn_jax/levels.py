@@ -1,4 +1,4 @@
-"""What a trained run gets wrong at each noise level, and the grids that follow.
+"""Measures the errors of a run at each noise level, and fits time grids to them.
 
     python -m ncgn_jax.levels --workdir=runs/modelnet [--num_levels=40] [--examples=64]
 
@@ -62,7 +62,7 @@ def measure_levels(workdir: Path, num_levels: int, num_examples: int) -> dict[st
     schedule = probe.time.schedule
     times = np.asarray(schedule.time_of_signal_level(levels), np.float64)
     data_error, target_error = probe.errors(times.tolist())
-    # What a level counts for in training: the time that it stands for.
+    # A level counts in training by the span of time that it stands for.
     spans = np.gradient(times)
     table = _thin(fit_time_table(schedule, times, data_error))
     found = {

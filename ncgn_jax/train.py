@@ -1,4 +1,4 @@
-"""The training loop: validate, build the task, restore, step, log, save.
+"""Trains: validates, builds the task, restores, steps, logs, saves.
 
     validate -> task -> (first stage) -> state -> restore -> loop
 
@@ -81,10 +81,10 @@ def make_train_step(
 
 
 class TrainingSteps:
-    """A configuration's training steps on all devices, one or several at a call.
+    """Takes a configuration's training steps on all devices, one or several per call.
 
-    Several are one `lax.scan`: the host hands over all their batches together, and
-    hears of them together. Every number of steps is compiled once.
+    Several are one `lax.scan`: the host passes all their batches together, and receives
+    their metrics together. Each number of steps is compiled once.
 
     Attributes:
       rng: The run's key, on the devices.
@@ -172,7 +172,7 @@ def train(
       config: Complete configuration; validated first.
       workdir: Folder for checkpoints, metrics and pictures of this run.
       task: The configuration's task if it is built already.
-      preemption: Who is asked after each step whether to save and stop.
+      preemption: Decides after each step whether to save and stop.
 
     Returns:
       The final state.

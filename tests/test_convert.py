@@ -184,7 +184,7 @@ def test_a_failed_write_leaves_the_old_file(fake_torch, weights, tmp_path, monke
         stream.write(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(np, "savez", full_disk)
+    monkeypatch.setattr(np, "savez_compressed", full_disk)
     with pytest.raises(DataError, match="cannot be written .*no space left"):
         convert_checkpoint("published.pt", out)
     assert out.read_bytes() == b"old"
@@ -231,7 +231,7 @@ def test_bad_npz_files_are_explained(tmp_path):
         with pytest.raises(DataError, match="not a readable .npz file"):
             read(tmp_path / "text.npz")
         np.savez(tmp_path / "pickled.npz", thing=np.asarray(Malicious(), object))
-        with pytest.raises(DataError, match="not a readable .npz file"):
+        with pytest.raises(DataError, match="pickled files are refused"):
             read(tmp_path / "pickled.npz")
         np.save(tmp_path / "array.npy", np.zeros(3))
         with pytest.raises(DataError, match="not a readable .npz file"):
@@ -269,16 +269,17 @@ def test_command_line_conversion(fake_torch, weights, tmp_path, capsys):
     assert convert.main(["published.pt", out]) == 0
     assert "parameters" in capsys.readouterr().out
     fake_torch.files["published.pt"] = {}
-    assert convert.main(["published.pt", out]) == 2
-    assert "error: the checkpoint is not an NCGN" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="error: the checkpoint is not an NCGN"):
+        convert.main(["published.pt", out])
 
 
 def test_command_line_reports_a_folder_that_cannot_be_written(
-    fake_torch, weights, tmp_path, capsys
+    fake_torch, weights, tmp_path
 ):
     fake_torch.files["published.pt"] = tensors(weights)
-    assert convert.main(["published.pt", str(tmp_path / "absent" / "ours.npz")]) == 2
-    assert "ours.npz: cannot be written" in capsys.readouterr().err
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(SystemExit, match=r"ours.npz: cannot be written"):
+        convert.main(["published.pt", str(tmp_path / "file" / "ours.npz")])
 
 
 @pytest.mark.parametrize("arguments", [[], ["one.pt"], ["a", "b", "--check", "c"]])

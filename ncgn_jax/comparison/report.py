@@ -1,4 +1,4 @@
-"""The table, files and figure at the end of a comparison."""
+"""Prints, stores and draws the results of a comparison."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -84,7 +84,7 @@ def report(
 def collect(
     runs: Sequence[Run], workdir: Path
 ) -> tuple[dict[str, list[Row]], dict[str, Row], dict[str, Any]]:
-    """Reads rows of variants (one a seed) and of anchors, and what they rest on."""
+    """Reads rows of variants (one per seed) and anchors, and their captions."""
     rows: dict[str, list[Row]] = {}
     groups: dict[Path, str] = {}
     for run in runs:

@@ -25,7 +25,7 @@ from ncgn_jax.config import field_types, load_config
 from ncgn_jax.domains import DOMAINS, default_config, set_fields, validate
 from ncgn_jax.faults import ConfigError
 
-# What changes neither the trained weights nor the time a training step takes.
+# Fields that change neither the trained weights nor the time of a training step.
 _FREE_SECTIONS = ("sample", "evaluate")
 _FREE_FIELDS = (
     "train.log_every_steps",

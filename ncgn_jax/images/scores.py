@@ -113,7 +113,7 @@ _MOST_FOR_SCALE = 10_000
 
 
 class _Measured(NamedTuple):
-    """Images and what every measure needs of them, a row each."""
+    """Holds images and what every measure needs of them, a row each."""
 
     images: np.ndarray
     labels: np.ndarray | None

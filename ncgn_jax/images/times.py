@@ -50,7 +50,7 @@ def spread_times(
     Args:
       interval: Ends of the interval, [2].
       row: Number of each row in the global batch, [row].
-      keys: One key a row, [row].
+      keys: One key per row, [row].
       batch_size: Rows of the global batch, and parts of the interval.
 
     Returns:

@@ -177,7 +177,7 @@ class MoleculeCodec:
         Args:
           variables: Of the autoencoder.
           molecules: A batch.
-          keys: Two keys a molecule, [molecule, 2].
+          keys: Two keys per molecule, [molecule, 2].
           share: How much of the deviation is added.
 
         Returns:
@@ -189,7 +189,7 @@ class MoleculeCodec:
     def add_noise(
         self, mean: jax.Array, std: jax.Array, mask: jax.Array, keys: jax.Array
     ) -> jax.Array:
-        """Returns mean + std * noise, centred, from one key a molecule."""
+        """Returns mean + std * noise, centred, from one key per molecule."""
         noise = masked_noise(keys, mask, mean.shape[-1])
         return self.center(mean + std * noise, mask)
 

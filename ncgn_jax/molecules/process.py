@@ -208,7 +208,7 @@ def carry_guess(step: SamplerStep) -> SamplerStep:
 
 
 def masked_noise(keys: jax.Array, mask: jax.Array, dim: int) -> jax.Array:
-    """Draws standard normal latents from one key a molecule, 0 in padding.
+    """Draws standard normal latents from one key per molecule, 0 in padding.
 
     Args:
       keys: [molecule].

@@ -1,4 +1,4 @@
-"""One row of results for generated molecules, and the rows to read it beside."""
+"""Measures generated molecules, and the anchors to read them beside."""
 
 from collections.abc import Mapping
 
@@ -97,7 +97,7 @@ def evaluate_molecules(
 
 
 class _Scores:
-    """What sets are measured against, prepared once."""
+    """Measures sets of molecules against references that are prepared once."""
 
     def __init__(self, dataset: MoleculeDataset, max_reference: int):
         self._dataset = dataset

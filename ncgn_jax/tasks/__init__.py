@@ -1,4 +1,4 @@
-"""The protocol between a domain and the rest: `Task`.
+"""Defines the protocol between a domain and the rest: `Task`.
 
 A task joins a model with a data set. It is made from a validated configuration and
 turns fields into arguments: below a domain's `config.py`, `load.py` and `task.py`

@@ -89,7 +89,7 @@ def _intervals(time: BucketedTime) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class BatchLayout:
-    """Which rows of a batch belong to which bucket.
+    """Assigns the rows of a batch to buckets.
 
     Attributes:
       num_groups: Equal groups of consecutive rows; a device holds whole groups.
@@ -121,7 +121,7 @@ def make_batch_layout(
     """Divides a global batch over buckets.
 
     The layout is the same on 1, 2, 4 or 8 devices wherever the batch allows eight
-    groups of at least two rows a bucket; a smaller batch has fewer groups, so that
+    groups of at least two rows per bucket; a smaller batch has fewer groups, so that
     shares of a bucket can still be told apart, but never fewer than devices.
 
     Args:
@@ -164,7 +164,7 @@ def draw_bucket_times(
       time: Time axis.
       layout: Layout of the batch.
       bucket: Which bucket.
-      keys: One key a row, [row]; rows as `BatchLayout.take` gives them.
+      keys: One key per row, [row]; rows as `BatchLayout.take` gives them.
 
     Returns:
       Times, [row], each uniform in its own equal part of the bucket's interval.
@@ -177,7 +177,7 @@ def draw_bucket_times(
 
 
 class Objective(NamedTuple):
-    """What a network is trained for.
+    """The target and the loss of a network.
 
     Attributes:
       target: What it predicts, one of `process.PREDICTION_KINDS`.
@@ -223,7 +223,7 @@ def noise_rows(
       layout: Layout of the batch.
       objective: Target and weight of the loss.
       data: Clean rows, [row, ...].
-      keys: One key a row, [row].
+      keys: One key per row, [row].
 
     Returns:
       Noised rows of every bucket.
@@ -259,7 +259,7 @@ def mean_loss(
       parts: Rows as `noise_rows` gives them.
       output: Predictions of all rows, buckets one after the other; any shape with as
         many numbers as the targets.
-      mask: What counts, see `process.weighted_mse`; None if all does.
+      mask: The numbers that count, see `process.weighted_mse`; None if all do.
 
     Returns:
       The mean, and the mean of each bucket.
@@ -276,13 +276,12 @@ def mean_loss(
 def row_keys(rng: jax.Array, rows: ArrayLike, num: int | None = None) -> jax.Array:
     """Returns keys for each row that depend on its number alone.
 
-    What is drawn from them is the same whichever rows, and how many devices, are
-    beside it.
+    So a row's draws do not depend on the other rows or on the number of devices.
 
     Args:
       rng: Key of all rows.
       rows: Number of each row among all, [row].
-      num: Keys a row; None for one.
+      num: Keys per row; None for one.
 
     Returns:
       Keys, [row, num], or [row] for None.
@@ -296,7 +295,7 @@ def row_keys(rng: jax.Array, rows: ArrayLike, num: int | None = None) -> jax.Arr
 def draw_prior(
     schedule: Schedule, keys: jax.Array, shape: tuple[int, ...]
 ) -> np.ndarray:
-    """Draws the noise at t = 0, float32 [row, *shape], from one key a row."""
+    """Draws the noise at t = 0, float32 [row, *shape], from one key per row."""
     draw = jax.vmap(lambda key: sample_prior(schedule, key, shape, jnp.float32))
     return np.asarray(draw(keys))
 

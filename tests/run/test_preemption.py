@@ -118,7 +118,7 @@ def test_a_folder_in_use_is_left_alone(tmp_path):
         assert [entry.name for entry in tmp_path.iterdir()] == ["lock"]
 
 
-# Runs to be killed have slow steps and slow ends of saves, so that there is time for it.
+# Runs that are killed have slow steps and saves that end slowly, to leave time for it.
 RUN = """
 import os, sys, time
 import orbax.checkpoint as ocp
