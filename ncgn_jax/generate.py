@@ -9,7 +9,7 @@ import hashlib
 import json
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import numpy as np
@@ -17,8 +17,7 @@ from ml_collections import ConfigDict
 
 from ncgn_jax import parallel, processes
 from ncgn_jax.config import config_from_json, config_to_json
-from ncgn_jax.data.array_files import read_npz
-from ncgn_jax.data.whole_files import whole_file
+from ncgn_jax.data.array_files import read_npz, write_npz
 from ncgn_jax.domains import complete_config
 from ncgn_jax.faults import CheckpointError, ConfigError, DataError
 from ncgn_jax.run.checkpoint import Checkpoints
@@ -152,9 +151,7 @@ def _stamp(config: ConfigDict, step: int) -> str:
 
 
 def _save(path: Path, arrays: dict[str, np.ndarray], stamp: str) -> None:
-    stored: Any = {"stamp": np.asarray(stamp), **arrays}
-    with whole_file(path) as file:
-        np.savez_compressed(file, **stored)
+    write_npz(path, {"stamp": np.asarray(stamp), **arrays})
 
 
 def _load(path: Path, stamp: str) -> dict[str, np.ndarray] | None:
