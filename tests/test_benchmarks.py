@@ -19,6 +19,7 @@ SMOKE = Path(__file__).resolve().parent.parent / "configs" / "smoke.py"
 # One noise bucket: little to compile.
 TINY = [
     "dmp.connectivity=knn", "data.num_points=16", "model.width=4",
+    "model.convolution=gcn",
     "train.batch_size=8", "sample.num_samples=6", "evaluate.max_reference=6",
 ]  # fmt: skip
 

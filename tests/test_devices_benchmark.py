@@ -38,7 +38,8 @@ def test_a_step_hands_over_its_gradient_once():
     config = apply_overrides(
         devices.paper_config(),
         ["data.num_points=16", "model.width=4", "model.num_layers=1",
-         "dmp.connectivity=knn", "train.batch_size=8", "model.norm=layer"],
+         "dmp.connectivity=knn", "train.batch_size=8", "model.norm=layer",
+         "model.convolution=gcn"],
     )  # fmt: skip
     row = devices.measure(config, repeats=1)
     assert row["traces"] == 1
@@ -54,7 +55,7 @@ def test_a_step_hands_over_its_gradient_once():
 def test_every_count_runs_by_itself(capsys):
     arguments = ["--devices=1,2", "--graphs=8", "--repeats=1"]
     fields = ["data.num_points=16", "model.width=4", "model.num_layers=1"]
-    fields += ["dmp.connectivity=knn"]
+    fields += ["dmp.connectivity=knn", "model.convolution=gcn"]
     devices.main(["devices", *arguments, *(f"--config.{field}" for field in fields)])
     lines = capsys.readouterr().out.splitlines()
     rows = [[cell.strip() for cell in line.split("|")[1:3]] for line in lines]

@@ -107,8 +107,8 @@ def test_comparisons_at_equal_multiply_adds(tmp_path, monkeypatch):
         ],
         explicit=["dmp:", "large: dmp.patches=(4,)"],
     )  # fmt: skip
-    text = compare(variants, tmp_path, num_seeds=1, tmac=1e-4)
-    assert "0.0001 TMAC of training each" in text
+    text = compare(variants, tmp_path, num_seeds=1, tmac=3e-5)
+    assert "3e-05 TMAC of training each" in text
     assert "train TMAC" in text
     assert "sample MMAC" in text
     steps, rows, tasks = {}, {}, {}
@@ -119,10 +119,10 @@ def test_comparisons_at_equal_multiply_adds(tmp_path, monkeypatch):
         (rows[name],) = result["rows"].values()
         steps[name] = read_run_config(folder).train.num_steps
         tasks[name] = make_task(variant.config)
-        assert rows[name]["train_tmac"] == pytest.approx(1e-4, rel=0.1)
+        assert rows[name]["train_tmac"] == pytest.approx(3e-5, rel=0.15)
         own = tasks[name].costs(steps[name])["train_tmac"]
         assert rows[name]["train_tmac"] == pytest.approx(own)
-    assert steps["large"] > 2.5 * steps["dmp"] > 50
+    assert steps["large"] > 2.5 * steps["dmp"] > 15
     # Five Euler steps, of which dmp takes some with its smallest patches.
     coarse, fine = tasks["dmp"].forward_macs / 1e6
     count = (rows["dmp"]["sample_mmac"] - 5 * coarse) / (fine - coarse)

@@ -172,12 +172,12 @@ def test_loss_is_of_the_batch_bucket_alone():
 def test_untrained_loss_is_the_second_moment_of_the_velocity():
     """The network predicts 0 at first: E |data - noise|^2 = E data^2 + 1."""
     task = small_task()
-    params, _ = task.init(jax.random.key(0))
-    losses, squares = [], []
+    params, _ = jax.jit(task.init)(jax.random.key(0))
+    loss_of, losses, squares = jax.jit(task.loss), [], []
     for step in range(60):
         batch = task.batch(step, slice(0, 16))
         key = jax.random.fold_in(jax.random.key(1), step)
-        losses.append(float(task.loss(params, {}, batch, key)[0]))
+        losses.append(float(loss_of(params, {}, batch, key)[0]))
         squares.append(np.mean(np.square(batch.images)))
     assert np.mean(losses) == pytest.approx(1 + np.mean(squares), rel=0.01)
 

@@ -1,5 +1,7 @@
 """Errors of networks at noise levels, and the schedules of their sizes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,12 +60,11 @@ def test_images_are_predicted_as_in_training(overrides):
     rows = np.asarray(task.dataset.rows("test"))
     for bucket, shape in enumerate(task.model.time.buckets):
         found = np.asarray(probe.predict(bucket, x_t, t))
+        predict = jax.jit(functools.partial(task.model.predict, params, shape))
         for row, image in enumerate(np.asarray(probe.data)):
             (index,) = np.flatnonzero((rows == image).all(axis=(1, 2, 3)))
             label = jnp.asarray(task.dataset.test_labels[index : index + 1])
-            one = task.model.predict(
-                params, shape, x_t[row : row + 1], t[row : row + 1], label
-            )
+            one = predict(x_t[row : row + 1], t[row : row + 1], label)
             np.testing.assert_allclose(
                 found[row], one[0, ..., : task.model.num_channels], rtol=1e-4, atol=1e-4
             )

@@ -31,7 +31,7 @@ def test_another_type_is_refused(task):
 
 
 def start(*overrides):
-    fields = ["train.learning_rate=0.01", *overrides]
+    fields = ["train.learning_rate=0.01", "data.num_points=16", *overrides]
     config = apply_overrides(load_config(SMOKE), fields)
     validate(config)
     task, tx = make_task(config), make_optimizer(config)
