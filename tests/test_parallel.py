@@ -174,7 +174,8 @@ import jax
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
 import numpy as np
-from ncgn_jax import checkpoint, parallel, processes
+from ncgn_jax import parallel, processes
+from ncgn_jax.run.checkpoint import Checkpoints
 parallel.start()
 rank = jax.process_index()
 assert (parallel.num_devices(), len(parallel.local_devices())) == (4, 2)
@@ -188,7 +189,7 @@ def step(state, batch, rng):
 step = parallel.data_parallel(step)
 batch = np.arange(4, dtype=np.float32) + 4 * rank  # the global batch is 0 .. 7
 state = {"w": jax.numpy.zeros(3), "n": jax.numpy.int32(0)}
-store = checkpoint.Checkpoints(sys.argv[1], "{}")
+store = Checkpoints(sys.argv[1], "{}")
 for _ in range(3):
     state, _ = step(state, parallel.split_for_devices(batch), jax.random.key(0))
 store.save(3, state)

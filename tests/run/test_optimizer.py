@@ -64,6 +64,7 @@ def test_seldom_used_arrays_move_as_if_always_used(optimizer, every):
     config.train.decay, config.train.clip_norm = "constant", 0.0
     config.train.spare_unused = True
     tx = make_optimizer(config)
+    tx = tx._replace(update=jax.jit(tx.update))
     always = [(step, True) for step in range(6)]
     seldom = [
         item for used in always for item in ([(99, False)] * (every - 1) + [used])

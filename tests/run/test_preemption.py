@@ -208,7 +208,10 @@ def test_killed_runs_end_bit_identical(tmp_path, start):
             time.sleep(rng.uniform(0, 1))
         else:
             lines += read_until(process, "saving")
-            time.sleep(rng.uniform(0, 0.15) + (0.15 if place == "training" else 0))
+            while place == "training" and stored_steps(tmp_path / "killed") == before:
+                assert process.poll() is None
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0, 0.15))
         process.send_signal(kind)
         rest, _ = process.communicate(timeout=120)
         lines += rest.splitlines(keepends=True)
