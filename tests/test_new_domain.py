@@ -1,6 +1,7 @@
 """A new domain is a task class and one line in the registry."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,15 +14,21 @@ from ncgn_jax.train import train
 from tests import toy_domain
 
 SMALL = {
-    "train.num_steps": 4, "train.batch_size": 32, "train.checkpoint_every_steps": 2,
+    "data.num_points": 8, "train.num_steps": 4, "train.batch_size": 32,
+    "train.checkpoint_every_steps": 2,
     "train.decay": "constant", "sample.num_samples": 6, "sample.num_steps": 3,
     "sample.sampler": "euler", "evaluate.weights": ("ema",),
 }  # fmt: skip
 
 
+def test_it_is_short():
+    lines = Path(toy_domain.__file__).read_text().splitlines()
+    assert len([line for line in lines if line.strip()]) <= 120
+
+
 def test_a_new_domain_trains_samples_evaluates_and_resumes(tmp_path, monkeypatch):
     monkeypatch.setitem(domains.DOMAINS, "marks", toy_domain.MarkTask)
-    config = with_fields(toy_domain.default_config(), SMALL)
+    config = with_fields(domains.default_config("marks"), SMALL)
     domains.validate(config)
     whole = train(config, tmp_path / "whole")
     train(with_fields(config, {"train.num_steps": 2}), tmp_path / "parts")
@@ -29,7 +36,7 @@ def test_a_new_domain_trains_samples_evaluates_and_resumes(tmp_path, monkeypatch
     jax.tree.map(np.testing.assert_array_equal, whole, resumed)
     task = domains.make_task(config)
     samples = generate(config, tmp_path / "whole", task, whole)
-    assert samples["ema"]["points"].shape == (6, 16, 3)
+    assert samples["ema"]["points"].shape == (6, 8, 3)
     evaluate(config, tmp_path / "whole", task, samples, 4)
     table = json.loads((tmp_path / "whole" / "table.json").read_text())
     assert set(table["rows"]) == {"ema", "train"}

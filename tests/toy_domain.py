@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ncgn_jax import fields
 from ncgn_jax.data.batches import take_batch
 from ncgn_jax.fields import Field, whole, with_defaults
 from ncgn_jax.graphs import build_graphs, join_graphs
@@ -20,25 +19,17 @@ from ncgn_jax.tasks import Task, bucketed, sampling, settings
 from ncgn_jax.tasks.graph_network import NetworkSettings
 
 SHARED = (*settings.BASE_FIELDS, *settings.GRAPH_FIELDS, *settings.CONVOLUTION_FIELDS)
-FIELDS = with_defaults(
-    (Field("data.num_points", 16, "Points per set.", whole(2)), *SHARED),
-    {"dmp.num_neighbors": 4, "model.width": 8, "model.num_layers": 1},
-)
-
-
-def default_config():
-    return fields.default_config("marks", FIELDS)
+SMALL = {"dmp.num_neighbors": 4, "model.width": 8, "model.num_layers": 1}
+POINTS = Field("data.num_points", 16, "Points per set.", whole(2))
 
 
 class Marks(NamedTuple):
-    train: np.ndarray
+    train: np.ndarray  # [set, point, (x, y, mark)]
     test: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MarkModel:
-    """Points [row, point, (x, y, mark)]; graphs come from the first two."""
-
     num_points: int
     time: bucketed.BucketedTime
     objective: bucketed.Objective
@@ -49,23 +40,20 @@ class MarkModel:
 
     def init(self, rng):
         x = jnp.zeros((1, self.num_points, 3))
-        graph = self.graphs(x, self.time.buckets[0])
-        inputs = x.reshape(-1, 3), jnp.zeros(1), graph
+        inputs = x[0], jnp.zeros(1), self.graphs(x, self.time.buckets[0])
         variables = dict(self.network.build(3).init(rng, *inputs))
         return variables.pop("params"), variables
 
     def loss(self, params, state, layout, batch, rng):
         keys = bucketed.row_keys(rng, batch["row"])
-        parts = bucketed.noise_rows(
-            self.time, layout, self.objective, batch["data"], keys
-        )
+        data, goal = batch["data"], self.objective
+        parts = bucketed.noise_rows(self.time, layout, goal, data, keys)
         pairs = zip(parts, self.time.buckets, strict=True)
         graphs = join_graphs([self.graphs(part.x_t, b) for part, b in pairs])
-        inputs = jnp.concatenate([part.x_t.reshape(-1, 3) for part in parts])
+        x = jnp.concatenate([part.x_t.reshape(-1, 3) for part in parts])
         level = jnp.concatenate([self.time.level(part.t) for part in parts])
-        output = self.network.build(3, AXIS).apply(
-            {"params": params, **state}, inputs, level, graphs, train=True
-        )
+        network, own = self.network.build(3, AXIS), {"params": params, **state}
+        output = network.apply(own, x, level, graphs, train=True)
         loss, per_bucket = bucketed.mean_loss(layout, parts, output)
         return loss, (state, per_bucket)
 
@@ -78,41 +66,34 @@ class MarkModel:
     def sampler(self):
         return sampling.BucketedSampler(self.program)
 
-    def program(self, options, bucket):
-        shape, target = self.time.buckets[bucket], self.objective.target
+    def program(self, sampler, bucket):
+        time, step = self.time, make_sampler_step(sampler)
 
         def run(x, keys, given, variables, times, offset):
             def predict(x_t, t):
-                inputs = x_t.reshape(-1, 3), self.time.level(t)
-                graph = self.graphs(x_t, shape)
+                graph = self.graphs(x_t, time.buckets[bucket])
+                inputs = x_t.reshape(-1, 3), time.level(t), graph
                 return (
-                    self.network.build(3)
-                    .apply(variables, *inputs, graph)
-                    .reshape(x_t.shape)
+                    self.network.build(3).apply(variables, *inputs).reshape(x_t.shape)
                 )
 
-            denoise = make_denoiser(predict, target, self.time.schedule)
-            step = make_sampler_step(options)
-            return integrate(step, denoise, self.time.schedule, x, times, keys, offset)
+            denoise = make_denoiser(predict, self.objective.target, time.schedule)
+            return integrate(step, denoise, time.schedule, x, times, keys, offset)
 
         return run
 
 
 class MarkTask(Task[Marks]):
-    name, fields, columns = "marks", FIELDS, (Column("w", "W", 1, 3, "transport"),)
+    name, columns = "marks", (Column("w", "W", 1, 3, "transport"),)
+    fields = with_defaults((POINTS, *SHARED), SMALL)
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         time = settings.make_time(config, config.data.num_points, 2)
-        self.model = MarkModel(
-            config.data.num_points,
-            time,
-            settings.make_objective(config),
-            settings.make_network_settings(config),
-        )
-        self.layout = bucketed.make_batch_layout(
-            time, config.train.batch_size, num_devices()
-        )
+        goal, net = settings.make_objective, settings.make_network_settings
+        self.model = MarkModel(config.data.num_points, time, goal(config), net(config))
+        size = config.train.batch_size
+        self.layout = bucketed.make_batch_layout(time, size, num_devices())
         self.bucket_names = bucketed.bucket_names(time.buckets)
 
     @classmethod
@@ -128,10 +109,9 @@ class MarkTask(Task[Marks]):
         return self.model.init(rng)
 
     def batch(self, step, rows):
-        size, train = self.config.train.batch_size, self.dataset.train
-        labels = np.zeros(len(train), np.int32)
-        batch = take_batch(train, labels, step, size, self.config.seed, rows=rows)
-        return {"data": batch["data"], "row": np.arange(size, dtype=np.int32)[rows]}
+        size, data = self.config.train.batch_size, self.dataset.train
+        own = take_batch(data, np.zeros(40), step, size, self.config.seed, rows=rows)
+        return {"data": own["data"], "row": np.arange(size, dtype=np.int32)[rows]}
 
     def loss(self, params, model_state, batch, rng):
         return self.model.loss(params, model_state, self.layout, batch, rng)
@@ -139,25 +119,20 @@ class MarkTask(Task[Marks]):
     def sample(self, params, model_state, num_samples, seed):
         own, time = settings.make_sampling(self.config), self.model.time
         times = own.times(time.schedule, 3 * self.model.num_points)
-        points = self.model.sampler.sample(
-            own.sampler,
-            sampling.split_time_grid(time, times),
-            functools.partial(self.model.start, seed),
-            {"params": params, **model_state},
-            num_samples,
-            own.batch_size,
-        )
-        return {"points": points}
+        start, shared = functools.partial(self.model.start, seed), {"params": params}
+        parts = sampling.split_time_grid(time, times), start, shared | model_state
+        draw, size = self.model.sampler.sample, own.batch_size
+        return {"points": draw(own.sampler, *parts, num_samples, size)}
 
     def caption(self):
-        sizes = f"{self.config.sample.num_samples} sets"
-        return {"data_set": "marked circle", "split": "test", "sizes": sizes}
+        return {"data_set": "marked circle", "split": "test", "sizes": "20 test sets"}
 
     def evaluate(self, samples):
         sets = {name: arrays["points"] for name, arrays in samples.items()}
         sets["train"] = self.dataset.train
-        test = self.dataset.test
-        return {name: {"w": wasserstein_flat(s, test)} for name, s in sets.items()}
+        return {
+            k: {"w": wasserstein_flat(s, self.dataset.test)} for k, s in sets.items()
+        }
 
     def draw(self, params, model_state, samples, folder):
         return []

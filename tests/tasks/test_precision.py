@@ -92,7 +92,7 @@ def test_one_device_and_eight_agree_in_bfloat16():
         return parallel.mean_over_devices(jax.value_and_grad(loss)(params))
 
     eight = parallel.data_parallel(grade, donate_argnums=())(state.params, batch)
-    one = jax.vmap(grade, (None, 0), axis_name=parallel.AXIS)(params, whole)
+    one = jax.jit(jax.vmap(grade, (None, 0), axis_name=parallel.AXIS))(params, whole)
     (loss, gradient), (one_loss, one_gradient) = (
         (tree[0], ravel_pytree(tree[1])[0]) for tree in (eight, one)
     )
