@@ -8,6 +8,7 @@ from ncgn_jax import fields
 from ncgn_jax.faults import DataError, Faults, is_type
 from ncgn_jax.fields import Check, Field, each, number, one_of, whole, with_defaults
 from ncgn_jax.graphs.grids import make_grid_buckets
+from ncgn_jax.images.folders import BAD_IMAGES
 from ncgn_jax.images.model import ImageModel, TransformerSettings
 from ncgn_jax.images.sets import CHANNEL_AXES, ImageDataset
 from ncgn_jax.models.dit import DIT_SIZES
@@ -32,7 +33,6 @@ from ncgn_jax.tasks.settings import (
 
 NAME = "images"
 IMAGE_SOURCES = ("digits", "arrays", "folder", "latents")
-BAD_IMAGES = ("stop", "skip")
 # Fields of `data` that a source reads; others must keep their defaults.
 _READ = {
     "digits": ("flip",),

@@ -16,6 +16,7 @@ from ncgn_jax.molecules.autoencoder import (
 )
 from ncgn_jax.molecules.codec import CodecSettings, MoleculeCodec, mean_log_degree
 from ncgn_jax.molecules.denoiser import NETWORKS
+from ncgn_jax.molecules.files import INVALID
 from ncgn_jax.molecules.model import (
     NUM_TIME_BINS,
     SELF_CONDITIONINGS,
@@ -46,7 +47,6 @@ from ncgn_jax.tasks.settings import (
 NAME = "molecules"
 AUTOENCODER_NAME = "molecule_autoencoder"
 SOURCES = ("auto", "qm9", "sample", "file")
-INVALID = ("skip", "stop")
 PRIORS = ("noise", "train")
 # Fields of the autoencoder that are those of `train` when it is a task by itself.
 _TRAIN_FIELDS = ("num_steps", "batch_size", "optimizer", "learning_rate")
