@@ -1,5 +1,7 @@
 """Several training steps at a call: the same training, told of later."""
 
+from pathlib import Path
+
 import chex
 import jax
 import numpy as np
@@ -14,8 +16,8 @@ from ncgn_jax.run.checkpoint import Checkpoints
 from ncgn_jax.run.logs import read_metrics
 from ncgn_jax.run.preemption import Preempted, Preemption
 from ncgn_jax.train import _calls, train
-from tests.test_train import SMOKE
 
+SMOKE = Path(__file__).resolve().parent.parent / "configs" / "smoke.py"
 TINY = (
     "dmp.connectivity=knn", "data.num_points=16", "train.batch_size=8",
     "train.num_steps=10", "train.checkpoint_every_steps=4", "train.max_to_keep=9",
