@@ -5,6 +5,9 @@ from pathlib import Path
 import jax
 import pytest
 
+from ncgn_jax.domains import DOMAINS
+from tests.line_task import LineTask
+
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -30,6 +33,12 @@ def compile_quickly():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def line_domain(monkeypatch):
+    """Makes the domain of `tests.line_task` known."""
+    monkeypatch.setitem(DOMAINS, "line", LineTask)
 
 
 @pytest.fixture

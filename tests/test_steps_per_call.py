@@ -16,18 +16,15 @@ from ncgn_jax.run.checkpoint import Checkpoints
 from ncgn_jax.run.logs import read_metrics
 from ncgn_jax.run.preemption import Preempted, Preemption
 from ncgn_jax.train import _calls, train
+from tests.line_task import line_config
 
 SMOKE = Path(__file__).resolve().parent.parent / "configs" / "smoke.py"
-TINY = (
-    "dmp.connectivity=knn", "data.num_points=16", "train.batch_size=8",
-    "train.num_steps=10", "train.checkpoint_every_steps=4", "train.max_to_keep=9",
-    "train.log_every_steps=3", "train.warmup_steps=2",
-)  # fmt: skip
+TINY = "train.num_steps=10", "train.max_to_keep=9", "train.log_every_steps=3"
+pytestmark = pytest.mark.usefixtures("line_domain")
 
 
 def tiny_config(steps_per_call, *overrides):
-    several = f"train.steps_per_call={steps_per_call}"
-    return apply_overrides(load_config(SMOKE), [*TINY, several, *overrides])
+    return line_config(*TINY, f"train.steps_per_call={steps_per_call}", *overrides)
 
 
 class StopAt(Preemption):

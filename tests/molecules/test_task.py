@@ -370,6 +370,12 @@ def test_molecules_of_ones_own(tmp_path):
         ({"process__still_noise": 0.1, "process__heat": "dct"}, "process.target"),
         ({"process__still_noise": 0.1, "process__heat": "dct",
           "sample__time_grid": "edm"}, "sample.time_grid"),
+        ({"sample__guidance": 1.0}, "sample.guidance.*0 without model.conditions"),
+        ({"sample__guidance": 1.0, "model__conditions": ("gap",)},
+         "sample.guidance.*and sample.condition_values"),
+        ({"sample__guidance": 1.0, "model__conditions": ("gap",),
+          "sample__condition_values": (0.3,), "model__condition_dropout": 0.0},
+         "sample.guidance.*0 without model.condition_dropout"),
     ],
 )  # fmt: skip
 def test_faulty_fields_are_named(fields, said):
@@ -377,28 +383,29 @@ def test_faulty_fields_are_named(fields, said):
         validate(tiny(**fields))
 
 
-def test_guidance_moves_on_from_predictions_without_a_condition(monkeypatch):
-    """Velocity 3 with the condition and 1 without: guidance by 2 makes it 7."""
+@pytest.mark.parametrize(("guidance", "velocity"), [(0.0, 3.0), (2.0, 7.0)])
+def test_guidance_moves_on_from_predictions_without_a_condition(
+    guidance, velocity, monkeypatch
+):
+    """Velocity 3 with the condition and 1 without: 3 + 2 (3 - 1) = 7."""
 
     def predict(model, params, x_t, t, mask, condition, guess=None, decoded=None):
         known = condition[:, 1][:, None, None]
         return jnp.broadcast_to(1.0 + 2.0 * known, x_t.shape)
 
     monkeypatch.setattr(MoleculeModel, "_predict", predict)
-    fields = {
-        "model__conditions": ("gap",),
-        "sample__condition_values": (0.3,),
-        "sample__sampler": "euler",
-    }
-    plain, guided = (
-        # pmap mistakes the axes of trees without a leaf.
-        generate_latents(
-            task_of(**fields, sample__guidance=g), {"w": np.zeros(1)}, {}, [9, 9]
-        )
-        for g in (0.0, 2.0)
+    task = task_of(
+        model__conditions=("gap",),
+        sample__condition_values=(0.3,),
+        sample__sampler="euler",
+        sample__guidance=guidance,
     )
-    # Places are centred, types are not.
-    np.testing.assert_allclose((guided - plain)[..., 2:], 7.0 - 3.0, atol=1e-5)
+    sizes = np.array([9, 9])
+    start = task.model.start(sizes, 0, (0.3,), None, np.arange(2)).x
+    # pmap mistakes the axes of trees without a leaf.
+    made = generate_latents(task, {"w": np.zeros(1)}, {}, sizes)
+    # Places are centred, types are not; velocities act for a time of 1.
+    np.testing.assert_allclose((made - start)[..., 2:], velocity, atol=1e-5)
 
 
 @pytest.mark.parametrize("sampler", ["heun", "ancestral"])
@@ -414,8 +421,7 @@ def test_paths_end_at_the_first_samples(sampler, rng):
     )
     params, state = jax.jit(task.init)(rng)
     params = jax.tree.map(lambda leaf: leaf + 0.05, params)
-    sizes = task.model.draw_sizes(12, task.config.seed)
-    samples = task._generate(params, state["codec"], sizes, task.config.seed)
+    samples = task.sample(params, state, 12, task.config.seed)["latents"]
     path = task.first_paths(params, state["codec"])
     assert [t for _, t, _ in path] == sorted(t for _, t, _ in path)
     assert len(path) == 6

@@ -17,20 +17,18 @@ import numpy as np
 import pytest
 
 import ncgn_jax.run.preemption
-from ncgn_jax.config import apply_overrides, load_config
 from ncgn_jax.run.checkpoint import Checkpoints
 from ncgn_jax.run.lock import hold
 from ncgn_jax.run.logs import read_metrics
 from ncgn_jax.run.preemption import Preempted, Preemption
 from ncgn_jax.train import train
+from tests.line_task import line_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SMOKE = REPOSITORY / "configs" / "smoke.py"
 NUM_KILLS = int(os.environ.get("NCGN_KILLS", "4"))
 STEPS_PER_RUN = 50
-# Quick to compile, and with steps between those that are logged and saved.
+# With steps between those that are logged and saved.
 OVERRIDES = [
-    "dmp.connectivity=knn", "data.num_points=16", "train.batch_size=8",
     f"train.num_steps={STEPS_PER_RUN * (NUM_KILLS + 1)}",
     "train.checkpoint_every_steps=20", "train.log_every_steps=7",
 ]  # fmt: skip
@@ -75,11 +73,12 @@ class StopAfter(Preemption):
         return step == self._step
 
 
+@pytest.mark.usefixtures("line_domain")
 def test_a_stop_between_logged_and_saved_steps_changes_nothing(tmp_path):
     """Parameters, log and the choice of the best are those of a run not stopped."""
     overrides = [*OVERRIDES, "train.num_steps=23", "train.checkpoint_every_steps=5"]
     overrides += ["train.max_to_keep=10"]
-    config = apply_overrides(load_config(SMOKE), overrides)
+    config = line_config(*overrides)
     whole = train(config, tmp_path / "whole")
     for step in (2, 10, 18):
         with pytest.raises(Preempted) as stop:
@@ -102,8 +101,9 @@ def test_a_stop_between_logged_and_saved_steps_changes_nothing(tmp_path):
     assert first == second
 
 
+@pytest.mark.usefixtures("line_domain")
 def test_a_folder_in_use_is_left_alone(tmp_path):
-    config = apply_overrides(load_config(SMOKE), OVERRIDES)
+    config = line_config(*OVERRIDES)
     with hold(tmp_path):
         path = tmp_path / "lock"
         # As if another live process of this machine held it.
@@ -123,9 +123,11 @@ RUN = """
 import os, sys, time
 import orbax.checkpoint as ocp
 from ncgn_jax import main
-from ncgn_jax.point_clouds.task import PointCloudTask
+from ncgn_jax.domains import DOMAINS
+from tests.line_task import LineTask
 
-batch, finalize = PointCloudTask.batch, ocp.StandardCheckpointHandler.finalize
+DOMAINS["line"] = LineTask
+batch, finalize = LineTask.batch, ocp.StandardCheckpointHandler.finalize
 
 def slow_batch(self, *args):
     time.sleep(0.02)
@@ -137,7 +139,7 @@ def slow_finalize(self, *args):
     return finalize(self, *args)
 
 if os.environ.get("SLOW"):
-    PointCloudTask.batch = slow_batch
+    LineTask.batch = slow_batch
     ocp.StandardCheckpointHandler.finalize = slow_finalize
 main.main(["main", *sys.argv[1:]])
 """
@@ -150,14 +152,16 @@ def start(tmp_path):
         "JAX_NUM_CPU_DEVICES": "2",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join(sys.path),
-        # Later runs read what the first one compiled.
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     started = []
+    path = tmp_path / "line.py"
+    path.write_text(
+        "from ncgn_jax.domains import default_config\n\n\n"
+        "def get_config():\n    return default_config('line')\n"
+    )
 
     def start_run(workdir, slow):
-        arguments = [f"--config={SMOKE}", "--mode=train", f"--workdir={workdir}"]
+        arguments = [f"--config={path}", "--mode=train", f"--workdir={workdir}"]
         arguments += [f"--config.{override}" for override in OVERRIDES]
         process = subprocess.Popen(
             [sys.executable, "-c", RUN, *arguments],
