@@ -1,5 +1,6 @@
 """Session-wide settings: eight CPU devices, strict broadcasting, shared data."""
 
+import gc
 from pathlib import Path
 
 import jax
@@ -20,6 +21,12 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 def pytest_collection_modifyitems(items):
     """Puts slow tests first, so that no worker is left alone with one at the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_collection_finish():
+    """Looks for garbage rarely: tracing makes objects faster than it leaves cycles."""
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)
 
 
 @pytest.fixture

@@ -20,11 +20,11 @@ from ncgn_jax.run.checkpoint import Checkpoints
 from ncgn_jax.run.logs import read_metrics
 from ncgn_jax.run.optimizer import make_optimizer
 from ncgn_jax.train import init_state, make_train_step, train
+from tests.first_step import first_step
+from tests.line_task import line_config
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SMOKE = REPOSITORY / "configs" / "smoke.py"
-# Quick to compile.
-ONE_BUCKET = ["dmp.connectivity=knn", "data.num_points=16", "train.batch_size=8"]
 
 
 def smoke_config(*overrides):
@@ -34,22 +34,6 @@ def smoke_config(*overrides):
 @pytest.fixture(scope="module")
 def task():
     return make_task(smoke_config())
-
-
-def assert_same_bits(first, second):
-    chex.assert_trees_all_equal(jax.device_get(first), jax.device_get(second))
-
-
-def run_steps(task, config, num_steps, devices=None):
-    """Trains a few steps on chosen devices by hand; returns state and metrics."""
-    tx = make_optimizer(config)
-    step = parallel.data_parallel(make_train_step(task, tx, config))
-    state = parallel.replicate(init_state(task, tx, config.seed))
-    rng = jax.random.key(config.seed + 1)
-    rows = slice(0, config.train.batch_size)
-    for i in range(num_steps):
-        state, metrics = step(state, parallel.put_batch(task.batch(i, rows)), rng)
-    return jax.device_get((state, metrics))
 
 
 def test_muon_moves_matrices_by_near_orthogonal_steps_and_vectors_as_adam():
@@ -77,20 +61,18 @@ def test_muon_moves_matrices_by_near_orthogonal_steps_and_vectors_as_adam():
     np.testing.assert_allclose(updates["bias"], [-0.737, 0.737], rtol=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("line_domain")
 def test_resumed_run_equals_uninterrupted_bitwise(tmp_path):
-    stopped = smoke_config("train.num_steps=4", "train.decay=constant")
-    whole = train(smoke_config("train.decay=constant"), tmp_path / "constant")
+    stopped = line_config("train.num_steps=4", "train.decay=constant")
+    config = line_config("train.decay=constant")
+    whole = train(config, tmp_path / "whole")
     assert int(whole.step) == 8
     train(stopped, tmp_path / "parts")
-    resumed = train(smoke_config("train.decay=constant"), tmp_path / "parts")
-    assert_same_bits(whole, resumed)
-    first = read_metrics(tmp_path / "constant")
-    second = read_metrics(tmp_path / "parts")
-    assert first == second
+    resumed = train(config, tmp_path / "parts")
+    chex.assert_trees_all_equal(*jax.device_get((whole, resumed)))
+    assert read_metrics(tmp_path / "whole") == read_metrics(tmp_path / "parts")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "overrides"),
     [
@@ -101,41 +83,15 @@ def test_resumed_run_equals_uninterrupted_bitwise(tmp_path):
 )
 def test_one_and_eight_devices_agree(tmp_path, name, overrides):
     """Same loss and gradients whatever the number of devices."""
-    script = (
-        "import sys, jax, numpy as np\n"
-        "jax.config.update('jax_platforms', 'cpu')\n"
-        "jax.config.update('jax_num_cpu_devices', int(sys.argv[1]))\n"
-        "from ncgn_jax import parallel\n"
-        "from ncgn_jax.config import apply_overrides, load_config\n"
-        "from ncgn_jax.domains import make_task, validate\n"
-        "import ncgn_jax.train as t, optax\n"
-        "config = apply_overrides(load_config(sys.argv[2]), sys.argv[4:])\n"
-        "validate(config); task = make_task(config)\n"
-        # Plain gradient descent of rate one: the update is the gradient.
-        "tx = optax.sgd(1.0)\n"
-        "step = parallel.data_parallel(t.make_train_step(task, tx, config))\n"
-        "state = t.init_state(task, tx, 0)\n"
-        # Off the zeros that some layers start from, which would hide gradients.
-        "moved = jax.tree.map(lambda p: p + 0.02, state.params)\n"
-        "state = parallel.replicate(state.replace(params=moved))\n"
-        "before = jax.device_get(state.params)\n"
-        "rows = slice(0, config.train.batch_size)\n"
-        "batch = parallel.put_batch(task.batch(0, rows))\n"
-        "state, metrics = step(state, batch, jax.random.key(1))\n"
-        "grads = jax.tree.map(lambda a, b: a - np.asarray(b), before, state.params)\n"
-        "flat = np.concatenate([g.ravel() for g in jax.tree.leaves(grads)])\n"
-        "np.savez(sys.argv[3], loss=metrics['loss'], grads=flat,"
-        " buckets=metrics['bucket_loss'])\n"
-    )
-    results, path = [], str(REPOSITORY / "configs" / f"{name}.py")
-    for devices in ("1", "8"):
-        out = tmp_path / f"{devices}.npz"
-        command = [sys.executable, "-c", script, devices, path, str(out)]
-        subprocess.run([*command, *overrides], check=True, cwd=REPOSITORY)
-        results.append(np.load(out))
-    one, eight = results
+    path, out = REPOSITORY / "configs" / f"{name}.py", tmp_path / "one.npz"
+    command = [sys.executable, "-m", "tests.first_step", path, out, *overrides]
+    with subprocess.Popen(command, cwd=REPOSITORY) as child:
+        eight = first_step(path, overrides)
+    assert jax.device_count() == 8
+    assert child.returncode == 0
+    one = np.load(out)
     np.testing.assert_allclose(one["loss"], eight["loss"], rtol=2e-6)
-    np.testing.assert_allclose(one["buckets"], eight["buckets"], rtol=5e-6)
+    np.testing.assert_allclose(one["bucket_loss"], eight["bucket_loss"], rtol=5e-6)
     scale = np.abs(one["grads"]).max()
     np.testing.assert_allclose(one["grads"], eight["grads"], atol=1e-5 * scale)
 
@@ -170,7 +126,13 @@ def test_one_trace_for_training_and_one_per_bucket_for_sampling(task, monkeypatc
         return plain(*args)
 
     monkeypatch.setattr(task, "loss", counted)
-    run_steps(task, task.config, 4)
+    tx = make_optimizer(task.config)
+    step = parallel.data_parallel(make_train_step(task, tx, task.config))
+    state = parallel.replicate(init_state(task, tx, 0))
+    rows = slice(0, task.config.train.batch_size)
+    for i in range(4):
+        batch = parallel.put_batch(task.batch(i, rows))
+        state, _ = step(state, batch, jax.random.key(1))
     assert traces["loss"] == 1  # all buckets in one program, never traced again
 
     traced, applied = [], []
@@ -194,40 +156,40 @@ def test_one_trace_for_training_and_one_per_bucket_for_sampling(task, monkeypatc
     assert set(applied) == set(range(len(task.model.time.buckets)))
 
 
+@pytest.mark.usefixtures("line_domain")
 def test_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path):
-    config = smoke_config("train.checkpoint_every_steps=2")
+    config = line_config("train.checkpoint_every_steps=2")
     task = make_task(config)
     plain = task.batch
 
     def batch(step, rows):
         values = plain(step, rows)
         if step == 5:
-            values["data"] = values["data"].copy()
-            values["data"][0, 0, 0] = np.nan
+            values["x"][values["x"].argmin()] = -np.inf
         return values
 
     task.batch = batch
-    with pytest.raises(TrainingError, match=r"step 6.*noise bucket s\d+_k\d+") as error:
+    with pytest.raises(TrainingError, match=r"step 6.*noise bucket left") as error:
         train(config, tmp_path, task)
     assert "checkpoint 4 is the last good one" in str(error.value)
     assert Checkpoints(tmp_path, "{}", read_only=True).steps()[-1] == 4
 
 
+@pytest.mark.usefixtures("line_domain")
 def test_checkpoint_of_another_architecture_is_refused(tmp_path):
-    train(smoke_config(*ONE_BUCKET, "train.num_steps=2"), tmp_path)
-    wider = smoke_config(*ONE_BUCKET, "train.num_steps=4", "model.width=16")
+    train(line_config("train.num_steps=2"), tmp_path)
     with pytest.raises(CheckpointError, match="model.width"):
-        train(wider, tmp_path)
+        train(line_config("train.num_steps=4", "model.width=16"), tmp_path)
 
 
+@pytest.mark.usefixtures("line_domain")
 def test_truncated_latest_checkpoint_falls_back(tmp_path, caplog):
-    overrides = [*ONE_BUCKET, "train.num_steps=4", "train.checkpoint_every_steps=2"]
-    train(smoke_config(*overrides), tmp_path)
-    for file in (tmp_path / "checkpoints" / "4").rglob("*"):
-        if file.is_file() and file.stat().st_size > 2000:
-            os.truncate(file, file.stat().st_size // 2)
-    state = train(smoke_config(*overrides), tmp_path)
-    assert int(state.step) == 4
+    config = line_config("train.num_steps=4", "train.checkpoint_every_steps=2")
+    whole = train(config, tmp_path)
+    for file in (tmp_path / "checkpoints" / "4" / "state").rglob("d/*"):
+        os.truncate(file, file.stat().st_size // 2)
+    state = train(config, tmp_path)
+    chex.assert_trees_all_equal(*jax.device_get((whole, state)))
     assert "checkpoint 4 unreadable" in caplog.text
     assert "using 2" in caplog.text
 
