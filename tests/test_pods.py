@@ -24,6 +24,17 @@ FIELDS = [
     "train.log_every_steps=1", "train.checkpoint_every_steps=4",
     "evaluate.weights=ema",
 ]  # fmt: skip
+# A domain whose programs compile in no time.
+LINE = """
+from ncgn_jax.domains import DOMAINS, default_config
+from tests.line_task import LineTask
+
+DOMAINS["line"] = LineTask
+
+
+def get_config():
+    return default_config("line")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +66,9 @@ def start(environment):
     """Starts pods; whatever happens, all of them end."""
     started = []
 
-    def start_pod(devices, workdir, mode, *more):
-        arguments = [f"--config={SMOKE}", f"--workdir={workdir}", f"--mode={mode}"]
-        arguments += [f"--config.{field}" for field in (*FIELDS, *more)]
+    def start_pod(devices, workdir, mode, fields=FIELDS, config=SMOKE):
+        arguments = [f"--config={config}", f"--workdir={workdir}", f"--mode={mode}"]
+        arguments += [f"--config.{field}" for field in fields]
         process = subprocess.Popen(
             ["bash", "launch/local_pod.sh", "2", *arguments],
             cwd=REPOSITORY,
@@ -163,8 +174,10 @@ def wait_for_save(process, workdir, after):
 
 @pytest.mark.slow
 def test_a_dead_peer_ends_the_run_and_the_same_command_goes_on(tmp_path, start):
-    fields = ["train.num_steps=100000", "train.log_every_steps=1000"]
-    process = start(1, tmp_path, "train", *fields)
+    fields = ["train.num_steps=1000000", "train.log_every_steps=1000"]
+    config = tmp_path / "line.py"
+    config.write_text(LINE)
+    process = start(1, tmp_path, "train", fields, config)
     wait_for_save(process, tmp_path, 0)
     os.kill(worker(process, 1), signal.SIGKILL)
     output, _ = process.communicate(timeout=120)
@@ -172,7 +185,7 @@ def test_a_dead_peer_ends_the_run_and_the_same_command_goes_on(tmp_path, start):
     assert "[0] error: process 0 of 2" in output
     assert "Then start the same command again on all of them" in output
     stored = stored_steps(tmp_path)[-1]
-    process = start(1, tmp_path, "train", *fields)
+    process = start(1, tmp_path, "train", fields, config)
     wait_for_save(process, tmp_path, stored)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=120)

@@ -19,7 +19,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.distance import cdist, pdist
-from scipy.stats import wasserstein_distance
 
 from ncgn_jax.metrics.transport import wasserstein_flat
 
@@ -222,6 +221,9 @@ def wavelength_distance(
             f"{generated.shape} and {reference.shape}"
         )
     distances = np.full(generated.shape[1], np.nan)
+    # Takes as long to import as all of jax.
+    from scipy.stats import wasserstein_distance
+
     for gene in range(len(distances)):
         one, other = (w[~np.isnan(w[:, gene]), gene] for w in (generated, reference))
         if one.size and other.size:

@@ -16,7 +16,6 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
-from scipy.stats import wasserstein_distance
 
 CloudStatistics = Mapping[str, NDArray[np.float64]]
 
@@ -83,6 +82,9 @@ def statistics_distance(
         raise ValueError(
             f"statistics differ: {sorted(generated)} and {sorted(reference)}"
         )
+    # Takes as long to import as all of jax.
+    from scipy.stats import wasserstein_distance
+
     return {
         name: float(wasserstein_distance(values, reference[name]))
         for name, values in generated.items()

@@ -49,16 +49,16 @@ def graph_of(name):
     return join_graphs([build_graphs(*half) for half in halves]).replace(blocks=())
 
 
-def make(convolution, dtype, num_layers):
+def make(convolution, dtype, num_layers=1):
     norm = "batch" if convolution == BATCH_NORMED else "layer"
     return NCGN(DIM, WIDTH, num_layers, convolution, norm, dtype=dtype)
 
 
 @functools.cache
-def variables_of(convolution, num_layers=1):
+def variables_of(convolution):
     """Returns random weights, also for biases, that do not depend on the graph."""
     graph = graph_of("balanced_32")
-    network = make(convolution, jnp.float32, num_layers)
+    network = make(convolution, jnp.float32)
     shapes = jax.eval_shape(network.init, jax.random.key(0), *inputs(), graph)
     rng = np.random.default_rng(1)
 
@@ -74,13 +74,13 @@ def inputs():
     return features(clouds()), jnp.asarray(LEVEL)
 
 
-def gradient_of(convolution, dtype, num_layers=1):
+def gradient_of(convolution, dtype):
     """Returns a function of parameters and graph for gradient and output."""
-    state = variables_of(convolution, num_layers)
+    state = variables_of(convolution)
     weight = np.random.default_rng(2).normal(size=(NUM_GRAPHS * NUM_NODES, DIM))
 
     def loss(params, graph):
-        out, _ = make(convolution, dtype, num_layers).apply(
+        out, _ = make(convolution, dtype).apply(
             {**state, "params": params},
             *inputs(),
             graph,
@@ -162,8 +162,8 @@ def equations(jaxpr):
 
 
 def program(convolution, name, dtype=jnp.bfloat16):
-    traced = jax.make_jaxpr(gradient_of(convolution, dtype, num_layers=2))
-    params = variables_of(convolution, num_layers=2)["params"]
+    traced = jax.make_jaxpr(gradient_of(convolution, dtype))
+    params = variables_of(convolution)["params"]
     return list(equations(traced(params, graph_of(name)).jaxpr))
 
 

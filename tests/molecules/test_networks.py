@@ -1,5 +1,7 @@
 """Pair attention, the denoisers and the autoencoder of molecules."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,6 +29,14 @@ from ncgn_jax.molecules.denoiser import NETWORKS, MoleculeDenoiser
 SIZES = LatentSizes(latent_dim=2, type_dim=2, width=16, pair_width=8, num_layers=2)
 MASK = np.arange(5)[None] < np.array([[5], [3]])
 ORDER = np.array([2, 0, 1, 4, 3])  # keeps padding behind
+
+
+def init(network, *args, **options):
+    return jax.jit(functools.partial(network.init, **options))(*args)
+
+
+def apply(network, *args, **options):
+    return jax.jit(functools.partial(network.apply, **options))(*args)
 
 
 def perturb(params, rng, scale=0.3):
@@ -57,12 +67,12 @@ def test_pair_attention_is_equivariant_and_ignores_padding(rng):
     pairs = jax.random.normal(keys[1], (2, 5, 5, 2))
     condition = jax.random.normal(keys[2], (2, 4))
     network = PairTransformer(2, 3, width=16, pair_width=8, num_layers=2, num_heads=4)
-    params = jax.jit(network.init)(keys[3], nodes, pairs, MASK, condition)["params"]
+    params = init(network, keys[3], nodes, pairs, MASK, condition)["params"]
     params = perturb(params, rng)
 
     @jax.jit
     def run(nodes, pairs, mask):
-        return network.apply({"params": params}, nodes, pairs, mask, condition)
+        return apply(network, {"params": params}, nodes, pairs, mask, condition)
 
     out, out_pairs = run(nodes, pairs, MASK)
     np.testing.assert_allclose(out_pairs, out_pairs.swapaxes(1, 2), atol=1e-4)
@@ -85,11 +95,11 @@ def test_third_atoms_change_a_pair(rng):
     nodes, pairs = jnp.zeros((1, 4, 2)), jax.random.normal(rng, (1, 4, 4, 2))
     mask = jnp.ones((1, 4), bool)
     network = PairTransformer(1, 1, width=8, pair_width=8, num_layers=1, num_heads=2)
-    params = jax.jit(network.init)(rng, nodes, pairs, mask)["params"]
+    params = init(network, rng, nodes, pairs, mask)["params"]
     params = perturb(params, rng)
 
     def value(pairs):
-        return network.apply({"params": params}, nodes, pairs, mask)[1][0, 0, 1, 0]
+        return apply(network, {"params": params}, nodes, pairs, mask)[1][0, 0, 1, 0]
 
     gradient = jax.jit(jax.grad(value))(pairs)
     assert np.abs(gradient[0, 0, 2]).max() > 1e-4
@@ -119,12 +129,12 @@ def test_denoisers_move_with_the_atoms_and_leave_padding(kind, rng):
     x_t = jax.random.normal(keys[0], (2, 5, 4)) * MASK[:, :, None]
     t, condition = jnp.array([0.2, 0.7]), jax.random.normal(keys[1], (2, 3))
     network = MoleculeDenoiser(kind, 2, 4, width=16, pair_width=8, num_layers=2)
-    params = network.init(keys[2], x_t, t, MASK, condition)["params"]
+    params = init(network, keys[2], x_t, t, MASK, condition)["params"]
     params = perturb(params, rng, 0.1)
 
     @jax.jit
     def run(x_t, t, condition, mask):
-        return network.apply({"params": params}, x_t, t, mask, condition)
+        return apply(network, {"params": params}, x_t, t, mask, condition)
 
     out = run(x_t, t, condition, MASK)
     assert out.shape == x_t.shape
@@ -144,12 +154,12 @@ def test_denoisers_read_their_guess_and_what_it_decodes_to(kind, rng):
         kind, 2, 4, width=16, pair_width=8, num_layers=2, self_conditioning=True,
         num_classes=3,
     )  # fmt: skip
-    params = perturb(network.init(keys[1], x_t, t, MASK)["params"], rng, 0.1)
+    params = perturb(init(network, keys[1], x_t, t, MASK)["params"], rng, 0.1)
     atoms = jax.random.uniform(keys[2], (2, 5, 3))
     bonds = jax.random.uniform(keys[3], (2, 5, 5, 4))
 
     def run(*known):
-        return network.apply({"params": params}, x_t, t, MASK, None, *known)
+        return apply(network, {"params": params}, x_t, t, MASK, None, *known)
 
     nothing = run(jnp.zeros_like(guess), (jnp.zeros_like(atoms), 0 * bonds))
     np.testing.assert_array_equal(run(None), nothing)
@@ -164,11 +174,11 @@ def test_egnn_denoiser_turns_with_the_placing_numbers(rng):
     x_t = jax.random.normal(rng, (2, 5, 4)) * MASK[:, :, None]
     network = MoleculeDenoiser("egnn", 2, 4, width=16, num_layers=2)
     t = jnp.array([0.2, 0.7])
-    params = perturb(network.init(rng, x_t, t, MASK)["params"], rng, 0.1)
+    params = perturb(init(network, rng, x_t, t, MASK)["params"], rng, 0.1)
     turn = np.eye(4, dtype=np.float32)
     turn[:2, :2] = [[0.6, -0.8], [-0.8, -0.6]]
-    out = network.apply({"params": params}, x_t, t, MASK)
-    turned = network.apply({"params": params}, x_t @ turn, t, MASK)
+    out = apply(network, {"params": params}, x_t, t, MASK)
+    turned = apply(network, {"params": params}, x_t @ turn, t, MASK)
     assert np.abs(out[..., :2]).max() > 1e-3
     np.testing.assert_allclose(turned, out @ turn, atol=1e-4)
 
@@ -178,9 +188,9 @@ def test_egnn_denoiser_turns_with_the_placing_numbers(rng):
 def test_encoder_gives_unit_variance_and_padding_zero(kind, symmetry, rng):
     given, keys = molecules(), jax.random.split(rng, 2)
     encoder = Encoder(3, SIZES, kind, symmetry, variational=kind == "pna")
-    variables = encoder.init(rng, given, keys, train=True)
-    (mean, std), state = encoder.apply(
-        variables, given, keys, train=True, mutable=["batch_stats"]
+    variables = init(encoder, rng, given, keys, train=True)
+    (mean, std), state = apply(
+        encoder, variables, given, keys, train=True, mutable=["batch_stats"]
     )
     real = np.asarray(mean)[MASK]
     np.testing.assert_allclose(real.mean(0), 0, atol=1e-5)
@@ -199,8 +209,8 @@ def test_equal_atoms_get_equal_latents_unless_symmetry_is_broken(rng):
     keys = jax.random.split(rng, 1)
     for symmetry in SYMMETRIES:
         encoder = Encoder(2, SIZES, "pna", symmetry)
-        variables = encoder.init(rng, given, keys, train=True)
-        mean, _ = encoder.apply(variables, given, keys)
+        variables = init(encoder, rng, given, keys, train=True)
+        mean, _ = apply(encoder, variables, given, keys)
         apart = float(jnp.abs(mean[0, 0] - mean[0, 2]).max())
         assert (apart > 1e-3) == (symmetry != "none"), symmetry
 
@@ -214,17 +224,17 @@ def test_encoder_moves_with_the_atoms(rng):
         given.mask[:, ORDER],
     )
     encoder = Encoder(3, SIZES, "residual")
-    variables = encoder.init(rng, given, keys, train=True)
-    mean, _ = encoder.apply(variables, given, keys)
-    again, _ = encoder.apply(variables, moved, keys)
+    variables = init(encoder, rng, given, keys, train=True)
+    mean, _ = apply(encoder, variables, given, keys)
+    again, _ = apply(encoder, variables, moved, keys)
     np.testing.assert_allclose(again, mean[:, ORDER], rtol=1e-4, atol=1e-4)
 
 
 def test_centered_latents_have_their_mean_at_zero(rng):
     given, keys = molecules(), jax.random.split(rng, 2)
     encoder = Encoder(3, SIZES, "pna", "random", centered=True)
-    variables = encoder.init(rng, given, keys, train=True)
-    mean, _ = encoder.apply(variables, given, keys)
+    variables = init(encoder, rng, given, keys, train=True)
+    mean, _ = apply(encoder, variables, given, keys)
     np.testing.assert_allclose(np.asarray(mean)[..., :2].sum(1), 0, atol=1e-5)
     assert np.abs(np.asarray(mean)[..., 2:].sum(1)).max() > 1e-3
     values = jnp.ones((2, 5, 4))
@@ -236,12 +246,12 @@ def test_centered_latents_have_their_mean_at_zero(rng):
 def test_decoders_are_symmetric_and_move_with_the_atoms(kind, bonds, rng):
     latents = jax.random.normal(rng, (2, 5, 4)) * MASK[:, :, None]
     decoder = Decoder(3, SIZES, kind, bonds)
-    params = decoder.init(rng, latents, MASK, molecules())["params"]
+    params = init(decoder, rng, latents, MASK, molecules())["params"]
     params = perturb(params, rng, 0.1)
 
     @jax.jit
     def run(latents, mask):
-        return decoder.apply({"params": params}, latents, mask)
+        return apply(decoder, {"params": params}, latents, mask)
 
     atoms, orders = run(latents, MASK)
     assert atoms.shape == (2, 5, 3)
@@ -261,8 +271,8 @@ def test_decoders_are_symmetric_and_move_with_the_atoms(kind, bonds, rng):
 def test_separate_bonds_are_probabilities_given_the_edge(rng):
     latents = jax.random.normal(rng, (2, 5, 4))
     decoder = Decoder(3, SIZES, "pna", "separate")
-    variables = decoder.init(rng, latents, MASK, molecules())
-    _, orders = decoder.apply(variables, latents, MASK, molecules())
+    variables = init(decoder, rng, latents, MASK, molecules())
+    _, orders = apply(decoder, variables, latents, MASK, molecules())
     np.testing.assert_allclose(np.exp(orders).sum(-1), 1, atol=1e-5)
 
 
@@ -270,8 +280,8 @@ def test_bond_orders_follow_kipf_and_welling(rng):
     nodes = jax.random.normal(rng, (1, 3, 2))
     adjacency = jnp.array([[[0, 1, 0], [1, 0, 1], [0, 1, 0]]], bool)
     network = BondOrders()
-    variables = network.init(rng, nodes, adjacency)
-    found = network.apply(variables, nodes, adjacency)
+    variables = init(network, rng, nodes, adjacency)
+    found = apply(network, variables, nodes, adjacency)
     w = jax.tree.map(np.asarray, variables["params"])
     weights = np.asarray(adjacency[0], float) + np.eye(3)
     degree = np.diag(weights.sum(1) ** -0.5)
