@@ -24,9 +24,9 @@ from ml_collections import ConfigDict
 
 from ncgn_jax import parallel
 from ncgn_jax.config import apply_overrides, split_config_arguments, with_fields
-from ncgn_jax.domains import make_task, validate
+from ncgn_jax.domains import validate
 from ncgn_jax.faults import CheckpointError, ConfigError, DataError
-from ncgn_jax.generate import read_run_config, restore_state
+from ncgn_jax.generate import load_run, read_run_config
 from ncgn_jax.metrics.table import (
     Column,
     Row,
@@ -100,8 +100,7 @@ def benchmark(
     Returns:
       Rows by `<sampler> <steps>`, then the anchors.
     """
-    task = make_task(config)
-    state = restore_state(config, workdir, task)
+    task, state = load_run(config, workdir)
     weights = (state.ema if kind == "ema" else state.params), state.model_state
     draws = {}
     for sampler in samplers:

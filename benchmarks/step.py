@@ -321,7 +321,8 @@ def benchmark(
     """
     task, rate = random_task(config), matmul_rate()
     device = f"{parallel.num_devices()} x {parallel.device_kind()}"
-    print(f"{device}; matrix products reach {rate:.1f} GFLOP/s; {task.describe()[-1]}")
+    network = task.describe_model()[-1]
+    print(f"{device}; matrix products reach {rate:.1f} GFLOP/s; {network}")
     training = {"whole": measure_training(task, repeats, rate)}
     sampler: dict[str, Row] = {}
     names = () if whole_only else task.bucket_names

@@ -82,7 +82,8 @@ def compare(
     workdir, tasks = Path(workdir), TaskMaker()
     # Before anything is measured, since a budget once measured must stay.
     plan_runs(variants, workdir, None, num_seeds, seconds, tmac)
-    print("\n".join(tasks.make(variants[0].config).describe()), flush=True)
+    first = tasks.make(variants[0].config)
+    print("\n".join(first.describe_data() + first.describe_model()), flush=True)
     for variant in variants:
         own = tasks.make(variant.config).notes()
         for note in (*sampling_notes(variant.config), *own):

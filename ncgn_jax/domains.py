@@ -3,6 +3,7 @@
 A new domain is a package with a `Task` class, and a line in `DOMAINS`.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,13 +12,16 @@ from ml_collections import ConfigDict
 from ncgn_jax import fields
 from ncgn_jax.config import apply_overrides, check_known_fields
 from ncgn_jax.expression.task import ExpressionTask
-from ncgn_jax.faults import ConfigError, Faults
+from ncgn_jax.faults import ConfigError, Faults, get_field
+from ncgn_jax.fields import Role
 from ncgn_jax.images.task import ImageTask
 from ncgn_jax.metrics.table import check_caption
 from ncgn_jax.molecules.autoencoder_task import AutoencoderTask
 from ncgn_jax.molecules.task import MoleculeTask
 from ncgn_jax.point_clouds.task import PointCloudTask
 from ncgn_jax.tasks import Task
+from ncgn_jax.tasks.facts import from_plain
+from ncgn_jax.tasks.settings import check_training
 
 DOMAINS: dict[str, type[Task]] = {
     "point_clouds": PointCloudTask,
@@ -32,8 +36,13 @@ _FORMER_TASKS = {"transcriptomics": "expression"}
 _FORMER_FIELDS = {"train.ema_warm_up": True, "data.allow_download": False}
 
 
-def validate(config: ConfigDict) -> None:
-    """Raises one ConfigError that lists every fault of a configuration."""
+def validate(config: ConfigDict, *, to_train: bool = True) -> None:
+    """Raises one ConfigError that lists every fault of a configuration.
+
+    Args:
+      config: The configuration.
+      to_train: Whether it must be possible to train it on these devices.
+    """
     faults = Faults()
     if faults.choice(config, "task", DOMAINS):
         task = DOMAINS[config.task]
@@ -42,6 +51,9 @@ def validate(config: ConfigDict) -> None:
         # What holds between fields is not asked of fields that are wrong themselves.
         if not faults.lines:
             task.check(config, faults)
+            if to_train:
+                check_training(config, faults)
+                task.check_training(config, faults)
     faults.raise_if_any()
 
 
@@ -57,6 +69,18 @@ def set_fields(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     return apply_overrides(config, overrides, fields.item_types(rows))
 
 
+def plain_fields(config: ConfigDict, roles: Sequence[Role]) -> dict[str, Any]:
+    """Lists the fields that decide something, by dotted name, as JSON has them.
+
+    Args:
+      config: A configuration.
+      roles: What they decide.
+    """
+    rows = (row for row in DOMAINS[config.task].fields if row.role in roles)
+    found = {row.name: get_field(config, row.name) for row in rows}
+    return json.loads(json.dumps(found))
+
+
 def make_task(config: ConfigDict) -> Task:
     """Builds the task of a validated configuration; loads its data.
 
@@ -67,6 +91,22 @@ def make_task(config: ConfigDict) -> Task:
     kind = DOMAINS[config.task]
     task = kind(config, kind.load_dataset(config))
     check_caption(task.caption())
+    return task
+
+
+def task_without_data(config: ConfigDict, record: Mapping[str, Any]) -> Task:
+    """Builds a task that only samples.
+
+    Args:
+      config: Its configuration.
+      record: What a run stored of its data, see `memory.make_record`.
+
+    Raises:
+      DataError: If facts and configuration do not fit each other.
+    """
+    kind = DOMAINS[config.task]
+    task = kind(config, None, from_plain(kind.facts_type, record["facts"]))
+    task.about_data = [f"model of {line}" for line in record["data"]]
     return task
 
 

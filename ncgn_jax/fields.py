@@ -19,7 +19,7 @@ Example:
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from ml_collections import ConfigDict, config_dict
 
@@ -35,6 +35,18 @@ SECTIONS = {
     "train": "The training loop and its optimiser.",
     "sample": "The sampler.",
     "evaluate": "What is measured on the samples.",
+}
+
+# What a field decides: what the weights mean (the model), on graphs of which size they
+# work (which samples may change), how they are learned (training), which data they are
+# learned from, or nothing that a trained run depends on.
+Role = Literal["model", "size", "training", "data", "free"]
+_ROLES: dict[str, Role] = {
+    "": "training",
+    "train": "training",
+    "data": "data",
+    "sample": "free",
+    "evaluate": "free",
 }
 
 
@@ -133,6 +145,7 @@ class Field:
       check: Which values are allowed, of those with the right type; None for all.
       kind: Type of the values; that of the default if None.
       items: Type of the items of a tuple, where the default does not show it.
+      decides: What it decides, where its section does not say so.
     """
 
     name: str
@@ -141,6 +154,12 @@ class Field:
     check: Check | None = None
     kind: type | None = None
     items: type | None = None
+    decides: Role | None = None
+
+    @property
+    def role(self) -> Role:
+        """What the field decides; the model, in sections that do not say otherwise."""
+        return self.decides or _ROLES.get(self.section, "model")
 
     @property
     def type(self) -> type:

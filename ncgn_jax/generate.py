@@ -1,15 +1,16 @@
 """Samples from a trained run: restore, sample, save arrays and pictures.
 
-`workdir/samples/ema.npz` and `raw.npz` hold the arrays (no pickles), made anew only
-if the checkpoint or the sampling fields have changed; pictures go to
-`workdir/pictures`.
+`workdir/samples/<name>/ema.npz` and `raw.npz` hold the arrays (no pickles), and
+`about.json` beside them says of which weights, settings and data they are. Such a set
+is made once, and none is overwritten by another. Pictures go to `workdir/pictures`.
 """
 
 import hashlib
 import json
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,19 +19,33 @@ from ml_collections import ConfigDict
 from ncgn_jax import parallel, processes
 from ncgn_jax.config import config_from_json, config_to_json
 from ncgn_jax.data.array_files import read_npz, write_npz
-from ncgn_jax.domains import complete_config
+from ncgn_jax.data.whole_files import write_whole
+from ncgn_jax.domains import (
+    complete_config,
+    make_task,
+    plain_fields,
+    task_without_data,
+)
 from ncgn_jax.faults import CheckpointError, ConfigError, DataError
+from ncgn_jax.fields import Role
+from ncgn_jax.memory import (
+    check_data,
+    check_sampling,
+    read_checkpoint,
+    with_training_of,
+)
 from ncgn_jax.run.checkpoint import Checkpoints
 from ncgn_jax.run.logs import format_seconds
 from ncgn_jax.run.optimizer import make_optimizer
 from ncgn_jax.run.state import TrainState
 from ncgn_jax.tasks import Task
+from ncgn_jax.tasks.facts import digest, from_plain, to_plain
 from ncgn_jax.train import init_state
 
 Samples = dict[str, dict[str, np.ndarray]]
-Step = Literal["newest", "best"] | int
-# Sections that samples do not depend on, once it is known how far training went.
-_NOT_SAMPLED = ("train", "evaluate", "data")
+# What fields decide that samples depend on, besides weights and facts.
+_SAMPLED: tuple[Role, ...] = ("model", "size")
+_ABOUT = "about.json"
 
 
 def read_run_config(workdir: str | Path) -> ConfigDict:
@@ -49,10 +64,7 @@ def read_run_config(workdir: str | Path) -> ConfigDict:
 
 
 def restore_state(
-    config: ConfigDict,
-    workdir: str | Path,
-    task: Task,
-    checkpoint: str = "newest",
+    config: ConfigDict, workdir: str | Path, task: Task, step: int
 ) -> TrainState:
     """Restores a checkpoint of a run.
 
@@ -60,30 +72,72 @@ def restore_state(
       config: The run's configuration.
       workdir: Its folder.
       task: The configuration's task.
-      checkpoint: `newest`, `best` (of least loss) or the number of a stored step.
+      step: Steps of the checkpoint, as `memory.read_checkpoint` finds them.
 
     Raises:
-      CheckpointError: If there is none, or it was made by another model.
+      CheckpointError: If it is absent, unreadable or of another model.
     """
-    if checkpoint not in ("newest", "best") and not checkpoint.isdecimal():
-        raise ConfigError(f"checkpoint {checkpoint!r}; allowed: newest, best or a step")
     store = Checkpoints(workdir, config_to_json(config), read_only=True)
     tx = make_optimizer(config)
     abstract = jax.eval_shape(lambda: init_state(task, tx, config.seed))
-    step: Step = "best" if checkpoint == "best" else "newest"
-    if checkpoint.isdecimal():
-        step = int(checkpoint)
     restored = store.restore(abstract, step=step)
     store.close()
     if restored is None:
-        raise CheckpointError(
-            f"{workdir} holds no checkpoint; train first (--mode=train or --mode=all)"
-        )
+        raise CheckpointError(f"there is no checkpoint {step} in {workdir}")
     return restored[0]
 
 
+def load_run(
+    config: ConfigDict,
+    workdir: str | Path,
+    checkpoint: str = "newest",
+    accept: Sequence[str] = (),
+    *,
+    with_data: bool = True,
+) -> tuple[Task, TrainState]:
+    """Loads a trained run: its task and its state.
+
+    Args:
+      config: The run's configuration; fields of sampling and measuring may differ.
+      workdir: Its folder.
+      checkpoint: `newest`, `best` or the number of a stored step.
+      accept: `data`, if others than the run's own may be measured against.
+      with_data: Whether the task needs its data set. Without, it only samples.
+
+    Returns:
+      The task, whose `about_data` says what the run was trained on, and the state.
+
+    Raises:
+      ConfigError: If the configuration is of another model, or the data are others.
+      CheckpointError: If there is no such checkpoint.
+    """
+    stored = read_checkpoint(workdir, checkpoint)
+    config = with_training_of(stored, config)
+    check_sampling(config, stored, workdir)
+    facts = stored.record.get("facts")
+    if facts is None:
+        task = make_task(config)
+        if parallel.is_main_process():
+            print(
+                "NOTE: this run is of a version that did not store what its data "
+                "taught it; that is taken from the data that are there now",
+                flush=True,
+            )
+    elif with_data:
+        task = make_task(config)
+        check_data(task, stored, workdir, accept)
+        task = task.with_facts(from_plain(task.facts_type, facts))
+    else:
+        task = task_without_data(config, stored.record)
+    return task, restore_state(config, workdir, task, stored.step)
+
+
 def generate(
-    config: ConfigDict, workdir: str | Path, task: Task, state: TrainState | None = None
+    config: ConfigDict,
+    workdir: str | Path,
+    task: Task,
+    state: TrainState,
+    name: str | None = None,
 ) -> Samples:
     """Generates with EMA and raw weights, saves arrays.
 
@@ -93,15 +147,21 @@ def generate(
       config: Validated configuration.
       workdir: The run's folder.
       task: The configuration's task.
-      state: Trained state; restored from `workdir` if None.
+      state: Trained state.
+      name: Folder within `workdir/samples`; None for one that follows from weights,
+        settings and data.
 
     Returns:
       Arrays by kind of weights (`evaluate.weights`). On other processes than 0, only
       of kinds that were not stored already.
+
+    Raises:
+      ConfigError: If that folder holds other samples.
     """
-    state = state if state is not None else restore_state(config, workdir, task)
-    folder = Path(workdir) / "samples"
-    stamp = _stamp(config, int(state.step))
+    about = _describe(config, task, state)
+    stamp = _stamp(about)
+    folder = Path(workdir) / "samples" / (name or f"step{int(state.step)}-{stamp[:6]}")
+    processes.from_main(lambda: _check_folder(folder, stamp))
     samples = {}
     for kind in config.evaluate.weights:
         path = folder / f"{kind}.npz"
@@ -117,10 +177,14 @@ def generate(
                 print(
                     f"{config.sample.num_samples} samples ({kind} weights, "
                     f"{config.sample.num_steps} {config.sample.sampler} steps) in "
-                    f"{format_seconds(seconds)}, compilation included",
+                    f"{format_seconds(seconds)}, compilation included: {path}",
                     flush=True,
                 )
                 _save(path, stored, stamp)
+                text = json.dumps({"stamp": stamp, **about}, indent=2)
+                write_whole(folder / _ABOUT, text + "\n")
+        elif parallel.is_main_process():
+            print(f"stored samples ({kind} weights): {path}", flush=True)
         if stored is not None:
             samples[kind] = stored
     return samples
@@ -142,12 +206,42 @@ def _is_true_on_main(answer: bool) -> bool:
     return bool(processes.from_main(lambda: bytes([answer]))[0])
 
 
-def _stamp(config: ConfigDict, step: int) -> str:
-    """Identifies what samples depend on: the checkpoint and how it is sampled."""
-    fields = {name: part for name, part in config.items() if name not in _NOT_SAMPLED}
-    fields = {"step": step, **ConfigDict(fields).to_dict()}
-    text = json.dumps(fields, sort_keys=True, default=str)
+def _describe(config: ConfigDict, task: Task, state: TrainState) -> dict[str, Any]:
+    """Returns all that samples depend on."""
+    about = {
+        "task": config.task,
+        "step": int(state.step),
+        "weights": digest(jax.device_get([state.params, state.ema, state.model_state])),
+        "seed": config.seed,
+        "sample": config.sample.to_dict(),
+        "fields": plain_fields(config, _SAMPLED),
+        "facts": to_plain(task.facts),
+    }
+    if task.samples_beside_data and task.has_data:
+        about["data"] = task.digest
+    return json.loads(json.dumps(about))
+
+
+def _stamp(about: Mapping[str, Any]) -> str:
+    text = json.dumps(about, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _check_folder(folder: Path, stamp: str) -> bytes:
+    """Refuses a folder of other samples."""
+    path = folder / _ABOUT
+    try:
+        found = json.loads(path.read_text()).get("stamp")
+    except FileNotFoundError:
+        return b""
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is damaged ({error}); remove {folder}") from error
+    if found != stamp:
+        raise ConfigError(
+            f"{folder} holds samples of other weights, settings or data (see "
+            f"{_ABOUT} in it); give these another name"
+        )
+    return b""
 
 
 def _save(path: Path, arrays: dict[str, np.ndarray], stamp: str) -> None:

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from ncgn_jax import parallel
-from ncgn_jax.domains import make_task, validate
+from ncgn_jax.domains import validate
 from ncgn_jax.faults import ConfigError, one_line_errors
-from ncgn_jax.generate import read_run_config, restore_state
+from ncgn_jax.generate import load_run, read_run_config
 from ncgn_jax.graphs.fitted_schedules import least_loss_schedule, table_arguments
 from ncgn_jax.metrics.table import align_table
 from ncgn_jax.pictures import Panel, draw_panels, save_figure
@@ -50,9 +50,8 @@ def measure_levels(workdir: Path, num_levels: int, num_examples: int) -> dict[st
       ConfigError: If the folder holds no run of these tasks.
     """
     config = read_run_config(workdir)
-    validate(config)
-    task = make_task(config)
-    state = restore_state(config, workdir, task)
+    validate(config, to_train=False)
+    task, state = load_run(config, workdir)
     levels = (np.arange(num_levels) + 0.5) / num_levels
     probe = task.probe(state.ema, state.model_state, num_examples)
     if probe is None:

@@ -2,17 +2,25 @@
 
     python -m ncgn_jax.main --config=configs/modelnet.py [--workdir=runs/mine]
         [--mode=all|train|sample|evaluate] [--checkpoint=newest|best|STEP]
+        [--samples=NAME] [--pictures=all|none] [--accept=FIELD,...]
         [--config.dmp.schedule=linear ...]
+    python -m ncgn_jax.main --workdir=runs/mine --mode=sample
     python -m ncgn_jax.main --help [--config=configs/modelnet.py]
 
-Run it again and it resumes; SIGTERM saves and ends it. Nothing is written before the
-configuration and the data have been checked. On several machines the same command
-runs on all of them (see ncgn_jax/processes.py, and the scripts in launch/): they train
-and sample together, process 0 then measures and draws while the others wait.
+Run it again and it resumes; SIGTERM saves and ends it. `--workdir` alone is enough for
+a run that exists. Sampling needs no data: the run has all that its data taught it.
+Nothing is written before configuration and data have been checked, and a run never
+goes on with other data or another configuration in silence (see ncgn_jax/memory.py).
+
+On several machines the same command runs on all of them (see ncgn_jax/processes.py,
+and the scripts in launch/): they train and sample together, process 0 then measures
+and draws while the others wait.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -30,10 +38,13 @@ from ncgn_jax.faults import (
     one_line_errors,
 )
 from ncgn_jax.fields import format_value
-from ncgn_jax.generate import draw, generate, restore_state
+from ncgn_jax.generate import draw, generate, load_run, read_run_config
 from ncgn_jax.help import format_help
+from ncgn_jax.memory import check_names, go_on
 from ncgn_jax.run.lock import hold
 from ncgn_jax.run.preemption import Preempted, Preemption
+from ncgn_jax.run.state import TrainState
+from ncgn_jax.tasks import Task
 from ncgn_jax.tasks.settings import sampling_notes
 from ncgn_jax.train import train
 
@@ -46,61 +57,118 @@ _MODE = flags.DEFINE_enum(
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "newest", "What --mode=sample and evaluate take: newest, best, STEP."
 )
+_SAMPLES = flags.DEFINE_string(
+    "samples", None, "Name of the samples, in workdir/samples; none follows settings."
+)
+_PICTURES = flags.DEFINE_enum("pictures", "all", ["all", "none"], "What to draw.")
+_ACCEPT = flags.DEFINE_list(
+    "accept", [], "Fields, and data, that may differ from those of the run."
+)
 _HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
 
 
 def run(
-    config_path: str,
+    config_path: str | None,
     overrides: list[str],
     workdir: str | None,
     mode: str,
+    *,
     checkpoint: str = "newest",
+    samples: str | None = None,
+    pictures: bool = True,
+    accept: Sequence[str] = (),
 ) -> None:
-    """Runs one configuration; raises the project's own errors for bad input."""
+    """Runs one configuration; raises the project's own errors for bad input.
+
+    Args:
+      config_path: Configuration file; None for that of the run in `workdir`.
+      overrides: Fields to set, `FIELD=VALUE`.
+      workdir: The run's folder; None for one named like the configuration.
+      mode: `all`, `train`, `sample` or `evaluate`.
+      checkpoint: What to sample: `newest`, `best` or the number of a step.
+      samples: Name of the samples; None for one that follows from the settings.
+      pictures: Whether to draw.
+      accept: Fields, and `data`, that may differ from those of the run.
+    """
     parallel.keep_host_memory()
     parallel.start()
     with Preemption() as preemption:
-        config = set_fields(load_config(config_path), overrides)
-        validate(config)
-        if checkpoint != "newest" and mode not in ("sample", "evaluate"):
-            raise ConfigError("--checkpoint goes with --mode=sample or --mode=evaluate")
-        folder = Path(workdir or Path("runs") / Path(config_path).stem)
-        task = make_task(config)
-        notes = [*sampling_notes(config), *task.notes()]
-        about = "\n".join([*task.describe(), *notes])
-        processes.check_same(
-            {"configuration": config_to_json(config), "data and model": about}
-        )
-        if parallel.is_main_process():
-            print(f"{about}\nrun: {folder}", flush=True)
-        if mode == "train":
-            train(config, folder, task, preemption)
-        elif mode == "all":
-            with hold(folder):
-                state = train(config, folder, task, preemption)
-                _sample(config, folder, task, state, mode, preemption)
+        folder = _folder(config_path, workdir)
+        if config_path is None:
+            config = set_fields(read_run_config(folder), overrides)
         else:
-            state = restore_state(config, folder, task, checkpoint)
-            _sample(config, folder, task, state, mode, preemption)
+            config = set_fields(load_config(config_path), overrides)
+        trains = mode in ("all", "train")
+        validate(config, to_train=trains)
+        check_names(accept, config)
+        if checkpoint != "newest" and trains:
+            raise ConfigError("--checkpoint goes with --mode=sample or --mode=evaluate")
+        after = _After(mode, samples, pictures, preemption)
+        if trains:
+            task = make_task(config)
+            _describe(task, folder)
+            with hold(folder):
+                task = go_on(task, folder, accept).task
+                state = train(config, folder, task, preemption, accept)
+                if mode == "all":
+                    after(folder, task, state)
+            return
+        task, state = load_run(
+            config, folder, checkpoint, accept, with_data=mode != "sample"
+        )
+        _describe(task, folder)
+        after(folder, task, state)
 
 
-def _sample(config, workdir, task, state, mode, preemption) -> None:
-    """Samples on all processes; process 0 goes on to measure and draw."""
-    preemption.stop_at_once()
-    samples = generate(config, workdir, task, state)
-    if not parallel.is_main_process():
-        return
-    with parallel.alone():
-        pictures = draw(workdir, task, state, samples)
-        if mode in ("evaluate", "all"):
-            evaluate(config, workdir, task, samples, int(state.step))
-    print("pictures: " + ", ".join(str(path) for path in pictures), flush=True)
+def _folder(config_path: str | None, workdir: str | None) -> Path:
+    if workdir is not None:
+        return Path(workdir)
+    if config_path is None:
+        raise ConfigError(
+            "--config=FILE is needed, for example configs/modelnet.py; for a run that "
+            "exists --workdir=FOLDER is enough"
+        )
+    return Path("runs") / Path(config_path).stem
+
+
+def _describe(task: Task, folder: Path) -> None:
+    """Prints what will be done, the same on all processes."""
+    notes = [*sampling_notes(task.config), *task.notes()]
+    about = "\n".join([*task.about_data, *task.describe_model(), *notes])
+    processes.check_same(
+        {"configuration": config_to_json(task.config), "data and model": about}
+    )
+    if parallel.is_main_process():
+        print(f"{about}\nrun: {folder}", flush=True)
+
+
+class _After(NamedTuple):
+    """What follows training."""
+
+    mode: str
+    samples: str | None
+    pictures: bool
+    preemption: Preemption
+
+    def __call__(self, folder: Path, task: Task, state: TrainState) -> None:
+        """Samples on all processes; process 0 goes on to measure and draw."""
+        self.preemption.stop_at_once()
+        samples = generate(task.config, folder, task, state, self.samples)
+        if not parallel.is_main_process():
+            return
+        with parallel.alone():
+            drawn = draw(folder, task, state, samples) if self.pictures else []
+            if self.mode != "sample":
+                evaluate(task.config, folder, task, samples, int(state.step))
+        if drawn:
+            paths = ", ".join(str(path) for path in drawn)
+            print(f"pictures: {paths}", flush=True)
 
 
 def print_help(config_path: str | None, overrides: list[str]) -> None:
     """Prints usage, flags and fields; those of the configuration if one is named."""
     print(__doc__)
-    for flag in (_WORKDIR, _MODE, _CHECKPOINT):
+    for flag in (_WORKDIR, _MODE, _CHECKPOINT, _SAMPLES, _PICTURES, _ACCEPT):
         about = flags.FLAGS[flag.name].help
         print(f"--{flag.name}={format_value(flag.default)}\n      {about}")
     config = None
@@ -123,11 +191,18 @@ def main(argv: list[str] | None = None) -> None:
         absl_logging.set_verbosity(absl_logging.WARNING)
         if len(extra) > 1:
             sys.exit(f"error: unknown arguments: {' '.join(extra[1:])}")
-        if path is None:
-            sys.exit("error: --config=FILE is needed, for example configs/modelnet.py")
         with processes.together(), one_line_errors():
             try:
-                run(path, overrides, _WORKDIR.value, _MODE.value, _CHECKPOINT.value)
+                run(
+                    path,
+                    overrides,
+                    _WORKDIR.value,
+                    _MODE.value,
+                    checkpoint=_CHECKPOINT.value,
+                    samples=_SAMPLES.value,
+                    pictures=_PICTURES.value == "all",
+                    accept=_ACCEPT.value,
+                )
             except Preempted as stop:
                 print(stop, flush=True)
                 raise

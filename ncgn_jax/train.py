@@ -26,6 +26,7 @@ from ncgn_jax.config import config_to_json
 from ncgn_jax.data.whole_files import write_whole
 from ncgn_jax.domains import make_task, validate
 from ncgn_jax.faults import TrainingError
+from ncgn_jax.memory import go_on, make_record
 from ncgn_jax.process import ema_decay, update_ema
 from ncgn_jax.run.checkpoint import Checkpoints
 from ncgn_jax.run.lock import Lock, hold
@@ -163,6 +164,7 @@ def train(
     workdir: str | Path,
     task: Task | None = None,
     preemption: Preemption | None = None,
+    accept: Sequence[str] = (),
 ) -> TrainState:
     """Trains a configuration to its last step, resuming what `workdir` holds.
 
@@ -173,12 +175,15 @@ def train(
       workdir: Folder for checkpoints, metrics and pictures of this run.
       task: The configuration's task if it is built already.
       preemption: Decides after each step whether to save and stop.
+      accept: Fields, and `data`, that may differ from those that `workdir` was
+        trained with so far; see `memory`.
 
     Returns:
       The final state.
 
     Raises:
-      ConfigError: Before anything is written, if the configuration is faulty.
+      ConfigError: Before anything is written, if the configuration is faulty, or not
+        the one that `workdir` was trained with.
       TrainingError: If loss or gradient stop being finite.
       LockError: If another run is using `workdir`.
       Preempted: If the run was asked to stop; what it has learned is saved.
@@ -186,18 +191,27 @@ def train(
     validate(config)
     task = task or make_task(config)
     with hold(workdir) as lock:
-        return _train(config, workdir, task, preemption or Preemption(), lock)
+        task, accepted, changes = go_on(task, workdir, accept)
+        if parallel.is_main_process():
+            for difference in accepted:
+                print(f"accepted: {difference}", flush=True)
+        record = make_record(task, changes)
+        preemption = preemption or Preemption()
+        return _train(config, workdir, task, record, preemption, lock)
 
 
 def _train(
     config: ConfigDict,
     workdir: str | Path,
     task: Task,
+    record: dict[str, Any],
     preemption: Preemption,
     lock: Lock,
 ) -> TrainState:
     tx = make_optimizer(config)
-    store = Checkpoints(workdir, config_to_json(config), config.train.max_to_keep)
+    store = Checkpoints(
+        workdir, config_to_json(config), config.train.max_to_keep, record=record
+    )
     try:
         state = restore_or_init(task, tx, config.seed, store, workdir, preemption)
         start = int(state.step)

@@ -1,7 +1,12 @@
 """A domain whose network is a straight line, for tests of the loop around it.
 
-Its programs compile in no time. Registered by the fixture `line_domain`.
+Its programs compile in no time. The fixture `line_domain` registers it in the process
+of a test, and the configuration file `CONFIG_FILE` in the one that runs it.
 """
+
+import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -20,25 +25,52 @@ SMALL = {
     "train.log_every_steps": 2,
     "train.checkpoint_every_steps": 4,
 }
+CONFIG_FILE = """
+from ncgn_jax.domains import DOMAINS, default_config
+from tests.line_task import LineTask
+
+DOMAINS["line"] = LineTask
+
+
+def get_config():
+    return default_config("line")
+"""
 WIDTH = Field("model.width", 4, "Weights that are added up to the slope.", whole())
 
 
-class LineTask(Task[None]):
+@dataclasses.dataclass(frozen=True)
+class LineFacts:
+    """The middle of the training line."""
+
+    relied_on: ClassVar = ("names",)
+    names: tuple[str, ...]
+    middle: float
+
+
+class LineTask(Task[Mapping[str, float], LineFacts]):
     """Fits y = slope x + offset to points of y = 2 x + 1 with noise.
 
     Its noise buckets are the points at x < 0 and the others.
     """
 
-    name, columns = "line", (Column("error", "error", 1, 3, "of the mean"),)
+    name, facts_type = "line", LineFacts
+    columns = (Column("error", "error", 1, 3, "of the mean"),)
     fields = with_defaults((WIDTH, *settings.BASE_FIELDS), SMALL)
     bucket_names = ("left", "right")
 
     @classmethod
     def load_dataset(cls, config):
-        return None
+        return {"slope": 2.0, "offset": 1.0}
 
-    def describe(self):
+    @classmethod
+    def learn(cls, config, dataset):
+        return LineFacts(("x", "y"), dataset["offset"])
+
+    def describe_data(self):
         return ["data: a line"]
+
+    def describe_model(self):
+        return [f"{self.config.model.width} weights"]
 
     def init(self, rng):
         weights = jax.random.normal(rng, (self.config.model.width,))
@@ -50,7 +82,8 @@ class LineTask(Task[None]):
 
     def loss(self, params, model_state, batch, rng):
         x = jnp.asarray(batch["x"], jnp.float32)
-        y = 2 * x + 1 + 0.1 * jax.random.normal(rng, x.shape)
+        line = self.dataset
+        y = line["slope"] * x + line["offset"] + 0.1 * jax.random.normal(rng, x.shape)
         errors = (params["weights"].sum() * x + params["offset"] - y) ** 2
         left = x < 0
         parts = jnp.stack([left * errors, ~left * errors])

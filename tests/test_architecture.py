@@ -18,7 +18,7 @@ GROUND = {"faults", "process", "graphs", "models", "metrics", "data", "pictures"
 GROUND |= {"processes", "parallel", "fields", "run", "config"}
 TASKS = GROUND | {"tasks"}
 ALL_DOMAINS = TASKS | DOMAINS
-LOOP = ALL_DOMAINS | {"domains", "train"}
+LOOP = ALL_DOMAINS | {"domains", "memory", "train"}
 ALLOWED = {
     "faults": set(),
     "process": {"faults"},
@@ -36,6 +36,7 @@ ALLOWED = {
     "tasks": GROUND,
     **dict.fromkeys(DOMAINS, TASKS),
     "domains": ALL_DOMAINS,
+    "memory": ALL_DOMAINS | {"domains"},
     "train": LOOP,
     "generate": LOOP,
     "evaluate": LOOP | {"generate"},
@@ -48,9 +49,9 @@ ALLOWED = {
 }
 # Besides these, only a domain's config.py, load.py and task.py read a ConfigDict.
 READS_CONFIG = {
-    "faults.py", "fields.py", "config.py", "domains.py", "train.py", "generate.py",
-    "evaluate.py", "levels.py", "help.py", "compare.py", "run/optimizer.py",
-    "tasks/__init__.py", "tasks/settings.py", "comparison/runs.py",
+    "faults.py", "fields.py", "config.py", "domains.py", "memory.py", "train.py",
+    "generate.py", "evaluate.py", "levels.py", "help.py", "compare.py",
+    "run/optimizer.py", "tasks/__init__.py", "tasks/settings.py", "comparison/runs.py",
     "comparison/speed.py", "comparison/variants.py", "molecules/autoencoder_task.py",
     "studies/range_and_resolution/shapes.py",
 }  # fmt: skip

@@ -14,12 +14,13 @@ import ncgn_jax.comparison.variants
 from ncgn_jax.compare import compare, main, plan_runs
 from ncgn_jax.comparison.speed import time_sampling, time_training_steps
 from ncgn_jax.comparison.variants import make_variants, parse_variants, training_fields
-from ncgn_jax.config import apply_overrides, config_to_json, load_config
+from ncgn_jax.config import config_to_json, load_config
 from ncgn_jax.domains import DOMAINS, make_task
 from ncgn_jax.faults import ConfigError, DataError
 from ncgn_jax.metrics.summary import format_summary, summarise
 from ncgn_jax.point_clouds.columns import POINT_CLOUD_COLUMNS
 from ncgn_jax.tasks import Task
+from tests.line_task import CONFIG_FILE, line_config
 
 SMOKE = str(Path(__file__).resolve().parent.parent / "configs" / "smoke.py")
 # One noise bucket compiles in a quarter of the time.
@@ -145,11 +146,11 @@ def test_tasks_that_count_multiply_adds_say_so():
         assert task.counts_macs == (task.costs is not Task.costs)
 
 
-def test_a_folder_in_use_is_refused_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(ncgn_jax.compare, "time_training_steps", lambda *_: 0.25)
-    monkeypatch.setattr(ncgn_jax.compare, "time_sampling", lambda *_: 2.0)
-    fields = [f"--config.{field}" for field in TINY]
-    arguments = [f"--config={SMOKE}", f"--workdir={tmp_path}", "--seeds=1", *fields]
+@pytest.mark.usefixtures("line_domain")
+def test_a_folder_in_use_is_refused_in_one_line(tmp_path):
+    path = tmp_path / "line.py"
+    path.write_text(CONFIG_FILE)
+    arguments = [f"--config={path}", f"--workdir={tmp_path}", "--seeds=1"]
     folder = tmp_path / "base" / "seed0"
     held = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True
@@ -171,7 +172,7 @@ def test_every_variant_must_fit_the_data(tmp_path):
     """The second asks for a class that the digits do not have."""
     path = str(Path(SMOKE).parent / "digits.py")
     variants = make_variants(path, [], ["sample.classes=3;30"])
-    with pytest.raises(DataError, match=r"sample.classes=\(30,\); .* allows 0..9"):
+    with pytest.raises(DataError, match=r"sample.classes=\(30,\); .* allow 0..9"):
         compare(variants, tmp_path, num_seeds=1)
 
 
@@ -275,9 +276,9 @@ def test_command_line_faults(capsys):
         assert expected in str(error.value)
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("line_domain")
 def test_speeds_are_measured():
-    config = apply_overrides(load_config(SMOKE), TINY)
+    config = line_config()
     task = make_task(config)
     assert time_training_steps(config, task, num_steps=4, num_warm_up=2) > 0
     assert time_sampling(config, task) > 0

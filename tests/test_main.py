@@ -37,7 +37,8 @@ def test_one_command_leaves_table_samples_metrics_and_pictures(finished):
     for field in ("data_set", "split", "sizes", "seed", "weights", "steps", "device"):
         assert str(table["meta"][field])
     assert "embedded" in table["meta"]["data_set"]
-    with np.load(finished / "samples" / "ema.npz", allow_pickle=False) as samples:
+    (path,) = (finished / "samples").glob("*/ema.npz")
+    with np.load(path, allow_pickle=False) as samples:
         assert samples["points"].shape == (8, 32, 3)
         assert np.isfinite(samples["points"]).all()
     assert (finished / "metrics.csv").is_file()
@@ -48,10 +49,11 @@ def test_one_command_leaves_table_samples_metrics_and_pictures(finished):
 
 @pytest.mark.slow
 def test_running_again_changes_nothing_and_reuses_samples(finished):
-    before = (finished / "samples" / "ema.npz").stat().st_mtime_ns
+    (path,) = (finished / "samples").glob("*/ema.npz")
+    before = path.stat().st_mtime_ns
     table = (finished / "table.json").read_text()
     run(SMOKE, [], str(finished), "evaluate")
-    assert (finished / "samples" / "ema.npz").stat().st_mtime_ns == before
+    assert path.stat().st_mtime_ns == before
     assert json.loads((finished / "table.json").read_text()) == json.loads(table)
 
 
@@ -88,8 +90,9 @@ def test_time_grid_and_schedule_are_fitted_to_a_run(finished, tmp_path):
 def test_one_sampler_step_is_enough_for_every_sampler(finished, sampler):
     overrides = ["sample.num_steps=1", f"sample.sampler={sampler}"]
     overrides += ["evaluate.weights=ema"]
-    run(SMOKE, overrides, str(finished), "sample")
-    with np.load(finished / "samples" / "ema.npz", allow_pickle=False) as samples:
+    run(SMOKE, overrides, str(finished), "sample", samples=sampler)
+    path = finished / "samples" / sampler / "ema.npz"
+    with np.load(path, allow_pickle=False) as samples:
         assert np.isfinite(samples["points"]).all()
 
 
@@ -99,18 +102,18 @@ def test_a_checkpoint_can_be_chosen(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(Checkpoints, "best", lambda self: 4)
     for checkpoint, step in (("best", 4), ("newest", 8), ("4", 4)):
         overrides = ["evaluate.weights=ema", "sample.num_steps=1"]
-        run(SMOKE, overrides, str(workdir), "evaluate", checkpoint)
+        run(SMOKE, overrides, str(workdir), "evaluate", checkpoint=checkpoint)
         table = json.loads((workdir / "table.json").read_text())
         assert table["meta"]["steps"] == step
     with pytest.raises(CheckpointError, match="no checkpoint 5"):
-        run(SMOKE, [], str(workdir), "sample", "5")
+        run(SMOKE, [], str(workdir), "sample", checkpoint="5")
 
 
 def test_a_checkpoint_is_chosen_for_sampling_only(tmp_path):
     with pytest.raises(ConfigError, match="allowed: newest, best or a step"):
-        run(SMOKE, [], str(tmp_path), "sample", "worst")
+        run(SMOKE, [], str(tmp_path), "sample", checkpoint="worst")
     with pytest.raises(ConfigError, match="goes with --mode=sample"):
-        run(SMOKE, [], str(tmp_path), "all", "best")
+        run(SMOKE, [], str(tmp_path), "all", checkpoint="best")
 
 
 def test_nothing_is_written_before_validation(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 from ncgn_jax import parallel
 from ncgn_jax.config import apply_overrides, load_config, with_fields
 from ncgn_jax.domains import make_task, validate
-from ncgn_jax.faults import CheckpointError, ConfigError, TrainingError
+from ncgn_jax.faults import ConfigError, TrainingError
 from ncgn_jax.point_clouds.model import PointCloudModel
 from ncgn_jax.run.checkpoint import Checkpoints
 from ncgn_jax.run.logs import read_metrics
@@ -178,7 +178,7 @@ def test_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path):
 @pytest.mark.usefixtures("line_domain")
 def test_checkpoint_of_another_architecture_is_refused(tmp_path):
     train(line_config("train.num_steps=2"), tmp_path)
-    with pytest.raises(CheckpointError, match="model.width"):
+    with pytest.raises(ConfigError, match="model.width: was 4, now 16"):
         train(line_config("train.num_steps=4", "model.width=16"), tmp_path)
 
 

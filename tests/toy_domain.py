@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,12 @@ POINTS = Field("data.num_points", 16, "Points per set.", whole(2))
 class Marks(NamedTuple):
     train: np.ndarray  # [set, point, (x, y, mark)]
     test: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class MarkFacts:
+    relied_on: ClassVar = ()
+    scale: float
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,15 +89,16 @@ class MarkModel:
         return run
 
 
-class MarkTask(Task[Marks]):
-    name, columns = "marks", (Column("w", "W", 1, 3, "transport"),)
+class MarkTask(Task[Marks, MarkFacts]):
+    name, facts_type = "marks", MarkFacts
+    columns = (Column("w", "W", 1, 3, "transport"),)
     fields = with_defaults((POINTS, *SHARED), SMALL)
 
-    def __init__(self, config, dataset):
-        super().__init__(config, dataset)
+    def __init__(self, config, dataset, facts=None):
+        super().__init__(config, dataset, facts)
         time = settings.make_time(config, config.data.num_points, 2)
-        goal, net = settings.make_objective, settings.make_network_settings
-        self.model = MarkModel(config.data.num_points, time, goal(config), net(config))
+        parts = settings.make_objective(config), settings.make_network_settings(config)
+        self.model = MarkModel(config.data.num_points, time, *parts)
         size = config.train.batch_size
         self.layout = bucketed.make_batch_layout(time, size, num_devices())
         self.bucket_names = bucketed.bucket_names(time.buckets)
@@ -102,14 +109,20 @@ class MarkTask(Task[Marks]):
         marks = np.stack([np.cos(angle), np.sin(angle), np.sign(np.sin(angle))], -1)
         return Marks(*np.split(marks.astype(np.float32), [40]))
 
-    def describe(self):
+    learn = staticmethod(lambda config, data: MarkFacts(float(data.train.std())))
+
+    def describe_data(self):
         return ["data: marked points on a circle"]
+
+    def describe_model(self):
+        return []
 
     def init(self, rng):
         return self.model.init(rng)
 
     def batch(self, step, rows):
-        size, data = self.config.train.batch_size, self.dataset.train
+        size = self.config.train.batch_size
+        data = self.dataset.train / np.float32(self.facts.scale)
         own = take_batch(data, np.zeros(40), step, size, self.config.seed, rows=rows)
         return {"data": own["data"], "row": np.arange(size, dtype=np.int32)[rows]}
 
@@ -122,7 +135,8 @@ class MarkTask(Task[Marks]):
         start, shared = functools.partial(self.model.start, seed), {"params": params}
         parts = sampling.split_time_grid(time, times), start, shared | model_state
         draw, size = self.model.sampler.sample, own.batch_size
-        return {"points": draw(own.sampler, *parts, num_samples, size)}
+        points = draw(own.sampler, *parts, num_samples, size)
+        return {"points": points * np.float32(self.facts.scale)}
 
     def caption(self):
         return {"data_set": "marked circle", "split": "test", "sizes": "20 test sets"}

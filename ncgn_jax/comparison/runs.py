@@ -131,7 +131,7 @@ class TaskMaker:
 
     def make(self, config: ConfigDict) -> Task:
         """Builds the task of a validated configuration."""
-        key = make_stamp([config.task, config.data.to_dict()])
+        key = make_stamp([config.task, _section(config, "data")])
         if key not in self._first:
             self._first[key] = make_task(config)
         return self._first[key].with_config(config)
@@ -142,9 +142,13 @@ def anchors_path(workdir: Path, config: ConfigDict) -> Path:
 
     Configurations with the same data, sizes and measures share it.
     """
-    fields = {name: config[name].to_dict() for name in ("data", "evaluate")}
+    fields = {name: _section(config, name) for name in ("data", "evaluate")}
     stamp = make_stamp([config.task, fields, config.sample.num_samples])
     return workdir / f"anchors_{stamp}.json"
+
+
+def _section(config: ConfigDict, name: str) -> dict[str, Any]:
+    return config.to_dict().get(name, {})
 
 
 def make_stamp(content: Any) -> str:

@@ -12,7 +12,6 @@ Example:
 
 import dataclasses
 import itertools
-import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -22,17 +21,15 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ncgn_jax.config import field_types, load_config
-from ncgn_jax.domains import DOMAINS, default_config, set_fields, validate
+from ncgn_jax.domains import (
+    DOMAINS,
+    default_config,
+    plain_fields,
+    set_fields,
+    validate,
+)
 from ncgn_jax.faults import ConfigError
 
-# Fields that change neither the trained weights nor the time of a training step.
-_FREE_SECTIONS = ("sample", "evaluate")
-_FREE_FIELDS = (
-    "train.log_every_steps",
-    "train.checkpoint_every_steps",
-    "train.max_to_keep",
-    "data.cache_dir",
-)
 Named = tuple[str, list[str]]
 
 
@@ -155,13 +152,9 @@ def parse_variants(
 
 def training_fields(config: ConfigDict) -> dict[str, Any]:
     """Lists the fields that decide what is learnt, by dotted name, as in JSON."""
-    flat: dict[str, Any] = {}
-    for name, value in json.loads(json.dumps(config.to_dict())).items():
-        if name in _FREE_SECTIONS:
-            continue
-        section = value if isinstance(value, dict) else {"": value}
-        flat |= {f"{name}.{key}".rstrip("."): item for key, item in section.items()}
-    return {name: value for name, value in flat.items() if name not in _FREE_FIELDS}
+    found = plain_fields(config, ("model", "size", "training", "data"))
+    steps = config.train.num_steps
+    return {"task": config.task, "train.num_steps": steps, **found}
 
 
 def _folder(name: str) -> str:

@@ -5,8 +5,9 @@ from ml_collections import ConfigDict
 
 from ncgn_jax import fields
 from ncgn_jax.expression.conditioning import CONDITIONINGS, FIELD_TASKS
+from ncgn_jax.expression.facts import FieldFacts
 from ncgn_jax.expression.model import ExpressionModel
-from ncgn_jax.expression.sets import FIELD_SOURCES, FieldDataset
+from ncgn_jax.expression.sets import FIELD_SOURCES
 from ncgn_jax.expression.turing import (
     TEST_PLACES,
     TEST_TIMES,
@@ -168,6 +169,15 @@ def check(config: ConfigDict, faults: Faults) -> None:
     )
     if not faults.lines:
         try:
+            make_time(config, num_nodes(config), 2)
+        except ValueError as error:
+            faults.lines.append(f"dmp: {error}")
+
+
+def check_training(config: ConfigDict, faults: Faults) -> None:
+    """Checks what must hold on these devices to train."""
+    if not faults.lines:
+        try:
             make_layout(config, num_nodes(config), 2)
         except ValueError as error:
             faults.lines.append(f"dmp / train.batch_size: {error}")
@@ -179,28 +189,22 @@ def make_layout(config: ConfigDict, num_nodes: int, dim: int) -> BatchLayout:
     return make_batch_layout(time, config.train.batch_size, num_devices())
 
 
-def make_model(config: ConfigDict, dataset: FieldDataset) -> ExpressionModel:
-    """Builds the model of a configuration and what its data teach it.
+def make_model(config: ConfigDict, facts: FieldFacts) -> ExpressionModel:
+    """Builds the model of a configuration and what its data taught it.
 
     Raises:
       DataError: If `dmp.axis_scale` does not fit the positions.
     """
-    train = dataset.train
-    dim = train.layouts[0].shape[1]
-    factors = tuple(config.dmp.axis_scale) or (1.0,) * dim
-    if len(factors) != dim:
+    factors = tuple(config.dmp.axis_scale) or (1.0,) * facts.dim
+    if len(factors) != facts.dim:
         raise DataError(
             f"dmp.axis_scale: found {len(factors)} factors; the positions of this "
-            f"data have {dim} axes"
+            f"data have {facts.dim} axes"
         )
-    mean, scale = dataset.moments()
     return ExpressionModel(
-        genes=tuple(dataset.genes),
-        mean=mean.astype(np.float32),
-        scale=scale.astype(np.float32),
-        num_nodes=train.values.shape[1],
+        facts=facts,
         axis_scale=factors,
-        time=make_time(config, train.values.shape[1], dim),
+        time=make_time(config, facts.num_nodes, facts.dim),
         objective=make_objective(config),
         graphs=make_graph_settings(config),
         network_settings=make_network_settings(config),

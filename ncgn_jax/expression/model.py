@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ncgn_jax.expression.conditioning import keep_given, random_masks
+from ncgn_jax.expression.facts import FieldFacts
 from ncgn_jax.graphs import (
     Connectivity,
     NoiseBucket,
@@ -91,10 +92,7 @@ class ExpressionModel:
     """A generative model of expression fields.
 
     Attributes:
-      genes: Names, in the order of the last axis of fields.
-      mean: Mean of each gene over the training nodes, [gene].
-      scale: Standard deviation of each gene over the training nodes, [gene].
-      num_nodes: Nodes of a training graph.
+      facts: What the training fields taught.
       axis_scale: Factor of each axis of the positions before graphs are found.
       time: Process and noise buckets.
       objective: Target and loss.
@@ -103,10 +101,7 @@ class ExpressionModel:
       conditional: Whether the network sees which entries are given.
     """
 
-    genes: tuple[str, ...]
-    mean: np.ndarray
-    scale: np.ndarray
-    num_nodes: int
+    facts: FieldFacts
     axis_scale: tuple[float, ...]
     time: BucketedTime[NoiseBucket]
     objective: Objective
@@ -117,15 +112,22 @@ class ExpressionModel:
     @property
     def num_genes(self) -> int:
         """Genes of a field."""
-        return len(self.genes)
+        return len(self.facts.genes)
+
+    @functools.cached_property
+    def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+        facts = self.facts
+        return np.asarray(facts.mean, np.float32), np.asarray(facts.scale, np.float32)
 
     def standardise(self, values: np.ndarray) -> np.ndarray:
         """Takes fields from the units of the data to those of training."""
-        return ((values - self.mean) / self.scale).astype(np.float32)
+        mean, scale = self._moments
+        return ((values - mean) / scale).astype(np.float32)
 
     def undo(self, values: np.ndarray) -> np.ndarray:
         """Takes fields from the units of training to those of the data."""
-        return values * self.scale + self.mean
+        mean, scale = self._moments
+        return values * scale + mean
 
     def connect(
         self, layouts: Sequence[np.ndarray], num_nodes: int, *, keep_size: bool = False
@@ -144,9 +146,11 @@ class ExpressionModel:
         mask = np.zeros(positions.shape[:2], bool)
         for i, points in enumerate(layouts):
             positions[i, : len(points)], mask[i, : len(points)] = points, True
-        graphs = connect_layouts(
-            scaled, self.time.buckets, num_nodes, keep_size=keep_size
-        )
+        # Now, also where the first who asks for them is being traced.
+        with jax.ensure_compile_time_eval():
+            graphs = connect_layouts(
+                scaled, self.time.buckets, num_nodes, keep_size=keep_size
+            )
         return Layouts(positions, mask, graphs)
 
     def describe(self) -> list[str]:
@@ -161,14 +165,10 @@ class ExpressionModel:
         """Returns the network; `axis_name` joins batch norm over devices."""
         return self.network_settings.build(self.num_genes, axis_name)
 
-    def init(self, rng: jax.Array, layouts: Layouts) -> tuple[Tree, Tree]:
-        """Returns initial parameters and batch statistics.
-
-        Args:
-          rng: Random key.
-          layouts: Of which the first shapes the network.
-        """
+    def init(self, rng: jax.Array) -> tuple[Tree, Tree]:
+        """Returns initial parameters and batch statistics."""
         index = np.zeros(1, np.int32)
+        layouts = self.connect(self.facts.positions()[:1], self.facts.num_nodes)
         x = jax.random.normal(rng, (1, layouts.mask.shape[1], self.num_genes))
         features = self._features(
             x, jnp.asarray(layouts.positions[index]), jnp.zeros(x.shape, bool)

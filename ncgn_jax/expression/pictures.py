@@ -14,7 +14,7 @@ from ncgn_jax.expression.draw_imputation import (
     draw_tissue,
 )
 from ncgn_jax.expression.scores import IMPUTATION_TASKS, FieldCase, baselines
-from ncgn_jax.expression.sets import FieldDataset
+from ncgn_jax.expression.sets import FieldDataset, Grid
 from ncgn_jax.pictures import save_figure
 
 # A state of the sampler in the units of the data, [node, gene], and its signal level.
@@ -26,7 +26,8 @@ _NUM_PROFILES = 4
 def draw_all(
     samples: Mapping[str, np.ndarray],
     cases: Mapping[str, FieldCase],
-    dataset: FieldDataset,
+    dataset: FieldDataset | None,
+    genes: Sequence[str],
     walk: Callable[[], Sequence[State]],
     folder: Path,
 ) -> list[Path]:
@@ -35,7 +36,8 @@ def draw_all(
     Args:
       samples: Fields by task name, in the units of the data.
       cases: What was generated, by task name.
-      dataset: The data.
+      dataset: The data; None to draw the samples alone.
+      genes: Their names.
       walk: Returns the path of the first unconditional sample, from noise to data.
       folder: Where to.
 
@@ -43,21 +45,25 @@ def draw_all(
       The files written.
     """
     figures: dict[str, Callable[[], Figure]] = {}
-    if dataset.test.grid is not None:
-        figures["fields"] = lambda: _fields(samples, cases, dataset)
+    grid = next(iter(cases.values())).fields.grid
+    if grid is not None:
+        truth = None if dataset is None else dataset.test.values[0]
+        figures["fields"] = lambda: _fields(samples, cases, truth, grid, genes)
         if "unconditional" in samples:
-            figures["path"] = lambda: _path(walk(), dataset)
+            figures["path"] = lambda: _path(walk(), grid, genes)
+    elif dataset is None:
+        figures["tissue"] = lambda: _generated(samples, cases, genes)
     for name in samples:
-        if name not in IMPUTATION_TASKS:
+        if dataset is None or name not in IMPUTATION_TASKS:
             continue
         case, values = cases[name].first(len(samples[name])), samples[name]
-        figures[f"{name}_scatter"] = partial(_scatter, case, values, dataset.genes)
+        figures[f"{name}_scatter"] = partial(_scatter, case, values, genes)
         if dataset.test.is_profile:
             figures[f"{name}_profiles"] = partial(
                 _profiles, name, case, values, dataset
             )
         elif dataset.test.grid is None:
-            figures[f"{name}_tissue"] = partial(_tissue, case, values, dataset.genes)
+            figures[f"{name}_tissue"] = partial(_tissue, case, values, genes)
     folder.mkdir(parents=True, exist_ok=True)
     return [
         save_figure(make(), folder / f"{name}.png") for name, make in figures.items()
@@ -67,34 +73,48 @@ def draw_all(
 def _fields(
     samples: Mapping[str, np.ndarray],
     cases: Mapping[str, FieldCase],
-    dataset: FieldDataset,
+    truth: np.ndarray | None,
+    grid: Grid,
+    genes: Sequence[str],
 ) -> Figure:
-    """Draws one test field, and one of each task beside it."""
-    times, places = _grid(dataset)
-    shape = (len(times), len(places), len(dataset.genes))
-    columns = {"simulated": dataset.test.values[0].reshape(shape)}
+    """Draws one test field, if there is one, and one of each task beside it."""
+    times, places = grid
+    shape = (len(times), len(places), len(genes))
+    columns = {} if truth is None else {"simulated": truth.reshape(shape)}
     given = {}
     for name, values in samples.items():
         title = name.replace("_", " ")
         columns[title] = values[0].reshape(shape)
         if name in cases:
             given[title] = cases[name].given[0].reshape(shape)
-    return draw_fields(columns, times, places, dataset.genes, given)
+    return draw_fields(columns, times, places, genes, given)
 
 
-def _path(path: Sequence[State], dataset: FieldDataset) -> Figure:
+def _path(path: Sequence[State], grid: Grid, genes: Sequence[str]) -> Figure:
     """Draws the states of one field at the end of every noise bucket."""
-    times, places = _grid(dataset)
-    shape = (len(path), len(times), len(places), len(dataset.genes))
+    times, places = grid
+    shape = (len(path), len(times), len(places), len(genes))
     states = np.stack([state for state, _ in path]).reshape(shape)
     levels = np.asarray([level for _, level in path])
-    return draw_path(states, levels, times, places, dataset.genes)
+    return draw_path(states, levels, times, places, genes)
 
 
-def _grid(dataset: FieldDataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    if dataset.test.grid is None:
-        raise ValueError("these fields lie on no grid")
-    return dataset.test.grid
+def _generated(
+    samples: Mapping[str, np.ndarray],
+    cases: Mapping[str, FieldCase],
+    genes: Sequence[str],
+) -> Figure:
+    """Draws the first patch of each task, for the genes that vary most."""
+    fields = next(iter(cases.values())).fields
+    real = fields.point_mask[0]
+    columns = {name: values[0][real] for name, values in samples.items()}
+    spread = sum(part.std(axis=0) for part in columns.values())
+    shown = np.argsort(-spread)[:_MAX_GENES]
+    return draw_tissue(
+        fields.layouts[fields.layout[0]][:, :2],
+        {name: part[:, shown] for name, part in columns.items()},
+        [genes[g] for g in shown],
+    )
 
 
 def _scatter(case: FieldCase, values: np.ndarray, genes: Sequence[str]) -> Figure:

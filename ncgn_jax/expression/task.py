@@ -15,7 +15,15 @@ from ml_collections import ConfigDict
 
 from ncgn_jax.data.batches import take_batch
 from ncgn_jax.expression.conditioning import given_mask
-from ncgn_jax.expression.config import FIELDS, NAME, check, make_layout, make_model
+from ncgn_jax.expression.config import (
+    FIELDS,
+    NAME,
+    check,
+    check_training,
+    make_layout,
+    make_model,
+)
+from ncgn_jax.expression.facts import FieldFacts, learn_facts
 from ncgn_jax.expression.load import load_dataset
 from ncgn_jax.expression.model import Fixed, Layouts
 from ncgn_jax.expression.scores import (
@@ -25,11 +33,11 @@ from ncgn_jax.expression.scores import (
     FieldCase,
     evaluate_fields,
 )
-from ncgn_jax.expression.sets import FieldDataset
+from ncgn_jax.expression.sets import FieldDataset, FieldSet
 from ncgn_jax.faults import DataError, Faults
 from ncgn_jax.metrics.table import Row
 from ncgn_jax.tasks import Arrays, Task, Tree
-from ncgn_jax.tasks.bucketed import bucket_names
+from ncgn_jax.tasks.bucketed import BatchLayout, bucket_names
 from ncgn_jax.tasks.sampling import sample_chunks
 from ncgn_jax.tasks.settings import make_sampling
 
@@ -37,27 +45,28 @@ from ncgn_jax.tasks.settings import make_sampling
 _ANCHOR_SEED = 7
 
 
-class ExpressionTask(Task[FieldDataset]):
+class ExpressionTask(Task[FieldDataset, FieldFacts]):
     """Joins a model of expression fields with its data."""
 
     name = NAME
+    facts_type = FieldFacts
     fields = FIELDS
     anchors = ("noise", "train", *BASELINES)
+    samples_beside_data = True
     columns = FIELD_COLUMNS
 
-    def __init__(self, config: ConfigDict, dataset: FieldDataset) -> None:
-        super().__init__(config, dataset)
-        self.model = make_model(config, dataset)
-        train, self.sampling = dataset.train, make_sampling(config)
-        self.layout = make_layout(
-            config, self.model.num_nodes, train.layouts[0].shape[1]
-        )
+    def __init__(
+        self,
+        config: ConfigDict,
+        dataset: FieldDataset | None,
+        facts: FieldFacts | None = None,
+    ) -> None:
+        super().__init__(config, dataset, facts)
+        self.model = make_model(config, self.facts)
+        self.sampling = make_sampling(config)
         self.bucket_names = bucket_names(self.model.time.buckets)
-        self._train_values = self.model.standardise(train.values)
-        self._train_layouts = self.model.connect(train.layouts, self.model.num_nodes)
-        hidden = _hidden_genes(config.sample.hidden_genes, dataset.genes)
         # Every task must fit the data before anything is trained.
-        self.cases = {name: self._case(name, hidden) for name in config.sample.tasks}
+        self.cases = self._cases_of_data() if dataset else self._cases_of_facts()
 
     @classmethod
     def check(cls, config: ConfigDict, faults: Faults) -> None:
@@ -65,25 +74,52 @@ class ExpressionTask(Task[FieldDataset]):
         check(config, faults)
 
     @classmethod
+    def check_training(cls, config: ConfigDict, faults: Faults) -> None:
+        """Checks what must hold on these devices to train."""
+        check_training(config, faults)
+
+    @classmethod
     def load_dataset(cls, config: ConfigDict) -> FieldDataset:
         """Loads the fields of a configuration."""
         return load_dataset(config)
 
-    def describe(self) -> list[str]:
-        """Describes data, graphs and model in a few lines."""
+    @classmethod
+    def learn(cls, config: ConfigDict, dataset: FieldDataset) -> FieldFacts:
+        """Finds genes, moments and layouts of the training fields."""
+        return learn_facts(dataset)
+
+    @functools.cached_property
+    def layout(self) -> BatchLayout:
+        """Which rows of a batch belong to which bucket."""
+        return make_layout(self.config, self.facts.num_nodes, self.facts.dim)
+
+    @functools.cached_property
+    def _train_values(self) -> np.ndarray:
+        return self.model.standardise(self.dataset.train.values)
+
+    @functools.cached_property
+    def _train_layouts(self) -> Layouts:
+        layouts = self.dataset.train.layouts
+        return self.model.connect(layouts, self.facts.num_nodes)
+
+    def describe_data(self) -> list[str]:
+        """Describes the data in a line."""
         data = self.dataset
         names = ", ".join(data.genes[:6])
         more = f" and {len(data.genes) - 6} more" if len(data.genes) > 6 else ""
-        graphs, model = self.model.describe()
         return [
-            f"data: {data.name}; {data.source}; genes {names}{more}",
-            f"{graphs}; found once for {len(data.train.layouts)} layouts",
-            f"{model}; conditioning: {self.config.sample.conditioning}",
+            f"data: {data.name}; {data.source}; {len(data.train.layouts)} layouts; "
+            f"genes {names}{more}"
         ]
+
+    def describe_model(self) -> list[str]:
+        """Describes graphs and model in a few lines."""
+        graphs, model = self.model.describe()
+        return [graphs, f"{model}; conditioning: {self.config.sample.conditioning}"]
 
     def init(self, rng: jax.Array) -> tuple[Tree, Tree]:
         """Returns initial parameters and batch statistics."""
-        return self.model.init(rng, self._train_layouts)
+        return self.model.init(rng)
 
     def batch(self, step: int, rows: slice) -> dict[str, np.ndarray]:
         """Returns `data` [row, node, gene], `layout` [row] and `row` [row]."""
@@ -179,7 +215,9 @@ class ExpressionTask(Task[FieldDataset]):
         def walk():
             return self.first_path(params, model_state, "unconditional")
 
-        return draw_all(samples, self.cases, self.dataset, walk, folder)
+        return draw_all(
+            samples, self.cases, self._dataset, self.facts.genes, walk, folder
+        )
 
     def first_path(
         self, params: Tree, model_state: Tree, name: str
@@ -205,15 +243,37 @@ class ExpressionTask(Task[FieldDataset]):
 
     @functools.cached_property
     def test_layouts(self) -> Layouts:
-        """Layouts of the test fields, with their graphs."""
-        test, resolution = self.dataset.test, self.config.sample.resolution
+        """Layouts that samples lie on, those of the test fields, with their graphs."""
+        fields, resolution = self._sampled_fields, self.config.sample.resolution
         return self.model.connect(
-            test.layouts, test.values.shape[1], keep_size=resolution == "absolute"
+            fields.layouts, fields.values.shape[1], keep_size=resolution == "absolute"
         )
+
+    @functools.cached_property
+    def _sampled_fields(self) -> FieldSet:
+        """The test fields; without data as many empty ones on layouts of training."""
+        if self._dataset is not None:
+            return self._dataset.test
+        facts, count = self.facts, self.config.sample.num_samples
+        layouts = tuple(facts.positions())
+        nothing = np.zeros((count, facts.num_nodes, len(facts.genes)), np.float32)
+        index = np.arange(count, dtype=np.int32) % len(layouts)
+        return FieldSet(nothing, layouts, index, facts.grid)
 
     @property
     def _hold(self) -> bool:
         return self.config.sample.conditioning != "replace"
+
+    def _cases_of_data(self) -> dict[str, FieldCase]:
+        wanted = self.config.sample
+        hidden = _hidden_genes(wanted.hidden_genes, self.facts.genes)
+        return {name: self._case(name, hidden) for name in wanted.tasks}
+
+    def _cases_of_facts(self) -> dict[str, FieldCase]:
+        """Returns the one task that needs no test fields."""
+        fields = self._sampled_fields
+        given = np.zeros(fields.values.shape, bool)
+        return {"unconditional": FieldCase(fields, given, fields.values)}
 
     def _case(self, name: str, hidden_genes: tuple[int, ...]) -> FieldCase:
         """Returns the test fields of a task, as many as are sampled.

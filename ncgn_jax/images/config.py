@@ -8,14 +8,14 @@ from ncgn_jax import fields
 from ncgn_jax.faults import DataError, Faults, is_type
 from ncgn_jax.fields import Check, Field, each, number, one_of, whole, with_defaults
 from ncgn_jax.graphs.grids import make_grid_buckets
+from ncgn_jax.images.facts import ImageFacts
 from ncgn_jax.images.folders import BAD_IMAGES
 from ncgn_jax.images.model import ImageModel, TransformerSettings
-from ncgn_jax.images.sets import CHANNEL_AXES, ImageDataset
+from ncgn_jax.images.sets import CHANNEL_AXES
 from ncgn_jax.models.dit import DIT_SIZES
 from ncgn_jax.parallel import num_devices
 from ncgn_jax.process import make_schedule
 from ncgn_jax.tasks.bucketed import BucketedTime
-from ncgn_jax.tasks.classes import count_classes
 from ncgn_jax.tasks.settings import (
     BASE_FIELDS,
     GUIDANCE,
@@ -106,7 +106,12 @@ FIELDS = with_defaults(
             "Factor of latents, as their autoencoder publishes it.",
             number(0, without_ends=True),
         ),
-        Field("data.flip", False, "Mirror every other training image."),
+        Field(
+            "data.flip",
+            False,
+            "Mirror every other training image.",
+            decides="training",
+        ),
         *BASE_FIELDS,
         GUIDANCE,
         Field(
@@ -224,14 +229,14 @@ def images_per_step(config: ConfigDict, patch: int) -> int:
     return size * patch**2 // max(config.dmp.patches) ** 2
 
 
-def make_model(config: ConfigDict, dataset: ImageDataset) -> ImageModel:
-    """Builds the model of a configuration and what its data teach it.
+def make_model(config: ConfigDict, facts: ImageFacts) -> ImageModel:
+    """Builds the model of a configuration and what its data taught it.
 
     Raises:
       DataError: If the section `dmp` does not fit the images.
     """
     model, dmp = config.model, config.dmp
-    height, width, channels = dataset.image_shape
+    height, width, _ = facts.image_shape
     try:
         buckets = make_grid_buckets(
             (height, width),
@@ -251,9 +256,7 @@ def make_model(config: ConfigDict, dataset: ImageDataset) -> ImageModel:
     )
     sizes = network_sizes(config)
     return ImageModel(
-        image_shape=(height, width, channels),
-        class_names=tuple(dataset.class_names),
-        class_counts=count_classes(dataset.train_labels, dataset.class_names),
+        facts=facts,
         time=time,
         objective=make_objective(config),
         network_settings=TransformerSettings(
@@ -322,6 +325,14 @@ def _check_data(config: ConfigDict, faults: Faults) -> None:
 
 
 def _check_patches(config: ConfigDict, faults: Faults) -> None:
+    try:
+        make_range_resolution(config)
+    except ValueError as error:
+        faults.lines.append(f"dmp: {error}")
+
+
+def check_training(config: ConfigDict, faults: Faults) -> None:
+    """Checks what must hold on these devices to train."""
     patches, train = tuple(config.dmp.patches), config.train
     if config.dmp.equal_tokens:
         unit = num_devices() * max(patches) ** 2
@@ -338,10 +349,6 @@ def _check_patches(config: ConfigDict, faults: Faults) -> None:
         train.steps_per_call,
         "1 where dmp.patches has several sizes: steps of each are another program",
     )
-    try:
-        make_range_resolution(config)
-    except ValueError as error:
-        faults.lines.append(f"dmp: {error}")
 
 
 def _check_network(config: ConfigDict, faults: Faults) -> None:

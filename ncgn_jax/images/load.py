@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from ncgn_jax.faults import DataError
 from ncgn_jax.images.arrays import load_arrays, load_digits
 from ncgn_jax.images.classifier import MIN_SIZE
+from ncgn_jax.images.facts import ImageFacts
 from ncgn_jax.images.folders import load_folder
 from ncgn_jax.images.inception import check_weights
 from ncgn_jax.images.latent_shards import load_latents
@@ -57,14 +58,14 @@ def load_dataset(config: ConfigDict) -> ImageDataset:
     )
 
 
-def check_fit(config: ConfigDict, dataset: ImageDataset) -> None:
-    """Refuses data that do not fit the configuration, before training.
+def check_data(config: ConfigDict, dataset: ImageDataset) -> None:
+    """Refuses data that cannot be trained on or measured against, before training.
 
     Raises:
-      DataError: If images are too small, if fields name classes, channels or test
-        images that the data do not have, or if Inception's weights are not usable.
+      DataError: If images are too small or too few for tests, or if Inception's
+        weights are not usable.
     """
-    height, width, channels = dataset.image_shape
+    height, width, _ = dataset.image_shape
     if min(height, width) < MIN_SIZE:
         raise DataError(
             f"{dataset.name}: images of {height}x{width}; allowed: at least "
@@ -74,21 +75,29 @@ def check_fit(config: ConfigDict, dataset: ImageDataset) -> None:
         raise DataError(
             f"{dataset.name}: {len(dataset.test)} test images; allowed: at least 4"
         )
-    sample = config.sample
-    if sample.guidance and len(dataset.class_names) < 2:
+    if config.evaluate.inception is not None:
+        check_weights(config.evaluate.inception)
+
+
+def check_sampling(config: ConfigDict, facts: ImageFacts) -> None:
+    """Refuses samples that a model cannot make.
+
+    Raises:
+      DataError: If fields name classes or channels that its images do not have.
+    """
+    sample, channels = config.sample, facts.image_shape[2]
+    if sample.guidance and len(facts.class_names) < 2:
         raise DataError(
-            f"sample.guidance={sample.guidance:g}, but {dataset.name} has no classes "
+            f"sample.guidance={sample.guidance:g}, but the images have no classes "
             "to guide to; allowed: 0"
         )
-    last = len(dataset.class_names) - 1
+    last = len(facts.class_names) - 1
     if max(sample.classes, default=0) > last:
         raise DataError(
-            f"sample.classes={tuple(sample.classes)}; {dataset.name} allows 0..{last}"
+            f"sample.classes={tuple(sample.classes)}; the images allow 0..{last}"
         )
     if sample.guidance_channels > channels:
         raise DataError(
             f"sample.guidance_channels={sample.guidance_channels}, but images have "
             f"{channels}; allowed: 0..{channels}, 0 for all"
         )
-    if config.evaluate.inception is not None:
-        check_weights(config.evaluate.inception)

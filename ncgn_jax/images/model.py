@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ncgn_jax.graphs.grids import GridBucket
+from ncgn_jax.images.facts import ImageFacts
 from ncgn_jax.images.times import bucket_shares, cut_time_grid, spread_times
 from ncgn_jax.models.apply import apply_network
 from ncgn_jax.models.dit import DiT
@@ -100,9 +101,7 @@ class ImageModel:
     """A generative model of images.
 
     Attributes:
-      image_shape: Height, width, channels.
-      class_names: Classes of the training images; a single one counts as none.
-      class_counts: Training images of each class.
+      facts: What the training images taught.
       time: Process and noise buckets.
       objective: Target and loss.
       network_settings: Size and kind of the network.
@@ -111,15 +110,18 @@ class ImageModel:
       num_variance_steps: Steps of the chain whose variances are learned, 0 for none.
     """
 
-    image_shape: tuple[int, int, int]
-    class_names: tuple[str, ...]
-    class_counts: tuple[int, ...]
+    facts: ImageFacts
     time: BucketedTime[GridBucket]
     objective: Objective
     network_settings: TransformerSettings
     label_dropout: float = 0.1
     skip: bool = False
     num_variance_steps: int = 0
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+        return self.facts.image_shape
 
     @property
     def num_channels(self) -> int:
@@ -129,7 +131,7 @@ class ImageModel:
     @property
     def num_classes(self) -> int:
         """Classes that the network distinguishes, 0 for none."""
-        many = len(self.class_names)
+        many = len(self.facts.class_names)
         return many if many > 1 else 0
 
     @functools.cached_property
@@ -292,7 +294,7 @@ class ImageModel:
 
     def draw_labels(self, num_samples: int, seed: int) -> np.ndarray:
         """Draws classes as often as in training, int32 [sample]."""
-        return draw_classes(self.class_counts, num_samples, seed)
+        return draw_classes(self.facts.class_counts, num_samples, seed)
 
     def sample(
         self,

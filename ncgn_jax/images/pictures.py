@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from ncgn_jax.images.draw_images import draw_costs, draw_image_rows
+from ncgn_jax.images.facts import ImageFacts
 from ncgn_jax.images.model import ImageModel
 from ncgn_jax.images.scores import ImageScorer
 from ncgn_jax.images.sets import ImageDataset
+from ncgn_jax.images.units import ImageUnits
 from ncgn_jax.tasks.sampling import Reached, Start
 
 NUM_PATHS = 4
@@ -22,7 +24,7 @@ _LONGEST_NAME = 14
 
 
 def draw_classes(
-    samples: Mapping[str, np.ndarray], dataset: ImageDataset, path: Path
+    samples: Mapping[str, np.ndarray], facts: ImageFacts, path: Path
 ) -> Path:
     """Draws a row for each of the most frequent classes among the samples.
 
@@ -30,7 +32,7 @@ def draw_classes(
     the class of each above it.
     """
     labels = np.asarray(samples["labels"])
-    names = [_shorten(name) for name in dataset.class_names]
+    names = [_shorten(name) for name in facts.class_names]
     found, counts = np.unique(labels, return_counts=True)
     frequent = np.sort(found[np.argsort(-counts, kind="stable")][:_MAX_CLASSES])
     captions: Sequence[list[str]] = ()
@@ -42,13 +44,12 @@ def draw_classes(
     else:
         parts = [np.flatnonzero(labels == label)[:_NUM_COLUMNS] for label in frequent]
         titles = [names[label] for label in frequent]
-    rows = [saved_to_pixels(dataset, samples["images"][part]) for part in parts]
+    rows = [_to_pixels(facts.units, samples["images"][part]) for part in parts]
     return draw_image_rows(rows, titles, path, captions=captions)
 
 
 def draw_paths(
     model: ImageModel,
-    dataset: ImageDataset,
     start: Start,
     path_of_samples: Sequence[Reached],
     path: Path,
@@ -57,7 +58,6 @@ def draw_paths(
 
     Args:
       model: The model.
-      dataset: Turns images into pixels, and names classes.
       start: The samples before the first step, with their classes.
       path_of_samples: Their states, as the sampler walked them.
       path: Where to.
@@ -66,13 +66,14 @@ def draw_paths(
     count = min(len(path_of_samples), _MAX_STATES)
     shown = np.linspace(0, len(path_of_samples) - 1, count).astype(int)
     states = [path_of_samples[i] for i in shown]
+    facts = model.facts
     columns = [
-        dataset.to_pixels(x[:NUM_PATHS]) for x in (start.x, *(s.x for s in states))
+        facts.units.to_pixels(x[:NUM_PATHS]) for x in (start.x, *(s.x for s in states))
     ]
     buckets = [model.time.buckets[s.stretch.bucket or 0] for s in states]
     return draw_image_rows(
         np.stack(columns, axis=1),
-        [_shorten(dataset.class_names[label]) for label in start.given[:NUM_PATHS]],
+        [_shorten(facts.class_names[label]) for label in start.given[:NUM_PATHS]],
         path,
         ["noise", *(f"t = {state.t:.2f}" for state in states)],
         [None, *(bucket.patch for bucket in buckets)],
@@ -83,11 +84,11 @@ def draw_neighbors(
     images: np.ndarray, dataset: ImageDataset, scorer: ImageScorer, path: Path
 ) -> Path:
     """Draws generated images over the training images nearest to them."""
-    images = images[:_NUM_COLUMNS]
-    _, index = scorer.nearest(dataset.from_saved(images))
-    nearest = dataset.to_pixels(dataset.take(index)[0])
+    images, units = images[:_NUM_COLUMNS], dataset.units
+    _, index = scorer.nearest(units.from_saved(images))
+    nearest = units.to_pixels(dataset.take(index)[0])
     return draw_image_rows(
-        [saved_to_pixels(dataset, images), nearest],
+        [_to_pixels(units, images), nearest],
         ["generated", f"nearest of\n{scorer.looked_at}"],
         path,
     )
@@ -111,9 +112,8 @@ def draw_cost(model: ImageModel, macs: np.ndarray, path: Path) -> Path:
     )
 
 
-def saved_to_pixels(dataset: ImageDataset, images: np.ndarray) -> np.ndarray:
-    """Returns stored images as pixels."""
-    return dataset.to_pixels(dataset.from_saved(images))
+def _to_pixels(units: ImageUnits, saved: np.ndarray) -> np.ndarray:
+    return units.to_pixels(units.from_saved(saved))
 
 
 def _shorten(name: str) -> str:

@@ -25,10 +25,9 @@ from typing import Protocol
 import numpy as np
 
 from ncgn_jax.faults import DataError
+from ncgn_jax.images.units import ImageUnits
 
 CHANNEL_AXES = ("auto", "first", "last")
-# Latents of unit variance hardly ever leave this interval.
-_LATENT_RANGE = 3.0
 
 
 class Rows(Protocol):
@@ -61,9 +60,7 @@ class ImageDataset:
       test_labels: Class of each test image, int32 [image].
       class_names: Name of each class.
       source: One line on the origin of the images, their split and what was left out.
-      shift: Stored value that becomes 0 in training.
-      scale: Difference of stored values that becomes 1 in training, > 0.
-      is_latent: Whether the images are latents of an autoencoder, not pixels.
+      units: Units of the stored images.
     """
 
     name: str
@@ -73,9 +70,7 @@ class ImageDataset:
     test_labels: np.ndarray
     class_names: tuple[str, ...]
     source: str
-    shift: float
-    scale: float
-    is_latent: bool = False
+    units: ImageUnits
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -100,55 +95,11 @@ class ImageDataset:
         """
         images = {"train": self.train, "test": self.test}[split]
         labels = {"train": self.train_labels, "test": self.test_labels}[split]
-        return self.to_training(images[rows]), labels[rows]
+        return self.units.to_training(images[rows]), labels[rows]
 
     def rows(self, split: str = "train") -> "TrainingRows":
         """Returns "train" or "test" images, converted when they are indexed."""
-        return TrainingRows(self, {"train": self.train, "test": self.test}[split])
-
-    def to_training(self, stored: np.ndarray) -> np.ndarray:
-        """Converts stored images to the units of training, float32."""
-        shift, scale = np.float32(self.shift), np.float32(self.scale)
-        return (np.asarray(stored, np.float32) - shift) / scale
-
-    def from_training(self, images: np.ndarray) -> np.ndarray:
-        """Converts images to the units they are stored in, float32; does not round."""
-        shift, scale = np.float32(self.shift), np.float32(self.scale)
-        return np.asarray(images, np.float32) * scale + shift
-
-    def to_saved(self, images: np.ndarray) -> np.ndarray:
-        """Converts images in the units of training to the form that is saved.
-
-        Returns:
-          Pixels as bytes, 0 black and 255 white; latents in the units they are stored
-          in, float32, ready for the decoder of their autoencoder.
-        """
-        return self.from_training(images) if self.is_latent else self.to_pixels(images)
-
-    def from_saved(self, saved: np.ndarray) -> np.ndarray:
-        """Converts the output of `to_saved` to the units of training, float32."""
-        if self.is_latent:
-            return self.to_training(saved)
-        return np.asarray(saved, np.float32) / np.float32(127.5) - np.float32(1)
-
-    def to_pixels(self, images: np.ndarray) -> np.ndarray:
-        """Converts images in the units of training to bytes that can be drawn.
-
-        Latents are shown in false colours: their first three channels (the first
-        one, if there are fewer), from -3 to 3.
-
-        Args:
-          images: In the units of training, [..., height, width, channel].
-
-        Returns:
-          uint8 [..., height, width, 1 or 3], 0 black and 255 white.
-        """
-        images = np.asarray(images, np.float32)
-        if self.is_latent:
-            shown = 3 if images.shape[-1] >= 3 else 1
-            images = images[..., :shown] / np.float32(_LATENT_RANGE)
-        levels = np.round((images + 1) * np.float32(127.5))
-        return np.clip(levels, 0, 255).astype(np.uint8)
+        return TrainingRows(self.units, {"train": self.train, "test": self.test}[split])
 
 
 class TrainingRows:
@@ -161,9 +112,9 @@ class TrainingRows:
 
     dtype = np.dtype(np.float32)
 
-    def __init__(self, dataset: ImageDataset, images: Rows):
-        """Keeps the stored images and the data set with their units."""
-        self._dataset, self._images = dataset, images
+    def __init__(self, units: ImageUnits, images: Rows):
+        """Keeps the stored images and their units."""
+        self._units, self._images = units, images
         self.shape = tuple(images.shape)
 
     def __len__(self) -> int:
@@ -175,7 +126,7 @@ class TrainingRows:
         Raises:
           DataError: If a row on disk is not usable.
         """
-        return self._dataset.to_training(self._images[rows])
+        return self._units.to_training(self._images[rows])
 
 
 def make_image_dataset(
@@ -232,9 +183,7 @@ def make_image_dataset(
         test_labels=test_labels,
         class_names=_name_classes(name, train_labels, test_labels, class_names),
         source=source,
-        shift=float(shift),
-        scale=float(scale),
-        is_latent=is_latent,
+        units=ImageUnits(float(shift), float(scale), is_latent),
     )
 
 

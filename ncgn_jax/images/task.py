@@ -19,6 +19,7 @@ from ncgn_jax.images.config import (
     FIELDS,
     NAME,
     check,
+    check_training,
     images_per_step,
     make_model,
     network_sizes,
@@ -30,7 +31,8 @@ from ncgn_jax.images.costs import (
     sampling_macs,
     training_macs,
 )
-from ncgn_jax.images.load import check_fit, load_dataset
+from ncgn_jax.images.facts import ImageFacts, learn_facts
+from ncgn_jax.images.load import check_data, check_sampling, load_dataset
 from ncgn_jax.images.model import ImageBatch
 from ncgn_jax.images.scores import ImageScorer
 from ncgn_jax.images.sets import ImageDataset, check_finite
@@ -45,18 +47,26 @@ _PIXEL_LIMIT = 1.0
 _FEW_CLASSES = 10
 
 
-class ImageTask(Task[ImageDataset]):
+class ImageTask(Task[ImageDataset, ImageFacts]):
     """Joins a model of images with its data."""
 
     name = NAME
+    facts_type = ImageFacts
     fields = FIELDS
     anchors = ("noise", "train", "held_out")
     counts_macs = True
 
-    def __init__(self, config: ConfigDict, dataset: ImageDataset) -> None:
-        super().__init__(config, dataset)
-        check_fit(config, dataset)
-        self.model = make_model(config, dataset)
+    def __init__(
+        self,
+        config: ConfigDict,
+        dataset: ImageDataset | None,
+        facts: ImageFacts | None = None,
+    ) -> None:
+        super().__init__(config, dataset, facts)
+        if dataset is not None:
+            check_data(config, dataset)
+        check_sampling(config, self.facts)
+        self.model = make_model(config, self.facts)
         self.sampling = make_sampling(config)
         buckets = self.model.time.buckets
         self.bucket_names = tuple(f"p{b.patch}_w{b.window}" for b in buckets)
@@ -68,6 +78,11 @@ class ImageTask(Task[ImageDataset]):
     def check(cls, config: ConfigDict, faults: Faults) -> None:
         """Checks what holds between fields."""
         check(config, faults)
+
+    @classmethod
+    def check_training(cls, config: ConfigDict, faults: Faults) -> None:
+        """Checks what must hold on these devices to train."""
+        check_training(config, faults)
 
     @classmethod
     def load_dataset(cls, config: ConfigDict) -> ImageDataset:
@@ -93,16 +108,24 @@ class ImageTask(Task[ImageDataset]):
                 evaluate.classifier_steps, self.model.num_classes
             ),
             inception=evaluate.inception,
-            limit=None if data.is_latent else _PIXEL_LIMIT,
+            limit=None if data.units.is_latent else _PIXEL_LIMIT,
             max_nearest=evaluate.max_nearest,
         )
 
-    def describe(self) -> list[str]:
-        """Describes data, patches and network in a few lines."""
-        config, data, process = self.config, self.dataset, self.config.process
+    @classmethod
+    def learn(cls, config: ConfigDict, dataset: ImageDataset) -> ImageFacts:
+        """Finds shape, classes and units of the training images."""
+        return learn_facts(dataset)
+
+    def describe_data(self) -> list[str]:
+        """Describes the data in a line."""
+        return [f"data: {self.dataset.name}; {self.dataset.source}"]
+
+    def describe_model(self) -> list[str]:
+        """Describes patches and network in a few lines."""
+        config, process = self.config, self.config.process
         width, layers, heads = network_sizes(config)
         return [
-            f"data: {data.name}; {data.source}",
             describe_patches(
                 self.model,
                 self.forward_macs,
@@ -175,7 +198,7 @@ class ImageTask(Task[ImageDataset]):
 
         Returns:
           `images`, pixels 0..255 as bytes or latents as stored (see
-          `ImageDataset.to_saved`), and the `labels` they were asked for.
+          `ImageUnits.to_saved`), and the `labels` they were asked for.
 
         Raises:
           DataError: If an image is not finite.
@@ -186,7 +209,7 @@ class ImageTask(Task[ImageDataset]):
             params, labels, seed, self.stretches(), self.sampling, channels
         )
         check_finite(images, "samples")
-        return {"images": self.dataset.to_saved(images), "labels": labels}
+        return {"images": self.facts.units.to_saved(images), "labels": labels}
 
     def draw_labels(self, count: int, seed: int) -> np.ndarray:
         """Takes `sample.classes` in turn, or draws as in training; int32 [count]."""
@@ -232,7 +255,7 @@ class ImageTask(Task[ImageDataset]):
     def evaluate(self, samples: Mapping[str, Arrays]) -> dict[str, Row]:
         """Measures generated images beside training, test and noise images."""
         named = {
-            name: (self.dataset.from_saved(arrays["images"]), arrays["labels"])
+            name: (self.facts.units.from_saved(arrays["images"]), arrays["labels"])
             for name, arrays in samples.items()
         }
         return self.scorer.rows(named, self.config.evaluate.max_images)
@@ -243,15 +266,21 @@ class ImageTask(Task[ImageDataset]):
         """Saves pictures of samples, paths, nearest training images and costs."""
         from ncgn_jax.images import pictures
 
-        data, model = self.dataset, self.model
+        model, facts = self.model, self.facts
         start, path = self.first_paths(params)
-        images = samples["images"]
-        return [
-            pictures.draw_classes(samples, data, folder / "samples.png"),
-            pictures.draw_paths(model, data, start, path, folder / "paths.png"),
-            pictures.draw_neighbors(images, data, self.scorer, folder / "nearest.png"),
+        paths = [
+            pictures.draw_classes(samples, facts, folder / "samples.png"),
+            pictures.draw_paths(model, start, path, folder / "paths.png"),
             pictures.draw_cost(model, self.forward_macs, folder / "cost.png"),
         ]
+        if self._dataset is not None:
+            nearest = folder / "nearest.png"
+            paths.append(
+                pictures.draw_neighbors(
+                    samples["images"], self.dataset, self.scorer, nearest
+                )
+            )
+        return paths
 
     @functools.cached_property
     def forward_macs(self) -> np.ndarray:

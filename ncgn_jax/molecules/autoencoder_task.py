@@ -28,6 +28,7 @@ from ncgn_jax.molecules.config import (
     check_autoencoder,
     make_codec,
 )
+from ncgn_jax.molecules.facts import MoleculeFacts, learn_facts
 from ncgn_jax.molecules.load import load_dataset
 from ncgn_jax.molecules.sets import MoleculeDataset, MoleculeSet
 from ncgn_jax.tasks import Arrays, Task, Tree
@@ -43,17 +44,24 @@ COLUMNS = (
 )
 
 
-class AutoencoderTask(Task[MoleculeDataset]):
+class AutoencoderTask(Task[MoleculeDataset, MoleculeFacts]):
     """Joins the autoencoder of molecules with its data."""
 
     name = AUTOENCODER_NAME
+    facts_type = MoleculeFacts
     fields = AUTOENCODER_FIELDS
+    samples_beside_data = True
     columns = COLUMNS
     bucket_names = ("all",)
 
-    def __init__(self, config: ConfigDict, dataset: MoleculeDataset) -> None:
-        super().__init__(config, dataset)
-        self.codec = make_codec(config, dataset.train)
+    def __init__(
+        self,
+        config: ConfigDict,
+        dataset: MoleculeDataset | None,
+        facts: MoleculeFacts | None = None,
+    ) -> None:
+        super().__init__(config, dataset, facts)
+        self.codec = make_codec(config, self.facts)
 
     @classmethod
     def check(cls, config: ConfigDict, faults: Faults) -> None:
@@ -65,9 +73,18 @@ class AutoencoderTask(Task[MoleculeDataset]):
         """Loads the molecules of a configuration."""
         return load_dataset(config)
 
-    def describe(self) -> list[str]:
-        """Describes data and model in a few lines."""
-        return [f"data: {self.dataset.source}", self.codec.settings.describe()]
+    @classmethod
+    def learn(cls, config: ConfigDict, dataset: MoleculeDataset) -> MoleculeFacts:
+        """Finds atom classes and sizes of the training molecules."""
+        return learn_facts(dataset.train)
+
+    def describe_data(self) -> list[str]:
+        """Describes the data in a line."""
+        return [f"data: {self.dataset.source}"]
+
+    def describe_model(self) -> list[str]:
+        """Describes the model in a line."""
+        return [self.codec.settings.describe()]
 
     def init(self, rng: jax.Array) -> tuple[Tree, Tree]:
         """Returns initial parameters and statistics."""

@@ -19,6 +19,7 @@ from ncgn_jax.molecules.autoencoder import (
     reconstruction_loss,
 )
 from ncgn_jax.molecules.bond_decoding import argmax_bonds, valency_aware_bonds
+from ncgn_jax.molecules.facts import MoleculeFacts
 from ncgn_jax.molecules.process import masked_noise
 from ncgn_jax.molecules.sets import MoleculeSet, max_valences
 from ncgn_jax.parallel import AXIS, map_over_devices
@@ -70,16 +71,12 @@ class MoleculeCodec:
 
     Attributes:
       settings: Size and kind.
-      classes: Atom classes, in the order of the decoder's logits.
-      max_atoms: Atoms that molecules are padded to.
-      mean_log_degree: Mean of log(degree + 1) over the training atoms.
+      facts: What the training molecules taught.
       batch_size: Most molecules in a call, over all devices.
     """
 
     settings: CodecSettings
-    classes: tuple[str, ...]
-    max_atoms: int
-    mean_log_degree: float
+    facts: MoleculeFacts
     batch_size: int
 
     @property
@@ -88,9 +85,19 @@ class MoleculeCodec:
         return self.settings.sizes
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """Atom classes, in the order of the decoder's logits."""
+        return self.facts.classes
+
+    @property
     def num_classes(self) -> int:
         """Number of atom classes."""
         return len(self.classes)
+
+    @property
+    def max_atoms(self) -> int:
+        """Atoms that molecules are padded to."""
+        return self.facts.max_atoms
 
     def encoder(self, axis_name: str | None = None) -> Encoder:
         """Returns the encoder; `axis_name` joins its statistics over devices."""
@@ -103,7 +110,7 @@ class MoleculeCodec:
             own.noise_floor,
             own.variational,
             own.centered,
-            self.mean_log_degree,
+            self.facts.mean_log_degree,
             axis_name,
         )
 
@@ -329,9 +336,3 @@ def empty_batch(count: int, max_atoms: int) -> MoleculeBatch:
         jnp.zeros((count, max_atoms, 2)),
         jnp.ones((count, max_atoms), bool),
     )
-
-
-def mean_log_degree(molecules: MoleculeSet) -> float:
-    """Returns the mean of log(degree + 1) over all atoms, delta of `models.pna`."""
-    degrees = (molecules.bonds > 0).sum(axis=2)[molecules.node_mask]
-    return float(np.mean(np.log(degrees + 1.0)))

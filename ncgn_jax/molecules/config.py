@@ -4,7 +4,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ncgn_jax import fields
-from ncgn_jax.faults import DataError, Faults, is_type
+from ncgn_jax.faults import Faults, is_type
 from ncgn_jax.fields import Check, Field, number, one_of, whole, with_defaults
 from ncgn_jax.models.pair_attention import NUM_HEADS
 from ncgn_jax.molecules.autoencoder import (
@@ -14,8 +14,9 @@ from ncgn_jax.molecules.autoencoder import (
     SYMMETRIES,
     LatentSizes,
 )
-from ncgn_jax.molecules.codec import CodecSettings, MoleculeCodec, mean_log_degree
+from ncgn_jax.molecules.codec import CodecSettings, MoleculeCodec
 from ncgn_jax.molecules.denoiser import NETWORKS
+from ncgn_jax.molecules.facts import MoleculeFacts
 from ncgn_jax.molecules.files import INVALID
 from ncgn_jax.molecules.model import (
     NUM_TIME_BINS,
@@ -25,7 +26,6 @@ from ncgn_jax.molecules.model import (
     MoleculeModel,
 )
 from ncgn_jax.molecules.process import TIMES, LatentProcess, TrainingTimes
-from ncgn_jax.molecules.sets import MoleculeSet
 from ncgn_jax.parallel import num_devices
 from ncgn_jax.process import Schedule, make_schedule
 from ncgn_jax.process.blurring import BLURS, HEAT_KINDS, make_blur, still_schedule
@@ -331,13 +331,6 @@ def check_autoencoder(config: ConfigDict, faults: Faults) -> None:
 def check(config: ConfigDict, faults: Faults) -> None:
     """Checks what holds between fields."""
     check_autoencoder(config, faults)
-    size = config.autoencoder.batch_size
-    faults.check(
-        size % num_devices() == 0,
-        "autoencoder.batch_size",
-        size,
-        f"a multiple of the {num_devices()} devices",
-    )
     _check_heads(faults, "model.width", config.model.width, config.model.network)
     faults.check(
         not config.sample.guess_guidance or config.model.self_conditioning != "none",
@@ -359,6 +352,17 @@ def check(config: ConfigDict, faults: Faults) -> None:
         "process.rescale_betas",
         process.rescale_betas,
         "False, but with process.schedule 'ddpm_linear'",
+    )
+
+
+def check_training(config: ConfigDict, faults: Faults) -> None:
+    """Checks what must hold on these devices to train."""
+    size = config.autoencoder.batch_size
+    faults.check(
+        size % num_devices() == 0,
+        "autoencoder.batch_size",
+        size,
+        f"a multiple of the {num_devices()} devices",
     )
     size = NUM_TIME_BINS * num_devices()
     faults.check(
@@ -438,12 +442,12 @@ def _check_conditions(config: ConfigDict, faults: Faults) -> None:
     )
 
 
-def make_codec(config: ConfigDict, molecules: MoleculeSet) -> MoleculeCodec:
-    """Builds the autoencoder of a configuration.
+def make_codec(config: ConfigDict, facts: MoleculeFacts) -> MoleculeCodec:
+    """Builds the autoencoder of a configuration and what its data taught it.
 
     Args:
       config: Of either task.
-      molecules: Training molecules.
+      facts: Of the training molecules.
     """
     own = config.autoencoder
     settings = CodecSettings(
@@ -459,13 +463,7 @@ def make_codec(config: ConfigDict, molecules: MoleculeSet) -> MoleculeCodec:
         own.divergence_weight,
         own.centered,
     )
-    return MoleculeCodec(
-        settings,
-        tuple(molecules.classes),
-        molecules.atoms.shape[1],
-        mean_log_degree(molecules),
-        config.sample.batch_size,
-    )
+    return MoleculeCodec(settings, facts, config.sample.batch_size)
 
 
 def make_process(config: ConfigDict, max_atoms: int) -> LatentProcess:
@@ -489,44 +487,24 @@ def _make_base(config: ConfigDict) -> Schedule:
     return make_schedule(own.schedule, **options)
 
 
-def make_conditions(config: ConfigDict, molecules: MoleculeSet) -> Conditions | None:
-    """Returns the properties that generation is conditioned on, None for none.
-
-    Raises:
-      DataError: If the molecules lack one of them.
-    """
-    names = tuple(config.model.conditions)
-    if not names:
+def make_conditions(facts: MoleculeFacts) -> Conditions | None:
+    """Returns the properties that generation is conditioned on, None for none."""
+    known = facts.properties
+    if not known:
         return None
-    for name in names:
-        if name not in molecules.properties:
-            known = ", ".join(sorted(molecules.properties)) or "none"
-            raise DataError(
-                f"model.conditions: the data has no property {name!r}; it has {known}"
-            )
-        if not np.isfinite(molecules.properties[name]).any():
-            raise DataError(f"model.conditions: {name!r} is known of no molecule")
-    values = np.stack([molecules.properties[name] for name in names], axis=1)
     return Conditions(
-        names, np.nanmean(values, axis=0), np.nanstd(values, axis=0) + 1e-8
+        tuple(own.name for own in known),
+        np.asarray([own.mean for own in known], np.float32),
+        np.asarray([own.std for own in known], np.float32),
     )
 
 
-def make_model(config: ConfigDict, molecules: MoleculeSet) -> MoleculeModel:
-    """Builds the model of a configuration and what its data teach it.
-
-    Args:
-      config: The configuration.
-      molecules: Training molecules.
-
-    Raises:
-      DataError: If the molecules lack a property of `model.conditions`.
-    """
+def make_model(config: ConfigDict, facts: MoleculeFacts) -> MoleculeModel:
+    """Builds the model of a configuration and what its data taught it."""
     model, process = config.model, config.process
-    codec = make_codec(config, molecules)
+    codec = make_codec(config, facts)
     return MoleculeModel(
         codec=codec,
-        size_counts=tuple(np.bincount(molecules.num_atoms).tolist()),
         process=make_process(config, codec.max_atoms),
         signal=process.signal,
         objective=make_objective(config),
@@ -541,6 +519,6 @@ def make_model(config: ConfigDict, molecules: MoleculeSet) -> MoleculeModel:
             model.num_layers,
             model.self_conditioning,
         ),
-        conditions=make_conditions(config, molecules),
+        conditions=make_conditions(facts),
         condition_dropout=model.condition_dropout,
     )

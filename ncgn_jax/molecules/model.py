@@ -115,7 +115,6 @@ class MoleculeModel:
 
     Attributes:
       codec: The autoencoder.
-      size_counts: Training molecules of each number of atoms, from 0.
       process: Noise and heat.
       signal: Noise variable of the network, `mixing` or `time`.
       objective: Target and loss.
@@ -127,7 +126,6 @@ class MoleculeModel:
     """
 
     codec: MoleculeCodec
-    size_counts: tuple[int, ...]
     process: LatentProcess
     signal: str
     objective: Objective
@@ -239,7 +237,7 @@ class MoleculeModel:
         Raises:
           ValueError: If no training molecule has such a size.
         """
-        counts = np.asarray(self.size_counts, float)
+        counts = np.asarray(self.codec.facts.size_counts, float)
         if high:
             sizes = np.arange(len(counts))
             counts = ((counts > 0) & (sizes >= low) & (sizes <= high)).astype(float)

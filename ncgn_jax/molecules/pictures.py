@@ -25,7 +25,7 @@ def draw_all(
     codec: MoleculeCodec,
     variables: Variables,
     samples: Mapping[str, np.ndarray],
-    dataset: MoleculeDataset,
+    dataset: MoleculeDataset | None,
     paths: Sequence[tuple[np.ndarray, float, np.ndarray]],
     folder: Path,
 ) -> list[Path]:
@@ -35,7 +35,7 @@ def draw_all(
       codec: The autoencoder.
       variables: Of the autoencoder.
       samples: `atoms` and `bonds`, as decoded.
-      dataset: The data.
+      dataset: The data; None to draw the molecules alone.
       paths: Latents, t and mask of the first samples, from noise to data.
       folder: Where to.
 
@@ -56,12 +56,13 @@ def draw_all(
         )
     ]
     pictures = [draw_molecule_sheet(drawn, folder / "molecules.png")]
-    if smiles:
+    if smiles and dataset is not None:
         known = dataset.train.smiles.tolist()
         nearest = list(dict.fromkeys(smiles))[:_NUM_NEAREST]
         pictures.append(draw_nearest(nearest, known, folder / "nearest.png", columns=5))
     pictures.append(_draw_paths(codec, variables, paths, folder))
-    pictures.append(draw_latent_space(codec, variables, dataset, folder))
+    if dataset is not None:
+        pictures.append(draw_latent_space(codec, variables, dataset, folder))
     return pictures
 
 

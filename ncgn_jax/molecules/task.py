@@ -4,6 +4,7 @@ The autoencoder (`molecules.autoencoder_task`) comes first; then, with it frozen
 network that denoises the latents of a molecule's atoms.
 """
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,9 +22,11 @@ from ncgn_jax.molecules.config import (
     FIELDS,
     NAME,
     check,
+    check_training,
     first_stage_config,
     make_model,
 )
+from ncgn_jax.molecules.facts import MoleculeFacts, learn_facts
 from ncgn_jax.molecules.load import load_dataset
 from ncgn_jax.molecules.process import masked_noise
 from ncgn_jax.molecules.scores import COLUMNS, PUBLISHED_SIZES, evaluate_molecules
@@ -36,27 +39,28 @@ _NUM_PATHS = 5
 _NUM_PIECES = 5
 
 
-class MoleculeTask(Task[MoleculeDataset]):
+class MoleculeTask(Task[MoleculeDataset, MoleculeFacts]):
     """Joins a model of molecules with its data; its first stage is adopted."""
 
     name = NAME
+    facts_type = MoleculeFacts
     fields = FIELDS
     anchors = ("train", "held_out")
     extra_samples = ("sample.num_published", "sample.num_reconstructed")
+    samples_beside_data = True
     columns = COLUMNS
 
-    def __init__(self, config: ConfigDict, dataset: MoleculeDataset) -> None:
-        super().__init__(config, dataset)
-        self.model = make_model(config, dataset.train)
+    def __init__(
+        self,
+        config: ConfigDict,
+        dataset: MoleculeDataset | None,
+        facts: MoleculeFacts | None = None,
+    ) -> None:
+        super().__init__(config, dataset, facts)
+        self.model = make_model(config, self.facts)
         self.sampling = make_sampling(config)
         self.bucket_names = self.model.bucket_names
         self._adopted: Variables | None = None
-        self._conditions: np.ndarray | None = None
-        conditions = self.model.conditions
-        if conditions is not None:
-            known = dataset.train.properties
-            values = np.stack([known[name] for name in conditions.names], axis=1)
-            self._conditions = conditions.standardise(values)
 
     @classmethod
     def check(cls, config: ConfigDict, faults: Faults) -> None:
@@ -64,17 +68,40 @@ class MoleculeTask(Task[MoleculeDataset]):
         check(config, faults)
 
     @classmethod
+    def check_training(cls, config: ConfigDict, faults: Faults) -> None:
+        """Checks what must hold on these devices to train."""
+        check_training(config, faults)
+
+    @classmethod
     def load_dataset(cls, config: ConfigDict) -> MoleculeDataset:
         """Loads the molecules of a configuration."""
         return load_dataset(config)
+
+    @classmethod
+    def learn(cls, config: ConfigDict, dataset: MoleculeDataset) -> MoleculeFacts:
+        """Finds atom classes, sizes and conditions of the training molecules."""
+        return learn_facts(dataset.train, config.model.conditions)
+
+    @functools.cached_property
+    def _conditions(self) -> np.ndarray | None:
+        """What the network sees of the properties of the training molecules."""
+        conditions, known = self.model.conditions, self.dataset.train.properties
+        if conditions is None:
+            return None
+        values = np.stack([known[name] for name in conditions.names], axis=1)
+        return conditions.standardise(values)
 
     @classmethod
     def first_stage_config(cls, config: ConfigDict) -> ConfigDict:
         """Returns what the first stage of a configuration trains."""
         return first_stage_config(config)
 
-    def describe(self) -> list[str]:
-        """Describes data, stages and process in a few lines."""
+    def describe_data(self) -> list[str]:
+        """Describes the data in a line."""
+        return [f"data: {self.dataset.source}"]
+
+    def describe_model(self) -> list[str]:
+        """Describes stages and process in a few lines."""
         model, process = self.config.model, self.config.process
         heat = "" if process.heat == "none" else f", {process.heat} heat"
         if process.still_noise is not None:
@@ -82,7 +109,6 @@ class MoleculeTask(Task[MoleculeDataset]):
         else:
             kind = f"{process.schedule} process"
         return [
-            f"data: {self.dataset.source}",
             self.model.codec.settings.describe(),
             f"model: {model.network}, width {model.width}, {model.num_layers} layers; "
             f"{kind}{heat}, {process.target} target",
@@ -132,7 +158,7 @@ class MoleculeTask(Task[MoleculeDataset]):
         latents = self._generate(params, codec, sizes, seed)
         arrays = {"latents": latents, **self._decode(codec, latents, sizes)}
         low, high = PUBLISHED_SIZES
-        if sample.num_published and any(model.size_counts[low : high + 1]):
+        if sample.num_published and any(self.facts.size_counts[low : high + 1]):
             sizes = model.draw_sizes(sample.num_published, seed + 1, low, high)
             latents = self._generate(params, codec, sizes, seed + 1)
             parts = self._decode(codec, latents, sizes)
@@ -144,7 +170,7 @@ class MoleculeTask(Task[MoleculeDataset]):
         noise = masked_noise(keys, jnp.asarray(mask), model.codec.sizes.total)
         parts = self._decode(codec, np.asarray(noise), sizes)
         arrays |= {f"control_{name}": part for name, part in parts.items()}
-        if sample.num_reconstructed:
+        if sample.num_reconstructed and self._dataset is not None:
             parts = reconstruct(
                 model.codec, codec, self.dataset.test, sample.num_reconstructed, seed
             )
@@ -187,7 +213,7 @@ class MoleculeTask(Task[MoleculeDataset]):
             self.model.codec,
             codec,
             samples,
-            self.dataset,
+            self._dataset,
             self.first_paths(params, codec),
             folder,
         )

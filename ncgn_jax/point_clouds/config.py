@@ -6,11 +6,10 @@ from ncgn_jax import fields
 from ncgn_jax.faults import Faults
 from ncgn_jax.fields import Field, one_of, whole, with_defaults
 from ncgn_jax.parallel import num_devices
+from ncgn_jax.point_clouds.facts import CloudFacts
 from ncgn_jax.point_clouds.load import SOURCES
 from ncgn_jax.point_clouds.model import DIM, NOISE_CONDITIONINGS, PointCloudModel
-from ncgn_jax.point_clouds.sets import PointDataset
 from ncgn_jax.tasks.bucketed import BatchLayout, make_batch_layout
-from ncgn_jax.tasks.classes import count_classes
 from ncgn_jax.tasks.settings import (
     BASE_FIELDS,
     CACHE_DIR,
@@ -42,7 +41,7 @@ FIELDS = with_defaults(
             one_of(SOURCES),
         ),
         PATH,
-        Field("data.num_points", 400, "Points per cloud.", whole(2)),
+        Field("data.num_points", 400, "Points per cloud.", whole(2), decides="size"),
         Field(
             "data.sampling",
             "vertices",
@@ -98,6 +97,15 @@ def check(config: ConfigDict, faults: Faults) -> None:
     )
     if not faults.lines:
         try:
+            make_time(config, config.data.num_points, DIM)
+        except ValueError as error:
+            faults.lines.append(f"dmp: {error}")
+
+
+def check_training(config: ConfigDict, faults: Faults) -> None:
+    """Checks what must hold on these devices to train."""
+    if not faults.lines:
+        try:
             make_layout(config)
         except ValueError as error:
             faults.lines.append(f"dmp / train.batch_size: {error}")
@@ -109,14 +117,12 @@ def make_layout(config: ConfigDict) -> BatchLayout:
     return make_batch_layout(time, config.train.batch_size, num_devices())
 
 
-def make_model(config: ConfigDict, dataset: PointDataset) -> PointCloudModel:
-    """Builds the model of a configuration and what its data teach it."""
+def make_model(config: ConfigDict, facts: CloudFacts) -> PointCloudModel:
+    """Builds the model of a configuration and what its data taught it."""
     model = config.model
     return PointCloudModel(
         num_points=config.data.num_points,
-        scale=float(dataset.scale),
-        class_names=tuple(dataset.class_names),
-        class_counts=count_classes(dataset.train_labels, dataset.class_names),
+        facts=facts,
         time=make_time(config, config.data.num_points, DIM),
         objective=make_objective(config),
         graphs=make_graph_settings(config),

@@ -18,6 +18,7 @@ from ncgn_jax.graphs import MultiscaleGraph, NoiseBucket, build_graphs, join_gra
 from ncgn_jax.models.apply import apply_network
 from ncgn_jax.models.ncgn import NCGN
 from ncgn_jax.parallel import AXIS, device_index
+from ncgn_jax.point_clouds.facts import CloudFacts
 from ncgn_jax.point_clouds.noise_level import NoiseLevelHead, cloud_statistics
 from ncgn_jax.process import Denoiser, integrate, make_denoiser, make_sampler_step
 from ncgn_jax.tasks.bucketed import (
@@ -65,9 +66,7 @@ class PointCloudModel:
 
     Attributes:
       num_points: Points per cloud.
-      scale: Standard deviation of the training clouds, over all coordinates.
-      class_names: Classes of the training clouds.
-      class_counts: Training clouds of each class.
+      facts: What the training clouds taught.
       time: Process and noise buckets.
       objective: Target and loss.
       graphs: How the buckets' graphs were chosen.
@@ -78,9 +77,7 @@ class PointCloudModel:
     """
 
     num_points: int
-    scale: float
-    class_names: tuple[str, ...]
-    class_counts: tuple[int, ...]
+    facts: CloudFacts
     time: BucketedTime[NoiseBucket]
     objective: Objective
     graphs: GraphSettings
@@ -92,7 +89,7 @@ class PointCloudModel:
     @property
     def num_classes(self) -> int:
         """Classes that the network distinguishes, 0 for none."""
-        return len(self.class_names) if self.class_conditional else 0
+        return len(self.facts.class_names) if self.class_conditional else 0
 
     @property
     def is_blind(self) -> bool:
@@ -258,7 +255,7 @@ class PointCloudModel:
         """Draws classes as often as in training; zeros without classes, int32."""
         if not self.num_classes:
             return np.zeros(num_samples, np.int32)
-        return draw_classes(self.class_counts, num_samples, seed)
+        return draw_classes(self.facts.class_counts, num_samples, seed)
 
     def sample(
         self,
@@ -285,7 +282,7 @@ class PointCloudModel:
             len(label),
             sampling.batch_size,
         )
-        return points * np.float32(self.scale)
+        return points * np.float32(self.facts.scale)
 
     def walk(
         self,

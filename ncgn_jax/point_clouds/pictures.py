@@ -44,7 +44,7 @@ def draw_all(
     params: Tree,
     model_state: Tree,
     samples: Mapping[str, np.ndarray],
-    dataset: PointDataset,
+    dataset: PointDataset | None,
     sampling: Sampling,
     seed: int,
     folder: Path,
@@ -56,7 +56,7 @@ def draw_all(
       params: The parameters that made the samples.
       model_state: Batch statistics.
       samples: `points` [cloud, point, 3] in [-1, 1] and `label` [cloud].
-      dataset: The data, for the clouds beside the samples.
+      dataset: The data, for the clouds beside the samples; None to go without.
       sampling: Settings of the samples.
       seed: Seed of the samples.
       folder: Where to; the run's folder, with its metrics, is one above.
@@ -64,9 +64,12 @@ def draw_all(
     Returns:
       The files written; a picture that cannot be made is left out, with a line on it.
     """
-    test = dataset.test[:, : model.num_points]
-    clouds = _samples_and_data(samples["points"], test, dataset.name)
-    some = choose_clouds(test, dataset.test_labels, dataset.scale, _NUM_TEST_CLOUDS)
+    clouds = {"generated": samples["points"][:_MAX_INTERACTIVE]}
+    some = None
+    if dataset is not None:
+        test, scale = dataset.test[:, : model.num_points], model.facts.scale
+        clouds[f"test data: {dataset.name}"] = _choose(test, len(clouds["generated"]))
+        some = choose_clouds(test, dataset.test_labels, scale, _NUM_TEST_CLOUDS)
     view = NetworkView(model, params, model_state)
     states = denoising_states(
         view, params, model_state, samples["label"], seed, sampling
@@ -78,11 +81,11 @@ def draw_all(
         "denoising_path": path,
         "range_resolution": _range_and_resolution(model),
     }
-    if view.attends:
-        figures["attention"] = _draw_attention(view, some)
-    else:
+    if not view.attends:
         _say_left_out("attention", "model.convolution=gcn has no attention")
-    if model.is_blind:
+    elif some is not None:
+        figures["attention"] = _draw_attention(view, some)
+    if model.is_blind and some is not None:
         figures["noise_level"] = _draw_noise_level(model, params, some)
     losses = _losses(model, folder.parent)
     if losses is None:
@@ -105,13 +108,9 @@ def _say_left_out(name: str, reason: str) -> None:
     print(f"pictures: {name}.png left out: {reason}", flush=True)
 
 
-def _samples_and_data(
-    points: np.ndarray, test: np.ndarray, name: str
-) -> dict[str, np.ndarray]:
-    """Returns samples, and as many test clouds at random: files are sorted by class."""
-    count = min(len(points), len(test), _MAX_INTERACTIVE)
-    chosen = np.random.default_rng(0).permutation(len(test))[:count]
-    return {"generated": points[:_MAX_INTERACTIVE], f"test data: {name}": test[chosen]}
+def _choose(test: np.ndarray, count: int) -> np.ndarray:
+    """Returns some test clouds at random, because files are sorted by class."""
+    return test[np.random.default_rng(0).permutation(len(test))[:count]]
 
 
 def _draw_attention(view: NetworkView, clouds: Labelled) -> Figure:

@@ -4,6 +4,7 @@ Clouds train at unit variance and are measured in the paper's scaling, with coor
 in +-0.25.
 """
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,44 +21,61 @@ from ncgn_jax.point_clouds.columns import (
     add_floor,
     warn_below_floor,
 )
-from ncgn_jax.point_clouds.config import FIELDS, NAME, check, make_layout, make_model
+from ncgn_jax.point_clouds.config import (
+    FIELDS,
+    NAME,
+    check,
+    check_training,
+    make_layout,
+    make_model,
+)
 from ncgn_jax.point_clouds.evaluation import (
     EvaluationSettings,
     evaluate_anchors,
     evaluate_clouds,
     prepare_reference,
 )
+from ncgn_jax.point_clouds.facts import CloudFacts, learn_facts
 from ncgn_jax.point_clouds.load import load_point_dataset
 from ncgn_jax.point_clouds.sets import PointDataset
 from ncgn_jax.point_clouds.truth import TRUTH_COLUMNS, add_truth
 from ncgn_jax.tasks import Arrays, Task, Tree
-from ncgn_jax.tasks.bucketed import bucket_names
+from ncgn_jax.tasks.bucketed import BatchLayout, bucket_names
 from ncgn_jax.tasks.level_errors import LevelProbe
 from ncgn_jax.tasks.settings import make_sampling
 
 HALF_WIDTH = 0.25
 
 
-class PointCloudTask(Task[PointDataset]):
+class PointCloudTask(Task[PointDataset, CloudFacts]):
     """Joins a model of point clouds with its data."""
 
     name = NAME
+    facts_type = CloudFacts
     fields = FIELDS
     anchors = ANCHOR_NAMES
     columns = POINT_CLOUD_COLUMNS + TRUTH_COLUMNS
 
-    def __init__(self, config: ConfigDict, dataset: PointDataset) -> None:
-        super().__init__(config, dataset)
-        self.model = make_model(config, dataset)
-        self.layout = make_layout(config)
+    def __init__(
+        self,
+        config: ConfigDict,
+        dataset: PointDataset | None,
+        facts: CloudFacts | None = None,
+    ) -> None:
+        super().__init__(config, dataset, facts)
+        self.model = make_model(config, self.facts)
         self.sampling = make_sampling(config)
         self.bucket_names = bucket_names(self.model.time.buckets)
-        self._train_clouds = dataset.train / np.float32(dataset.scale)
 
     @classmethod
     def check(cls, config: ConfigDict, faults: Faults) -> None:
         """Checks what holds between fields."""
         check(config, faults)
+
+    @classmethod
+    def check_training(cls, config: ConfigDict, faults: Faults) -> None:
+        """Checks what must hold on these devices to train."""
+        check_training(config, faults)
 
     @classmethod
     def load_dataset(cls, config: ConfigDict) -> PointDataset:
@@ -75,21 +93,38 @@ class PointCloudTask(Task[PointDataset]):
             cache_dir=data.cache_dir or None,
         )
 
-    def describe(self) -> list[str]:
-        """Describes data, graphs and model in a few lines."""
-        data, model = self.dataset, self.model
-        lines = [
+    @classmethod
+    def learn(cls, config: ConfigDict, dataset: PointDataset) -> CloudFacts:
+        """Finds scale and classes of the training clouds."""
+        return learn_facts(dataset)
+
+    @functools.cached_property
+    def layout(self) -> BatchLayout:
+        """Which rows of a batch belong to which bucket."""
+        return make_layout(self.config)
+
+    @functools.cached_property
+    def _train_clouds(self) -> np.ndarray:
+        return self.dataset.train / np.float32(self.facts.scale)
+
+    def describe_data(self) -> list[str]:
+        """Describes the data in a line."""
+        data = self.dataset
+        line = (
             f"data: {data.name} ({len(data.train)} train, {len(data.test)} test, "
-            f"{model.num_points} points per cloud); {data.source}",
-            *model.describe(),
+            f"{self.model.num_points} points per cloud); {data.source}"
+        )
+        if not data.name.startswith("embedded"):
+            return [line]
+        return [
+            "NOTE: ModelNet was not found, training on EMBEDDED parametric shapes; "
+            "set data.path (or NCGN_DATA) to use real data",
+            line,
         ]
-        if data.name.startswith("embedded"):
-            lines.insert(
-                0,
-                "NOTE: ModelNet was not found, training on EMBEDDED parametric shapes; "
-                "set data.path (or NCGN_DATA) to use real data",
-            )
-        return lines
+
+    def describe_model(self) -> list[str]:
+        """Describes graphs and model in a few lines."""
+        return self.model.describe()
 
     def init(self, rng: jax.Array) -> tuple[Tree, Tree]:
         """Returns initial parameters and batch statistics."""
@@ -187,7 +222,7 @@ class PointCloudTask(Task[PointDataset]):
             params,
             model_state,
             samples,
-            self.dataset,
+            self._dataset,
             self.sampling,
             self.config.seed,
             folder,
@@ -199,5 +234,5 @@ class PointCloudTask(Task[PointDataset]):
 
         data, model = self.dataset, self.model
         test = data.test[:, : model.num_points]
-        clouds = choose_clouds(test, data.test_labels, data.scale, count)
+        clouds = choose_clouds(test, data.test_labels, self.facts.scale, count)
         return level_probe(NetworkView(model, params, model_state), clouds)

@@ -29,9 +29,9 @@ import functools
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import orbax.checkpoint as ocp
@@ -57,6 +57,22 @@ _SPOILT = (
 )
 
 
+class Stored(NamedTuple):
+    """What a checkpoint is, without its arrays.
+
+    Attributes:
+      step: Finished steps.
+      config: The configuration, as JSON.
+      record: What else was stored of the model; {} in the first versions.
+      leaves: Manifest of the arrays.
+    """
+
+    step: int
+    config: str
+    record: dict[str, Any]
+    leaves: list[dict[str, Any]]
+
+
 class Checkpoints:
     """Stores the checkpoints of one run, in `workdir/checkpoints/<step>`.
 
@@ -71,6 +87,7 @@ class Checkpoints:
         config_json: str,
         max_to_keep: int = 3,
         *,
+        record: Mapping[str, Any] | None = None,
         read_only: bool = False,
     ) -> None:
         """Opens the folder of a run; with several processes, all of them must.
@@ -80,10 +97,13 @@ class Checkpoints:
           config_json: The configuration, stored in every checkpoint.
           max_to_keep: Number of newest checkpoints that are kept, besides the one of
             least loss.
+          record: What else is to be known of the model, stored in every checkpoint;
+            must fit into JSON.
           read_only: Whether `save` is forbidden.
         """
         self.folder = Path(workdir).absolute() / _FOLDER
         self._config_json = config_json
+        self._record = dict(record or {})
         self._max_to_keep = max_to_keep
         self._read_only = read_only
         self._writer: ocp.CheckpointManager | None = None
@@ -140,6 +160,7 @@ class Checkpoints:
             manifest, buffer = checkpoint_format.pack(state)
             about = {
                 "config": self._config_json,
+                "record": self._record,
                 "versions": self._versions(),
                 "leaves": manifest,
                 "loss": loss,
@@ -224,17 +245,8 @@ class Checkpoints:
 
     def _find(self, abstract_state: Tree, wanted: int | str) -> dict[str, Any]:
         """Reads `step`, `about` and `buffer` of a checkpoint; {} if there is none."""
-        steps = self.steps()
-        if steps and wanted != "newest":
-            number = self.best() if wanted == "best" else wanted
-            if number not in steps:
-                raise CheckpointError(
-                    f"there is no checkpoint {wanted} in {self.folder}; there are "
-                    f"{steps}"
-                )
-            steps = [number]
         self._unreadable = {}
-        for step in reversed(steps):
+        for step in reversed(self._candidates(wanted)):
             try:
                 about, buffer = self._read(step)
                 checkpoint_format.read_arrays(about["leaves"], buffer)
@@ -254,6 +266,32 @@ class Checkpoints:
                 f"start again\n{reasons}"
             )
         return {}
+
+    def read_about(self, step: int | Literal["newest", "best"]) -> Stored | None:
+        """Reads what a checkpoint is, without its arrays; None if there is none.
+
+        With several processes, all of them must ask. Unreadable ones are passed over,
+        as in `restore`.
+
+        Raises:
+          CheckpointError: If the step that is asked for is not stored.
+        """
+
+        def find() -> bytes:
+            for number in reversed(self._candidates(step)):
+                about = self._read_manifest(number)
+                if about is not None:
+                    wanted = ("config", "record", "leaves")
+                    found = {name: about.get(name) for name in wanted}
+                    return json.dumps({"step": number, **found}).encode()
+            return b"null"
+
+        found = json.loads(processes.from_main(find).tobytes())
+        if found is None:
+            return None
+        # Checkpoints of the first versions have no record.
+        record = found["record"] or {}
+        return Stored(found["step"], found["config"], record, found["leaves"])
 
     def read(self, step: int) -> tuple[dict[str, np.ndarray], str, dict[str, Any]]:
         """Reads one checkpoint without a model.
@@ -291,12 +329,28 @@ class Checkpoints:
             )
         return self._writer
 
+    def _candidates(self, wanted: int | str) -> list[int]:
+        """Lists the steps that may be read, oldest first."""
+        steps = self.steps()
+        if not steps or wanted == "newest":
+            return steps
+        number = self.best() if wanted == "best" else wanted
+        if number not in steps:
+            raise CheckpointError(
+                f"there is no checkpoint {wanted} in {self.folder}; there are {steps}"
+            )
+        return [int(number)]
+
     def _read_loss(self, step: int) -> float | None:
         """Reads the loss of a checkpoint; None if it has none or is unreadable."""
+        return (self._read_manifest(step) or {}).get("loss")
+
+    def _read_manifest(self, step: int) -> dict[str, Any] | None:
+        """Reads all but the arrays of a checkpoint; None if that is unreadable."""
         args = ocp.args.Composite(about=ocp.args.JsonRestore())
         try:
             with _open_manager(self.folder, save_root_metadata=False) as reader:
-                return reader.restore(step, args=args).about.get("loss")
+                return reader.restore(step, args=args).about
         except _SPOILT:  # `restore` and `read` report what is wrong
             return None
 

@@ -2,11 +2,16 @@
 
 A task joins a model with a data set. It is made from a validated configuration and
 turns fields into arguments: below a domain's `config.py`, `load.py` and `task.py`
-there is no ConfigDict. The training loop, the sampler, the evaluation and the
-comparison know a domain through this class alone; `ncgn_jax.domains` lists them.
+there is no ConfigDict. What the data teach the model, beside its weights, are the
+task's facts: a frozen dataclass of plain values (`tasks.facts`) that is stored with
+every checkpoint. With stored facts a task samples without its data.
+
+The training loop, the sampler, the evaluation and the comparison know a domain through
+this class alone; `ncgn_jax.domains` lists them.
 """
 
 import abc
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
@@ -15,14 +20,16 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ncgn_jax.faults import Faults
+from ncgn_jax.faults import DataError, Faults
 from ncgn_jax.fields import Rows
 from ncgn_jax.metrics.table import Column, Row
+from ncgn_jax.tasks.facts import DataFacts, digest
 from ncgn_jax.tasks.level_errors import LevelProbe
 
 Tree = Any
 Arrays = Mapping[str, np.ndarray]
 Data = TypeVar("Data")
+Facts = TypeVar("Facts", bound=DataFacts)
 # Stands in `bucket_loss` for a noise bucket without rows in the step's batch.
 NO_ROWS = -np.inf
 
@@ -41,32 +48,49 @@ class StepKind(NamedTuple):
     share: float
 
 
-class Task(abc.ABC, Generic[Data]):
+class Task(abc.ABC, Generic[Data, Facts]):
     """Offers a domain to the loop; see `point_clouds.task` for an example.
 
     Attributes:
       name: Value of the field `task`.
+      facts_type: Class of the facts.
       fields: Every field of the configuration, a row each.
       anchors: Names of rows that `evaluate` adds, which no variant may have.
       extra_samples: Fields that ask for samples besides `sample.num_samples`.
+      samples_beside_data: Whether `sample` adds, where there are data, what is made
+        from them.
       counts_macs: Whether `step_macs` and `costs` count multiply-adds.
       config: The configuration.
-      dataset: The data.
+      facts: What the data taught the model.
       bucket_names: A name for each noise bucket, in the order of `loss`'s metric.
       columns: What `evaluate` measures, in the order to print.
     """
 
     name: ClassVar[str]
+    facts_type: ClassVar[type[DataFacts]]
     fields: ClassVar[Rows]
     anchors: ClassVar[tuple[str, ...]] = ()
     extra_samples: ClassVar[tuple[str, ...]] = ()
+    samples_beside_data: ClassVar[bool] = False
     counts_macs: ClassVar[bool] = False
     bucket_names: tuple[str, ...]
 
-    def __init__(self, config: ConfigDict, dataset: Data) -> None:
-        """Builds the task; raises DataError if data and configuration do not fit."""
+    def __init__(
+        self, config: ConfigDict, dataset: Data | None, facts: Facts | None = None
+    ) -> None:
+        """Builds the task of a validated configuration.
+
+        Args:
+          config: The configuration.
+          dataset: The data; None for a task that only samples.
+          facts: What a run's data taught its model; found in `dataset` if None.
+
+        Raises:
+          DataError: If data, facts and configuration do not fit each other.
+        """
         self.config = config
-        self.dataset = dataset
+        self._dataset = dataset
+        self.facts = self.learn(config, self.dataset) if facts is None else facts
 
     @classmethod
     def check(cls, config: ConfigDict, faults: Faults) -> None:
@@ -76,9 +100,47 @@ class Task(abc.ABC, Generic[Data]):
         """
 
     @classmethod
+    def check_training(cls, config: ConfigDict, faults: Faults) -> None:
+        """Records what keeps a configuration from being trained on these devices.
+
+        That is besides what `tasks.settings.check_training` does, of shared fields.
+        """
+
+    @classmethod
     @abc.abstractmethod
     def load_dataset(cls, config: ConfigDict) -> Data:
         """Loads the data of a validated configuration."""
+
+    @classmethod
+    @abc.abstractmethod
+    def learn(cls, config: ConfigDict, dataset: Data) -> Facts:
+        """Finds in the data what the model needs of them."""
+
+    @property
+    def dataset(self) -> Data:
+        """The data.
+
+        Raises:
+          DataError: If the task was made without.
+        """
+        if self._dataset is None:
+            raise DataError("this needs the data set, and the model was loaded alone")
+        return self._dataset
+
+    @functools.cached_property
+    def about_data(self) -> list[str]:
+        """Describes the data, or those that a model without them was trained on."""
+        return self.describe_data()
+
+    @property
+    def has_data(self) -> bool:
+        """Whether the task was made with its data."""
+        return self._dataset is not None
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """A digest of the content of the data, whatever file it came from."""
+        return digest(self.dataset)
 
     @classmethod
     def first_stage_config(cls, config: ConfigDict) -> ConfigDict | None:
@@ -87,7 +149,11 @@ class Task(abc.ABC, Generic[Data]):
 
     def with_config(self, config: ConfigDict) -> Self:
         """Builds the task of another configuration on the same data."""
-        return type(self)(config, self.dataset)
+        return type(self)(config, self._dataset)
+
+    def with_facts(self, facts: Facts) -> Self:
+        """Builds the task of a model whose data taught it these facts."""
+        return type(self)(self.config, self._dataset, facts)
 
     @property
     @abc.abstractmethod
@@ -95,8 +161,12 @@ class Task(abc.ABC, Generic[Data]):
         """The columns of the domain's table."""
 
     @abc.abstractmethod
-    def describe(self) -> list[str]:
-        """Describes data, graphs and model in a few lines."""
+    def describe_data(self) -> list[str]:
+        """Describes the data in a line or a few."""
+
+    @abc.abstractmethod
+    def describe_model(self) -> list[str]:
+        """Describes graphs and model in a few lines."""
 
     def notes(self) -> list[str]:
         """Warns of what the settings leave undone, a line each."""

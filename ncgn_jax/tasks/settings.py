@@ -60,6 +60,7 @@ BASE_FIELDS = (
         "uniform",
         "Weight of the squared error over time.",
         one_of(LOSS_WEIGHTS),
+        decides="training",
     ),
     Field(
         "process.signal",
@@ -68,7 +69,7 @@ BASE_FIELDS = (
         "itself as in the published code (time).",
         one_of(SIGNALS),
     ),
-    Field("train.num_steps", 10_000, "Training steps.", whole()),
+    Field("train.num_steps", 10_000, "Training steps.", whole(), decides="free"),
     Field(
         "train.batch_size",
         128,
@@ -109,19 +110,33 @@ BASE_FIELDS = (
         "Decay of the averaged weights per step, after a warm-up.",
         number(0, 1),
     ),
-    Field("train.log_every_steps", 50, "Steps between lines of the log.", whole()),
-    Field("train.checkpoint_every_steps", 500, "Steps between checkpoints.", whole()),
+    Field(
+        "train.log_every_steps",
+        50,
+        "Steps between lines of the log.",
+        whole(),
+        decides="free",
+    ),
+    Field(
+        "train.checkpoint_every_steps",
+        500,
+        "Steps between checkpoints.",
+        whole(),
+        decides="free",
+    ),
     Field(
         "train.steps_per_call",
         1,
         "Steps that the host starts together; more spare an accelerator waiting.",
         whole(),
+        decides="free",
     ),
     Field(
         "train.max_to_keep",
         3,
         "Newest checkpoints that are kept, besides the best.",
         whole(),
+        decides="free",
     ),
     Field("sample.num_samples", 442, "Samples to generate.", whole()),
     Field("sample.sampler", "heun", "Sampler step.", one_of(SAMPLERS)),
@@ -203,6 +218,7 @@ RANGE_FIELDS = (
         False,
         "Train every graph shape at every noise level: a control, and what "
         "ncgn_jax.levels finds the best schedule with.",
+        decides="training",
     ),
 )
 NUM_NEIGHBORS = Field(
@@ -244,6 +260,7 @@ NETWORK_FIELDS = (
         "Type of matrix products and messages; sums, norms, coordinates, parameters "
         "and output stay float32.",
         one_of(DTYPES),
+        decides="training",
     ),
 )
 # Fields of several domains.
@@ -254,7 +271,10 @@ PATH = Field(
     kind=str,
 )
 CACHE_DIR = Field(
-    "data.cache_dir", ".cache/data", "Folder for prepared data; empty for none."
+    "data.cache_dir",
+    ".cache/data",
+    "Folder for prepared data; empty for none.",
+    decides="free",
 )
 TEST_FRACTION = Field(
     "data.test_fraction",
@@ -287,6 +307,7 @@ LABEL_DROPOUT = Field(
         lambda value: is_type(value, float) and 0 <= value < 1,
         "at least 0 and less than 1, at which the network never sees a class",
     ),
+    decides="training",
 )
 CONVOLUTION_FIELDS = (
     *NETWORK_FIELDS,
@@ -308,6 +329,10 @@ def check_base(config: ConfigDict, faults: Faults) -> None:
             make_time_grid("table", 1, table=config.sample.time_table)
         except ValueError as error:
             faults.lines.append(f"sample.time_table: {error}")
+
+
+def check_training(config: ConfigDict, faults: Faults) -> None:
+    """Checks what must hold between shared fields on these devices to train."""
     train = config.train
     faults.check(
         train.checkpoint_every_steps % train.steps_per_call == 0,

@@ -14,6 +14,7 @@ from ncgn_jax.images.sets import (
     num_held_out,
     stratified_split,
 )
+from ncgn_jax.images.units import ImageUnits
 
 
 def test_digits_are_all_there():
@@ -66,42 +67,46 @@ def test_pixels_go_to_the_unit_interval_and_back():
     assert images.dtype == np.float32
     np.testing.assert_array_equal(labels, digits.test_labels[[4, 4, 9]])
     np.testing.assert_allclose(images, digits.test[[4, 4, 9]] / 8.0 - 1)
-    np.testing.assert_allclose(digits.from_training(images), digits.test[[4, 4, 9]])
+    np.testing.assert_allclose(
+        digits.units.from_training(images), digits.test[[4, 4, 9]]
+    )
     levels = np.array([[0], [4], [8], [16]]).reshape(4, 1, 1, 1)
-    shown = digits.to_pixels(digits.to_training(levels)).ravel()
+    shown = digits.units.to_pixels(digits.units.to_training(levels)).ravel()
     np.testing.assert_array_equal(shown, [0, 64, 128, 255])  # 127.5 goes to even
     assert shown.dtype == np.uint8
-    beyond = digits.to_pixels(np.array([-1.5, 7.0]).reshape(2, 1, 1, 1))
+    beyond = digits.units.to_pixels(np.array([-1.5, 7.0]).reshape(2, 1, 1, 1))
     np.testing.assert_array_equal(beyond.ravel(), [0, 255])
 
 
 def test_every_byte_survives_training_units():
     levels = np.arange(256, dtype=np.uint8).reshape(256, 1, 1, 1)
-    data = dataclasses.replace(load_digits(), shift=127.5, scale=127.5)
-    units = data.to_training(levels)
+    data = dataclasses.replace(load_digits(), units=ImageUnits(127.5, 127.5))
+    units = data.units.to_training(levels)
     assert (units.min(), units.max()) == (-1, 1)
-    np.testing.assert_array_equal(data.to_pixels(units), levels)
+    np.testing.assert_array_equal(data.units.to_pixels(units), levels)
 
 
 def test_pixels_are_saved_as_bytes_and_latents_as_stored():
     digits = load_digits()
     images, _ = digits.take(np.arange(9))
-    saved = digits.to_saved(images)
+    saved = digits.units.to_saved(images)
     assert saved.dtype == np.uint8
-    np.testing.assert_allclose(digits.from_saved(saved), images, atol=1 / 255 + 1e-6)
-    latents = dataclasses.replace(digits, is_latent=True, shift=0.0, scale=1 / 0.18215)
-    saved = latents.to_saved(images)
+    np.testing.assert_allclose(
+        digits.units.from_saved(saved), images, atol=1 / 255 + 1e-6
+    )
+    latents = dataclasses.replace(digits, units=ImageUnits(0.0, 1 / 0.18215, True))
+    saved = latents.units.to_saved(images)
     np.testing.assert_allclose(saved, images / 0.18215, rtol=1e-6)
-    np.testing.assert_allclose(latents.from_saved(saved), images, atol=1e-6)
+    np.testing.assert_allclose(latents.units.from_saved(saved), images, atol=1e-6)
 
 
 def test_latents_are_shown_in_false_colours():
-    data = dataclasses.replace(load_digits(), shift=0, scale=4, is_latent=True)
+    data = dataclasses.replace(load_digits(), units=ImageUnits(0, 4, True))
     latents = np.array([-12.0, 4, 12, 40]).reshape(1, 1, 1, 4)
-    units = data.to_training(latents)
+    units = data.units.to_training(latents)
     np.testing.assert_allclose(units.ravel(), [-3, 1, 3, 10])
-    np.testing.assert_array_equal(data.to_pixels(units).ravel(), [0, 170, 255])
-    np.testing.assert_array_equal(data.to_pixels(units[..., 2:]).ravel(), [255])
+    np.testing.assert_array_equal(data.units.to_pixels(units).ravel(), [0, 170, 255])
+    np.testing.assert_array_equal(data.units.to_pixels(units[..., 2:]).ravel(), [255])
 
 
 @pytest.mark.parametrize("num_test", [1, 7, 30, 53])
@@ -244,7 +249,7 @@ def test_archives_with_a_split_come_back_as_written(tmp_path, pixels, names):
     np.testing.assert_array_equal(data.train_labels, labels[:9, 0])
     np.testing.assert_array_equal(data.test_labels, labels[9:, 0])
     assert data.name == "few (6x5x3)"
-    assert (data.shift, data.scale) == (127.5, 127.5)
+    assert data.units == ImageUnits(127.5, 127.5)
 
 
 @pytest.mark.parametrize("key", ["images", "x_train", "arr_0"])
@@ -296,7 +301,7 @@ def test_floats_of_both_ranges_go_to_the_unit_interval(tmp_path, pixels, factor,
     assert data.train.dtype == np.float32
     images, _ = data.take(slice(None))
     np.testing.assert_allclose(images, pixels / 127.5 - 1, atol=1e-6)
-    np.testing.assert_array_equal(data.to_pixels(images), pixels)
+    np.testing.assert_array_equal(data.units.to_pixels(images), pixels)
 
 
 def test_wider_whole_numbers_are_stored_as_bytes(tmp_path, pixels):

@@ -166,7 +166,7 @@ def test_a_split_of_folders_is_kept(tmp_path):
     write(tmp_path / "test", ALL[::-1], LABELS[::-1])
     (tmp_path / "classes.txt").write_text("tench\nhäher\n", encoding="utf-8")
     data = load_latents(tmp_path)
-    assert data.is_latent
+    assert data.units.is_latent
     assert data.class_names == ("tench", "häher")
     assert data.name == f"{tmp_path.name} latents (6x6x4)"
     assert "10 train and 10 test images in 6 shards" in data.source
@@ -178,9 +178,9 @@ def test_a_split_of_folders_is_kept(tmp_path):
     np.testing.assert_allclose(images, ALL[[7, 2]].astype("f4") * 0.18215, rtol=1e-6)
     np.testing.assert_array_equal(labels, [1, 0])
     np.testing.assert_allclose(
-        data.from_training(images), ALL[[7, 2]].astype("f4"), rtol=1e-6
+        data.units.from_training(images), ALL[[7, 2]].astype("f4"), rtol=1e-6
     )
-    assert data.to_pixels(images).shape == (2, 6, 6, 3)
+    assert data.units.to_pixels(images).shape == (2, 6, 6, 3)
 
 
 def test_one_folder_is_split_by_class(tmp_path):

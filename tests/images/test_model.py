@@ -38,9 +38,8 @@ def test_guidance_moves_the_channels_asked_for_and_no_variances(
     guided, channels, wanted
 ):
     """Of three channels and their variances."""
-    model = dataclasses.replace(
-        guided.model, image_shape=(8, 8, 3), num_variance_steps=100
-    )
+    facts = dataclasses.replace(guided.facts, image_shape=(8, 8, 3))
+    model = dataclasses.replace(guided.model, facts=facts, num_variance_steps=100)
 
     def predict(params, bucket, x_t, t, label):
         return predict_by_class(
@@ -62,7 +61,8 @@ def test_guidance_of_the_configuration_reaches_the_sampler(guided):
 
 
 def test_without_classes_there_is_nothing_to_guide_to(guided):
-    model = dataclasses.replace(guided.model, class_names=("all",))
+    facts = dataclasses.replace(guided.facts, class_names=("all",))
+    model = dataclasses.replace(guided.model, facts=facts)
     asked = []
 
     def predict(params, bucket, x_t, t, label):

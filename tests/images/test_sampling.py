@@ -44,7 +44,7 @@ def test_samples_have_the_law_of_the_data(sampler, steps, random):
     )  # fmt: skip
     mean, spread = 0.2, 0.15
     task = stubbed(task, exact_velocity(mean, spread))
-    images = task.dataset.from_saved(task.sample({}, {}, 400, seed=3)["images"])
+    images = task.dataset.units.from_saved(task.sample({}, {}, 400, seed=3)["images"])
     assert images.shape == (400, 8, 8, 1)
     assert images.mean() == pytest.approx(mean, abs=5e-3)
     assert images.std() == pytest.approx(spread, rel=0.05)
@@ -81,7 +81,7 @@ def test_the_path_drawn_ends_at_the_samples(extra, random):
     samples = task.sample({}, {}, 20, seed=3)
     start, path = task.first_paths({})
     assert path[-1].t == 1.0
-    images = task.dataset.to_saved(path[-1].x)
+    images = task.dataset.units.to_saved(path[-1].x)
     np.testing.assert_array_equal(images, samples["images"][:8])
     np.testing.assert_array_equal(start.given, samples["labels"][:8])
     assert len(np.unique(images, axis=0)) == 8
@@ -240,7 +240,7 @@ def test_learned_variances_give_the_law_of_the_data_in_few_steps(learned):
         return jnp.concatenate([noise_hat, jnp.full_like(x_t, raw)], axis=-1)
 
     task = stubbed(task, predict)
-    images = task.dataset.from_saved(task.sample({}, {}, 400, seed=3)["images"])
+    images = task.dataset.units.from_saved(task.sample({}, {}, 400, seed=3)["images"])
     wanted = np.sqrt(spread**2 - float(left(times[-2])))
     assert images.mean() == pytest.approx(mean, abs=5e-3)
     if learned:

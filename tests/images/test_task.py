@@ -228,7 +228,8 @@ def test_mirrored_images_are_mirrored_in_batches():
 @pytest.mark.parametrize("bucket_rule", ["schedule", "reverse"])
 def test_description_names_data_patches_and_costs(bucket_rule):
     overrides = ["dmp.reverse_schedule=True"] if bucket_rule == "reverse" else []
-    text = "\n".join(small_task(*overrides).describe())
+    task = small_task(*overrides)
+    text = "\n".join(task.describe_data() + task.describe_model())
     assert "digits" in text
     assert "1 x 1 (64 tokens, window 3" in text
     assert "MMAC" in text

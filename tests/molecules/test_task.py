@@ -12,13 +12,13 @@ from ncgn_jax.config import with_fields
 from ncgn_jax.domains import make_task, validate
 from ncgn_jax.evaluate import evaluate
 from ncgn_jax.faults import ConfigError, DataError
-from ncgn_jax.generate import draw, generate, restore_state
+from ncgn_jax.generate import draw, generate, load_run
 from ncgn_jax.molecules.autoencoder_task import (
     participation_ratio,
     reconstruction_scores,
 )
-from ncgn_jax.molecules.codec import mean_log_degree
 from ncgn_jax.molecules.config import default_autoencoder_config, default_config
+from ncgn_jax.molecules.facts import mean_log_degree
 from ncgn_jax.molecules.model import MoleculeModel
 from ncgn_jax.molecules.scores import evaluate_molecules
 from ncgn_jax.molecules.task import MoleculeTask
@@ -162,8 +162,7 @@ def test_whole_run_and_resumed_run_agree(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, whole, resumed)
     assert (tmp_path / "whole" / "first_stage" / "checkpoints").is_dir()
 
-    fresh = task_of(**fields)
-    state = restore_state(config, tmp_path / "whole", fresh)
+    fresh, state = load_run(config, tmp_path / "whole")
     samples = generate(config, tmp_path / "whole", fresh, state)
     pictures = draw(tmp_path / "whole", fresh, state, samples)
     assert all(path.stat().st_size > 1000 for path in pictures)
@@ -429,7 +428,9 @@ def test_paths_end_at_the_first_samples(sampler, rng):
 
 
 def test_sizes_are_drawn_as_often_as_they_occur():
-    own = dataclasses.replace(task_of().model, size_counts=(0, 0, 0, 10, 0, 30))
+    task = task_of()
+    facts = dataclasses.replace(task.facts, size_counts=(0, 0, 0, 10, 0, 30))
+    own = task.with_facts(facts).model
     drawn = own.draw_sizes(4000, seed=0)
     assert set(drawn) == {3, 5}
     assert (drawn == 5).mean() == pytest.approx(0.75, abs=0.03)

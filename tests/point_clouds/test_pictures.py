@@ -118,7 +118,7 @@ def test_path_is_that_of_the_first_sample(cache, sampler, conditioning):
     assert states[-1]["t"] == 1
     params = view.variables["params"]
     sample = task.sample(params, {}, 9, task.config.seed)["points"][0]
-    drawn = states[-1]["points"] * task.model.scale
+    drawn = states[-1]["points"] * task.facts.scale
     order = np.lexsort(drawn.T), np.lexsort(sample.T)
     np.testing.assert_allclose(drawn[order[0]], sample[order[1]], atol=1e-4)
 

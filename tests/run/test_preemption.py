@@ -22,7 +22,7 @@ from ncgn_jax.run.lock import hold
 from ncgn_jax.run.logs import read_metrics
 from ncgn_jax.run.preemption import Preempted, Preemption
 from ncgn_jax.train import train
-from tests.line_task import line_config
+from tests.line_task import CONFIG_FILE, line_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NUM_KILLS = int(os.environ.get("NCGN_KILLS", "4"))
@@ -123,10 +123,8 @@ RUN = """
 import os, sys, time
 import orbax.checkpoint as ocp
 from ncgn_jax import main
-from ncgn_jax.domains import DOMAINS
 from tests.line_task import LineTask
 
-DOMAINS["line"] = LineTask
 batch, finalize = LineTask.batch, ocp.StandardCheckpointHandler.finalize
 
 def slow_batch(self, *args):
@@ -155,10 +153,7 @@ def start(tmp_path):
     }
     started = []
     path = tmp_path / "line.py"
-    path.write_text(
-        "from ncgn_jax.domains import default_config\n\n\n"
-        "def get_config():\n    return default_config('line')\n"
-    )
+    path.write_text(CONFIG_FILE)
 
     def start_run(workdir, slow):
         arguments = [f"--config={path}", "--mode=train", f"--workdir={workdir}"]

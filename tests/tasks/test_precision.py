@@ -49,7 +49,7 @@ def float_types(tree):
 def test_training_in_bfloat16_lowers_the_loss_on_eight_devices():
     assert parallel.num_devices() == 8
     task, step, state, batch = start(NARROW, "train.warmup_steps=0")
-    assert "bfloat16" in "".join(task.describe())
+    assert "bfloat16" in "".join(task.describe_model())
     losses = []
     for _ in range(NUM_STEPS):
         state, metrics = step(state, batch, jax.random.key(1))

@@ -1,0 +1,57 @@
+"""Says what expression fields teach their model besides its weights."""
+
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+
+from ncgn_jax.expression.sets import FieldDataset, Grid
+
+# So many layouts are stored with a model, to sample on without data.
+_NUM_LAYOUTS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class FieldFacts:
+    """What the training fields taught a model.
+
+    Attributes:
+      genes: Names, in the order of the last axis of fields.
+      mean: Mean of each gene over the training nodes.
+      scale: Standard deviation of each gene over the training nodes.
+      num_nodes: Nodes that fields are padded to.
+      layouts: Positions of the nodes of some training fields, as tuples.
+      grid: Times and places, if all training fields lie on one grid.
+    """
+
+    relied_on: ClassVar[tuple[str, ...]] = ("genes", "num_nodes")
+
+    genes: tuple[str, ...]
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+    num_nodes: int
+    layouts: tuple[tuple[tuple[float, ...], ...], ...]
+    grid: Grid | None = None
+
+    @property
+    def dim(self) -> int:
+        """Axes of the positions."""
+        return len(self.layouts[0][0])
+
+    def positions(self) -> list[np.ndarray]:
+        """Returns the layouts as arrays, float32 [node, dim]."""
+        return [np.asarray(points, np.float32) for points in self.layouts]
+
+
+def learn_facts(dataset: FieldDataset) -> FieldFacts:
+    """Finds the facts of a data set."""
+    train, (mean, scale) = dataset.train, dataset.moments()
+    layouts = [np.asarray(points).tolist() for points in train.layouts[:_NUM_LAYOUTS]]
+    return FieldFacts(
+        genes=tuple(dataset.genes),
+        mean=tuple(mean.astype(np.float32).tolist()),
+        scale=tuple(scale.astype(np.float32).tolist()),
+        num_nodes=train.values.shape[1],
+        layouts=tuple(tuple(map(tuple, points)) for points in layouts),
+        grid=train.grid,
+    )

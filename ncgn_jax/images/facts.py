@@ -1,0 +1,37 @@
+"""Says what images teach their model besides its weights."""
+
+import dataclasses
+from typing import ClassVar
+
+from ncgn_jax.images.sets import ImageDataset
+from ncgn_jax.images.units import ImageUnits
+from ncgn_jax.tasks.classes import count_classes
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFacts:
+    """What the training images taught a model.
+
+    Attributes:
+      image_shape: Height, width, channels.
+      class_names: Their classes; a single one counts as none.
+      class_counts: Training images of each class.
+      units: Units of the stored images.
+    """
+
+    relied_on: ClassVar[tuple[str, ...]] = ("image_shape", "class_names", "units")
+
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    class_counts: tuple[int, ...]
+    units: ImageUnits
+
+
+def learn_facts(dataset: ImageDataset) -> ImageFacts:
+    """Finds the facts of a data set."""
+    return ImageFacts(
+        dataset.image_shape,
+        tuple(dataset.class_names),
+        count_classes(dataset.train_labels, dataset.class_names),
+        dataset.units,
+    )
