@@ -52,7 +52,7 @@ def test_running_again_changes_nothing_and_reuses_samples(finished):
     (path,) = (finished / "samples").glob("*/ema.npz")
     before = path.stat().st_mtime_ns
     table = (finished / "table.json").read_text()
-    run(SMOKE, [], str(finished), "evaluate")
+    run(SMOKE, [], str(finished), "evaluate", pictures=False)
     assert path.stat().st_mtime_ns == before
     assert json.loads((finished / "table.json").read_text()) == json.loads(table)
 
@@ -80,7 +80,8 @@ def test_time_grid_and_schedule_are_fitted_to_a_run(finished, tmp_path):
     validate(apply_overrides(load_config(SMOKE), learned))
     overrides = ["sample.time_grid=table", "sample.num_steps=3"]
     overrides += [f"sample.time_table={tuple(map(tuple, stored['time_table']))}"]
-    run(SMOKE, [*overrides, "evaluate.weights=ema"], str(finished), "sample")
+    fields = [*overrides, "evaluate.weights=ema"]
+    run(SMOKE, fields, str(finished), "sample", pictures=False)
     with pytest.raises(ConfigError, match="holds no run"):
         measure_levels(tmp_path / "nothing", 4, 2)
 
@@ -90,7 +91,8 @@ def test_time_grid_and_schedule_are_fitted_to_a_run(finished, tmp_path):
 def test_one_sampler_step_is_enough_for_every_sampler(finished, sampler):
     overrides = ["sample.num_steps=1", f"sample.sampler={sampler}"]
     overrides += ["evaluate.weights=ema"]
-    run(SMOKE, overrides, str(finished), "sample", samples=sampler)
+    named = {"samples": sampler, "pictures": False}
+    run(SMOKE, overrides, str(finished), "sample", **named)
     path = finished / "samples" / sampler / "ema.npz"
     with np.load(path, allow_pickle=False) as samples:
         assert np.isfinite(samples["points"]).all()
@@ -102,7 +104,14 @@ def test_a_checkpoint_can_be_chosen(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(Checkpoints, "best", lambda self: 4)
     for checkpoint, step in (("best", 4), ("newest", 8), ("4", 4)):
         overrides = ["evaluate.weights=ema", "sample.num_steps=1"]
-        run(SMOKE, overrides, str(workdir), "evaluate", checkpoint=checkpoint)
+        run(
+            SMOKE,
+            overrides,
+            str(workdir),
+            "evaluate",
+            checkpoint=checkpoint,
+            pictures=False,
+        )
         table = json.loads((workdir / "table.json").read_text())
         assert table["meta"]["steps"] == step
     with pytest.raises(CheckpointError, match="no checkpoint 5"):

@@ -58,6 +58,7 @@ def start(environment):
 
     def start_pod(devices, workdir, mode, fields=FIELDS, config=SMOKE):
         arguments = [f"--config={config}", f"--workdir={workdir}", f"--mode={mode}"]
+        arguments.append("--pictures=none")
         arguments += [f"--config.{field}" for field in fields]
         process = subprocess.Popen(
             ["bash", "launch/local_pod.sh", "2", *arguments],
@@ -84,7 +85,7 @@ def finish(process):
 
 def run_alone(workdir, mode):
     """Does the same in this process, on its eight devices."""
-    main.run(SMOKE, FIELDS, str(workdir), mode)
+    main.run(SMOKE, FIELDS, str(workdir), mode, pictures=False)
 
 
 def stored_steps(workdir):
@@ -116,7 +117,7 @@ def test_the_layout_changes_neither_training_nor_samples(tmp_path, start, capsys
     process = start(2, pod, "all")
     run_alone(alone, "train")
     output = finish(process)
-    assert output.count("pictures: ") == 1
+    assert output.count("data_set: ") == 1
     assert (pod / "table.json").is_file()
     assert losses(alone)[0] != losses(alone)[-1]
     assert_same_training(pod, alone)

@@ -11,8 +11,11 @@ Example:
   >>> import jax, jax.numpy as jnp
   >>> net = DiT(patches=(4, 2), out_channels=1, width=32, num_layers=1, num_heads=2)
   >>> x, level = jnp.zeros((3, 8, 8, 1)), jnp.zeros(3)
-  >>> variables = net.init(jax.random.key(0), x, level, patch=4, window=2)
-  >>> net.apply(variables, x, level, patch=2, window=3).shape
+  >>> init, apply = (
+  ...     jax.jit(f, static_argnames=("patch", "window")) for f in (net.init, net.apply)
+  ... )
+  >>> variables = init(jax.random.key(0), x, level, patch=4, window=2)
+  >>> apply(variables, x, level, patch=2, window=3).shape
   (3, 8, 8, 1)
 """
 

@@ -25,7 +25,7 @@ from ncgn_jax.train import train
 from tests.line_task import CONFIG_FILE, line_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-NUM_KILLS = int(os.environ.get("NCGN_KILLS", "4"))
+NUM_KILLS = int(os.environ.get("NCGN_KILLS", "3"))
 STEPS_PER_RUN = 50
 # With steps between those that are logged and saved.
 OVERRIDES = [

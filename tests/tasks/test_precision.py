@@ -1,5 +1,6 @@
 """`model.dtype` of tasks on graphs: checked, trained with, not seen in the state."""
 
+import functools
 from pathlib import Path
 
 import jax
@@ -30,15 +31,25 @@ def test_another_type_is_refused(task):
         validate(config)
 
 
-def start(*overrides):
-    fields = ["train.learning_rate=0.01", "data.num_points=16", *overrides]
-    config = apply_overrides(load_config(SMOKE), fields)
+@functools.cache
+def prepare(*overrides):
+    fields = ["train.learning_rate=0.01", "train.warmup_steps=0", "data.num_points=16"]
+    config = apply_overrides(load_config(SMOKE), [*fields, *overrides])
     validate(config)
     task, tx = make_task(config), make_optimizer(config)
-    state = parallel.replicate(init_state(task, tx, 0))
     step = parallel.data_parallel(make_train_step(task, tx, config))
-    batch = parallel.put_batch(task.batch(0, slice(0, config.train.batch_size)))
-    return task, step, state, batch
+    return task, step, jax.device_get(init_state(task, tx, 0))
+
+
+def start(*overrides):
+    task, step, state = prepare(*overrides)
+    rows = slice(0, task.config.train.batch_size)
+    return (
+        task,
+        step,
+        parallel.replicate(state),
+        parallel.put_batch(task.batch(0, rows)),
+    )
 
 
 def float_types(tree):
@@ -48,7 +59,7 @@ def float_types(tree):
 
 def test_training_in_bfloat16_lowers_the_loss_on_eight_devices():
     assert parallel.num_devices() == 8
-    task, step, state, batch = start(NARROW, "train.warmup_steps=0")
+    task, step, state, batch = start(NARROW)
     assert "bfloat16" in "".join(task.describe_model())
     losses = []
     for _ in range(NUM_STEPS):
