@@ -2,7 +2,27 @@
 
 Diffusion and flow matching with Noise-Conditioned Graph Networks
 (Pao-Huang, Black and Qiu 2025, arXiv 2507.09391) and its neighbours, in JAX.
-Start at `ncgn_jax.process` for the notation and `ncgn_jax.train` for the loop.
+`load` gives a trained model; start at `ncgn_jax.process` for the notation and at
+`ncgn_jax.train` for the loop.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ncgn_jax.loading import load
+
 __version__ = "0.1.0"
+__all__ = ["load"]
+# Imported when first asked for, because JAX takes a second.
+_HOMES = {"load": "ncgn_jax.loading"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

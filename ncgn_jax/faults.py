@@ -42,6 +42,10 @@ class TrainingError(NcgnError, RuntimeError):
     """Reports the step at which training cannot go on, and where it can resume."""
 
 
+class RequestError(NcgnError, ValueError):
+    """Reports an argument that a trained model cannot fulfil, with what it can."""
+
+
 class LockError(NcgnError, RuntimeError):
     """Reports that another run uses a folder."""
 

@@ -44,6 +44,7 @@ ALLOWED = {
     "comparison": LOOP | {"generate", "evaluate"},
     "compare": LOOP | {"generate", "evaluate", "comparison"},
     "studies": LOOP,
+    "loading": LOOP | {"evaluate"},
     "help": ALL_DOMAINS | {"domains"},
     "main": LOOP | {"generate", "evaluate", "help"},
 }

@@ -1,20 +1,30 @@
 """Runs of every domain sample without their data, and refuse others in their place."""
 
 import functools
+import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import pytest
+import safetensors.numpy
+import trimesh
+from matplotlib.image import imread
 
+import ncgn_jax as ncgn
 from ncgn_jax.config import with_fields
 from ncgn_jax.domains import default_config, make_task, validate
-from ncgn_jax.faults import ConfigError
+from ncgn_jax.faults import CheckpointError, ConfigError, RequestError
 from ncgn_jax.generate import load_run
 from ncgn_jax.memory import data_differences, make_record
 from ncgn_jax.run.checkpoint import Stored
+from ncgn_jax.run.model_file import read_model, write_model
+from ncgn_jax.run.state import num_params
 from ncgn_jax.train import train
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
@@ -178,3 +188,237 @@ def test_other_data_in_the_same_place_are_refused(name, other, tmp_path):
     with pytest.raises(ConfigError, match=said):
         raise ConfigError(str(difference))
     assert difference.may_change == (said == "data: was")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Trains a run of a domain once; its data are gone."""
+
+    @functools.cache
+    def trained(name: str) -> Path:
+        needs(name)
+        folder = tmp_path_factory.mktemp(name)
+        path = CASES[name].write(folder / f"data{CASES[name].suffix}")
+        train(config_of(name, path), folder / "run")
+        path.rename(folder / "away")
+        return folder / "run"
+
+    return trained
+
+
+def arrays_of(made) -> dict[str, np.ndarray]:
+    return {k: v for k, v in vars(made).items() if isinstance(v, np.ndarray)}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_exported_model_samples_as_its_run(name, runs, tmp_path):
+    model = ncgn.load(runs(name))
+    assert model.domain == name
+    assert "2 steps on" in repr(model)
+    made = model.sample(3, steps=2, seed=5)
+    assert len(made) == 3
+    folder = model.export(tmp_path / "exported")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "model.json",
+        "weights.safetensors",
+    ]
+    weights = safetensors.numpy.load_file(folder / "weights.safetensors")
+    assert sum(a.size for a in weights.values()) >= num_params(model.params)
+    again = ncgn.load(folder).sample(3, steps=2, seed=5)
+    found, expected = arrays_of(again), arrays_of(made)
+    assert expected
+    for part in expected:
+        np.testing.assert_array_equal(found[part], expected[part])
+    other = ncgn.load(folder).sample(3, steps=2, seed=6)
+    assert any(not np.array_equal(arrays_of(other)[p], expected[p]) for p in expected)
+
+
+def test_averaged_and_last_weights_can_be_loaded(runs):
+    ema, raw = (ncgn.load(runs("images"), weights=kind) for kind in ("ema", "raw"))
+    leaves = [jax.tree.leaves(model.params) for model in (ema, raw)]
+    assert any(not np.array_equal(*pair) for pair in zip(*leaves, strict=True))
+    with pytest.raises(CheckpointError, match="weights: found 'mean'"):
+        ncgn.load(runs("images"), weights="mean")
+    with pytest.raises(CheckpointError, match="no checkpoint 7"):
+        ncgn.load(runs("images"), checkpoint=7)
+
+
+def exported(runs, tmp_path, name="images"):
+    return ncgn.load(runs(name)).export(tmp_path / name)
+
+
+def test_what_is_no_model_is_one_line(runs, tmp_path):
+    folder = exported(runs, tmp_path)
+    about = json.loads((folder / "model.json").read_text())
+
+    def refused(expected, **changes):
+        (folder / "model.json").write_text(json.dumps(about | changes))
+        with pytest.raises(CheckpointError, match=expected) as error:
+            ncgn.load(folder)
+        assert "\n" not in str(error.value)
+
+    refused(r"format 99; this program reads up to 1: update", format=99)
+    refused("a model of 'proteins'; this program knows point_clouds", domain="proteins")
+    refused(r"no model file: Expected `int`, got `str` - at `\$.step`", step="two")
+    refused(r"facts of the data: .*image_shape", facts={})
+    (folder / "model.json").write_text("{")
+    with pytest.raises(CheckpointError, match="is no model file"):
+        ncgn.load(folder)
+    (folder / "model.json").write_text(json.dumps(about))
+    weights = folder / "weights.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match=r"weights.safetensors is damaged"):
+        ncgn.load(folder)
+    safetensors.numpy.save_file({"x": np.ones(3)}, weights)
+    with pytest.raises(CheckpointError, match="does not belong to model.json"):
+        ncgn.load(folder)
+    weights.unlink()
+    with pytest.raises(CheckpointError, match=r"no weights.safetensors"):
+        ncgn.load(folder)
+    with pytest.raises(CheckpointError, match=r"neither model.json nor checkpoints"):
+        ncgn.load(tmp_path)
+    with pytest.raises(CheckpointError, match=r"no model '.*imagse'.*did you mean"):
+        ncgn.load(tmp_path / "imagse")
+
+
+def test_weights_of_another_network_are_refused(runs, tmp_path):
+    folder = exported(runs, tmp_path)
+    about, weights = read_model(folder)
+    about.config["model"]["width"] = 12
+    write_model(folder, about, weights)
+    with pytest.raises(CheckpointError, match=r"not those of this images model: .*12"):
+        ncgn.load(folder)
+
+
+def test_a_first_stage_is_no_model_by_itself(runs):
+    with pytest.raises(CheckpointError, match="molecule_autoencoder has none"):
+        ncgn.load(runs("molecules") / "first_stage")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [
+        ("point_clouds", {"label": "bal"}, "label: found 'bal'.*did you mean 'ball'"),
+        ("point_clouds", {"label": 2}, "label: found 2; allowed: ball, box"),
+        ("point_clouds", {"steps": 0}, "steps: found 0; .* at least 1"),
+        ("point_clouds", {"sampler": "hun"}, "sampler: .*did you mean 'heun'"),
+        ("point_clouds", {"guidance": -1.0}, "guidance: found -1.0"),
+        ("point_clouds", {"num_points": 1}, "num_points: found 1"),
+        ("point_clouds", {"num": 0}, "num: found 0"),
+        ("images", {"label": ()}, "label: found no class"),
+        ("molecules", {"properties": {"gap": 1.0}}, "properties: found 'gap'.*none"),
+        ("molecules", {"num_atoms": 99}, "num_atoms: found 99; .* have 2 to 9"),
+        ("molecules", {"guidance": 1.0}, "guidance: .*without properties"),
+        ("expression", {"positions": [np.ones((4, 3))]}, "positions: .*node, 2"),
+    ],
+)
+def test_impossible_requests_are_refused(name, arguments, said, runs):
+    model = ncgn.load(runs(name))
+    with pytest.raises(RequestError, match=said):
+        model.sample(**({"num": 2} | arguments))
+
+
+def test_clouds_of_any_size_and_class(runs, tmp_path):
+    model = ncgn.load(runs("point_clouds"))
+    made = model.sample(3, label=["box", 0], num_points=20, steps=1)
+    assert made.points.shape == (3, 20, 3)
+    assert made.labels == ("box", "ball", "box")
+    for kind in ("ply", "obj", "xyz"):
+        paths = made.save(tmp_path / f"some.{kind}")
+        assert [path.name for path in paths] == [f"some-0{i}.{kind}" for i in range(3)]
+        lines = paths[0].read_bytes()
+        if kind == "ply":
+            loaded = trimesh.load(paths[0]).vertices
+        else:
+            words = [line.split()[-3:] for line in lines.decode().splitlines()]
+            loaded = np.asarray(words, float)
+        np.testing.assert_allclose(loaded, made.points[0], rtol=1e-6)
+    (path,) = made.save(tmp_path / "all.npy")
+    np.testing.assert_array_equal(np.load(path), made.points)
+    with pytest.raises(RequestError, match="allowed: .npy, .obj, .ply, .xyz"):
+        made.save(tmp_path / "some.stl")
+
+
+def test_a_completed_cloud_keeps_what_was_given(runs):
+    model = ncgn.load(runs("point_clouds"))
+    scan = np.random.default_rng(0).normal(size=(6, 3)) * 40 + 1000
+    whole = model.complete(scan, draws=2, steps=4, center=(1000, 1000, 1000))
+    assert whole.points.shape == (2, 16, 3)
+    np.testing.assert_array_equal(whole.points[:, :6], np.float32([scan] * 2))
+    assert 10 < np.abs(whole.points[:, 6:] - 1000).mean() < 200
+    assert np.abs(whole.points[0, 6:] - whole.points[1, 6:]).max() > 1
+    assert "extent" in whole.note
+    assert "center" not in whole.note
+    with pytest.raises(RequestError, match="scan: found 16 points; allowed: fewer"):
+        model.complete(np.ones((16, 3)))
+    with pytest.raises(RequestError, match=r"scan: found shape \(4,\)"):
+        model.complete(np.ones(4))
+
+
+def test_interpolation_begins_and_ends_with_the_clouds(runs):
+    model = ncgn.load(runs("point_clouds"))
+    ends = model.sample(2, label="ball", steps=200, sampler="heun", seed=3).points
+    between = model.interpolate(*ends, num=5, label="ball", steps=200)
+    assert between.points.shape == (5, 16, 3)
+    for found, expected in zip(between.points[[0, -1]], ends, strict=True):
+        order = [np.lexsort(np.round(x, 2).T) for x in (found, expected)]
+        np.testing.assert_allclose(
+            found[order[0]], expected[order[1]], atol=0.02 * np.abs(expected).max()
+        )
+    spread = between.points.std(axis=(1, 2))
+    assert spread.min() > 0.5 * spread[[0, -1]].min()
+    with pytest.raises(RequestError, match="label: needed"):
+        model.interpolate(*ends)
+
+
+def test_inpainted_images_keep_what_was_given(runs, tmp_path):
+    model = ncgn.load(runs("images"))
+    image = np.random.default_rng(0).integers(0, 255, (8, 8, 1)).astype(np.uint8)
+    mask = np.arange(8)[:, None] < np.full(8, 4)
+    made = model.inpaint(image, mask, draws=2, label="dog", steps=3)
+    assert made.labels == ("dog", "dog")
+    np.testing.assert_array_equal(made.images[:, :4], np.stack([image[:4]] * 2))
+    assert (made.images[0, 4:] != made.images[1, 4:]).any()
+    with pytest.raises(RequestError, match="mask: found"):
+        model.inpaint(image, mask.astype(int))
+    paths = made.save(tmp_path / "made")
+    assert [path.name for path in paths] == ["0-dog.png", "1-dog.png", "grid.png"]
+    shown = imread(paths[0])[..., 0]
+    np.testing.assert_allclose(shown * 255, made.images[0, ..., 0], atol=1e-4)
+    assert imread(paths[-1]).shape[:2] == (8, 17)
+
+
+def test_molecules_have_the_size_that_is_asked_for(runs, tmp_path):
+    made = ncgn.load(runs("molecules")).sample(5, num_atoms=4, steps=2)
+    assert ((made.atoms >= 0).sum(axis=1) == 4).all()
+    assert len(made.drawn()) == len(made.to_rdkit()) == 5
+    (path,) = made.save(tmp_path / "some.smi")
+    assert tuple(path.read_text().split()) == made.valid
+    made.save(tmp_path / "some.sdf")
+
+
+def test_fields_lie_where_they_are_asked_for(runs, tmp_path):
+    model = ncgn.load(runs("expression"))
+    places = np.random.default_rng(0).uniform(0, 9, (20, 2))
+    made = model.sample(2, positions=places, steps=2)
+    assert made.values.shape == (2, 20, 3)
+    np.testing.assert_allclose(made.positions[1], places, rtol=1e-6)
+    several = model.sample(3, positions=[places, places[:7]], steps=2)
+    assert np.isnan(several.positions[1, 7:]).all()
+    np.testing.assert_array_equal(several.values[1, 7:], 0)
+    (path,) = made.save(tmp_path / "fields.npz")
+    with np.load(path) as file:
+        assert file["genes"].tolist() == list(model.genes)
+
+
+def test_importing_the_package_is_quick_and_lists_its_face():
+    script = (
+        "import sys, ncgn_jax as ncgn; print('jax' in sys.modules, 'load' in dir(ncgn))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.split() == ["False", "True"]
+    with pytest.raises(AttributeError, match="lod"):
+        _ = ncgn.lod

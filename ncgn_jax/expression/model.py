@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ncgn_jax.expression.conditioning import keep_given, random_masks
+from ncgn_jax.expression.conditioning import random_masks
 from ncgn_jax.expression.facts import FieldFacts
 from ncgn_jax.graphs import (
     Connectivity,
@@ -27,6 +27,7 @@ from ncgn_jax.models.apply import apply_network
 from ncgn_jax.models.ncgn import NCGN
 from ncgn_jax.parallel import AXIS
 from ncgn_jax.process import integrate, make_denoiser, make_sampler_step
+from ncgn_jax.process.given import keep_given
 from ncgn_jax.tasks.bucketed import (
     BatchLayout,
     BucketedTime,
@@ -244,7 +245,7 @@ class ExpressionModel:
           seed: Seed of the noise.
           sampling: The sampler's settings.
           hold: Whether the network sees given entries clean, see
-            `conditioning.keep_given`.
+            `process.given.keep_given`.
         """
         found = self._sampler.sample(
             self._options(sampling, hold),

@@ -34,10 +34,13 @@ from ncgn_jax.expression.scores import (
     evaluate_fields,
 )
 from ncgn_jax.expression.sets import FieldDataset, FieldSet
+from ncgn_jax.expression.trained import TrainedFields
 from ncgn_jax.faults import DataError, Faults
 from ncgn_jax.metrics.table import Row
+from ncgn_jax.run.model_file import ModelFile, Weights
 from ncgn_jax.tasks import Arrays, Task, Tree
 from ncgn_jax.tasks.bucketed import BatchLayout, bucket_names
+from ncgn_jax.tasks.facts import from_plain
 from ncgn_jax.tasks.sampling import sample_chunks
 from ncgn_jax.tasks.settings import make_sampling
 
@@ -82,6 +85,14 @@ class ExpressionTask(Task[FieldDataset, FieldFacts]):
     def load_dataset(cls, config: ConfigDict) -> FieldDataset:
         """Loads the fields of a configuration."""
         return load_dataset(config)
+
+    @classmethod
+    def trained(
+        cls, config: ConfigDict, weights: Weights, about: ModelFile
+    ) -> TrainedFields:
+        """Builds a model of fields that stands on its own."""
+        model = make_model(config, from_plain(FieldFacts, about.facts))
+        return TrainedFields(model, make_sampling(config), weights, about)
 
     @classmethod
     def learn(cls, config: ConfigDict, dataset: FieldDataset) -> FieldFacts:

@@ -31,12 +31,14 @@ from ncgn_jax.process import (
     to_data_and_noise,
     weighted_mse,
 )
+from ncgn_jax.process.given import keep_given
 from ncgn_jax.process.learned_variance import learned_variance_step, variational_bits
 from ncgn_jax.tasks import NO_ROWS
 from ncgn_jax.tasks.bucketed import BucketedTime, Objective, draw_prior, row_keys
 from ncgn_jax.tasks.classes import draw_classes, hide_classes
 from ncgn_jax.tasks.sampling import (
     BucketedSampler,
+    Kept,
     Reached,
     Sampling,
     Start,
@@ -94,6 +96,7 @@ class ImageSampler(NamedTuple):
     data_limit: float | None
     guidance: float
     guidance_channels: int
+    keeps: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -304,6 +307,7 @@ class ImageModel:
         stretches: Sequence[Stretch],
         sampling: Sampling,
         guidance_channels: int = 0,
+        kept: Kept | None = None,
     ) -> np.ndarray:
         """Generates images in the units of training.
 
@@ -314,15 +318,18 @@ class ImageModel:
           stretches: From `stretches`.
           sampling: The sampler's settings.
           guidance_channels: See `guided`.
+          kept: Pixels that are given; they come back unchanged.
         """
-        return self._sampler.sample(
-            _options(sampling, guidance_channels),
+        options = _options(sampling, guidance_channels)._replace(keeps=kept is not None)
+        images = self._sampler.sample(
+            options,
             stretches,
-            functools.partial(self.start, labels, seed),
+            functools.partial(self.start, labels, seed, kept=kept),
             params,
             len(labels),
             sampling.batch_size,
         )
+        return images if kept is None else np.where(kept.is_given, kept.data, images)
 
     def walk(
         self,
@@ -336,17 +343,27 @@ class ImageModel:
         options = _options(sampling, guidance_channels)
         return self._sampler.walk(options, stretches, start, params)
 
-    def start(self, labels: np.ndarray, seed: int, rows: np.ndarray) -> Start:
+    def start(
+        self,
+        labels: np.ndarray,
+        seed: int,
+        rows: np.ndarray,
+        kept: Kept | None = None,
+    ) -> Start:
         """Returns the noise of some images.
 
         Args:
           labels: Class of every image, int [image].
           seed: Seed of the samples.
           rows: Numbers of the images, int [row].
+          kept: Pixels of every image that are given.
         """
         keys = row_keys(jax.random.key(seed), rows)
         x = draw_prior(self.time.schedule, keys, self.image_shape)
-        return Start(x, sample_keys(seed, rows), labels[rows])
+        given: Any = labels[rows]
+        if kept is not None:
+            given = given, kept.is_given[rows], kept.data[rows], x
+        return Start(x, sample_keys(seed, rows), given)
 
     def stretches(
         self, sampling: Sampling, *, random_seed: int | None = None
@@ -373,7 +390,9 @@ class ImageModel:
         bucket, schedule = self.time.buckets[index], self.time.schedule
         target = self.objective.target
 
-        def run(x, keys, labels, params, times, offset):
+        def run(x, keys, given, params, times, offset):
+            labels, *kept = given if options.keeps else (given,)
+
             def network(x_t, t):
                 return self.guided(
                     params,
@@ -387,6 +406,8 @@ class ImageModel:
 
             if not self.num_variance_steps:
                 denoise = make_denoiser(network, target, schedule, options.data_limit)
+                if kept:
+                    denoise = keep_given(denoise, *kept, hold=False)
                 step = make_sampler_step(options.sampler)
                 return integrate(step, denoise, schedule, x, times, keys, offset)
 

@@ -31,7 +31,10 @@ from ncgn_jax.molecules.load import load_dataset
 from ncgn_jax.molecules.process import masked_noise
 from ncgn_jax.molecules.scores import COLUMNS, PUBLISHED_SIZES, evaluate_molecules
 from ncgn_jax.molecules.sets import MoleculeDataset
+from ncgn_jax.molecules.trained import TrainedMolecules
+from ncgn_jax.run.model_file import ModelFile, Weights
 from ncgn_jax.tasks import Arrays, Task, Tree
+from ncgn_jax.tasks.facts import from_plain
 from ncgn_jax.tasks.sampling import Start, cut_further
 from ncgn_jax.tasks.settings import make_sampling
 
@@ -76,6 +79,14 @@ class MoleculeTask(Task[MoleculeDataset, MoleculeFacts]):
     def load_dataset(cls, config: ConfigDict) -> MoleculeDataset:
         """Loads the molecules of a configuration."""
         return load_dataset(config)
+
+    @classmethod
+    def trained(
+        cls, config: ConfigDict, weights: Weights, about: ModelFile
+    ) -> TrainedMolecules:
+        """Builds a model of molecules that stands on its own."""
+        model = make_model(config, from_plain(MoleculeFacts, about.facts))
+        return TrainedMolecules(model, make_sampling(config), weights, about)
 
     @classmethod
     def learn(cls, config: ConfigDict, dataset: MoleculeDataset) -> MoleculeFacts:

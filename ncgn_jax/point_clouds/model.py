@@ -21,6 +21,7 @@ from ncgn_jax.parallel import AXIS, device_index
 from ncgn_jax.point_clouds.facts import CloudFacts
 from ncgn_jax.point_clouds.noise_level import NoiseLevelHead, cloud_statistics
 from ncgn_jax.process import Denoiser, integrate, make_denoiser, make_sampler_step
+from ncgn_jax.process.given import keep_given
 from ncgn_jax.tasks.bucketed import (
     BatchLayout,
     BucketedTime,
@@ -35,6 +36,7 @@ from ncgn_jax.tasks.classes import draw_classes, hide_classes
 from ncgn_jax.tasks.graph_network import GraphSettings, NetworkSettings
 from ncgn_jax.tasks.sampling import (
     BucketedSampler,
+    Kept,
     Reached,
     Sampling,
     Start,
@@ -58,6 +60,7 @@ class CloudSampler(NamedTuple):
     sampler: str
     data_limit: float | None
     guidance: float
+    keeps: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -257,6 +260,20 @@ class PointCloudModel:
             return np.zeros(num_samples, np.int32)
         return draw_classes(self.facts.class_counts, num_samples, seed)
 
+    def resized(self, num_points: int) -> "PointCloudModel":
+        """Returns the model for clouds of another number of points.
+
+        Graphs keep the number of neighbours, and supernodes their share of the points.
+
+        Raises:
+          ValueError: If there are no graphs of this size.
+        """
+        if num_points == self.num_points:
+            return self
+        buckets = self.graphs.buckets(num_points, DIM)
+        time = dataclasses.replace(self.time, buckets=buckets)
+        return dataclasses.replace(self, num_points=num_points, time=time)
+
     def sample(
         self,
         params: Tree,
@@ -264,6 +281,7 @@ class PointCloudModel:
         label: np.ndarray,
         seed: int,
         sampling: Sampling,
+        kept: Kept | None = None,
     ) -> np.ndarray:
         """Generates clouds in the units of the data, float32 [cloud, point, 3].
 
@@ -273,13 +291,75 @@ class PointCloudModel:
           label: Class of each cloud, int32 [cloud].
           seed: Seed of the noise.
           sampling: The sampler's settings.
+          kept: Points that are given; they come back unchanged.
         """
+        options = _options(sampling)._replace(keeps=kept is not None)
+        points = self._sampler.sample(
+            options,
+            self.stretches(sampling),
+            functools.partial(self.start, label, seed, kept=kept),
+            {"params": params, **model_state},
+            len(label),
+            sampling.batch_size,
+        )
+        if kept is not None:
+            points = np.where(kept.is_given, kept.data, points)
+        return points * np.float32(self.facts.scale)
+
+    def to_noise(
+        self,
+        params: Tree,
+        model_state: Tree,
+        points: np.ndarray,
+        label: np.ndarray,
+        sampling: Sampling,
+    ) -> np.ndarray:
+        """Runs the flow backwards, from clouds to their noise, [cloud, point, 3].
+
+        Args:
+          params: Parameters.
+          model_state: Batch statistics.
+          points: Clouds in the units of the data, [cloud, point, 3].
+          label: Class of each cloud, int32 [cloud].
+          sampling: The sampler's settings; its steps must be free of noise.
+        """
+        x = np.asarray(points, np.float32) / np.float32(self.facts.scale)
+        backwards = [
+            Stretch(bucket, offset, times[::-1])
+            for bucket, offset, times in reversed(self.stretches(sampling))
+        ]
+
+        def start(rows: np.ndarray) -> Start:
+            return Start(x[rows], sample_keys(0, rows), label[rows])
+
+        return self._sampler.sample(
+            _options(sampling),
+            backwards,
+            start,
+            {"params": params, **model_state},
+            len(x),
+            sampling.batch_size,
+        )
+
+    def from_noise(
+        self,
+        params: Tree,
+        model_state: Tree,
+        noise: np.ndarray,
+        label: np.ndarray,
+        sampling: Sampling,
+    ) -> np.ndarray:
+        """Runs the flow from given noise; inverts `to_noise` up to its steps."""
+
+        def start(rows: np.ndarray) -> Start:
+            return Start(noise[rows], sample_keys(0, rows), label[rows])
+
         points = self._sampler.sample(
             _options(sampling),
             self.stretches(sampling),
-            functools.partial(self.start, label, seed),
+            start,
             {"params": params, **model_state},
-            len(label),
+            len(noise),
             sampling.batch_size,
         )
         return points * np.float32(self.facts.scale)
@@ -304,17 +384,27 @@ class PointCloudModel:
         variables = {"params": params, **model_state}
         return self._sampler.walk(_options(sampling), stretches, start, variables)
 
-    def start(self, label: np.ndarray, seed: int, rows: np.ndarray) -> Start:
+    def start(
+        self,
+        label: np.ndarray,
+        seed: int,
+        rows: np.ndarray,
+        kept: Kept | None = None,
+    ) -> Start:
         """Returns the noise of some clouds.
 
         Args:
           label: Class of every cloud, int32 [cloud].
           seed: Seed of the samples.
           rows: Numbers of the clouds, int [row].
+          kept: Points of every cloud that are given.
         """
         keys = jax.random.split(jax.random.key(seed), len(label))[rows]
         x = draw_prior(self.time.schedule, keys, (self.num_points, DIM))
-        return Start(x, sample_keys(seed, rows), label[rows])
+        given: Any = label[rows]
+        if kept is not None:
+            given = given, kept.is_given[rows], kept.data[rows], x
+        return Start(x, sample_keys(seed, rows), given)
 
     def stretches(self, sampling: Sampling) -> list[Stretch]:
         """Cuts the sampler's time grid; a blind model chooses buckets on its way."""
@@ -330,7 +420,9 @@ class PointCloudModel:
     def _program(self, options: CloudSampler, bucket: int | None):
         step = make_sampler_step(options.sampler)
 
-        def run(x, keys, label, variables, times, offset):
+        def run(x, keys, given, variables, times, offset):
+            label, *kept = given if options.keeps else (given,)
+
             def predict(x_t, t, label):
                 if bucket is None:
                     return self._predict_inferred(variables, x_t, t, label)
@@ -339,6 +431,8 @@ class PointCloudModel:
             denoise = self.denoiser(
                 predict, label, options.guidance, options.data_limit
             )
+            if kept:
+                denoise = keep_given(denoise, *kept, hold=False)
             return integrate(
                 step, denoise, self.time.schedule, x, times, keys, step_offset=offset
             )

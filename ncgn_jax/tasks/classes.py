@@ -1,10 +1,15 @@
-"""Draws and hides the classes of samples, as domains with classes share it."""
+"""Draws, chooses and hides classes of samples, as domains with classes share it."""
 
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from ncgn_jax.faults import RequestError, did_you_mean
+
+Label = str | int
+_MAX_SHOWN = 20
 
 
 def count_classes(labels: np.ndarray, class_names: Sequence[str]) -> tuple[int, ...]:
@@ -43,3 +48,35 @@ def hide_classes(
     """
     hide = jax.vmap(lambda key: jax.random.bernoulli(key, dropout))(keys)
     return jnp.where(hide, none, label)
+
+
+def choose_classes(
+    label: Label | Sequence[Label], num: int, class_names: Sequence[str]
+) -> np.ndarray:
+    """Returns the class of each sample that was asked for, int32 [num].
+
+    Args:
+      label: Name or number of a class, or several of these, which are taken in turn.
+      num: Number of samples.
+      class_names: Names of all classes.
+
+    Raises:
+      RequestError: If there is no such class.
+    """
+    asked = [label] if isinstance(label, str | int | np.integer) else list(label)
+    if not asked:
+        raise RequestError("label: found no class; allowed: at least one, or None")
+    numbers = [_class_number(one, class_names) for one in asked]
+    return np.resize(np.asarray(numbers, np.int32), num)
+
+
+def _class_number(label: Label, class_names: Sequence[str]) -> int:
+    names = list(class_names)
+    if isinstance(label, str) and label in names:
+        return names.index(label)
+    is_number = isinstance(label, int | np.integer) and not isinstance(label, bool)
+    if is_number and 0 <= int(label) < len(names):
+        return int(label)
+    shown = ", ".join(names[:_MAX_SHOWN]) + (", ..." * (len(names) > _MAX_SHOWN))
+    hint = did_you_mean(label, names) if isinstance(label, str) else ""
+    raise RequestError(f"label: found {label!r}; allowed: {shown}{hint}")

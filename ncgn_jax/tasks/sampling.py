@@ -74,6 +74,18 @@ def guide(told: jax.Array, free: jax.Array, guidance: float) -> jax.Array:
     return told + guidance * (told - free)
 
 
+class Kept(NamedTuple):
+    """What a sampler keeps of samples while it generates the rest.
+
+    Attributes:
+      is_given: True for what is kept, [row, ...], as wide as samples or 1.
+      data: Its values in the units of training, anything elsewhere, [row, ...].
+    """
+
+    is_given: np.ndarray
+    data: np.ndarray
+
+
 class Stretch(NamedTuple):
     """A part of the time grid inside one bucket.
 

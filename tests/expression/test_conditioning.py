@@ -8,13 +8,13 @@ import pytest
 from ncgn_jax.expression.conditioning import (
     FIELD_TASKS,
     given_mask,
-    keep_given,
     num_generated_times,
     random_masks,
 )
 from ncgn_jax.expression.sets import FieldSet
 from ncgn_jax.faults import DataError
 from ncgn_jax.process import integrate, make_sampler_step, make_schedule
+from ncgn_jax.process.given import keep_given
 
 TIMES, PLACES = tuple(range(8)), tuple(range(12))
 GRID = FieldSet(

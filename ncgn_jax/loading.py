@@ -1,0 +1,113 @@
+"""Loads trained models: from a run, from an exported folder, or by name.
+
+import ncgn_jax as ncgn
+
+model = ncgn.load("runs/mine")
+model.export("shared/chairs")
+clouds = ncgn.load("shared/chairs").sample(16, label="chair")
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from ncgn_jax.config import config_from_json
+from ncgn_jax.domains import DOMAINS, complete_config
+from ncgn_jax.evaluate import read_table
+from ncgn_jax.faults import CheckpointError, ConfigError, DataError, did_you_mean
+from ncgn_jax.memory import read_checkpoint
+from ncgn_jax.run.checkpoint import Checkpoints
+from ncgn_jax.run.model_file import MODEL_FILE, ModelFile, Weights, read_model
+from ncgn_jax.tasks.trained import TrainedModel
+
+_KINDS = {"ema": "ema", "raw": "params"}
+
+
+def load(
+    source: str | Path,
+    *,
+    checkpoint: str | int = "newest",
+    weights: Literal["ema", "raw"] = "ema",
+) -> TrainedModel:
+    """Loads a trained model, which needs no data.
+
+    Args:
+      source: Folder of a run, or one that `export` wrote.
+      checkpoint: Of a run: `newest`, `best` (of least loss) or the number of a step.
+      weights: Of a run: averaged (`ema`) or last (`raw`).
+
+    Returns:
+      The model; its class, one for each domain, has the verbs.
+
+    Raises:
+      CheckpointError: If there is no model, or it is damaged or of a newer version.
+    """
+    folder = Path(source)
+    if (folder / MODEL_FILE).is_file():
+        return _build(*read_model(folder), str(folder))
+    if (folder / "checkpoints").is_dir():
+        return _build(*_read_run(folder, str(checkpoint), weights), str(folder))
+    if folder.is_dir():
+        raise CheckpointError(
+            f"{source} holds no model: neither {MODEL_FILE} nor checkpoints"
+        )
+    nearby = folder.parent.iterdir() if folder.parent.is_dir() else ()
+    hint = did_you_mean(str(source), [str(other) for other in nearby])
+    raise CheckpointError(
+        f"there is no model {str(source)!r}; allowed: the folder of a run or of an "
+        f"exported model{hint}"
+    )
+
+
+def _read_run(folder: Path, checkpoint: str, weights: str) -> tuple[ModelFile, Weights]:
+    stored = read_checkpoint(folder, checkpoint)
+    record = stored.record
+    if "facts" not in record:
+        raise CheckpointError(
+            f"{folder} is a run of a version that did not store what its data taught "
+            "it; train one more step with its data (--config.train.num_steps="
+            f"{stored.step + 1}), and it does"
+        )
+    if weights not in _KINDS:
+        raise CheckpointError(f"weights: found {weights!r}; allowed: ema, raw")
+    arrays, config, versions = Checkpoints(folder, "", read_only=True).read(stored.step)
+    content = json.loads(config)
+    about = ModelFile(
+        domain=content["task"],
+        config=content,
+        facts=record["facts"],
+        data=record["data"],
+        digest=record["digest"],
+        step=stored.step,
+        versions=versions,
+        evaluation=_table_of(folder, stored.step),
+    )
+    names = {_KINDS[weights]: "params", "model_state": "model_state"}
+    found = {}
+    for path, array in arrays.items():
+        kind, _, rest = path.partition("/")
+        if kind in names and rest:
+            found[f"{names[kind]}/{rest}"] = array
+    return about, found
+
+
+def _table_of(folder: Path, step: int) -> dict[str, Any] | None:
+    """Returns the run's table if these weights were measured."""
+    table = read_table(folder)
+    same = table is not None and table.get("meta", {}).get("steps") == step
+    return table if same else None
+
+
+def _build(about: ModelFile, weights: Weights, where: str) -> TrainedModel:
+    if about.domain not in DOMAINS:
+        raise CheckpointError(
+            f"{where} is a model of {about.domain!r}; this program knows "
+            f"{', '.join(DOMAINS)}"
+        )
+    try:
+        config = complete_config(*config_from_json(json.dumps(about.config)))
+        return DOMAINS[about.domain].trained(config, weights, about)
+    except (ConfigError, DataError) as error:
+        raise CheckpointError(f"{where}: {error}") from error
+    except NotImplementedError as error:
+        raise CheckpointError(f"{where} holds no model by itself: {error}") from error

@@ -1,0 +1,167 @@
+"""Trained models of molecules: sample, with properties and sizes asked for."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ncgn_jax.faults import RequestError, did_you_mean
+from ncgn_jax.molecules.files import write_sdf, write_smiles
+from ncgn_jax.molecules.model import MoleculeModel
+from ncgn_jax.molecules.rdkit_graphs import to_molecule
+from ncgn_jax.molecules.validity import check_molecules
+from ncgn_jax.tasks.trained import TrainedModel, at_least
+
+if TYPE_CHECKING:
+    from rdkit.Chem import Mol
+
+FORMATS = (".smi", ".sdf")
+
+
+@dataclasses.dataclass(frozen=True)
+class Molecules:
+    """Molecules that a model made.
+
+    Attributes:
+      smiles: Canonical SMILES of each, of its largest part; None where it is invalid.
+      atoms: Class of each atom, int [molecule, atom], -1 in the padding.
+      bonds: Order of each bond, int [molecule, atom, atom].
+      classes: Name of each atom class.
+      asked: Value of each property that was asked for.
+    """
+
+    smiles: tuple[str | None, ...]
+    atoms: np.ndarray
+    bonds: np.ndarray
+    classes: tuple[str, ...]
+    asked: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.smiles)
+
+    @property
+    def valid(self) -> tuple[str, ...]:
+        """SMILES of the valid molecules."""
+        return tuple(text for text in self.smiles if text is not None)
+
+    def to_rdkit(self) -> "list[Mol | None]":
+        """Returns RDKit molecules, sanitised; None where one is invalid."""
+        from rdkit import Chem
+
+        return [
+            None if text is None else Chem.MolFromSmiles(text) for text in self.smiles
+        ]
+
+    def drawn(self) -> "list[Mol]":
+        """Returns RDKit molecules as decoded, invalid ones too, not sanitised."""
+        pairs = zip(self.atoms, self.bonds, strict=True)
+        return [to_molecule(*pair, self.classes) for pair in pairs]
+
+    def save(self, path: str | Path) -> list[Path]:
+        """Writes the valid molecules as .smi or .sdf.
+
+        Args:
+          path: File; its ending chooses the format.
+
+        Raises:
+          RequestError: If the format is neither.
+        """
+        path = Path(path)
+        if path.suffix.lower() not in FORMATS:
+            raise RequestError(
+                f"path: found {path.name!r}; allowed: {', '.join(FORMATS)}"
+            )
+        if path.suffix.lower() == ".smi":
+            write_smiles(path, self.valid)
+        else:
+            write_sdf(path, [mol for mol in self.to_rdkit() if mol is not None])
+        return [path]
+
+
+class TrainedMolecules(TrainedModel[MoleculeModel]):
+    """A trained model of molecules."""
+
+    domain = "molecules"
+
+    @property
+    def properties(self) -> tuple[str, ...]:
+        """Properties that can be asked for."""
+        return tuple(own.name for own in self.model.codec.facts.properties)
+
+    def sample(
+        self,
+        num: int,
+        *,
+        properties: Mapping[str, float] | None = None,
+        num_atoms: int | None = None,
+        steps: int | None = None,
+        sampler: str | None = None,
+        guidance: float | None = None,
+        seed: int = 0,
+    ) -> Molecules:
+        """Generates molecules.
+
+        Args:
+          num: Number of molecules.
+          properties: Values that are asked for, by name, in the units of the training
+            data; all that the model was trained with, or none.
+          num_atoms: Heavy atoms of each; None to draw sizes as in training.
+          steps: Sampler steps; None for those of the model's configuration.
+          sampler: One of `process.SAMPLERS`; None for that of the configuration.
+          guidance: How far to move on from what is predicted without properties.
+          seed: Seed of the noise. The same call gives the same molecules.
+
+        Raises:
+          RequestError: If an argument is not possible, or a property lies outside of
+            what the training molecules have.
+        """
+        num, model = at_least("num", num, 1), self.model
+        sampling = self._settings(steps=steps, sampler=sampler, guidance=guidance)
+        asked = self._asked(properties or {})
+        if sampling.guidance and not asked:
+            raise RequestError("guidance: found it without properties to guide to")
+        sizes = model.draw_sizes(num, seed)
+        if num_atoms is not None:
+            count = at_least("num_atoms", num_atoms, 1)
+            counts = model.codec.facts.size_counts
+            if count >= len(counts) or not counts[count]:
+                known = np.flatnonzero(counts)
+                raise RequestError(
+                    f"num_atoms: found {count}; the training molecules have "
+                    f"{known[0]} to {known[-1]}"
+                )
+            sizes = np.full(num, count)
+        codec = self.model_state["codec"]
+        latents = model.sample(
+            self.params, codec, sizes, seed, sampling, wanted=tuple(asked.values())
+        )
+        found = model.codec.decode_all(codec, latents, model.codec.mask_of(sizes))
+        classes, bonds = model.codec.classes, found["bonds_valency"]
+        checks = check_molecules(found["atoms"], bonds, classes)
+        smiles = tuple(text or None for text in checks.smiles)
+        return Molecules(smiles, found["atoms"], bonds, classes, asked)
+
+    def _asked(self, properties: Mapping[str, float]) -> dict[str, float]:
+        """Returns the values in the model's order."""
+        known = self.model.codec.facts.properties
+        names = [own.name for own in known]
+        unknown = [name for name in properties if name not in names]
+        if unknown:
+            listed = ", ".join(names) or "none: it was trained without conditions"
+            hint = did_you_mean(unknown[0], names)
+            raise RequestError(
+                f"properties: found {unknown[0]!r}; allowed: {listed}{hint}"
+            )
+        missing = [name for name in names if name not in properties]
+        if properties and missing:
+            raise RequestError(f"properties: {', '.join(missing)} needed too")
+        for own in known if properties else ():
+            value = float(properties[own.name])
+            if not own.low <= value <= own.high:
+                raise RequestError(
+                    f"properties: found {own.name} {value:g}; the training molecules "
+                    f"have {own.low:g} to {own.high:g}"
+                )
+        return {name: float(properties[name]) for name in names} if properties else {}

@@ -1,0 +1,300 @@
+"""Trained models of point clouds: sample, complete, interpolate."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.optimize import linear_sum_assignment
+
+from ncgn_jax.data.whole_files import whole_file, write_whole
+from ncgn_jax.faults import RequestError
+from ncgn_jax.point_clouds.model import DIM, PointCloudModel
+from ncgn_jax.tasks.classes import Label, choose_classes
+from ncgn_jax.tasks.sampling import Kept
+from ncgn_jax.tasks.trained import TrainedModel, at_least
+
+FORMATS = (".npy", ".obj", ".ply", ".xyz")
+
+
+@dataclasses.dataclass(frozen=True)
+class Clouds:
+    """Point clouds that a model made.
+
+    Attributes:
+      points: float32 [cloud, point, 3], in the units of the training clouds, or of what
+        was given.
+      labels: Name of the class of each cloud; () without classes.
+      note: What was assumed to make them, in words; empty for nothing.
+    """
+
+    points: np.ndarray
+    labels: tuple[str, ...] = ()
+    note: str = ""
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def save(self, path: str | Path) -> list[Path]:
+        """Writes the clouds as .npy (one file), .ply, .obj or .xyz (a file each).
+
+        Several clouds of `chairs.ply` become `chairs-00.ply`, `chairs-01.ply`, ...
+
+        Args:
+          path: File; its ending chooses the format.
+
+        Returns:
+          The files written.
+
+        Raises:
+          RequestError: If the format is none of these.
+        """
+        path = Path(path)
+        kind = path.suffix.lower()
+        if kind not in FORMATS:
+            raise RequestError(
+                f"path: found {path.name!r}; allowed: {', '.join(FORMATS)}"
+            )
+        if kind == ".npy":
+            with whole_file(path) as file:
+                np.save(file, self.points, allow_pickle=False)
+            return [path]
+        if len(self) == 1:
+            return [_write_cloud(path, self.points[0])]
+        width = max(2, len(str(len(self) - 1)))
+        return [
+            _write_cloud(path.with_stem(f"{path.stem}-{i:0{width}d}"), points)
+            for i, points in enumerate(self.points)
+        ]
+
+
+class TrainedClouds(TrainedModel[PointCloudModel]):
+    """A trained model of point clouds."""
+
+    domain = "point_clouds"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Classes that can be asked for; () without."""
+        return self.model.facts.class_names if self.model.num_classes else ()
+
+    def sample(
+        self,
+        num: int,
+        *,
+        label: Label | Sequence[Label] | None = None,
+        num_points: int | None = None,
+        steps: int | None = None,
+        sampler: str | None = None,
+        guidance: float | None = None,
+        seed: int = 0,
+    ) -> Clouds:
+        """Generates clouds.
+
+        Args:
+          num: Number of clouds.
+          label: Class by name or number, or several that are taken in turn; None to
+            draw as often as in training.
+          num_points: Points of a cloud; None for as many as in training.
+          steps: Sampler steps; None for those of the model's configuration.
+          sampler: One of `process.SAMPLERS`; None for that of the configuration.
+          guidance: How far to move on from what is predicted without the class.
+          seed: Seed of the noise. The same call gives the same clouds.
+
+        Raises:
+          RequestError: If an argument is not possible.
+        """
+        num = at_least("num", num, 1)
+        sampling = self._settings(steps=steps, sampler=sampler, guidance=guidance)
+        if sampling.guidance and not self.model.num_classes:
+            raise RequestError("guidance: this model was trained without classes")
+        model, labels = self._sized(num_points), self._labels(label, num, seed)
+        points = model.sample(self.params, self.model_state, labels, seed, sampling)
+        return Clouds(points, self._names(labels))
+
+    def complete(
+        self,
+        scan: ArrayLike,
+        *,
+        num_points: int | None = None,
+        draws: int = 1,
+        label: Label | None = None,
+        center: Sequence[float] | None = None,
+        extent: float | None = None,
+        steps: int | None = None,
+        seed: int = 0,
+    ) -> Clouds:
+        """Generates the rest of a cloud of which some points are given.
+
+        The given points are kept. Their interpolants with the noise take their places
+        in every step (replacement: Song et al. 2021, arXiv 2011.13456, appendix I.2).
+        Training clouds have their mean at 0 and their largest coordinate at 1, z up.
+        Where the whole shape lies is unknown of a part: say `center` and `extent`, or
+        those of the part are taken.
+
+        Args:
+          scan: Given points, [point, 3], in any unit.
+          num_points: Points of the whole cloud; None for as many as in training.
+          draws: Number of completions.
+          label: Class by name or number; None to draw it.
+          center: Mean of the whole shape, in the units of the scan.
+          extent: Largest distance of a coordinate from it, in the same units.
+          steps: Sampler steps.
+          seed: Seed of the noise.
+
+        Returns:
+          Whole clouds in the units of the scan, the given points first. `note` says
+          what was assumed.
+
+        Raises:
+          RequestError: If an argument is not possible.
+        """
+        points = _cloud("scan", scan)
+        model, draws = self._sized(num_points), at_least("draws", draws, 1)
+        if len(points) >= model.num_points:
+            raise RequestError(
+                f"scan: found {len(points)} points; allowed: fewer than num_points, "
+                f"{model.num_points}"
+            )
+        middle = points.mean(0) if center is None else np.asarray(center, float)
+        if middle.shape != (DIM,):
+            raise RequestError(f"center: found {center!r}; allowed: three numbers")
+        size = np.abs(points - middle).max() if extent is None else float(extent)
+        if not (np.isfinite(size) and size > 0):
+            raise RequestError(f"extent: found {size}; allowed: a positive number")
+        assumed = [
+            f"{name} {np.round(value, 4).tolist()} of the given part is taken for that "
+            "of the whole"
+            for name, value, told in (
+                ("center", middle, center),
+                ("extent", size, extent),
+            )
+            if told is None
+        ]
+        shape = (draws, model.num_points)
+        is_given = np.broadcast_to(np.arange(shape[1]) < len(points), shape)[..., None]
+        data = np.zeros((*shape, DIM), np.float32)
+        data[:, : len(points)] = (points - middle) / size / model.facts.scale
+        labels = self._labels(label, draws, seed)
+        whole = model.sample(
+            self.params,
+            self.model_state,
+            labels,
+            seed,
+            self._settings(steps=steps),
+            Kept(is_given, data),
+        )
+        found = whole.astype(float) * size + middle
+        # To the bit, whatever the units.
+        found = found.astype(np.float32)
+        found[:, : len(points)] = points
+        return Clouds(found, self._names(labels), "; ".join(assumed))
+
+    def interpolate(
+        self,
+        first: ArrayLike,
+        second: ArrayLike,
+        *,
+        num: int = 8,
+        label: Label | None = None,
+        steps: int | None = None,
+    ) -> Clouds:
+        """Walks from one cloud to another through the noise of both.
+
+        The flow is run backwards to the noise of each, points of one noise are paired
+        with those of the other at least cost, and the flow is run from the mixtures,
+        which keep the variance of the noise.
+
+        Args:
+          first: Cloud, [point, 3], in the units of the training clouds.
+          second: Cloud of as many points.
+          num: Clouds on the way, both ends included, at least 2.
+          label: Class by name or number; needed by a model with classes.
+          steps: Steps of the flow, each way.
+
+        Raises:
+          RequestError: If an argument is not possible.
+        """
+        num = at_least("num", num, 2)
+        ends = np.stack([_cloud("first", first), _like(first, second)])
+        model = self._sized(ends.shape[1])
+        if self.model.num_classes and label is None:
+            raise RequestError(f"label: needed; allowed: {', '.join(self.class_names)}")
+        sampling = self._settings(steps=steps, sampler="heun", guidance=0.0)
+        labels = self._labels(label, num, 0)
+        noise = model.to_noise(
+            self.params, self.model_state, ends, labels[:2], sampling
+        )
+        cost = ((noise[0][:, None] - noise[1][None]) ** 2).sum(-1)
+        partner = linear_sum_assignment(cost)[1]
+        share = np.linspace(0.0, 1.0, num)[:, None, None]
+        mixed = (1 - share) * noise[0] + share * noise[1][partner]
+        mixed = mixed / np.sqrt((1 - share) ** 2 + share**2)
+        points = model.from_noise(
+            self.params, self.model_state, mixed.astype(np.float32), labels, sampling
+        )
+        return Clouds(points, self._names(labels))
+
+    def _sized(self, num_points: int | None) -> PointCloudModel:
+        """Returns the model of a number of points; kept, since compiling is slow."""
+        if num_points is None or num_points == self.model.num_points:
+            return self.model
+        count = at_least("num_points", num_points, 2)
+        sizes: dict[int, PointCloudModel] = self.__dict__.setdefault("_sizes", {})
+        if count not in sizes:
+            try:
+                sizes[count] = self.model.resized(count)
+            except ValueError as error:
+                raise RequestError(f"num_points: found {count}; {error}") from error
+        return sizes[count]
+
+    def _labels(self, label: Any, num: int, seed: int) -> np.ndarray:
+        if label is None:
+            return self.model.draw_labels(num, seed)
+        if not self.model.num_classes:
+            raise RequestError(
+                f"label: found {label!r}; this model was trained without classes"
+            )
+        return choose_classes(label, num, self.class_names)
+
+    def _names(self, labels: np.ndarray) -> tuple[str, ...]:
+        names = self.class_names
+        return tuple(names[i] for i in labels) if names else ()
+
+
+def _cloud(argument: str, points: ArrayLike) -> np.ndarray:
+    """Returns a cloud as float64, or refuses it."""
+    try:
+        found = np.asarray(points, float)
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"{argument}: no array of numbers: {error}") from error
+    if found.ndim != 2 or found.shape[1] != DIM or not len(found):
+        raise RequestError(
+            f"{argument}: found shape {found.shape}; allowed: [point, {DIM}]"
+        )
+    if not np.isfinite(found).all():
+        raise RequestError(f"{argument}: found numbers that are not finite")
+    return found
+
+
+def _like(first: ArrayLike, second: ArrayLike) -> np.ndarray:
+    found, wanted = _cloud("second", second), np.asarray(first).shape
+    if found.shape != wanted:
+        raise RequestError(f"second: found shape {found.shape}; allowed: {wanted}")
+    return found
+
+
+def _write_cloud(path: Path, points: np.ndarray) -> Path:
+    if path.suffix.lower() == ".ply":
+        # Takes a second to import.
+        import trimesh
+
+        content = trimesh.PointCloud(points).export(file_type="ply")
+        with whole_file(path) as file:
+            file.write(content)
+        return path
+    start = "v " if path.suffix.lower() == ".obj" else ""
+    lines = (start + " ".join(f"{x:.9g}" for x in point) for point in points.tolist())
+    return write_whole(path, "\n".join(lines) + "\n")
