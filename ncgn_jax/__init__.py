@@ -2,7 +2,8 @@
 
 Diffusion and flow matching with Noise-Conditioned Graph Networks
 (Pao-Huang, Black and Qiu 2025, arXiv 2507.09391) and its neighbours, in JAX.
-`load` gives a trained model; start at `ncgn_jax.process` for the notation and at
+`load` gives a trained model, `DMP` the noise buckets, loss and sampler around a
+network of one's own; start at `ncgn_jax.process` for the notation and at
 `ncgn_jax.train` for the loop.
 """
 
@@ -10,12 +11,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ncgn_jax.dmp import DMP
     from ncgn_jax.loading import load
 
 __version__ = "0.1.0"
-__all__ = ["load"]
+__all__ = ["DMP", "load"]
 # Imported when first asked for, because JAX takes a second.
-_HOMES = {"load": "ncgn_jax.loading"}
+_HOMES = {"DMP": "ncgn_jax.dmp", "load": "ncgn_jax.loading"}
 
 
 def __getattr__(name: str) -> Any:

@@ -53,8 +53,9 @@ def load_config(path: str | Path) -> ConfigDict:
     The file may import its neighbours.
 
     Args:
-      path: Python file that defines `get_config()`; with `:argument` behind it, that
-        text is the argument of `get_config`.
+      path: Python file that defines `get_config()`, or the bare name of one that comes
+        with the package (`modelnet`); with `:argument` behind a file, that text is the
+        argument of `get_config`.
 
     Returns:
       The locked configuration: at most two levels; bool, int, float, str, tuple or
@@ -64,6 +65,8 @@ def load_config(path: str | Path) -> ConfigDict:
       ConfigError: If the file is missing, does not run, or returns anything else.
     """
     path, colon, argument = _split_argument(str(path))
+    if not path.is_file() and path.name == str(path) and not path.suffix:
+        path = _shipped(path.name)
     if not path.is_file():
         nearby = path.parent.glob("*.py") if path.parent.is_dir() else ()
         hint = did_you_mean(str(path), [str(other) for other in nearby])
@@ -91,6 +94,25 @@ def load_config(path: str | Path) -> ConfigDict:
         message = f"get_config() of {path} fails: {_describe(error)}"
         raise ConfigError(message) from error
     return _checked_form(config, str(path))
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Lists the configuration files that come with the package, by name."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "configs", package.parent / "configs"):
+        if folder.is_dir():
+            return {path.stem: path for path in sorted(folder.glob("*.py"))}
+    return {}
+
+
+def _shipped(name: str) -> Path:
+    known = shipped_configs()
+    if name not in known:
+        raise ConfigError(
+            f"there is no configuration {name!r}; allowed: the path of a file, or one "
+            f"of {', '.join(known)}{did_you_mean(name, known)}"
+        )
+    return known[name]
 
 
 def _split_argument(path: str) -> tuple[Path, str, str]:

@@ -1,8 +1,6 @@
 """Measures samples against held-out data: a table on screen, in JSON and in CSV."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -43,12 +41,3 @@ def evaluate(
     write_table(rows, Path(workdir) / "table", meta, notes)
     (Path(workdir) / "table.md").write_text(text + "\n")
     return rows
-
-
-def read_table(workdir: str | Path) -> dict[str, Any] | None:
-    """Reads the last table of a run, `meta` and `rows`; None if there is none."""
-    try:
-        content = json.loads((Path(workdir) / "table.json").read_text())
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from ncgn_jax.config import config_from_json
 from ncgn_jax.domains import DOMAINS, complete_config
-from ncgn_jax.evaluate import read_table
 from ncgn_jax.faults import CheckpointError, ConfigError, DataError, did_you_mean
 from ncgn_jax.memory import read_checkpoint
+from ncgn_jax.metrics.table import read_table
 from ncgn_jax.run.checkpoint import Checkpoints
 from ncgn_jax.run.model_file import MODEL_FILE, ModelFile, Weights, read_model
 from ncgn_jax.tasks.trained import TrainedModel
@@ -42,11 +42,26 @@ def load(
     Raises:
       CheckpointError: If there is no model, or it is damaged or of a newer version.
     """
+    about, arrays = read_source(source, checkpoint=checkpoint, weights=weights)
+    return _build(about, arrays, str(source))
+
+
+def read_source(
+    source: str | Path,
+    *,
+    checkpoint: str | int = "newest",
+    weights: Literal["ema", "raw"] = "ema",
+) -> tuple[ModelFile, Weights]:
+    """Reads what a trained model is, and its weights by path; arguments as `load`.
+
+    Raises:
+      CheckpointError: If there is no model, or it is damaged or of a newer version.
+    """
     folder = Path(source)
     if (folder / MODEL_FILE).is_file():
-        return _build(*read_model(folder), str(folder))
+        return read_model(folder)
     if (folder / "checkpoints").is_dir():
-        return _build(*_read_run(folder, str(checkpoint), weights), str(folder))
+        return _read_run(folder, str(checkpoint), weights)
     if folder.is_dir():
         raise CheckpointError(
             f"{source} holds no model: neither {MODEL_FILE} nor checkpoints"
@@ -93,7 +108,7 @@ def _read_run(folder: Path, checkpoint: str, weights: str) -> tuple[ModelFile, W
 
 def _table_of(folder: Path, step: int) -> dict[str, Any] | None:
     """Returns the run's table if these weights were measured."""
-    table = read_table(folder)
+    table = read_table(folder / "table")
     same = table is not None and table.get("meta", {}).get("steps") == step
     return table if same else None
 

@@ -1,7 +1,7 @@
 """Command line: trains, samples and evaluates one configuration.
 
     python -m ncgn_jax.main --config=configs/modelnet.py [--workdir=runs/mine]
-        [--mode=all|train|sample|evaluate] [--checkpoint=newest|best|STEP]
+        [--mode=all|train|sample|evaluate|check] [--checkpoint=newest|best|STEP]
         [--samples=NAME] [--pictures=all|none] [--accept=FIELD,...]
         [--config.dmp.schedule=linear ...]
     python -m ncgn_jax.main --workdir=runs/mine --mode=sample
@@ -9,8 +9,9 @@
 
 Run it again and it resumes; SIGTERM saves and ends it. `--workdir` alone is enough for
 a run that exists. Sampling needs no data: the run has all that its data taught it.
-Nothing is written before configuration and data have been checked, and a run never
-goes on with other data or another configuration in silence (see ncgn_jax/memory.py).
+Nothing is written before configuration and data have been checked (--mode=check does
+that alone, and exits with 0 or 2), and a run never goes on with other data or another
+configuration in silence (see ncgn_jax/memory.py).
 
 On several machines the same command runs on all of them (see ncgn_jax/processes.py,
 and the scripts in launch/): they train and sample together, process 0 then measures
@@ -52,7 +53,7 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; default runs/<configuration name>."
 )
 _MODE = flags.DEFINE_enum(
-    "mode", "all", ["train", "sample", "evaluate", "all"], "What to do."
+    "mode", "all", ["train", "sample", "evaluate", "all", "check"], "What to do."
 )
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "newest", "What --mode=sample and evaluate take: newest, best, STEP."
@@ -84,7 +85,8 @@ def run(
       config_path: Configuration file; None for that of the run in `workdir`.
       overrides: Fields to set, `FIELD=VALUE`.
       workdir: The run's folder; None for one named like the configuration.
-      mode: `all`, `train`, `sample` or `evaluate`.
+      mode: `all`, `train`, `sample`, `evaluate`, or `check`, which reads configuration
+        and data, says what they are, and stops.
       checkpoint: What to sample: `newest`, `best` or the number of a step.
       samples: Name of the samples; None for one that follows from the settings.
       pictures: Whether to draw.
@@ -98,11 +100,14 @@ def run(
             config = set_fields(read_run_config(folder), overrides)
         else:
             config = set_fields(load_config(config_path), overrides)
-        trains = mode in ("all", "train")
+        trains = mode in ("all", "train", "check")
         validate(config, to_train=trains)
         check_names(accept, config)
         if checkpoint != "newest" and trains:
             raise ConfigError("--checkpoint goes with --mode=sample or --mode=evaluate")
+        if mode == "check":
+            _describe(make_task(config), folder)
+            return
         after = _After(mode, samples, pictures, preemption)
         if trains:
             task = make_task(config)
@@ -207,7 +212,13 @@ def main(argv: list[str] | None = None) -> None:
                 print(stop, flush=True)
                 raise
 
-    app.run(start, argv=rest)
+    try:
+        app.run(start, argv=rest)
+    except SystemExit as end:
+        if flags.FLAGS.is_parsed() and _MODE.value == "check" and end.code:
+            print(end.code, file=sys.stderr)
+            sys.exit(2)
+        raise
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from ncgn_jax.run.logs import MetricsWriter, Progress, format_seconds
 from ncgn_jax.run.optimizer import make_optimizer
 from ncgn_jax.run.preemption import Preempted, Preemption
 from ncgn_jax.run.state import TrainState, make_train_state, num_params
+from ncgn_jax.starting import Start, read_start
 from ncgn_jax.tasks import NO_ROWS, StepKind, Task
 
 Metrics = dict[str, Any]
@@ -129,9 +130,18 @@ class TrainingSteps:
         return self._one if num_steps == 1 else self._several
 
 
-def init_state(task: Task, tx: optax.GradientTransformation, seed: int) -> TrainState:
-    """Returns the state of step 0 of a seed."""
+def init_state(
+    task: Task,
+    tx: optax.GradientTransformation,
+    seed: int,
+    start: Start | None = None,
+) -> TrainState:
+    """Returns the state of step 0 of a seed, with the weights of a start if any."""
     params, model_state = jax.jit(task.init)(jax.random.key(seed))
+    if start is not None:
+        if parallel.is_main_process():
+            print("\n".join(start.describe()), flush=True)
+        params, model_state = start.fill(params, model_state)
     return make_train_state(params, model_state, tx)
 
 
@@ -151,8 +161,11 @@ def restore_or_init(
     abstract = jax.eval_shape(lambda: init_state(task, tx, seed))
     restored = store.restore(abstract)
     if restored is None:
-        _train_first_stage(task, workdir, preemption)
-        return init_state(task, tx, seed)
+        source = task.config.train.start_from
+        start = None if source is None else read_start(task, source)
+        if start is None or not start.has_state:
+            _train_first_stage(task, workdir, preemption)
+        return init_state(task, tx, seed, start)
     state, step = restored
     if parallel.is_main_process():
         print(f"resuming from checkpoint {step}", flush=True)

@@ -46,6 +46,9 @@ class LineFacts:
     names: tuple[str, ...]
     middle: float
 
+    def with_another_name(self):
+        return dataclasses.replace(self, names=(*self.names, "another"))
+
 
 class LineTask(Task[Mapping[str, float], LineFacts]):
     """Fits y = slope x + offset to points of y = 2 x + 1 with noise.

@@ -18,7 +18,8 @@ GROUND = {"faults", "process", "graphs", "models", "metrics", "data", "pictures"
 GROUND |= {"processes", "parallel", "fields", "run", "config"}
 TASKS = GROUND | {"tasks"}
 ALL_DOMAINS = TASKS | DOMAINS
-LOOP = ALL_DOMAINS | {"domains", "memory", "train"}
+LOADING = ALL_DOMAINS | {"domains", "memory"}
+LOOP = LOADING | {"loading", "starting", "train"}
 ALLOWED = {
     "faults": set(),
     "process": {"faults"},
@@ -44,9 +45,12 @@ ALLOWED = {
     "comparison": LOOP | {"generate", "evaluate"},
     "compare": LOOP | {"generate", "evaluate", "comparison"},
     "studies": LOOP,
-    "loading": LOOP | {"evaluate"},
+    "loading": LOADING,
+    "starting": LOADING | {"loading"},
+    "dmp": TASKS,
     "help": ALL_DOMAINS | {"domains"},
     "main": LOOP | {"generate", "evaluate", "help"},
+    "command": LOOP | {"main", "compare", "levels"},
 }
 # Besides these, only a domain's config.py, load.py and task.py read a ConfigDict.
 READS_CONFIG = {

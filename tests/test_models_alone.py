@@ -25,6 +25,7 @@ from ncgn_jax.memory import data_differences, make_record
 from ncgn_jax.run.checkpoint import Stored
 from ncgn_jax.run.model_file import read_model, write_model
 from ncgn_jax.run.state import num_params
+from ncgn_jax.starting import read_start
 from ncgn_jax.train import train
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
@@ -106,7 +107,7 @@ CASES = {
         {
             "genes": ({"genes": ("Gad2", "Sox11", "Ttr")}, r"data \(genes\).*Sox11"),
             "order": ({"genes": ("Gad2", "Ttr", "Sox10")}, r"data \(genes\)"),
-            "scale": ({"factor": 2.0}, "data: was"),
+            "scale": ({"factor": 2.0}, r"data \(units\): was"),
         },
     ),
     "molecules": Case(
@@ -231,6 +232,30 @@ def test_an_exported_model_samples_as_its_run(name, runs, tmp_path):
         np.testing.assert_array_equal(found[part], expected[part])
     other = ncgn.load(folder).sample(3, steps=2, seed=6)
     assert any(not np.array_equal(arrays_of(other)[p], expected[p]) for p in expected)
+
+
+RENAMED = {
+    "point_clouds": {"names": ("ball", "cone")},
+    "expression": {"genes": ("Gad2", "Ttr", "Sox10")},
+    "molecules": {"last": "S"},
+    "images": {"names": ("cat", "fox")},
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_run_may_start_from_another(name, runs, tmp_path):
+    """All fits the same names; what has a place for each name starts anew."""
+    case = CASES[name]
+    path = case.write(tmp_path / f"data{case.suffix}")
+    config = config_of(name, path)
+    same = read_start(make_task(config), str(runs(name)))
+    assert not same.anew
+    assert same.has_state
+    case.write(path, **RENAMED[name])
+    other = read_start(make_task(config), str(runs(name)))
+    assert other.weights
+    assert any("because" in reason for reason in other.anew.values())
+    assert other.has_state == (name != "molecules")
 
 
 def test_averaged_and_last_weights_can_be_loaded(runs):
@@ -404,6 +429,8 @@ def test_fields_lie_where_they_are_asked_for(runs, tmp_path):
     made = model.sample(2, positions=places, steps=2)
     assert made.values.shape == (2, 20, 3)
     np.testing.assert_allclose(made.positions[1], places, rtol=1e-6)
+    # In the units of the file, whose genes have a mean of 2.
+    assert 0.5 < np.abs(made.values).mean() < 10
     several = model.sample(3, positions=[places, places[:7]], steps=2)
     assert np.isnan(several.positions[1, 7:]).all()
     np.testing.assert_array_equal(several.values[1, 7:], 0)
@@ -422,3 +449,80 @@ def test_importing_the_package_is_quick_and_lists_its_face():
     assert found.stdout.split() == ["False", "True"]
     with pytest.raises(AttributeError, match="lod"):
         _ = ncgn.lod
+
+
+def cells(num=50, genes=("Ttr", "Gad2", "Sox10"), seed=1):
+    """Cells of another tissue, their genes in another order."""
+    rng = np.random.default_rng(seed)
+    values = rng.gamma(2.0, size=(num, len(genes)))
+    return values, rng.uniform(0, 9, (num, 2)), genes
+
+
+def test_imputation_matches_genes_by_name_and_keeps_what_was_measured(runs):
+    model = ncgn.load(runs("expression"))
+    values, places, genes = cells()
+    values[7, 1] = np.nan  # Gad2
+    found = model.impute(values, places, genes, genes="Ttr", draws=2, steps=2)
+    assert found.genes == ("Gad2", "Sox10", "Ttr")
+    measured = values[:, [1, 2]].astype("f4")
+    is_known = np.isfinite(measured)
+    np.testing.assert_array_equal(found.values[:, :2][is_known], measured[is_known])
+    assert np.isfinite(found.values).all()
+    filled = np.column_stack([~is_known, np.ones(50, bool)])
+    np.testing.assert_array_equal(found.std > 0, filled)
+    # Without the gene it is the same as with it hidden.
+    fewer = model.impute(values[:, 1:], places, genes[1:], draws=2, steps=2)
+    np.testing.assert_array_equal(fewer.values, found.values)
+
+
+def test_every_cell_is_imputed_from_the_patch_around_it(runs, monkeypatch):
+    """A model whose fields repeat a measured gene in the place of the others."""
+    model = ncgn.load(runs("expression"))
+    units = model.model.facts.units
+    seen = []
+
+    def sample(own, params, state, layouts, fixed, seed, sampling, *, hold):
+        seen.append(fixed)
+        measured = units.to_file(fixed.values)[..., :1]  # Gad2
+        return units.to_fields(np.repeat(measured, 3, axis=2)).astype("f4")
+
+    monkeypatch.setattr(type(model.model), "sample", sample)
+    values, places, genes = cells()
+    found = model.impute(values, places, genes, genes=("Ttr", "Sox10"))
+    np.testing.assert_allclose(found.values, values[:, [1]] * [1, 1, 1], rtol=1e-5)
+    (fixed,) = seen
+    assert fixed.given.shape[1:] == (12, 3)
+    assert fixed.given[..., 0].all()
+    assert not fixed.given[..., 1:].any()
+
+
+def test_imputed_cells_come_back_as_they_were_given(runs):
+    anndata = pytest.importorskip("anndata")
+    model = ncgn.load(runs("expression"))
+    values, places, genes = cells()
+    given = anndata.AnnData(values.astype("f4"), obsm={"spatial": places})
+    given.var_names = list(genes)
+    found = model.impute(given, genes=["Ttr"], draws=2, steps=2)
+    assert list(found.var_names) == ["Gad2", "Sox10", "Ttr"]
+    np.testing.assert_allclose(found.X[:, 2], values[:, 0], rtol=1e-6)
+    assert (found.layers["imputed_std"][:, 2] > 0).all()
+    np.testing.assert_array_equal(found.obsm["spatial"], places)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"genes": "Sox11"}, "genes: found 'Sox11'.*did you mean 'Sox10'"),
+        ({"gene_names": ("a", "b", "c")}, "none of their genes"),
+        ({"gene_names": ("Ttr", "Ttr", "Gad2")}, "'Ttr' stands there more than once"),
+        ({"positions": np.ones((3, 2))}, r"positions: found shape \(3, 2\)"),
+        ({"positions": None}, "needed beside an array"),
+        ({"times": np.ones(50)}, "times: the model has none"),
+        ({"draws": 0}, "draws: found 0"),
+    ],
+)
+def test_impossible_imputations_are_refused(change, said, runs):
+    values, places, genes = cells()
+    arguments = {"positions": places, "gene_names": genes} | change
+    with pytest.raises(RequestError, match=said):
+        ncgn.load(runs("expression")).impute(values, **arguments)

@@ -1,11 +1,12 @@
 """Says what expression fields teach their model besides its weights."""
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 
 from ncgn_jax.expression.sets import FieldDataset, Grid
+from ncgn_jax.expression.units import CellUnits
 
 # So many layouts are stored with a model, to sample on without data.
 _NUM_LAYOUTS = 16
@@ -22,9 +23,10 @@ class FieldFacts:
       num_nodes: Nodes that fields are padded to.
       layouts: Positions of the nodes of some training fields, as tuples.
       grid: Times and places, if all training fields lie on one grid.
+      units: Units of the file of cells; None for other sources.
     """
 
-    relied_on: ClassVar[tuple[str, ...]] = ("genes", "num_nodes")
+    relied_on: ClassVar[tuple[str, ...]] = ("genes", "num_nodes", "units")
 
     genes: tuple[str, ...]
     mean: tuple[float, ...]
@@ -32,6 +34,7 @@ class FieldFacts:
     num_nodes: int
     layouts: tuple[tuple[tuple[float, ...], ...], ...]
     grid: Grid | None = None
+    units: CellUnits | None = None
 
     @property
     def dim(self) -> int:
@@ -41,6 +44,15 @@ class FieldFacts:
     def positions(self) -> list[np.ndarray]:
         """Returns the layouts as arrays, float32 [node, dim]."""
         return [np.asarray(points, np.float32) for points in self.layouts]
+
+    def with_another_name(self) -> Self:
+        """Returns facts with a name more, see `tasks.facts`."""
+        return dataclasses.replace(
+            self,
+            genes=(*self.genes, "another"),
+            mean=(*self.mean, 0.0),
+            scale=(*self.scale, 1.0),
+        )
 
 
 def learn_facts(dataset: FieldDataset) -> FieldFacts:
@@ -54,4 +66,5 @@ def learn_facts(dataset: FieldDataset) -> FieldFacts:
         num_nodes=train.values.shape[1],
         layouts=tuple(tuple(map(tuple, points)) for points in layouts),
         grid=train.grid,
+        units=dataset.units,
     )

@@ -27,6 +27,7 @@ from ncgn_jax.expression.turing import (
     simulate,
     turing_sets,
 )
+from ncgn_jax.expression.units import CellUnits
 from ncgn_jax.faults import DataError
 
 FIELD_SOURCES = ("turing", "profiles", "cells")
@@ -111,6 +112,7 @@ class FieldDataset:
         fields, as many as those, [sample, node, gene]; None if there are none.
       zero: An expression of 0 in the units of the fields, [node, gene] of the test
         layout; None without knock-outs.
+      units: Units of the file of cells; None for other sources.
     """
 
     name: str
@@ -121,6 +123,7 @@ class FieldDataset:
     knockout: FieldSet | None = None
     floor: np.ndarray | None = None
     zero: np.ndarray | None = None
+    units: CellUnits | None = None
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns each gene's mean and standard deviation over the training nodes."""
@@ -325,24 +328,31 @@ def load_tissue(
         repeated_cells=repeated_cells,
     )
     expression = table.expression.astype(np.float64)
-    if logarithm:
-        if expression.min() < 0:
-            raise DataError(
-                f"{path}: expression {expression.min():.4g} is negative; "
-                "data.logarithm is for counts"
-            )
-        expression = np.log1p(expression)
+    if logarithm and expression.min() < 0:
+        raise DataError(
+            f"{path}: expression {expression.min():.4g} is negative; "
+            "data.logarithm is for counts"
+        )
+    known = np.log1p(expression) if logarithm else expression
     axis = int(np.argmax(np.ptp(table.positions, axis=0)))
     along = table.positions[:, axis]
     cut = np.quantile(along, 1 - test_fraction)
     is_test = along >= cut
-    mean, scale = expression[~is_test].mean(axis=0), expression[~is_test].std(axis=0)
-    expression = (expression - mean) / np.where(scale > 1e-9, scale, 1.0)
+    mean, scale = known[~is_test].mean(axis=0), known[~is_test].std(axis=0)
+    times = table.time
+    units = CellUnits(
+        bool(logarithm),
+        tuple(mean.tolist()),
+        tuple(np.where(scale > 1e-9, scale, 1.0).tolist()),
+        _half_width(table, num_nodes),
+        None if times is None else float(times.min()),
+        None if times is None else float(np.ptp(times)),
+    )
+    values = units.to_fields(expression)
     rng = np.random.default_rng(seed)
     parts = []
-    width = _half_width(table, num_nodes)
     for rows, count in ((~is_test, num_train), (is_test, num_test)):
-        parts.append(_cut(table, expression, rows, count, num_nodes, width, rng, path))
+        parts.append(_cut(table, values, rows, count, num_nodes, units, rng, path))
     return FieldDataset(
         name=f"{Path(path).stem} (patches of {num_nodes} cells)",
         source=f"{table.source}; {len(parts[0])} training and {len(parts[1])} test "
@@ -350,6 +360,7 @@ def load_tissue(
         genes=table.genes,
         train=parts[0],
         test=parts[1],
+        units=units,
     )
 
 
@@ -383,7 +394,7 @@ def _cut(
     rows: np.ndarray,
     count: int,
     num_nodes: int,
-    width: float,
+    units: CellUnits,
     rng: np.random.Generator,
     path: str | os.PathLike[str],
 ) -> FieldSet:
@@ -410,14 +421,8 @@ def _cut(
     layouts = []
     for row, patch in zip(values, patches, strict=True):
         row[: len(patch)] = expression[patch]
-        points = table.positions[patch].astype(np.float64)
-        points = (points - points.mean(axis=0)) / width
-        if table.time is not None:
-            clock = (table.time[patch] - table.time.min()) / max(
-                np.ptp(table.time), 1e-12
-            )
-            points = np.concatenate([points, clock[:, None]], axis=1)
-        layouts.append(points.astype(np.float32))
+        times = None if table.time is None else table.time[patch]
+        layouts.append(units.place(table.positions[patch], times))
     return FieldSet(values, tuple(layouts), np.arange(len(patches), dtype=np.int32))
 
 

@@ -92,7 +92,8 @@ class ExpressionTask(Task[FieldDataset, FieldFacts]):
     ) -> TrainedFields:
         """Builds a model of fields that stands on its own."""
         model = make_model(config, from_plain(FieldFacts, about.facts))
-        return TrainedFields(model, make_sampling(config), weights, about)
+        hold = config.sample.conditioning != "replace"
+        return TrainedFields(model, make_sampling(config), weights, about, hold=hold)
 
     @classmethod
     def learn(cls, config: ConfigDict, dataset: FieldDataset) -> FieldFacts:

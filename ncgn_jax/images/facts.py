@@ -1,7 +1,7 @@
 """Says what images teach their model besides its weights."""
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from ncgn_jax.images.sets import ImageDataset
 from ncgn_jax.images.units import ImageUnits
@@ -25,6 +25,14 @@ class ImageFacts:
     class_names: tuple[str, ...]
     class_counts: tuple[int, ...]
     units: ImageUnits
+
+    def with_another_name(self) -> Self:
+        """Returns facts with a name more, see `tasks.facts`."""
+        return dataclasses.replace(
+            self,
+            class_names=(*self.class_names, "another"),
+            class_counts=(*self.class_counts, 1),
+        )
 
 
 def learn_facts(dataset: ImageDataset) -> ImageFacts:

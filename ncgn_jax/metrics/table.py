@@ -15,7 +15,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 Row = dict[str, float]
 # What a table must state; a task's caption the first three.
@@ -157,6 +157,15 @@ def write_table(
         for name, row in stored.items():
             writer.writerow({"row": name, **row, **stated})
     return json_path, csv_path
+
+
+def read_table(path_stem: str | Path) -> dict[str, Any] | None:
+    """Reads what `write_table` wrote, as JSON has it; None if there is none."""
+    try:
+        content = json.loads(Path(f"{path_stem}.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def _cell(row: Row, column: Column) -> str:

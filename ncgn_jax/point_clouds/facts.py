@@ -1,7 +1,7 @@
 """Says what clouds teach their model besides its weights."""
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from ncgn_jax.point_clouds.sets import PointDataset
 from ncgn_jax.tasks.classes import count_classes
@@ -22,6 +22,14 @@ class CloudFacts:
     scale: float
     class_names: tuple[str, ...]
     class_counts: tuple[int, ...]
+
+    def with_another_name(self) -> Self:
+        """Returns facts with a name more, see `tasks.facts`."""
+        return dataclasses.replace(
+            self,
+            class_names=(*self.class_names, "another"),
+            class_counts=(*self.class_counts, 1),
+        )
 
 
 def learn_facts(dataset: PointDataset) -> CloudFacts:

@@ -22,7 +22,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import msgspec
 import numpy as np
@@ -38,6 +38,9 @@ class DataFacts(Protocol):
     """
 
     relied_on: ClassVar[tuple[str, ...]]
+
+    def with_another_name(self) -> Self:
+        """Returns facts with a class, gene or atom more, to find what depends on it."""
 
 
 Facts = TypeVar("Facts", bound=DataFacts)

@@ -76,6 +76,13 @@ BASE_FIELDS = (
         "Rows of a batch, over all devices; a multiple of them.",
         whole(),
     ),
+    Field(
+        "train.start_from",
+        None,
+        "Folder of a run, or of an exported model, whose weights training starts from; "
+        "arrays that do not fit start anew.",
+        kind=str,
+    ),
     Field("train.optimizer", "adam", "Optimiser.", one_of(OPTIMIZERS)),
     Field(
         "train.learning_rate",
