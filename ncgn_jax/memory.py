@@ -60,7 +60,7 @@ def make_record(task: Task, changes: Sequence[dict[str, Any]] = ()) -> dict[str,
     return {
         "facts": to_plain(task.facts),
         "digest": task.digest,
-        "data": task.describe_data(),
+        "data": [line for line in task.describe_data() if _is_about(line)],
         "changes": list(changes),
     }
 
@@ -100,6 +100,11 @@ def with_training_of(stored: Stored, config: ConfigDict) -> ConfigDict:
     with config.unlocked():
         config.train = stored_config(stored).train
     return config
+
+
+def _is_about(line: str) -> bool:
+    """Tells a description from advice on how to get other data."""
+    return not line.startswith("NOTE")
 
 
 def stored_config(stored: Stored) -> ConfigDict:

@@ -79,8 +79,8 @@ class TrainedModel(abc.ABC, Generic[Model]):
 
     def __repr__(self) -> str:
         """Says what the model is in a line."""
-        trained_on = "; ".join(line.removeprefix("data: ") for line in self.about.data)
-        return f"<{type(self).__name__}, {self.about.step} steps on {trained_on}>"
+        data = self.about.data[0].removeprefix("data: ").split(";")[0]
+        return f"<{type(self).__name__}, {self.about.step} steps on {data}>"
 
     def export(self, folder: str | Path) -> Path:
         """Writes the model as `model.json` and `weights.safetensors`.
