@@ -20,6 +20,13 @@ from ncgn_jax.run.checkpoint import Checkpoints
 from ncgn_jax.run.model_file import MODEL_FILE, ModelFile, Weights, read_model
 from ncgn_jax.tasks.trained import TrainedModel
 
+# Fields that name files of one machine.
+_PLACES = (
+    "data.path",
+    "data.coordinates",
+    "train.start_from",
+    "evaluate.inception",
+)
 _KINDS = {"ema": "ema", "raw": "params"}
 
 
@@ -87,11 +94,14 @@ def _read_run(folder: Path, checkpoint: str, weights: str) -> tuple[ModelFile, W
         raise CheckpointError(f"weights: found {weights!r}; allowed: ema, raw")
     arrays, config, versions = Checkpoints(folder, "", read_only=True).read(stored.step)
     content = json.loads(config)
+    data = list(record["data"])
+    for place in _remove_places(content):
+        data = [line.replace(f"{place}/", "") for line in data]
     about = ModelFile(
         domain=content["task"],
         config=content,
         facts=record["facts"],
-        data=record["data"],
+        data=data,
         digest=record["digest"],
         step=stored.step,
         versions=versions,
@@ -104,6 +114,18 @@ def _read_run(folder: Path, checkpoint: str, weights: str) -> tuple[ModelFile, W
         if kind in names and rest:
             found[f"{names[kind]}/{rest}"] = array
     return about, found
+
+
+def _remove_places(config: dict[str, Any]) -> list[str]:
+    """Unsets what names files of one machine; returns the folders they lie in."""
+    folders = []
+    for field in _PLACES:
+        section, _, name = field.partition(".")
+        found = config.get(section, {}).get(name)
+        if found:
+            folders.append(str(Path(found).parent))
+            config[section][name] = None
+    return folders
 
 
 def _table_of(folder: Path, step: int) -> dict[str, Any] | None:

@@ -60,6 +60,7 @@ class LineTask(Task[Mapping[str, float], LineFacts]):
     columns = (Column("error", "error", 1, 3, "of the mean"),)
     fields = with_defaults((WIDTH, *settings.BASE_FIELDS), SMALL)
     bucket_names = ("left", "right")
+    anchors = ("truth",)
 
     @classmethod
     def load_dataset(cls, config):
@@ -100,10 +101,11 @@ class LineTask(Task[Mapping[str, float], LineFacts]):
         return {"data_set": "line", "split": "none", "sizes": "none"}
 
     def evaluate(self, samples):
-        return {
+        rows = {
             name: {"error": float(np.mean(arrays["y"]) - 1)}
             for name, arrays in samples.items()
         }
+        return {**rows, "truth": {"error": 0.0}}
 
     def draw(self, params, model_state, samples, folder):
         return []

@@ -284,7 +284,7 @@ def test_speeds_are_measured():
     assert time_sampling(config, task) > 0
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("line_domain")
 def test_compares_resumes_and_reports_failures(tmp_path, monkeypatch, capsys):
     trained = []
 
@@ -297,7 +297,9 @@ def test_compares_resumes_and_reports_failures(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ncgn_jax.compare, "time_training_steps", lambda *_: 0.25)
     monkeypatch.setattr(ncgn_jax.compare, "time_sampling", lambda *_: 2.0)
     explicit = ["good: train.learning_rate=0.001", "bad: train.learning_rate=1e30"]
-    variants = make_variants(SMOKE, TINY, [], explicit)
+    path = tmp_path / "line.py"
+    path.write_text(CONFIG_FILE)
+    variants = make_variants(str(path), ["sample.num_samples=9"], [], explicit)
     text = compare(variants, tmp_path, num_seeds=1, seconds=0.75)
     assert trained == ["good", "bad"]
     assert "failed: bad, seed 0: step" in text
@@ -305,13 +307,13 @@ def test_compares_resumes_and_reports_failures(tmp_path, monkeypatch, capsys):
     assert "| bad" not in text
     stored = json.loads((tmp_path / "comparison.json").read_text())
     good = stored["variants"]["good"]
-    assert len(good["chamfer_1nna"]["values"]) == 1
+    assert len(good["error"]["values"]) == 1
     assert good["train_steps"]["mean"] == 3
     assert set(stored["failed"]) == {"bad, seed 0"}
-    assert set(stored["anchors"]) == {"noise", "origin", "train", "held_out"}
+    assert set(stored["anchors"]) == {"truth"}
     with (tmp_path / "comparison.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["row"] for row in rows[:2]] == ["good", "noise"]
+    assert [row["row"] for row in rows[:2]] == ["good", "truth"]
     assert (tmp_path / "comparison.png").stat().st_size > 10_000
     # Finished runs are skipped; one more seed is trained, and the budget stays.
     trained.clear()
@@ -319,6 +321,6 @@ def test_compares_resumes_and_reports_failures(tmp_path, monkeypatch, capsys):
     compare(variants[:1], tmp_path, num_seeds=2, seconds=0.75)
     assert trained == ["good"]
     stored = json.loads((tmp_path / "comparison.json").read_text())
-    again = stored["variants"]["good"]["chamfer_1nna"]["values"]
-    assert again[:1] == good["chamfer_1nna"]["values"]
+    again = stored["variants"]["good"]["error"]["values"]
+    assert again[:1] == good["error"]["values"]
     assert len(again) == 2
