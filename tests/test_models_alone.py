@@ -15,6 +15,7 @@ import pytest
 import safetensors.numpy
 import trimesh
 from matplotlib.image import imread
+from scipy.stats import norm
 
 import ncgn_jax as ncgn
 from ncgn_jax.config import with_fields
@@ -22,6 +23,7 @@ from ncgn_jax.domains import default_config, make_task, validate
 from ncgn_jax.faults import CheckpointError, ConfigError, RequestError
 from ncgn_jax.generate import load_run
 from ncgn_jax.memory import data_differences, make_record
+from ncgn_jax.point_clouds.model import PointCloudModel
 from ncgn_jax.run.checkpoint import Stored
 from ncgn_jax.run.model_file import read_model, write_model
 from ncgn_jax.run.state import num_params
@@ -417,6 +419,30 @@ def test_interpolation_begins_and_ends_with_the_clouds(runs):
     assert spread.min() > 0.5 * spread[[0, -1]].min()
     with pytest.raises(RequestError, match="label: needed"):
         model.interpolate(*ends)
+
+
+def test_likelihoods_are_in_the_units_of_the_data(runs, monkeypatch):
+    """Of a network that knows data N(0, 0.5^2) at unit variance, classes or not."""
+    spread = 0.5
+
+    def apply(self, variables, bucket, x_t, t, label, mutable=()):
+        t = t[:, None, None]
+        data_hat = t * spread**2 / (t**2 * spread**2 + (1 - t) ** 2) * x_t
+        noise_hat = (1 - t) / (t**2 * spread**2 + (1 - t) ** 2) * x_t
+        return (data_hat - noise_hat,)
+
+    monkeypatch.setattr(PointCloudModel, "apply", apply)
+    model = ncgn.load(runs("point_clouds"))
+    deviation = spread * model.model.facts.scale
+    clouds = np.random.default_rng(0).normal(size=(3, 16, 3)) * deviation
+    expected = norm(0, deviation).logpdf(clouds).sum(axis=(1, 2))
+    for options in ({"exact": True}, {"probes": 2}):
+        found = model.log_likelihood(clouds, label="box", steps=60, **options)
+        np.testing.assert_allclose(found, expected, atol=0.2)
+    with pytest.raises(RequestError, match="label: needed"):
+        model.log_likelihood(clouds)
+    with pytest.raises(RequestError, match="clouds: found shape"):
+        model.log_likelihood(clouds[0], label="box")
 
 
 def test_inpainted_images_keep_what_was_given(runs, tmp_path):

@@ -22,6 +22,14 @@ from ncgn_jax.point_clouds.facts import CloudFacts
 from ncgn_jax.point_clouds.noise_level import NoiseLevelHead, cloud_statistics
 from ncgn_jax.process import Denoiser, integrate, make_denoiser, make_sampler_step
 from ncgn_jax.process.given import keep_given
+from ncgn_jax.process.likelihood import (
+    backward_flow,
+    log_normal,
+    pack,
+    random_signs,
+    unpack,
+)
+from ncgn_jax.process.steps import flow_velocity
 from ncgn_jax.tasks.bucketed import (
     BatchLayout,
     BucketedTime,
@@ -61,6 +69,7 @@ class CloudSampler(NamedTuple):
     data_limit: float | None
     guidance: float
     keeps: bool = False
+    num_probes: int | None = None  # of the likelihood; 0 for the exact trace
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -364,6 +373,57 @@ class PointCloudModel:
         )
         return points * np.float32(self.facts.scale)
 
+    def log_likelihood(
+        self,
+        params: Tree,
+        model_state: Tree,
+        points: np.ndarray,
+        label: np.ndarray,
+        seed: int,
+        sampling: Sampling,
+        num_probes: int,
+    ) -> np.ndarray:
+        """Returns the log density of clouds under the flow, in nats, [cloud].
+
+        The density is that of the points in their order and in the units of the data.
+        Where graphs change along the way the flow jumps, which the divergence does not
+        see.
+
+        Args:
+          params: Parameters.
+          model_state: Batch statistics.
+          points: Clouds in the units of the data, [cloud, point, 3].
+          label: Class of each cloud, int32 [cloud].
+          seed: Seed of the probes.
+          sampling: The sampler's settings, of which the times are used.
+          num_probes: Probes of the trace, see `process.likelihood`; 0 for the exact
+            trace, which takes 3 num_points times as long as a step.
+        """
+        scale, shape = np.float32(self.facts.scale), (self.num_points, DIM)
+        x = np.asarray(points, np.float32) / scale
+        packed = np.asarray(pack(jnp.asarray(x), jnp.zeros(len(x))))
+        backwards = [
+            Stretch(bucket, offset, times[::-1])
+            for bucket, offset, times in reversed(self.stretches(sampling))
+        ]
+
+        def start(rows: np.ndarray) -> Start:
+            return Start(packed[rows], sample_keys(seed, rows), label[rows])
+
+        states = self._sampler.sample(
+            _options(sampling)._replace(num_probes=num_probes),
+            backwards,
+            start,
+            {"params": params, **model_state},
+            len(x),
+            sampling.batch_size,
+        )
+        noise, change = unpack(jnp.asarray(states), shape)
+        alpha, sigma, _, _ = self.time.schedule.coefficients(0.0)
+        deviation = float(np.sqrt(alpha**2 + sigma**2))
+        found = log_normal(noise, deviation) - change
+        return np.asarray(found) - noise[0].size * np.log(scale)
+
     def walk(
         self,
         params: Tree,
@@ -431,6 +491,12 @@ class PointCloudModel:
             denoise = self.denoiser(
                 predict, label, options.guidance, options.data_limit
             )
+            if options.num_probes is not None:
+                shape, probes = (self.num_points, DIM), None
+                if options.num_probes:
+                    probes = random_signs(keys, options.num_probes, shape)
+                velocity = functools.partial(flow_velocity, denoise, self.time.schedule)
+                return backward_flow(velocity, x, shape, times, probes)
             if kept:
                 denoise = keep_given(denoise, *kept, hold=False)
             return integrate(

@@ -237,6 +237,53 @@ class TrainedClouds(TrainedModel[PointCloudModel]):
         )
         return Clouds(points, self._names(labels))
 
+    def log_likelihood(
+        self,
+        clouds: ArrayLike,
+        *,
+        label: Label | Sequence[Label] | None = None,
+        steps: int | None = None,
+        probes: int = 8,
+        exact: bool = False,
+        seed: int = 0,
+    ) -> np.ndarray:
+        """Returns the log density of clouds under the model's flow, in nats, [cloud].
+
+        It is that of the points in their order, in the units of the training clouds:
+        of an unordered cloud it is log(num_points!) more. Data on a surface have no
+        density in space; such numbers compare clouds, not models of other scalings.
+
+        Args:
+          clouds: [cloud, point, 3] in the units of the training clouds.
+          label: Class by name or number, or several that are taken in turn; needed by
+            a model with classes.
+          steps: Steps of the flow.
+          probes: Random probes of the trace (Hutchinson); more are less noisy.
+          exact: Take the trace number by number, which is slow.
+          seed: Seed of the probes.
+
+        Raises:
+          RequestError: If an argument is not possible.
+        """
+        points = np.asarray(clouds, np.float32)
+        if points.ndim != 3 or points.shape[2] != DIM or not len(points):
+            raise RequestError(
+                f"clouds: found shape {points.shape}; allowed: [cloud, point, {DIM}]"
+            )
+        if not np.isfinite(points).all():
+            raise RequestError("clouds: found numbers that are not finite")
+        if self.model.num_classes and label is None:
+            raise RequestError(f"label: needed; allowed: {', '.join(self.class_names)}")
+        return self._sized(points.shape[1]).log_likelihood(
+            self.params,
+            self.model_state,
+            points,
+            self._labels(label, len(points), seed),
+            seed,
+            self._settings(steps=steps, guidance=0.0),
+            0 if exact else at_least("probes", probes, 1),
+        )
+
     def _sized(self, num_points: int | None) -> PointCloudModel:
         """Returns the model of a number of points; kept, since compiling is slow."""
         if num_points is None or num_points == self.model.num_points:

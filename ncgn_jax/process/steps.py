@@ -47,9 +47,19 @@ def draw_normal(rng: jax.Array, like: jax.Array) -> jax.Array:
     return jax.vmap(draw)(rng)
 
 
-def _velocity(
+def flow_velocity(
     denoise: Denoiser, schedule: Schedule, x_t: jax.Array, t: jax.Array
 ) -> jax.Array:
+    """Returns the velocity of the probability flow, shape of `x_t`.
+
+    u = d_alpha data_hat + d_sigma noise_hat.
+
+    Args:
+      denoise: (x_t, t) -> (data_hat, noise_hat).
+      schedule: The noise schedule.
+      x_t: Samples at t, [batch, ...].
+      t: Times, [batch].
+    """
     data_hat, noise_hat = denoise(x_t, t)
     _, _, d_alpha, d_sigma = schedule.coefficients(t)
     return expand_like(d_alpha, x_t) * data_hat + expand_like(d_sigma, x_t) * noise_hat
@@ -77,7 +87,7 @@ def euler_step(
       Samples at t_next, shape of `x_t`.
     """
     del rng
-    return x_t + expand_like(t_next - t, x_t) * _velocity(denoise, schedule, x_t, t)
+    return x_t + expand_like(t_next - t, x_t) * flow_velocity(denoise, schedule, x_t, t)
 
 
 def heun_step(
@@ -108,8 +118,8 @@ def heun_step(
     """
     del rng
     span = expand_like(t_next - t, x_t)
-    u = _velocity(denoise, schedule, x_t, t)
-    u_next = _velocity(denoise, schedule, x_t + span * u, t_next)
+    u = flow_velocity(denoise, schedule, x_t, t)
+    u_next = flow_velocity(denoise, schedule, x_t + span * u, t_next)
     is_singular = expand_like(schedule.sigma(t_next) <= MIN_DENOMINATOR, x_t)
     return x_t + span * jnp.where(is_singular, u, 0.5 * (u + u_next))
 
