@@ -15,7 +15,7 @@ Example:
   ...     return on_coarse_graph(layer, x_t, graph)
   >>> dmp = DMP(num_nodes=32, num_neighbors=4, dim=3)
   >>> [(b.num_supernodes, b.num_neighbors) for b in dmp.buckets]
-  [(11, 11), (16, 8), (32, 4)]
+  [(16, 8), (32, 4)]
   >>> params, data = jnp.zeros((3, 3)), jnp.ones((24, 32, 3))
   >>> loss = jax.jit(lambda p, rng: dmp.loss(apply, p, data, rng))
   >>> gradient = jax.grad(loss)(params, jax.random.key(0))

@@ -1,16 +1,23 @@
 """The rules of the house, read off the syntax trees of all files."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
 
 PACKAGE = "ncgn_jax"
 ROOT = Path(__file__).resolve().parent.parent / PACKAGE
-TREES = {
-    path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(), str(path))
-    for path in sorted(ROOT.rglob("*.py"))
-}
+
+
+@functools.cache
+def trees():
+    """The syntax tree of every file, by its path in the package."""
+    return {
+        path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(), str(path))
+        for path in sorted(ROOT.rglob("*.py"))
+    }
+
 
 # What a part may import besides itself. Parts are the packages and top modules.
 DOMAINS = {"point_clouds", "expression", "molecules", "images"}
@@ -227,8 +234,8 @@ RULES = [
 
 @pytest.mark.parametrize("rule", RULES, ids=[rule.__name__ for rule in RULES])
 def test_every_file(rule):
-    assert {"main.py", "train.py", "graphs/multiscale.py"} <= set(TREES)
-    faults = {name: rule(name, tree) for name, tree in TREES.items()}
+    assert {"main.py", "train.py", "graphs/multiscale.py"} <= set(trees())
+    faults = {name: rule(name, tree) for name, tree in trees().items()}
     assert not {name: fault for name, fault in faults.items() if fault}
 
 
@@ -270,10 +277,10 @@ def find_circle(needs):
 
 
 def test_no_modules_import_each_other():
-    known = {dotted(name): name for name in TREES}
+    known = {dotted(name): name for name in trees()}
     needs = {}
     for module, name in known.items():
-        others = {found for found in modules_of(name, TREES[name]) if found in known}
+        others = {found for found in modules_of(name, trees()[name]) if found in known}
         # A package is imported with each of its modules; that is no dependence.
         others -= {module, module.rpartition(".")[0]}
         if name.endswith("__init__.py"):
@@ -285,6 +292,6 @@ def test_no_modules_import_each_other():
 
 
 def test_the_loader_of_checkpoints_is_among_the_files_checked():
-    tree = TREES["convert.py"]
+    tree = trees()["convert.py"]
     kinds = [set(keywords_of(call)) for call in calls_of(tree, "load")]
     assert {"weights_only", "map_location"} in kinds

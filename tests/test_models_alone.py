@@ -159,7 +159,8 @@ def needs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_samples_without_the_data_are_those_beside_them(name, tmp_path):
+def test_a_run_needs_its_data_no_more(name, tmp_path):
+    """Moved, loaded, exported and loaded again it gives the same samples."""
     needs(name)
     case = CASES[name]
     path = case.write(tmp_path / f"data{case.suffix}")
@@ -175,6 +176,42 @@ def test_samples_without_the_data_are_those_beside_them(name, tmp_path):
     assert expected.keys() == found.keys()
     for part in expected:
         np.testing.assert_array_equal(found[part], expected[part])
+
+    model = ncgn.load(moved)
+    assert model.domain == name
+    assert "2 steps on" in repr(model)
+    made = model.sample(3, steps=2, seed=5)
+    assert len(made) == 3
+    exported = model.export(tmp_path / "exported")
+    assert sorted(path.name for path in exported.iterdir()) == [
+        "model.json",
+        "weights.safetensors",
+    ]
+    assert str(tmp_path) not in (exported / "model.json").read_text()
+    weights = safetensors.numpy.load_file(exported / "weights.safetensors")
+    assert sum(a.size for a in weights.values()) >= num_params(model.params)
+    again = ncgn.load(exported).sample(3, steps=2, seed=5)
+    parts = arrays_of(made)
+    assert parts
+    for part in parts:
+        np.testing.assert_array_equal(arrays_of(again)[part], parts[part])
+    other = arrays_of(ncgn.load(exported).sample(3, steps=2, seed=6))
+    assert any(not np.array_equal(other[part], parts[part]) for part in parts)
+
+    last = ncgn.load(moved, weights="raw")
+    pairs = zip(*map(jax.tree.leaves, (model.params, last.params)), strict=True)
+    assert any(not np.array_equal(*pair) for pair in pairs)
+    with pytest.raises(CheckpointError, match="weights: found 'mean'"):
+        ncgn.load(moved, weights="mean")
+    with pytest.raises(CheckpointError, match="no checkpoint 7"):
+        ncgn.load(moved, checkpoint=7)
+    if name == "molecules":
+        with pytest.raises(CheckpointError, match="molecule_autoencoder has none"):
+            ncgn.load(moved / "first_stage")
+
+
+def arrays_of(made) -> dict[str, np.ndarray]:
+    return {k: v for k, v in vars(made).items() if isinstance(v, np.ndarray)}
 
 
 @pytest.mark.parametrize(("name", "other"), NAMES)
@@ -194,48 +231,11 @@ def test_other_data_in_the_same_place_are_refused(name, other, tmp_path):
     assert difference.may_change == (said == "data: was")
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """Trains a run of a domain once; its data are gone."""
-
-    @functools.cache
-    def trained(name: str) -> Path:
-        needs(name)
-        folder = tmp_path_factory.mktemp(name)
-        path = CASES[name].write(folder / f"data{CASES[name].suffix}")
-        train(config_of(name, path), folder / "run")
-        path.rename(folder / "away")
-        return folder / "run"
-
-    return trained
-
-
-def arrays_of(made) -> dict[str, np.ndarray]:
-    return {k: v for k, v in vars(made).items() if isinstance(v, np.ndarray)}
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_an_exported_model_samples_as_its_run(name, runs, tmp_path):
-    model = ncgn.load(runs(name))
-    assert model.domain == name
-    assert "2 steps on" in repr(model)
-    made = model.sample(3, steps=2, seed=5)
-    assert len(made) == 3
-    folder = model.export(tmp_path / "exported")
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "model.json",
-        "weights.safetensors",
-    ]
-    assert str(runs(name).parent) not in (folder / "model.json").read_text()
-    weights = safetensors.numpy.load_file(folder / "weights.safetensors")
-    assert sum(a.size for a in weights.values()) >= num_params(model.params)
-    again = ncgn.load(folder).sample(3, steps=2, seed=5)
-    found, expected = arrays_of(again), arrays_of(made)
-    assert expected
-    for part in expected:
-        np.testing.assert_array_equal(found[part], expected[part])
-    other = ncgn.load(folder).sample(3, steps=2, seed=6)
-    assert any(not np.array_equal(arrays_of(other)[p], expected[p]) for p in expected)
+@functools.cache
+def model_of(name: str):
+    """A model of the domain, of two steps."""
+    needs(name)
+    return ncgn.load(MODELS / name)
 
 
 RENAMED = {
@@ -247,16 +247,16 @@ RENAMED = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_run_may_start_from_another(name, runs, tmp_path):
+def test_a_run_may_start_from_another(name, tmp_path):
     """All fits the same names; what has a place for each name starts anew."""
     case = CASES[name]
     path = case.write(tmp_path / f"data{case.suffix}")
     config = config_of(name, path)
-    same = read_start(make_task(config), str(runs(name)))
+    same = read_start(make_task(config), str(MODELS / name))
     assert not same.anew
     assert same.has_state
     case.write(path, **RENAMED[name])
-    other = read_start(make_task(config), str(runs(name)))
+    other = read_start(make_task(config), str(MODELS / name))
     assert other.weights
     assert any("because" in reason for reason in other.anew.values())
     assert other.has_state == (name != "molecules")
@@ -282,22 +282,12 @@ def test_models_of_the_first_format_go_on_working(name):
             )
 
 
-def test_averaged_and_last_weights_can_be_loaded(runs):
-    ema, raw = (ncgn.load(runs("images"), weights=kind) for kind in ("ema", "raw"))
-    leaves = [jax.tree.leaves(model.params) for model in (ema, raw)]
-    assert any(not np.array_equal(*pair) for pair in zip(*leaves, strict=True))
-    with pytest.raises(CheckpointError, match="weights: found 'mean'"):
-        ncgn.load(runs("images"), weights="mean")
-    with pytest.raises(CheckpointError, match="no checkpoint 7"):
-        ncgn.load(runs("images"), checkpoint=7)
+def copy_of(name, tmp_path):
+    return Path(shutil.copytree(MODELS / name, tmp_path / name))
 
 
-def exported(runs, tmp_path, name="images"):
-    return ncgn.load(runs(name)).export(tmp_path / name)
-
-
-def test_what_is_no_model_is_one_line(runs, tmp_path):
-    folder = exported(runs, tmp_path)
+def test_what_is_no_model_is_one_line(tmp_path):
+    folder = copy_of("images", tmp_path)
     about = json.loads((folder / "model.json").read_text())
 
     def refused(expected, **changes):
@@ -331,18 +321,13 @@ def test_what_is_no_model_is_one_line(runs, tmp_path):
         ncgn.load(tmp_path / "imagse")
 
 
-def test_weights_of_another_network_are_refused(runs, tmp_path):
-    folder = exported(runs, tmp_path)
+def test_weights_of_another_network_are_refused(tmp_path):
+    folder = copy_of("images", tmp_path)
     about, weights = read_model(folder)
     about.config["model"]["width"] = 12
     write_model(folder, about, weights)
     with pytest.raises(CheckpointError, match=r"not those of this images model: .*12"):
         ncgn.load(folder)
-
-
-def test_a_first_stage_is_no_model_by_itself(runs):
-    with pytest.raises(CheckpointError, match="molecule_autoencoder has none"):
-        ncgn.load(runs("molecules") / "first_stage")
 
 
 @pytest.mark.parametrize(
@@ -362,14 +347,14 @@ def test_a_first_stage_is_no_model_by_itself(runs):
         ("expression", {"positions": [np.ones((4, 3))]}, "positions: .*node, 2"),
     ],
 )
-def test_impossible_requests_are_refused(name, arguments, said, runs):
-    model = ncgn.load(runs(name))
+def test_impossible_requests_are_refused(name, arguments, said):
+    model = model_of(name)
     with pytest.raises(RequestError, match=said):
         model.sample(**({"num": 2} | arguments))
 
 
-def test_clouds_of_any_size_and_class(runs, tmp_path):
-    model = ncgn.load(runs("point_clouds"))
+def test_clouds_of_any_size_and_class(tmp_path):
+    model = model_of("point_clouds")
     made = model.sample(3, label=["box", 0], num_points=20, steps=1)
     assert made.points.shape == (3, 20, 3)
     assert made.labels == ("box", "ball", "box")
@@ -389,8 +374,8 @@ def test_clouds_of_any_size_and_class(runs, tmp_path):
         made.save(tmp_path / "some.stl")
 
 
-def test_a_completed_cloud_keeps_what_was_given(runs):
-    model = ncgn.load(runs("point_clouds"))
+def test_a_completed_cloud_keeps_what_was_given():
+    model = model_of("point_clouds")
     scan = np.random.default_rng(0).normal(size=(6, 3)) * 40 + 1000
     whole = model.complete(scan, draws=2, steps=4, center=(1000, 1000, 1000))
     assert whole.points.shape == (2, 16, 3)
@@ -405,8 +390,8 @@ def test_a_completed_cloud_keeps_what_was_given(runs):
         model.complete(np.ones(4))
 
 
-def test_interpolation_begins_and_ends_with_the_clouds(runs):
-    model = ncgn.load(runs("point_clouds"))
+def test_interpolation_begins_and_ends_with_the_clouds():
+    model = model_of("point_clouds")
     ends = model.sample(2, label="ball", steps=200, sampler="heun", seed=3).points
     between = model.interpolate(*ends, num=5, label="ball", steps=200)
     assert between.points.shape == (5, 16, 3)
@@ -421,7 +406,7 @@ def test_interpolation_begins_and_ends_with_the_clouds(runs):
         model.interpolate(*ends)
 
 
-def test_likelihoods_are_in_the_units_of_the_data(runs, monkeypatch):
+def test_likelihoods_are_in_the_units_of_the_data(monkeypatch):
     """Of a network that knows data N(0, 0.5^2) at unit variance, classes or not."""
     spread = 0.5
 
@@ -432,7 +417,7 @@ def test_likelihoods_are_in_the_units_of_the_data(runs, monkeypatch):
         return (data_hat - noise_hat,)
 
     monkeypatch.setattr(PointCloudModel, "apply", apply)
-    model = ncgn.load(runs("point_clouds"))
+    model = model_of("point_clouds")
     deviation = spread * model.model.facts.scale
     clouds = np.random.default_rng(0).normal(size=(3, 16, 3)) * deviation
     expected = norm(0, deviation).logpdf(clouds).sum(axis=(1, 2))
@@ -445,8 +430,8 @@ def test_likelihoods_are_in_the_units_of_the_data(runs, monkeypatch):
         model.log_likelihood(clouds[0], label="box")
 
 
-def test_inpainted_images_keep_what_was_given(runs, tmp_path):
-    model = ncgn.load(runs("images"))
+def test_inpainted_images_keep_what_was_given(tmp_path):
+    model = model_of("images")
     image = np.random.default_rng(0).integers(0, 255, (8, 8, 1)).astype(np.uint8)
     mask = np.arange(8)[:, None] < np.full(8, 4)
     made = model.inpaint(image, mask, draws=2, label="dog", steps=3)
@@ -462,8 +447,8 @@ def test_inpainted_images_keep_what_was_given(runs, tmp_path):
     assert imread(paths[-1]).shape[:2] == (8, 17)
 
 
-def test_molecules_have_the_size_that_is_asked_for(runs, tmp_path):
-    made = ncgn.load(runs("molecules")).sample(5, num_atoms=4, steps=2)
+def test_molecules_have_the_size_that_is_asked_for(tmp_path):
+    made = model_of("molecules").sample(5, num_atoms=4, steps=2)
     assert ((made.atoms >= 0).sum(axis=1) == 4).all()
     assert len(made.drawn()) == len(made.to_rdkit()) == 5
     (path,) = made.save(tmp_path / "some.smi")
@@ -471,8 +456,8 @@ def test_molecules_have_the_size_that_is_asked_for(runs, tmp_path):
     made.save(tmp_path / "some.sdf")
 
 
-def test_fields_lie_where_they_are_asked_for(runs, tmp_path):
-    model = ncgn.load(runs("expression"))
+def test_fields_lie_where_they_are_asked_for(tmp_path):
+    model = model_of("expression")
     places = np.random.default_rng(0).uniform(0, 9, (20, 2))
     made = model.sample(2, positions=places, steps=2)
     assert made.values.shape == (2, 20, 3)
@@ -506,8 +491,8 @@ def cells(num=50, genes=("Ttr", "Gad2", "Sox10"), seed=1):
     return values, rng.uniform(0, 9, (num, 2)), genes
 
 
-def test_imputation_matches_genes_by_name_and_keeps_what_was_measured(runs):
-    model = ncgn.load(runs("expression"))
+def test_imputation_matches_genes_by_name_and_keeps_what_was_measured():
+    model = model_of("expression")
     values, places, genes = cells()
     values[7, 1] = np.nan  # Gad2
     found = model.impute(values, places, genes, genes="Ttr", draws=2, steps=2)
@@ -523,9 +508,9 @@ def test_imputation_matches_genes_by_name_and_keeps_what_was_measured(runs):
     np.testing.assert_array_equal(fewer.values, found.values)
 
 
-def test_every_cell_is_imputed_from_the_patch_around_it(runs, monkeypatch):
+def test_every_cell_is_imputed_from_the_patch_around_it(monkeypatch):
     """A model whose fields repeat a measured gene in the place of the others."""
-    model = ncgn.load(runs("expression"))
+    model = model_of("expression")
     units = model.model.facts.units
     seen = []
 
@@ -544,9 +529,9 @@ def test_every_cell_is_imputed_from_the_patch_around_it(runs, monkeypatch):
     assert not fixed.given[..., 1:].any()
 
 
-def test_imputed_cells_come_back_as_they_were_given(runs):
+def test_imputed_cells_come_back_as_they_were_given():
     anndata = pytest.importorskip("anndata")
-    model = ncgn.load(runs("expression"))
+    model = model_of("expression")
     values, places, genes = cells()
     given = anndata.AnnData(values.astype("f4"), obsm={"spatial": places})
     given.var_names = list(genes)
@@ -569,8 +554,8 @@ def test_imputed_cells_come_back_as_they_were_given(runs):
         ({"draws": 0}, "draws: found 0"),
     ],
 )
-def test_impossible_imputations_are_refused(change, said, runs):
+def test_impossible_imputations_are_refused(change, said):
     values, places, genes = cells()
     arguments = {"positions": places, "gene_names": genes} | change
     with pytest.raises(RequestError, match=said):
-        ncgn.load(runs("expression")).impute(values, **arguments)
+        model_of("expression").impute(values, **arguments)

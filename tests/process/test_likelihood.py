@@ -30,10 +30,10 @@ def exact_denoiser(schedule):
 
     def denoise(x_t, t):
         alpha, sigma, _, _ = schedule.coefficients(t[0])
-        flat = x_t.reshape(len(x_t), -1) - alpha * MEAN
+        flat = x_t.reshape(len(x_t), -1) - alpha * MEAN[None]
         whole = alpha**2 * COVARIANCE + sigma**2 * jnp.eye(4)
         solved = jnp.linalg.solve(whole, flat.T).T
-        data_hat = MEAN + alpha * solved @ COVARIANCE
+        data_hat = MEAN[None] + alpha * solved @ COVARIANCE
         return data_hat.reshape(x_t.shape), (sigma * solved).reshape(x_t.shape)
 
     return denoise
