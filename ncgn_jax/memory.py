@@ -252,6 +252,8 @@ def _refuse(
     ways = ["another --workdir"]
     if may:
         ways.append(f"--accept={may} to go on with that")
+    if any(difference.name == "seed" for difference in refused):
+        ways.append("--mode=sample for samples of another seed")
     raise ConfigError("\n".join([*lines, f"ways on: {'; '.join(ways)}"]))
 
 

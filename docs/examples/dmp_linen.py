@@ -27,7 +27,8 @@ data = jax.random.normal(jax.random.key(0), (64, 64, 3))
 data = data / jnp.linalg.norm(data, axis=-1, keepdims=True)  # spheres
 
 network, optimiser = Network(), optax.adam(3e-3)
-params = network.init(jax.random.key(1), data[:1], jnp.zeros(1), dmp.graph(data[:1], 0))
+start = data[:1], jnp.zeros(1), dmp.graph(data[:1], 0)
+params = jax.jit(network.init)(jax.random.key(1), *start)
 state, losses = optimiser.init(params), []
 grade = jax.jit(jax.value_and_grad(lambda p, k: dmp.loss(network.apply, p, data, k)))
 

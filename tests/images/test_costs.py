@@ -8,6 +8,7 @@ import pytest
 import ncgn_jax.compare
 from ncgn_jax.compare import compare
 from ncgn_jax.comparison.variants import make_variants
+from ncgn_jax.config import config_to_json
 from ncgn_jax.domains import make_task
 from ncgn_jax.generate import read_run_config
 from ncgn_jax.images.costs import count_macs, sampling_macs, training_macs
@@ -99,6 +100,16 @@ def test_comparisons_at_equal_multiply_adds(tmp_path, monkeypatch):
     """
     monkeypatch.setattr(ncgn_jax.compare, "time_training_steps", lambda *_: 0.25)
     monkeypatch.setattr(ncgn_jax.compare, "time_sampling", lambda *_: 2.0)
+
+    def train_and_sample(run, tasks):
+        """Makes up the samples: costs do not depend on them."""
+        run.folder.mkdir(parents=True)
+        (run.folder / "config.json").write_text(config_to_json(run.config))
+        images = np.random.default_rng(0).integers(0, 255, (6, 8, 8, 1))
+        labels = np.arange(6, dtype=np.int32)
+        return {"ema": {"images": images.astype(np.uint8), "labels": labels}}, 1
+
+    monkeypatch.setattr(ncgn_jax.compare, "train_and_sample", train_and_sample)
     variants = make_variants(
         str(REPOSITORY / "configs" / "digits.py"),
         [
