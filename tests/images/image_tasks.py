@@ -46,9 +46,15 @@ def stubbed(task, predict, params=None) -> ImageTask:
     return task
 
 
+@functools.cache
 def init_params(task, seed=0):
-    params, _ = task.init(jax.random.key(seed))
-    # Off the initial value, at which every prediction is 0.
-    return jax.tree.map(
-        lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), params
-    )
+    @jax.jit
+    def draw(rng):
+        params, _ = task.init(rng)
+        # Off the initial value, at which every prediction is 0.
+        return jax.tree.map(
+            lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape),
+            params,
+        )
+
+    return draw(jax.random.key(seed))

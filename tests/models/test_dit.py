@@ -1,5 +1,7 @@
 """Compares the diffusion transformer with one in numpy; tests its locality."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +24,11 @@ def make_net(patches=(4, 2, 1), **changes):
     return DiT(patches=patches, **(fields | changes))
 
 
+def init(net, *inputs, window):
+    start = partial(net.init, patch=4, window=window)
+    return jax.jit(start)(jax.random.key(0), *inputs)
+
+
 def shaken(params, seed=0):
     """Moves every parameter off its initial value, so that no gate is closed."""
     leaves, structure = jax.tree.flatten(params)
@@ -38,7 +45,9 @@ def case():
     net = make_net()
     x = jax.random.normal(jax.random.key(1), (3, 8, 8, 1))
     level, label = jnp.asarray([0.1, 0.5, 0.9]), jnp.asarray([0, 2, CLASSES])
-    params = net.init(jax.random.key(0), x, level, label, patch=4, window=2)["params"]
+    params = jax.jit(partial(net.init, patch=4, window=2))(
+        jax.random.key(0), x, level, label
+    )["params"]
     return net, shaken(params), x, level, label
 
 
@@ -137,7 +146,9 @@ def test_finest_bucket_with_a_full_window_is_the_plain_transformer(case):
 
 def test_predicts_zero_at_initialisation_and_learns_from_there(case):
     net, _, x, level, label = case
-    params = net.init(jax.random.key(0), x, level, label, patch=4, window=2)["params"]
+    params = jax.jit(partial(net.init, patch=4, window=2))(
+        jax.random.key(0), x, level, label
+    )["params"]
     out = net.apply({"params": params}, x, level, label, patch=2, window=3)
     assert not np.any(out)
 
@@ -205,7 +216,7 @@ def test_bfloat16_is_near(case):
 def test_images_need_not_be_square():
     net = make_net(patches=(4, 2), num_classes=0)
     x, level = jnp.ones((2, 8, 12, 3)), jnp.zeros(2)
-    variables = net.init(jax.random.key(0), x, level, patch=4, window=3)
+    variables = init(net, x, level, window=3)
     assert net.apply(variables, x, level, patch=2, window=3).shape == (2, 8, 12, 2)
 
 

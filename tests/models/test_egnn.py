@@ -18,12 +18,12 @@ def draw(rng, dim=3, n=5):
 @pytest.fixture
 def network(rng):
     network = EGNN(out_dim=2, width=16, num_layers=3, divisor=2.0)
-    variables = network.init(rng, *draw(rng))
+    variables = jax.jit(network.init)(rng, *draw(rng))
     # Coordinates hardly move at initialisation, so the weights are made larger.
     params = variables["params"]
     for i in range(3):
         params[f"move_{i}"]["kernel"] = 0.3 * jnp.sign(params[f"move_{i}"]["kernel"])
-    return lambda *args: network.apply({"params": params}, *args)
+    return jax.jit(lambda *args: network.apply({"params": params}, *args))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -46,7 +46,7 @@ def test_nodes_may_be_renumbered_and_padding_has_no_influence(rng, with_coordina
     coordinates, features, mask = draw(rng)
     given = coordinates if with_coordinates else None
     network = EGNN(out_dim=2, width=16, num_layers=2)
-    variables = network.init(rng, given, features, mask)
+    variables = jax.jit(network.init)(rng, given, features, mask)
     _, out = network.apply(variables, given, features, mask)
     order = np.array([2, 0, 1, 4, 3])
     moved = None if given is None else given[:, order]
@@ -62,10 +62,10 @@ def test_gradient_is_finite_where_atoms_coincide(rng):
     coordinates, features, mask = draw(rng)
     coordinates = jnp.zeros_like(coordinates)
     network = EGNN(out_dim=2, width=8, num_layers=2)
-    variables = network.init(rng, coordinates, features, mask)
+    variables = jax.jit(network.init)(rng, coordinates, features, mask)
 
     def total(x):
         moved, out = network.apply(variables, x, features, mask)
         return jnp.sum(moved**2) + jnp.sum(out**2)
 
-    assert np.isfinite(jax.grad(total)(coordinates)).all()
+    assert np.isfinite(jax.jit(jax.grad(total))(coordinates)).all()

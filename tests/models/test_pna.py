@@ -44,7 +44,7 @@ def test_layer_is_that_of_a_loop(rng):
     nodes, pairs, mask = draw(rng)
     layer = PNALayer(4, 0.9)
     graph = connect_all(nodes, pairs)
-    variables = layer.init(rng, graph, mask.reshape(-1))
+    variables = jax.jit(layer.init)(rng, graph, mask.reshape(-1))
     found = layer.apply(variables, graph, mask.reshape(-1)).nodes.reshape(2, 6, 4)
     weights = jax.tree.map(np.asarray, variables["params"])
 
@@ -69,7 +69,7 @@ def test_layer_is_that_of_a_loop(rng):
 def test_nodes_may_be_renumbered(rng):
     nodes, pairs, mask = draw(rng)
     network = PNA(8, 3, 2, 0.9, residual=True)
-    variables = network.init(rng, nodes, pairs, mask)
+    variables = jax.jit(network.init)(rng, nodes, pairs, mask)
     out = network.apply(variables, nodes, pairs, mask)
     order = np.random.default_rng(0).permutation(6)
     again = network.apply(
@@ -84,12 +84,12 @@ def test_nodes_may_be_renumbered(rng):
 def test_edges_that_are_off_have_no_influence_and_no_gradient(rng):
     nodes, pairs, mask = draw(rng)
     network = PNA(8, 3, 2, 0.9)
-    variables = network.init(rng, nodes, pairs, mask)
+    variables = jax.jit(network.init)(rng, nodes, pairs, mask)
 
     def total(pairs):
         return jnp.sum(network.apply(variables, nodes, pairs, mask) ** 2)
 
-    gradient = jax.grad(total)(pairs)
+    gradient = jax.jit(jax.grad(total))(pairs)
     assert np.isfinite(gradient).all()
     assert not np.asarray(gradient)[~np.asarray(mask)].any()
     assert np.asarray(gradient)[np.asarray(mask)].any()
@@ -106,8 +106,8 @@ def test_normalised_layers_do_not_grow(rng):
         spreads = []
         for num_layers in (3, 8):
             network = PNA(32, 4, num_layers, 0.9, residual=residual)
-            variables = network.init(rng, nodes, pairs, everyone)
-            out = network.apply(variables, nodes, pairs, everyone)
+            variables = jax.jit(network.init)(rng, nodes, pairs, everyone)
+            out = jax.jit(network.apply)(variables, nodes, pairs, everyone)
             spreads.append(float(jnp.std(out)))
         return spreads[1] / spreads[0]
 
