@@ -249,7 +249,10 @@ def _refuse(
     lines = [f"{workdir} was trained otherwise than is asked for now:"]
     lines += [f"  {difference}" for difference in refused]
     may = ",".join(d.name for d in refused if d.may_change)
-    ways = ["another --workdir"]
+    ways = [
+        f"another --workdir (--config.train.start_from={workdir} begins there with "
+        "these weights)"
+    ]
     if may:
         ways.append(f"--accept={may} to go on with that")
     if any(difference.name == "seed" for difference in refused):
