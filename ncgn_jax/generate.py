@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from ncgn_jax import parallel, processes
 from ncgn_jax.config import config_from_json, config_to_json
 from ncgn_jax.data.array_files import read_npz, write_npz
+from ncgn_jax.data.digest import digest
 from ncgn_jax.data.whole_files import write_whole
 from ncgn_jax.domains import (
     complete_config,
@@ -32,6 +33,7 @@ from ncgn_jax.memory import (
     check_data,
     check_sampling,
     read_checkpoint,
+    with_stored_facts,
     with_training_of,
 )
 from ncgn_jax.run.checkpoint import Checkpoints
@@ -39,12 +41,13 @@ from ncgn_jax.run.logs import format_seconds
 from ncgn_jax.run.optimizer import make_optimizer
 from ncgn_jax.run.state import TrainState
 from ncgn_jax.tasks import Task
-from ncgn_jax.tasks.facts import digest, from_plain, to_plain
+from ncgn_jax.tasks.facts import to_plain
 from ncgn_jax.train import init_state
 
 Samples = dict[str, dict[str, np.ndarray]]
-# What fields decide that samples depend on, besides weights and facts.
-_SAMPLED: tuple[Role, ...] = ("model", "size")
+# What fields decide that samples depend on, besides weights and facts; model.dtype is
+# one of training.
+_SAMPLED: tuple[Role, ...] = ("model", "size", "training")
 _ABOUT = "about.json"
 
 
@@ -114,8 +117,7 @@ def load_run(
     stored = read_checkpoint(workdir, checkpoint)
     config = with_training_of(stored, config)
     check_sampling(config, stored, workdir)
-    facts = stored.record.get("facts")
-    if facts is None:
+    if "facts" not in stored.record:
         task = make_task(config)
         if parallel.is_main_process():
             print(
@@ -126,7 +128,7 @@ def load_run(
     elif with_data:
         task = make_task(config)
         check_data(task, stored, workdir, accept)
-        task = task.with_facts(from_plain(task.facts_type, facts))
+        task = with_stored_facts(task, stored)
     else:
         task = task_without_data(config, stored.record)
     return task, restore_state(config, workdir, task, stored.step)

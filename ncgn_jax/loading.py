@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ncgn_jax.config import config_from_json
-from ncgn_jax.domains import DOMAINS, complete_config
+from ncgn_jax.domains import DOMAINS, complete_config, task_without_data
 from ncgn_jax.faults import CheckpointError, ConfigError, DataError, did_you_mean
 from ncgn_jax.memory import read_checkpoint
 from ncgn_jax.metrics.table import read_table
@@ -143,7 +143,8 @@ def _build(about: ModelFile, weights: Weights, where: str) -> TrainedModel:
         )
     try:
         config = complete_config(*config_from_json(json.dumps(about.config)))
-        return DOMAINS[about.domain].trained(config, weights, about)
+        task = task_without_data(config, {"facts": about.facts, "data": about.data})
+        return task.trained(weights, about)
     except (ConfigError, DataError) as error:
         raise CheckpointError(f"{where}: {error}") from error
     except NotImplementedError as error:

@@ -148,10 +148,15 @@ def go_on(task: Task, workdir: str | Path, accept: Sequence[str] = ()) -> Contin
     if found:
         told = {d.name: [d.was, d.now] for d in found}
         changes.append({"step": stored.step, "fields": told})
+    return Continuation(with_stored_facts(task, stored), found, changes)
+
+
+def with_stored_facts(task: Task, stored: Stored) -> Task:
+    """Returns a task with the facts that a run's weights rely on, if it has any."""
     facts = stored.record.get("facts")
-    if facts is not None and facts != to_plain(task.facts):
-        task = task.with_facts(from_plain(task.facts_type, facts))
-    return Continuation(task, found, changes)
+    if facts is None or facts == to_plain(task.facts):
+        return task
+    return task.with_facts(from_plain(task.facts_type, facts))
 
 
 def check_sampling(config: ConfigDict, stored: Stored, workdir: str | Path) -> None:

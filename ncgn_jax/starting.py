@@ -2,8 +2,7 @@
 
 Weights are taken where they fit: arrays of the same name and shape. Where names that
 the weights rely on differ (classes, genes, atoms), arrays that have a place for each
-name start anew, because nothing is relabelled by position. All is said, and stored
-with the run.
+name start anew, because nothing is relabelled by position. All is said.
 """
 
 import dataclasses
@@ -96,11 +95,11 @@ def read_start(task: Task, source: str) -> Start:
         else:
             taken[path] = weights[path]
     state = [path for path in needed if path.startswith("model_state/")]
-    if not taken.keys() >= set(state):
+    if any(path in anew for path in state):
         # Statistics and first stages are whole, or not from there.
-        for path in set(state) & taken.keys():
-            anew[path] = "like the rest of the model's state"
-            del taken[path]
+        for path in state:
+            if taken.pop(path, None) is not None:
+                anew[path] = "like the rest of the model's state"
     if not taken:
         raise ConfigError(f"train.start_from: none of the weights of {source} fit")
     return Start(source, about, taken, anew)

@@ -7,14 +7,17 @@ import shutil
 import numpy as np
 import pytest
 
-from ncgn_jax.config import with_fields
-from ncgn_jax.domains import DOMAINS
+from ncgn_jax import generate as generate_file
+from ncgn_jax.config import load_config, with_fields
+from ncgn_jax.data.digest import digest
+from ncgn_jax.domains import DOMAINS, make_task
 from ncgn_jax.faults import CheckpointError, ConfigError, DataError
 from ncgn_jax.generate import generate, load_run
 from ncgn_jax.main import run
 from ncgn_jax.memory import check_names
 from ncgn_jax.run.checkpoint import Checkpoints
-from ncgn_jax.tasks.facts import digest, from_plain, to_plain
+from ncgn_jax.run.state import TrainState
+from ncgn_jax.tasks.facts import from_plain, to_plain
 from ncgn_jax.train import train
 from tests.line_task import LineTask, line_config
 
@@ -177,6 +180,18 @@ def test_sets_of_samples_live_beside_each_other(folder, capsys):
     assert "stored samples" in sample("seed=1", name="mine")
     with pytest.raises(ConfigError, match=r"mine holds samples of other weights"):
         sample("seed=2", name="mine")
+
+
+def test_samples_of_another_precision_are_made_anew():
+    """Though the type of matrix products is a field of training."""
+    smoke = load_config("smoke")
+    with_data = make_task(smoke)
+    state = TrainState(0, {}, {}, {}, {})
+    abouts = [
+        generate_file._describe(config, with_data.with_config(config), state)
+        for config in (smoke, with_fields(smoke, {"model.dtype": "bfloat16"}))
+    ]
+    assert len(set(map(generate_file._stamp, abouts))) == 2
 
 
 def test_samples_of_other_weights_at_the_same_step_are_made_anew(folder):

@@ -549,6 +549,7 @@ def test_imputed_cells_come_back_as_they_were_given():
         ({"gene_names": ("a", "b", "c")}, "none of their genes"),
         ({"gene_names": ("Ttr", "Ttr", "Gad2")}, "'Ttr' stands there more than once"),
         ({"positions": np.ones((3, 2))}, r"positions: found shape \(3, 2\)"),
+        ({"positions": np.ones((50, 3))}, "positions: found 3 axes; allowed: 2"),
         ({"positions": None}, "needed beside an array"),
         ({"times": np.ones(50)}, "times: the model has none"),
         ({"draws": 0}, "draws: found 0"),

@@ -40,7 +40,6 @@ from ncgn_jax.metrics.table import Row
 from ncgn_jax.run.model_file import ModelFile, Weights
 from ncgn_jax.tasks import Arrays, Task, Tree
 from ncgn_jax.tasks.bucketed import BatchLayout, bucket_names
-from ncgn_jax.tasks.facts import from_plain
 from ncgn_jax.tasks.sampling import sample_chunks
 from ncgn_jax.tasks.settings import make_sampling
 
@@ -69,7 +68,8 @@ class ExpressionTask(Task[FieldDataset, FieldFacts]):
         self.sampling = make_sampling(config)
         self.bucket_names = bucket_names(self.model.time.buckets)
         # Every task must fit the data before anything is trained.
-        self.cases = self._cases_of_data() if dataset else self._cases_of_facts()
+        if dataset is not None:
+            self.cases = self._cases_of_data()
 
     @classmethod
     def check(cls, config: ConfigDict, faults: Faults) -> None:
@@ -86,14 +86,9 @@ class ExpressionTask(Task[FieldDataset, FieldFacts]):
         """Loads the fields of a configuration."""
         return load_dataset(config)
 
-    @classmethod
-    def trained(
-        cls, config: ConfigDict, weights: Weights, about: ModelFile
-    ) -> TrainedFields:
-        """Builds a model of fields that stands on its own."""
-        model = make_model(config, from_plain(FieldFacts, about.facts))
-        hold = config.sample.conditioning != "replace"
-        return TrainedFields(model, make_sampling(config), weights, about, hold=hold)
+    def trained(self, weights: Weights, about: ModelFile) -> TrainedFields:
+        """Joins the model with weights to one that stands on its own."""
+        return TrainedFields(self.model, self.sampling, weights, about, hold=self._hold)
 
     @classmethod
     def learn(cls, config: ConfigDict, dataset: FieldDataset) -> FieldFacts:
@@ -281,8 +276,9 @@ class ExpressionTask(Task[FieldDataset, FieldFacts]):
         hidden = _hidden_genes(wanted.hidden_genes, self.facts.genes)
         return {name: self._case(name, hidden) for name in wanted.tasks}
 
-    def _cases_of_facts(self) -> dict[str, FieldCase]:
-        """Returns the one task that needs no test fields."""
+    @functools.cached_property
+    def cases(self) -> dict[str, FieldCase]:
+        """What is sampled, by task; without data the one that needs no test fields."""
         fields = self._sampled_fields
         given = np.zeros(fields.values.shape, bool)
         return {"unconditional": FieldCase(fields, given, fields.values)}

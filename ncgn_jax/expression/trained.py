@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from scipy.spatial import cKDTree
 
 from ncgn_jax.data.whole_files import whole_file
-from ncgn_jax.expression.model import ExpressionModel, Fixed
+from ncgn_jax.expression.model import ExpressionModel, Fixed, Layouts
 from ncgn_jax.expression.units import CellUnits
 from ncgn_jax.faults import RequestError, did_you_mean
 from ncgn_jax.run.model_file import ModelFile, Weights
@@ -137,15 +137,7 @@ class TrainedFields(TrainedModel[ExpressionModel]):
         index = np.arange(num) % len(points)
         shape = (num, num_nodes, model.num_genes)
         fixed = Fixed(index, np.zeros(shape, bool), np.zeros(shape, np.float32))
-        values = model.sample(
-            self.params,
-            self.model_state,
-            layouts,
-            fixed,
-            seed,
-            sampling,
-            hold=self._hold,
-        )
+        values = self._generate(layouts, fixed, seed, sampling)
         found = np.full((num, num_nodes, places[0].shape[1]), np.nan, np.float32)
         for row, which in zip(found, index, strict=True):
             row[: len(places[which])] = places[which]
@@ -206,6 +198,11 @@ class TrainedFields(TrainedModel[ExpressionModel]):
                 "model takes the logarithm"
             )
         times = self._times(times, len(known))
+        num_axes = self.model.facts.dim - (times is not None)
+        if table.positions.shape[1] != num_axes:
+            raise RequestError(
+                f"positions: found {table.positions.shape[1]} axes; allowed: {num_axes}"
+            )
         places, num_nodes = table.positions, self.model.facts.num_nodes
         patches = _cover(places, times, num_nodes)
         laid = [units.place(places[rows], _part(times, rows)) for rows in patches]
@@ -227,9 +224,10 @@ class TrainedFields(TrainedModel[ExpressionModel]):
             return _annotated(cells, table, self.genes, values, std)
         return Imputed(values, std, self.genes)
 
-    def _gather(self, layouts, fixed, patches, owners, seed, sampling) -> np.ndarray:
-        """Generates all patches once; returns the cells, in file units."""
-        fields = self.model.sample(
+    def _generate(
+        self, layouts: Layouts, fixed: Fixed, seed: int, sampling: Sampling
+    ) -> np.ndarray:
+        return self.model.sample(
             self.params,
             self.model_state,
             layouts,
@@ -238,6 +236,10 @@ class TrainedFields(TrainedModel[ExpressionModel]):
             sampling,
             hold=self._hold,
         )
+
+    def _gather(self, layouts, fixed, patches, owners, seed, sampling) -> np.ndarray:
+        """Generates all patches once; returns the cells, in file units."""
+        fields = self._generate(layouts, fixed, seed, sampling)
         cells = np.zeros((len(owners), self.model.num_genes))
         for number, (rows, field) in enumerate(zip(patches, fields, strict=True)):
             mine = owners[rows] == number

@@ -41,7 +41,6 @@ from ncgn_jax.images.trained import TrainedImages
 from ncgn_jax.metrics.table import Column, Row
 from ncgn_jax.run.model_file import ModelFile, Weights
 from ncgn_jax.tasks import Arrays, StepKind, Task, Tree
-from ncgn_jax.tasks.facts import from_plain
 from ncgn_jax.tasks.level_errors import LevelProbe
 from ncgn_jax.tasks.sampling import Reached, Start, Stretch, sample_chunks
 from ncgn_jax.tasks.settings import make_sampling
@@ -115,13 +114,9 @@ class ImageTask(Task[ImageDataset, ImageFacts]):
             max_nearest=evaluate.max_nearest,
         )
 
-    @classmethod
-    def trained(
-        cls, config: ConfigDict, weights: Weights, about: ModelFile
-    ) -> TrainedImages:
-        """Builds a model of images that stands on its own."""
-        model = make_model(config, from_plain(ImageFacts, about.facts))
-        return TrainedImages(model, make_sampling(config), weights, about)
+    def trained(self, weights: Weights, about: ModelFile) -> TrainedImages:
+        """Joins the model with weights to one that stands on its own."""
+        return TrainedImages(self.model, self.sampling, weights, about)
 
     @classmethod
     def learn(cls, config: ConfigDict, dataset: ImageDataset) -> ImageFacts:

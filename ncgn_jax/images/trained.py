@@ -12,9 +12,9 @@ from ncgn_jax.data.whole_files import whole_file
 from ncgn_jax.faults import RequestError
 from ncgn_jax.images.model import ImageModel
 from ncgn_jax.images.units import ImageUnits
-from ncgn_jax.tasks.classes import Label, choose_classes
+from ncgn_jax.tasks.classes import Label
 from ncgn_jax.tasks.sampling import Kept
-from ncgn_jax.tasks.trained import TrainedModel, at_least
+from ncgn_jax.tasks.trained import ClassedModel, at_least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,15 +65,10 @@ class Images:
         return paths
 
 
-class TrainedImages(TrainedModel[ImageModel]):
+class TrainedImages(ClassedModel[ImageModel]):
     """A trained model of images."""
 
     domain = "images"
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Classes that can be asked for; () without."""
-        return self.model.facts.class_names if self.model.num_classes else ()
 
     def sample(
         self,
@@ -161,20 +156,11 @@ class TrainedImages(TrainedModel[ImageModel]):
     ) -> Images:
         model = self.model
         sampling = self._settings(steps=steps, sampler=sampler, guidance=guidance)
-        if label is None:
-            labels = model.draw_labels(num, seed)
-        elif model.num_classes:
-            labels = choose_classes(label, num, self.class_names)
-        else:
-            raise RequestError(
-                f"label: found {label!r}; this model was trained without classes"
-            )
+        labels = self._labels(label, num, seed)
         stretches = model.stretches(sampling)
         images = model.sample(self.params, labels, seed, stretches, sampling, kept=kept)
-        names = self.class_names
         units = model.facts.units
-        chosen = tuple(names[i] for i in labels) if names else ()
-        return Images(units.to_saved(images), chosen, units)
+        return Images(units.to_saved(images), self._names(labels), units)
 
 
 def _write_png(path: Path, image: np.ndarray) -> Path:

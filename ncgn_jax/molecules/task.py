@@ -34,7 +34,6 @@ from ncgn_jax.molecules.sets import MoleculeDataset
 from ncgn_jax.molecules.trained import TrainedMolecules
 from ncgn_jax.run.model_file import ModelFile, Weights
 from ncgn_jax.tasks import Arrays, Task, Tree
-from ncgn_jax.tasks.facts import from_plain
 from ncgn_jax.tasks.sampling import Start, cut_further
 from ncgn_jax.tasks.settings import make_sampling
 
@@ -80,13 +79,9 @@ class MoleculeTask(Task[MoleculeDataset, MoleculeFacts]):
         """Loads the molecules of a configuration."""
         return load_dataset(config)
 
-    @classmethod
-    def trained(
-        cls, config: ConfigDict, weights: Weights, about: ModelFile
-    ) -> TrainedMolecules:
-        """Builds a model of molecules that stands on its own."""
-        model = make_model(config, from_plain(MoleculeFacts, about.facts))
-        return TrainedMolecules(model, make_sampling(config), weights, about)
+    def trained(self, weights: Weights, about: ModelFile) -> TrainedMolecules:
+        """Joins the model with weights to one that stands on its own."""
+        return TrainedMolecules(self.model, self.sampling, weights, about)
 
     @classmethod
     def learn(cls, config: ConfigDict, dataset: MoleculeDataset) -> MoleculeFacts:

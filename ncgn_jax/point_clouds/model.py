@@ -333,22 +333,8 @@ class PointCloudModel:
           sampling: The sampler's settings; its steps must be free of noise.
         """
         x = np.asarray(points, np.float32) / np.float32(self.facts.scale)
-        backwards = [
-            Stretch(bucket, offset, times[::-1])
-            for bucket, offset, times in reversed(self.stretches(sampling))
-        ]
-
-        def start(rows: np.ndarray) -> Start:
-            return Start(x[rows], sample_keys(0, rows), label[rows])
-
-        return self._sampler.sample(
-            _options(sampling),
-            backwards,
-            start,
-            {"params": params, **model_state},
-            len(x),
-            sampling.batch_size,
-        )
+        options, way = _options(sampling), self._backwards(sampling)
+        return self._run(params, model_state, x, label, options, way, sampling)
 
     def from_noise(
         self,
@@ -359,18 +345,8 @@ class PointCloudModel:
         sampling: Sampling,
     ) -> np.ndarray:
         """Runs the flow from given noise; inverts `to_noise` up to its steps."""
-
-        def start(rows: np.ndarray) -> Start:
-            return Start(noise[rows], sample_keys(0, rows), label[rows])
-
-        points = self._sampler.sample(
-            _options(sampling),
-            self.stretches(sampling),
-            start,
-            {"params": params, **model_state},
-            len(noise),
-            sampling.batch_size,
-        )
+        options, way = _options(sampling), self.stretches(sampling)
+        points = self._run(params, model_state, noise, label, options, way, sampling)
         return points * np.float32(self.facts.scale)
 
     def log_likelihood(
@@ -402,21 +378,10 @@ class PointCloudModel:
         scale, shape = np.float32(self.facts.scale), (self.num_points, DIM)
         x = np.asarray(points, np.float32) / scale
         packed = np.asarray(pack(jnp.asarray(x), jnp.zeros(len(x))))
-        backwards = [
-            Stretch(bucket, offset, times[::-1])
-            for bucket, offset, times in reversed(self.stretches(sampling))
-        ]
-
-        def start(rows: np.ndarray) -> Start:
-            return Start(packed[rows], sample_keys(seed, rows), label[rows])
-
-        states = self._sampler.sample(
-            _options(sampling)._replace(num_probes=num_probes),
-            backwards,
-            start,
-            {"params": params, **model_state},
-            len(x),
-            sampling.batch_size,
+        options = _options(sampling)._replace(num_probes=num_probes)
+        way = self._backwards(sampling)
+        states = self._run(
+            params, model_state, packed, label, options, way, sampling, seed
         )
         noise, change = unpack(jnp.asarray(states), shape)
         alpha, sigma, _, _ = self.time.schedule.coefficients(0.0)
@@ -472,6 +437,38 @@ class PointCloudModel:
         if self.is_blind:
             return [Stretch(None, 0, as_times(times))]
         return split_time_grid(self.time, times)
+
+    def _backwards(self, sampling: Sampling) -> list[Stretch]:
+        """Returns the sampler's stretches from data to noise."""
+        return [
+            Stretch(bucket, offset, times[::-1])
+            for bucket, offset, times in reversed(self.stretches(sampling))
+        ]
+
+    def _run(
+        self,
+        params: Tree,
+        model_state: Tree,
+        x: np.ndarray,
+        label: np.ndarray,
+        options: CloudSampler,
+        way: Sequence[Stretch],
+        sampling: Sampling,
+        seed: int = 0,
+    ) -> np.ndarray:
+        """Carries given states along some stretches, at unit variance."""
+
+        def start(rows: np.ndarray) -> Start:
+            return Start(x[rows], sample_keys(seed, rows), label[rows])
+
+        return self._sampler.sample(
+            options,
+            way,
+            start,
+            {"params": params, **model_state},
+            len(x),
+            sampling.batch_size,
+        )
 
     @functools.cached_property
     def _sampler(self) -> BucketedSampler:

@@ -43,7 +43,6 @@ from ncgn_jax.point_clouds.truth import TRUTH_COLUMNS, add_truth
 from ncgn_jax.run.model_file import ModelFile, Weights
 from ncgn_jax.tasks import Arrays, Task, Tree
 from ncgn_jax.tasks.bucketed import BatchLayout, bucket_names
-from ncgn_jax.tasks.facts import from_plain
 from ncgn_jax.tasks.level_errors import LevelProbe
 from ncgn_jax.tasks.settings import make_sampling
 
@@ -96,13 +95,9 @@ class PointCloudTask(Task[PointDataset, CloudFacts]):
             cache_dir=data.cache_dir or None,
         )
 
-    @classmethod
-    def trained(
-        cls, config: ConfigDict, weights: Weights, about: ModelFile
-    ) -> TrainedClouds:
-        """Builds a model of clouds that stands on its own."""
-        model = make_model(config, from_plain(CloudFacts, about.facts))
-        return TrainedClouds(model, make_sampling(config), weights, about)
+    def trained(self, weights: Weights, about: ModelFile) -> TrainedClouds:
+        """Joins the model with weights to one that stands on its own."""
+        return TrainedClouds(self.model, self.sampling, weights, about)
 
     @classmethod
     def learn(cls, config: ConfigDict, dataset: PointDataset) -> CloudFacts:

@@ -1,9 +1,9 @@
 """Trained models of point clouds: sample, complete, interpolate."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,9 +12,9 @@ from scipy.optimize import linear_sum_assignment
 from ncgn_jax.data.whole_files import whole_file, write_whole
 from ncgn_jax.faults import RequestError
 from ncgn_jax.point_clouds.model import DIM, PointCloudModel
-from ncgn_jax.tasks.classes import Label, choose_classes
+from ncgn_jax.tasks.classes import Label
 from ncgn_jax.tasks.sampling import Kept
-from ncgn_jax.tasks.trained import TrainedModel, at_least
+from ncgn_jax.tasks.trained import ClassedModel, at_least
 
 FORMATS = (".npy", ".obj", ".ply", ".xyz")
 
@@ -70,15 +70,10 @@ class Clouds:
         ]
 
 
-class TrainedClouds(TrainedModel[PointCloudModel]):
+class TrainedClouds(ClassedModel[PointCloudModel]):
     """A trained model of point clouds."""
 
     domain = "point_clouds"
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Classes that can be asked for; () without."""
-        return self.model.facts.class_names if self.model.num_classes else ()
 
     def sample(
         self,
@@ -289,26 +284,16 @@ class TrainedClouds(TrainedModel[PointCloudModel]):
         if num_points is None or num_points == self.model.num_points:
             return self.model
         count = at_least("num_points", num_points, 2)
-        sizes: dict[int, PointCloudModel] = self.__dict__.setdefault("_sizes", {})
-        if count not in sizes:
+        if count not in self._sizes:
             try:
-                sizes[count] = self.model.resized(count)
+                self._sizes[count] = self.model.resized(count)
             except ValueError as error:
                 raise RequestError(f"num_points: found {count}; {error}") from error
-        return sizes[count]
+        return self._sizes[count]
 
-    def _labels(self, label: Any, num: int, seed: int) -> np.ndarray:
-        if label is None:
-            return self.model.draw_labels(num, seed)
-        if not self.model.num_classes:
-            raise RequestError(
-                f"label: found {label!r}; this model was trained without classes"
-            )
-        return choose_classes(label, num, self.class_names)
-
-    def _names(self, labels: np.ndarray) -> tuple[str, ...]:
-        names = self.class_names
-        return tuple(names[i] for i in labels) if names else ()
+    @functools.cached_property
+    def _sizes(self) -> dict[int, PointCloudModel]:
+        return {}
 
 
 def _cloud(argument: str, points: ArrayLike) -> np.ndarray:

@@ -15,7 +15,6 @@ Example:
 """
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +25,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from ncgn_jax.data.digest import digest
 from ncgn_jax.data.whole_files import whole_file, write_whole
 from ncgn_jax.faults import CheckpointError
 
@@ -75,7 +75,7 @@ def write_model(folder: str | Path, about: ModelFile, weights: Weights) -> None:
     """
     folder = Path(folder)
     arrays = {name: np.ascontiguousarray(array) for name, array in weights.items()}
-    about = dataclasses.replace(about, weights_digest=_digest(arrays), format=FORMAT)
+    about = dataclasses.replace(about, weights_digest=digest(arrays), format=FORMAT)
     content = safetensors.numpy.save(arrays, {"format": f"ncgn_jax {FORMAT}"})
     with whole_file(folder / WEIGHTS_FILE) as file:
         file.write(content)
@@ -109,18 +109,8 @@ def read_model(folder: str | Path) -> tuple[ModelFile, dict[str, np.ndarray]]:
         weights = safetensors.numpy.load_file(weights_path)
     except (safetensors.SafetensorError, ValueError, KeyError, OSError) as error:
         raise CheckpointError(f"{weights_path} is damaged: {error}") from error
-    if _digest(weights) != about.weights_digest:
+    if digest(weights) != about.weights_digest:
         raise CheckpointError(
             f"{weights_path} does not belong to {path.name} beside it, or is damaged"
         )
     return about, weights
-
-
-def _digest(weights: Weights) -> str:
-    """Returns 16 letters that change with any name, shape or value."""
-    state = hashlib.sha256()
-    for name in sorted(weights):
-        array = weights[name]
-        state.update(f"{name} {array.dtype.str} {array.shape} ".encode())
-        state.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return state.hexdigest()[:16]

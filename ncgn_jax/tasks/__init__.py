@@ -20,11 +20,12 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from ncgn_jax.data.digest import digest
 from ncgn_jax.faults import DataError, Faults
 from ncgn_jax.fields import Rows
 from ncgn_jax.metrics.table import Column, Row
 from ncgn_jax.run.model_file import ModelFile, Weights
-from ncgn_jax.tasks.facts import DataFacts, digest
+from ncgn_jax.tasks.facts import DataFacts
 from ncgn_jax.tasks.level_errors import LevelProbe
 from ncgn_jax.tasks.trained import TrainedModel
 
@@ -118,22 +119,17 @@ class Task(abc.ABC, Generic[Data, Facts]):
     def learn(cls, config: ConfigDict, dataset: Data) -> Facts:
         """Finds in the data what the model needs of them."""
 
-    @classmethod
-    def trained(
-        cls, config: ConfigDict, weights: Weights, about: ModelFile
-    ) -> TrainedModel:
-        """Builds a model that stands on its own, for `ncgn_jax.load`.
+    def trained(self, weights: Weights, about: ModelFile) -> TrainedModel:
+        """Joins the model with weights to one that stands on its own.
 
         Args:
-          config: The configuration it was trained by.
-          weights: Its arrays by path.
-          about: Where they come from; it has the facts.
+          weights: Arrays by path.
+          about: Where they come from.
 
         Raises:
           CheckpointError: If the weights are those of another network.
-          DataError: If facts and configuration do not fit each other.
         """
-        raise NotImplementedError(f"{cls.name} has none")
+        raise NotImplementedError(f"{self.name} has none")
 
     @property
     def dataset(self) -> Data:

@@ -6,6 +6,7 @@ domain allows. It needs neither data nor configuration file.
 
 import abc
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -15,8 +16,9 @@ import numpy as np
 
 from ncgn_jax.faults import CheckpointError, RequestError, did_you_mean
 from ncgn_jax.process import SAMPLERS
-from ncgn_jax.run.checkpoint_format import pack, tree_differences
+from ncgn_jax.run.checkpoint_format import tree_differences
 from ncgn_jax.run.model_file import ModelFile, Weights, write_model
+from ncgn_jax.tasks.classes import Label, choose_classes
 from ncgn_jax.tasks.sampling import Sampling
 
 Tree = Any
@@ -31,6 +33,32 @@ class Initialised(Protocol):
 
 
 Model = TypeVar("Model", bound=Initialised)
+
+
+class ClassFacts(Protocol):
+    """Facts that name classes."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Classes of the training data."""
+
+
+class Classes(Initialised, Protocol):
+    """A model that may know classes."""
+
+    @property
+    def facts(self) -> ClassFacts:
+        """What the training data taught."""
+
+    @property
+    def num_classes(self) -> int:
+        """Classes that the network distinguishes, 0 for none."""
+
+    def draw_labels(self, num_samples: int, seed: int) -> np.ndarray:
+        """Draws classes as often as in training, int32 [sample]."""
+
+
+Classed = TypeVar("Classed", bound=Classes)
 
 
 class TrainedModel(abc.ABC, Generic[Model]):
@@ -62,12 +90,13 @@ class TrainedModel(abc.ABC, Generic[Model]):
           CheckpointError: If the weights are those of another network.
         """
         self.model, self.sampling, self.about = model, sampling, about
-        tree = flax.traverse_util.unflatten_dict(dict(weights), sep="/")
-        found = {name: tree.get(name, {}) for name in ("params", "model_state")}
         needed = jax.eval_shape(model.init, jax.random.key(0))
         expected = dict(zip(("params", "model_state"), needed, strict=True))
-        wrong = tree_differences(pack(found)[0], expected)
-        wrong += [f"{name}: unknown" for name in sorted(set(tree) - set(found))]
+        stored = [
+            {"path": path, "shape": array.shape, "dtype": array.dtype.name}
+            for path, array in weights.items()
+        ]
+        wrong = tree_differences(stored, expected)
         if wrong:
             more = len(wrong) - _MAX_LISTED
             listed = "; ".join(wrong[:_MAX_LISTED])
@@ -75,7 +104,8 @@ class TrainedModel(abc.ABC, Generic[Model]):
             raise CheckpointError(
                 f"the weights are not those of this {self.domain} model: {listed}{rest}"
             )
-        self.params, self.model_state = found["params"], found["model_state"]
+        tree = flax.traverse_util.unflatten_dict(dict(weights), sep="/")
+        self.params, self.model_state = (tree.get(name, {}) for name in expected)
 
     def __repr__(self) -> str:
         """Says what the model is in a line."""
@@ -119,6 +149,36 @@ class TrainedModel(abc.ABC, Generic[Model]):
                 f"guidance: found {named['guidance']}; allowed: at least 0"
             )
         return dataclasses.replace(self.sampling, **named)
+
+
+class ClassedModel(TrainedModel[Classed]):
+    """A trained model whose samples may have classes."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Classes that can be asked for; () without."""
+        return self.model.facts.class_names if self.model.num_classes else ()
+
+    def _labels(
+        self, label: Label | Sequence[Label] | None, num: int, seed: int
+    ) -> np.ndarray:
+        """Returns the classes asked for, or some as in training, int32 [num].
+
+        Raises:
+          RequestError: If there is no such class, or the model has none.
+        """
+        if label is None:
+            return self.model.draw_labels(num, seed)
+        if not self.model.num_classes:
+            raise RequestError(
+                f"label: found {label!r}; this model was trained without classes"
+            )
+        return choose_classes(label, num, self.class_names)
+
+    def _names(self, labels: np.ndarray) -> tuple[str, ...]:
+        """Returns the name of each class; () without."""
+        names = self.class_names
+        return tuple(names[i] for i in labels) if names else ()
 
 
 def at_least(argument: str, value: Any, low: int) -> int:
