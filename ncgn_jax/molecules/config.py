@@ -217,13 +217,15 @@ FIELDS = with_defaults(
         Field(
             "model.conditions",
             (),
-            "Properties of the data that generation is conditioned on.",
+            "Properties that generation is conditioned on: of the data, or logp, qed, "
+            "tpsa by RDKit.",
             items=str,
         ),
         Field(
             "model.condition_dropout",
             0.1,
-            "Share of training rows whose condition is hidden, for guidance.",
+            "Share of training rows whose condition is hidden, for guidance. Each of "
+            "several conditions is hidden in half of the others too.",
             number(0, 1),
         ),
         Field(

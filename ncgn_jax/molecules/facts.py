@@ -7,6 +7,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from ncgn_jax.faults import DataError
+from ncgn_jax.molecules.descriptors import DESCRIPTORS
 from ncgn_jax.molecules.sets import MoleculeSet
 
 
@@ -83,9 +84,9 @@ def mean_log_degree(molecules: MoleculeSet) -> float:
 
 def _property_facts(molecules: MoleculeSet, name: str) -> PropertyFacts:
     if name not in molecules.properties:
-        known = ", ".join(sorted(molecules.properties)) or "none"
+        known = ", ".join(sorted({*molecules.properties, *DESCRIPTORS}))
         raise DataError(
-            f"model.conditions: the data has no property {name!r}; it has {known}"
+            f"model.conditions: the data has no property {name!r}; allowed: {known}"
         )
     values = molecules.properties[name]
     values = values[np.isfinite(values)]

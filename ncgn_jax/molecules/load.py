@@ -1,5 +1,6 @@
 """Loads the molecules that a configuration names."""
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ncgn_jax.faults import DataError
+from ncgn_jax.molecules.descriptors import with_descriptors
 from ncgn_jax.molecules.files import EXTENSIONS, load_molecules
 from ncgn_jax.molecules.qm9 import find_qm9, load_qm9, load_sample
 from ncgn_jax.molecules.sets import MoleculeDataset, split_molecules
@@ -18,14 +20,26 @@ DATA_VARIABLE = "NCGN_MOLECULES"
 def load_dataset(config: ConfigDict) -> MoleculeDataset:
     """Loads the molecules of a configuration, with depictions, and splits them.
 
-    The source `auto` is `data.path` (or the variable NCGN_MOLECULES), a file of
+    Conditions that are `descriptors.DESCRIPTORS` and that the data lacks are computed
+    for the training molecules, and the report says so. The source `auto` is `data.path` (or the variable NCGN_MOLECULES), a file of
     molecules or the QM9 wheel; else an installed QM9; else the molecules that come with
     the package. A molecule that a file repeats is kept once.
 
     Raises:
       DataError: If the molecules are missing, faulty, or too few for the split.
     """
-    data = config.data
+    dataset = _load_dataset(config.data)
+    # The autoencoder by itself has no conditions.
+    conditions = config.model.conditions if "model" in config else ()
+    train = with_descriptors(dataset.train, conditions)
+    computed = sorted(set(train.properties) - set(dataset.train.properties))
+    source = dataset.source
+    if computed:
+        source += f"; {', '.join(computed)} computed by RDKit"
+    return dataclasses.replace(dataset, train=train, source=source)
+
+
+def _load_dataset(data: ConfigDict) -> MoleculeDataset:
     path = data.path or os.environ.get(DATA_VARIABLE)
     source = data.source
     if source == "auto":

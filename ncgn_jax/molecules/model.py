@@ -122,7 +122,8 @@ class MoleculeModel:
       latent_noise: Share of a latent's deviation that is added when it is learned.
       network_settings: Size and kind of the denoising network.
       conditions: Properties that generation is conditioned on, None for none.
-      condition_dropout: Share of training molecules whose condition is hidden.
+      condition_dropout: Share of training molecules whose conditions are all hidden.
+        Where there are several, each of the others' is hidden half of the time.
     """
 
     codec: MoleculeCodec
@@ -267,7 +268,7 @@ class MoleculeModel:
           seed: Seed of all draws.
           sampling: The sampler's settings.
           guess_guidance: How far to move beyond predictions without a guess.
-          wanted: A value for each of the conditions; () for none.
+          wanted: A value for each of the conditions, NaN for any; () for none.
           start_from: Clean latents to blur and noise at t = 0; None for noise alone.
         """
         options = _options(sampling, guess_guidance)
@@ -308,7 +309,7 @@ class MoleculeModel:
         Args:
           sizes: Atoms of every molecule, [molecule].
           seed: Seed of the samples.
-          wanted: A value for each of the conditions.
+          wanted: A value for each of the conditions, NaN for any; () for none.
           start_from: Clean latents of every molecule.
           rows: Numbers of the molecules, int [row].
         """
@@ -430,12 +431,20 @@ class MoleculeModel:
         return np.repeat(row, count, axis=0)
 
     def _hide_some(self, condition, keys):
-        """Hides the condition of some rows, so that it can be left out."""
-        if condition is None:
+        """Hides conditions of some rows, so that they can be left out.
+
+        All of a row with probability `condition_dropout`; where there are several, each
+        of the rows left by itself with probability 1/2, so that any can be asked alone.
+        """
+        if self.conditions is None:
             return None
-        dropout = self.condition_dropout
+        dropout, num = self.condition_dropout, len(self.conditions.names)
         hide = jax.vmap(lambda key: jax.random.bernoulli(key, dropout))(keys)
-        return jnp.where(hide[:, None], 0.0, condition)
+        hide = jnp.repeat(hide[:, None], num, axis=1)
+        if dropout and num > 1:
+            alone = jax.vmap(jax.random.fold_in, (0, None))(keys, 1)
+            hide |= jax.vmap(lambda key: jax.random.bernoulli(key, shape=(num,)))(alone)
+        return jnp.where(jnp.tile(hide, 2), 0.0, condition)
 
 
 def _options(sampling: Sampling, guess_guidance: float) -> LatentSampler:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ncgn_jax.faults import RequestError, did_you_mean
+from ncgn_jax.molecules.descriptors import describe
 from ncgn_jax.molecules.files import write_sdf, write_smiles
 from ncgn_jax.molecules.model import MoleculeModel
 from ncgn_jax.molecules.rdkit_graphs import to_molecule
@@ -53,6 +54,18 @@ class Molecules:
         return [
             None if text is None else Chem.MolFromSmiles(text) for text in self.smiles
         ]
+
+    def reached(self, name: str) -> np.ndarray:
+        """Computes what was reached of a property, to be read beside `asked`.
+
+        Args:
+          name: One of `descriptors.DESCRIPTORS`. Others, such as the gap of QM9, are
+            measured or simulated and not computed here.
+
+        Returns:
+          A number for each molecule, float32 [molecule]; NaN where it is invalid.
+        """
+        return describe(self.smiles, name)
 
     def drawn(self) -> "list[Mol]":
         """Returns RDKit molecules as decoded, invalid ones too, not sanitised."""
@@ -106,7 +119,7 @@ class TrainedMolecules(TrainedModel[MoleculeModel]):
         Args:
           num: Number of molecules.
           properties: Values that are asked for, by name, in the units of the training
-            data; all that the model was trained with, or none.
+            data. Those left out may be anything.
           num_atoms: Heavy atoms of each; None to draw sizes as in training.
           steps: Sampler steps; None for those of the model's configuration.
           sampler: One of `process.SAMPLERS`; None for that of the configuration.
@@ -134,9 +147,8 @@ class TrainedMolecules(TrainedModel[MoleculeModel]):
                 )
             sizes = np.full(num, count)
         codec = self.model_state["codec"]
-        latents = model.sample(
-            self.params, codec, sizes, seed, sampling, wanted=tuple(asked.values())
-        )
+        wanted = [asked.get(name, np.nan) for name in self.properties] if asked else ()
+        latents = model.sample(self.params, codec, sizes, seed, sampling, wanted=wanted)
         found = model.codec.decode_all(codec, latents, model.codec.mask_of(sizes))
         classes, bonds = model.codec.classes, found["bonds_valency"]
         checks = check_molecules(found["atoms"], bonds, classes)
@@ -155,13 +167,18 @@ class TrainedMolecules(TrainedModel[MoleculeModel]):
                 f"properties: found {unknown[0]!r}; allowed: {listed}{hint}"
             )
         missing = [name for name in names if name not in properties]
-        if properties and missing:
-            raise RequestError(f"properties: {', '.join(missing)} needed too")
-        for own in known if properties else ():
+        if properties and missing and not self.model.condition_dropout:
+            raise RequestError(
+                f"properties: {', '.join(missing)} needed too, because the model was "
+                "trained with model.condition_dropout=0"
+            )
+        for own in known:
+            if own.name not in properties:
+                continue
             value = float(properties[own.name])
             if not own.low <= value <= own.high:
                 raise RequestError(
                     f"properties: found {own.name} {value:g}; the training molecules "
                     f"have {own.low:g} to {own.high:g}"
                 )
-        return {name: float(properties[name]) for name in names} if properties else {}
+        return {name: float(properties[name]) for name in names if name in properties}
