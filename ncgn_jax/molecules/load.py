@@ -20,10 +20,11 @@ DATA_VARIABLE = "NCGN_MOLECULES"
 def load_dataset(config: ConfigDict) -> MoleculeDataset:
     """Loads the molecules of a configuration, with depictions, and splits them.
 
-    Conditions that are `descriptors.DESCRIPTORS` and that the data lacks are computed
-    for the training molecules, and the report says so. The source `auto` is `data.path` (or the variable NCGN_MOLECULES), a file of
+    The source `auto` is `data.path` (or the variable NCGN_MOLECULES), a file of
     molecules or the QM9 wheel; else an installed QM9; else the molecules that come with
-    the package. A molecule that a file repeats is kept once.
+    the package. A molecule that a file repeats is kept once. Conditions that are
+    `descriptors.DESCRIPTORS` and that the data lacks are computed for the training
+    molecules, and the report says so.
 
     Raises:
       DataError: If the molecules are missing, faulty, or too few for the split.

@@ -11,6 +11,9 @@ from ml_collections import ConfigDict
 
 Tree = Any
 
+# Coefficients of the quintic iteration that makes a matrix orthogonal.
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """Builds Adam(W) or Muon with linear warm-up, optional cosine decay and clipping.
@@ -52,7 +55,12 @@ def _make_rule(
     if config.train.optimizer == "adam":
         return optax.adamw(rate, weight_decay=decay)
     return optax.contrib.muon(
-        rate, weight_decay=decay, adam_weight_decay=decay, consistent_rms=0.2
+        rate,
+        # Given for each of five iterations, they are a loop and not five programs.
+        ns_coeffs=(_NEWTON_SCHULZ,) * 5,
+        weight_decay=decay,
+        adam_weight_decay=decay,
+        consistent_rms=0.2,
     )
 
 
