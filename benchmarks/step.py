@@ -42,6 +42,7 @@ from ncgn_jax.config import apply_overrides, load_config, split_config_arguments
 from ncgn_jax.domains import validate
 from ncgn_jax.faults import ConfigError
 from ncgn_jax.graphs import build_graphs, join_graphs
+from ncgn_jax.loop import TrainingSteps, init_state
 from ncgn_jax.metrics.table import Column, Row, format_table
 from ncgn_jax.point_clouds.config import default_config
 from ncgn_jax.point_clouds.sets import make_dataset
@@ -50,7 +51,6 @@ from ncgn_jax.process import integrate, make_sampler_step
 from ncgn_jax.run.optimizer import make_optimizer
 from ncgn_jax.run.state import TrainState
 from ncgn_jax.tasks.bucketed import bucket_names, make_batch_layout
-from ncgn_jax.train import TrainingSteps, init_state
 
 WARM_UP = 15
 

@@ -4,7 +4,7 @@ Diffusion and flow matching with Noise-Conditioned Graph Networks
 (Pao-Huang, Black and Qiu 2025, arXiv 2507.09391) and its neighbours, in JAX.
 `load` gives a trained model, `DMP` the noise buckets, loss and sampler around a
 network of one's own; start at `ncgn_jax.process` for the notation and at
-`ncgn_jax.train` for the loop.
+`ncgn_jax.loop` for the loop.
 """
 
 import importlib

@@ -46,10 +46,10 @@ from ncgn_jax.faults import (
     one_line_errors,
 )
 from ncgn_jax.generate import Samples, generate
+from ncgn_jax.loop import train
 from ncgn_jax.run.logs import format_seconds
 from ncgn_jax.run.state import num_params
 from ncgn_jax.tasks.settings import sampling_notes
-from ncgn_jax.train import train
 
 _UNKNOWN_SPEED = {"seconds_per_step": math.nan, "sampling_seconds": math.nan}
 

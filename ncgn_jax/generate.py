@@ -29,6 +29,7 @@ from ncgn_jax.domains import (
 )
 from ncgn_jax.faults import CheckpointError, ConfigError, DataError
 from ncgn_jax.fields import Role
+from ncgn_jax.loop import init_state
 from ncgn_jax.memory import (
     check_data,
     check_sampling,
@@ -42,7 +43,6 @@ from ncgn_jax.run.optimizer import make_optimizer
 from ncgn_jax.run.state import TrainState
 from ncgn_jax.tasks import Task
 from ncgn_jax.tasks.facts import to_plain
-from ncgn_jax.train import init_state
 
 Samples = dict[str, dict[str, np.ndarray]]
 # What fields decide that samples depend on, besides weights and facts; model.dtype is

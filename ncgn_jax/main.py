@@ -41,13 +41,13 @@ from ncgn_jax.faults import (
 from ncgn_jax.fields import format_value
 from ncgn_jax.generate import draw, generate, load_run, read_run_config
 from ncgn_jax.help import format_help
+from ncgn_jax.loop import train
 from ncgn_jax.memory import check_names, go_on
 from ncgn_jax.run.lock import hold
 from ncgn_jax.run.preemption import Preempted, Preemption
 from ncgn_jax.run.state import TrainState
 from ncgn_jax.tasks import Task
 from ncgn_jax.tasks.settings import sampling_notes
-from ncgn_jax.train import train
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; default runs/<configuration name>."

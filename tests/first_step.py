@@ -14,7 +14,7 @@ import optax
 from ncgn_jax import parallel
 from ncgn_jax.config import apply_overrides, load_config
 from ncgn_jax.domains import make_task, validate
-from ncgn_jax.train import init_state, make_train_step
+from ncgn_jax.loop import init_state, make_train_step
 
 
 def first_step(path: Path, overrides: Sequence[str]) -> dict[str, np.ndarray]:

@@ -61,7 +61,7 @@ ALLOWED = {
 }
 # Besides these, only a domain's config.py, load.py and task.py read a ConfigDict.
 READS_CONFIG = {
-    "faults.py", "fields.py", "config.py", "domains.py", "memory.py", "train.py",
+    "faults.py", "fields.py", "config.py", "domains.py", "memory.py", "loop.py",
     "generate.py", "evaluate.py", "levels.py", "help.py", "compare.py",
     "run/optimizer.py", "tasks/__init__.py", "tasks/settings.py", "comparison/runs.py",
     "comparison/speed.py", "comparison/variants.py", "molecules/autoencoder_task.py",
@@ -234,7 +234,7 @@ RULES = [
 
 @pytest.mark.parametrize("rule", RULES, ids=[rule.__name__ for rule in RULES])
 def test_every_file(rule):
-    assert {"main.py", "train.py", "graphs/multiscale.py"} <= set(trees())
+    assert {"main.py", "loop.py", "graphs/multiscale.py"} <= set(trees())
     faults = {name: rule(name, tree) for name, tree in trees().items()}
     assert not {name: fault for name, fault in faults.items() if fault}
 
@@ -245,17 +245,17 @@ def test_every_file(rule):
         (has_place, "images/task.py", "from ncgn_jax.molecules import sets"),
         (has_place, "graphs/grids.py", "def f():\n  from ncgn_jax import images.task"),
         (has_place, "metrics/table.py", "import ncgn_jax.point_clouds.anchors"),
-        (leaves_devices_to_parallel, "train.py", "from jax import pmap"),
+        (leaves_devices_to_parallel, "loop.py", "from jax import pmap"),
         (is_named_and_described, "data/utils.py", '"""Does things."""'),
         (is_named_and_described, "data/cache.py", "x = 1"),
         (unpickles_nothing, "data/cache.py", "np.load(x, allow_pickle=True)"),
         (unpickles_nothing, "convert.py", "import torch\ntorch.load(x)"),
-        (does_nothing_at_import, "train.py", "print(1)"),
+        (does_nothing_at_import, "loop.py", "print(1)"),
         (reads_configurations_in_its_place, "images/model.py", "x: ConfigDict"),
         (takes_models_not_tasks, "images/costs.py", "def f(task: Any): pass"),
         (takes_models_not_tasks, "images/costs.py", "def f(task: ImageTask): pass"),
         (takes_models_not_tasks, "compare.py", "getattr(task, 'costs', None)"),
-        (describes_public_functions, "train.py", "def f(): pass"),
+        (describes_public_functions, "loop.py", "def f(): pass"),
     ],
 )
 def test_each_rule_can_be_broken(rule, name, text):

@@ -11,9 +11,9 @@ import pytest
 from benchmarks import shapes, size, step
 from ncgn_jax.config import apply_overrides, config_to_json, load_config
 from ncgn_jax.domains import make_task
+from ncgn_jax.loop import init_state
 from ncgn_jax.run.checkpoint import Checkpoints
 from ncgn_jax.run.optimizer import make_optimizer
-from ncgn_jax.train import init_state
 
 SMOKE = Path(__file__).resolve().parent.parent / "configs" / "smoke.py"
 # One noise bucket: little to compile.

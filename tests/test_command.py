@@ -12,8 +12,8 @@ from ncgn_jax import command
 from ncgn_jax.command import COMMANDS, main
 from ncgn_jax.config import load_config, shipped_configs
 from ncgn_jax.faults import ConfigError, DataError
+from ncgn_jax.loop import train
 from ncgn_jax.point_clouds.scans import read_scan
-from ncgn_jax.train import train
 from tests.line_task import CONFIG_FILE, line_config
 
 REPOSITORY = Path(__file__).resolve().parent.parent

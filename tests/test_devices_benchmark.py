@@ -7,8 +7,8 @@ import pytest
 from benchmarks import devices
 from ncgn_jax import parallel
 from ncgn_jax.config import apply_overrides
+from ncgn_jax.loop import init_state
 from ncgn_jax.run.optimizer import make_optimizer
-from ncgn_jax.train import init_state
 
 TEXT = """
   %all-reduce.1 = (f32[64,3]{1,0}, f32[]) all-reduce(%a, %b), channel_id=1

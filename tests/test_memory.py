@@ -13,12 +13,12 @@ from ncgn_jax.data.digest import digest
 from ncgn_jax.domains import DOMAINS, make_task
 from ncgn_jax.faults import CheckpointError, ConfigError, DataError
 from ncgn_jax.generate import generate, load_run
+from ncgn_jax.loop import train
 from ncgn_jax.main import run
 from ncgn_jax.memory import check_names
 from ncgn_jax.run.checkpoint import Checkpoints
 from ncgn_jax.run.state import TrainState
 from ncgn_jax.tasks.facts import from_plain, to_plain
-from ncgn_jax.train import train
 from tests.line_task import LineTask, line_config
 
 pytestmark = pytest.mark.usefixtures("line_domain")
@@ -122,7 +122,7 @@ def test_facts_that_weights_rely_on_cannot_be_others(folder, monkeypatch):
 
 def test_runs_without_a_record_take_it_from_the_data(folder, monkeypatch, capsys):
     """As versions before 2026-11-29 stored them."""
-    monkeypatch.setattr("ncgn_jax.train.make_record", lambda *_: None)
+    monkeypatch.setattr("ncgn_jax.loop.make_record", lambda *_: None)
     old = folder.with_name("old")
     train(line_config(HALF), old)
     assert about(old).record == {}

@@ -22,13 +22,13 @@ from ncgn_jax.config import with_fields
 from ncgn_jax.domains import default_config, make_task, validate
 from ncgn_jax.faults import CheckpointError, ConfigError, RequestError
 from ncgn_jax.generate import load_run
+from ncgn_jax.loop import train
 from ncgn_jax.memory import data_differences, make_record
 from ncgn_jax.point_clouds.model import PointCloudModel
 from ncgn_jax.run.checkpoint import Stored
 from ncgn_jax.run.model_file import read_model, write_model
 from ncgn_jax.run.state import num_params
 from ncgn_jax.starting import read_start
-from ncgn_jax.train import train
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 MODELS = Path(__file__).resolve().parent / "fixtures" / "models"

@@ -10,7 +10,7 @@ from ncgn_jax import domains
 from ncgn_jax.config import with_fields
 from ncgn_jax.evaluate import evaluate
 from ncgn_jax.generate import generate
-from ncgn_jax.train import train
+from ncgn_jax.loop import train
 from tests import toy_domain
 
 SMALL = {

@@ -12,7 +12,7 @@ PROGRAM = """HloModule jit_step
 FileNames
 1 "/a/flax/linen/linear.py"
 2 "/b/ncgn_jax/models/layers.py"
-3 "/b/ncgn_jax/train.py"
+3 "/b/ncgn_jax/loop.py"
 
 FunctionNames
 1 "f"
@@ -61,7 +61,7 @@ def test_kinds_and_places_are_read_off_a_program(parents):
         text = text.replace("parent_frame_id=?", f"parent_frame_id={parent}", 1)
     found = read_program(text)
     assert found["ynn_fusion"] == Operation("matrix product", "models/layers.py")
-    assert found["reduce.9"] == Operation("reduction", "train.py")
+    assert found["reduce.9"] == Operation("reduction", "loop.py")
     assert found["top"] == Operation("sort", "elsewhere")
     assert found["gemm"] == Operation("matrix product", "elsewhere")
     assert found["flip"].kind == "copy"

@@ -9,8 +9,8 @@ import pytest
 from ncgn_jax.config import load_config, with_fields
 from ncgn_jax.domains import make_task
 from ncgn_jax.faults import CheckpointError, ConfigError
+from ncgn_jax.loop import train
 from ncgn_jax.starting import read_start
-from ncgn_jax.train import train
 from tests.line_task import LineTask, line_config
 
 SMOKE = Path(__file__).resolve().parent.parent / "configs" / "smoke.py"

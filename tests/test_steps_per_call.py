@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from ncgn_jax.config import apply_overrides, load_config
 from ncgn_jax.domains import make_task, validate
 from ncgn_jax.faults import ConfigError, TrainingError
+from ncgn_jax.loop import _calls, train
 from ncgn_jax.run.checkpoint import Checkpoints
 from ncgn_jax.run.logs import read_metrics
 from ncgn_jax.run.preemption import Preempted, Preemption
-from ncgn_jax.train import _calls, train
 from tests.line_task import line_config
 
 SMOKE = Path(__file__).resolve().parent.parent / "configs" / "smoke.py"

@@ -21,8 +21,8 @@ from ncgn_jax.config import config_to_json
 from ncgn_jax.data.whole_files import write_whole
 from ncgn_jax.domains import first_stage_config, make_task
 from ncgn_jax.generate import read_run_config
+from ncgn_jax.loop import FIRST_STAGE
 from ncgn_jax.tasks import Task
-from ncgn_jax.train import FIRST_STAGE
 
 
 @dataclasses.dataclass(frozen=True)

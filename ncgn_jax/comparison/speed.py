@@ -9,10 +9,10 @@ from ml_collections import ConfigDict
 from ncgn_jax import parallel
 from ncgn_jax.config import with_fields
 from ncgn_jax.faults import get_field
+from ncgn_jax.loop import TrainingSteps, init_state
 from ncgn_jax.run.optimizer import make_optimizer
 from ncgn_jax.tasks import Task
 from ncgn_jax.tasks.sampling import rows_per_call
-from ncgn_jax.train import TrainingSteps, init_state
 
 # Shares of kinds of steps are counted among at least so many.
 _MANY_STEPS = 10_000

@@ -132,9 +132,7 @@ class GeometricAttention(nn.Module):
         hidden = narrowed(jax.nn.relu(hidden), dtype)
         return values + dense(self.width, "update_1")(hidden), frames
 
-    def _attend(
-        self, project: dict[str, jax.Array], pairs: PairList
-    ) -> jax.Array:
+    def _attend(self, project: dict[str, jax.Array], pairs: PairList) -> jax.Array:
         """Returns [node, head, f + features] for one list of pairs."""
         heads = self.num_heads
         split = {

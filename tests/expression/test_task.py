@@ -14,9 +14,9 @@ from ncgn_jax.expression.model import ExpressionModel
 from ncgn_jax.expression.sets import FieldDataset, FieldSet
 from ncgn_jax.expression.task import ExpressionTask
 from ncgn_jax.faults import ConfigError, DataError
+from ncgn_jax.loop import init_state, make_train_step
 from ncgn_jax.metrics.table import format_table
 from ncgn_jax.run.optimizer import make_optimizer
-from ncgn_jax.train import init_state, make_train_step
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 

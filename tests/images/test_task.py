@@ -17,10 +17,10 @@ from ncgn_jax.domains import make_task, validate
 from ncgn_jax.faults import ConfigError, DataError
 from ncgn_jax.images.task import ImageTask
 from ncgn_jax.images.times import bucket_at
+from ncgn_jax.loop import init_state, make_train_step
 from ncgn_jax.main import run
 from ncgn_jax.run.optimizer import make_optimizer
 from ncgn_jax.tasks import NO_ROWS
-from ncgn_jax.train import init_state, make_train_step
 from tests.images.image_tasks import (
     LEARNED,
     REPOSITORY,

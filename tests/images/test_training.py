@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ncgn_jax import train as train_module
-from ncgn_jax.train import train
+from ncgn_jax import loop as train_module
+from ncgn_jax.loop import train
 from tests.images.image_tasks import small_task, stubbed
 
 
@@ -40,7 +40,7 @@ def test_every_bucket_compiles_before_the_first_step(tmp_path, monkeypatch, caps
 def test_resumed_run_equals_uninterrupted_bitwise(tmp_path, optimizer):
     """Over steps of every bucket, with counts of each array restored.
 
-    A network of a matrix for each patch size; `tests/test_train.py` has a real one.
+    A network of a matrix for each patch size; `tests/test_loop.py` has a real one.
     """
 
     def predict(params, bucket, x_t, t, label):

@@ -13,6 +13,7 @@ from ncgn_jax.domains import make_task, validate
 from ncgn_jax.evaluate import evaluate
 from ncgn_jax.faults import ConfigError, DataError
 from ncgn_jax.generate import draw, generate, load_run
+from ncgn_jax.loop import train
 from ncgn_jax.molecules.autoencoder_task import (
     participation_ratio,
     reconstruction_scores,
@@ -23,7 +24,6 @@ from ncgn_jax.molecules.model import MoleculeModel
 from ncgn_jax.molecules.scores import evaluate_molecules
 from ncgn_jax.molecules.task import MoleculeTask
 from ncgn_jax.point_clouds import config as point_clouds
-from ncgn_jax.train import train
 
 pytest.importorskip("rdkit")
 

@@ -10,9 +10,9 @@ import pytest
 from ncgn_jax import parallel
 from ncgn_jax.config import apply_overrides, load_config
 from ncgn_jax.domains import make_task, validate
+from ncgn_jax.loop import init_state, make_train_step
 from ncgn_jax.point_clouds.model import PointCloudModel
 from ncgn_jax.run.optimizer import make_optimizer
-from ncgn_jax.train import init_state, make_train_step
 
 SMOKE = Path(__file__).resolve().parents[2] / "configs" / "smoke.py"
 

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 
 import ncgn_jax.run.preemption
+from ncgn_jax.loop import train
 from ncgn_jax.run.checkpoint import Checkpoints
 from ncgn_jax.run.lock import hold
 from ncgn_jax.run.logs import read_metrics
 from ncgn_jax.run.preemption import Preempted, Preemption
-from ncgn_jax.train import train
 from tests.line_task import CONFIG_FILE, line_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]

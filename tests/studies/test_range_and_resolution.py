@@ -13,13 +13,13 @@ from ncgn_jax.config import apply_overrides, load_config
 from ncgn_jax.graphs import RangeResolution, make_noise_buckets, range_and_resolution
 from ncgn_jax.graphs.fitted_schedules import table_overrides
 from ncgn_jax.graphs.range_resolution import weight_of_supernodes
+from ncgn_jax.loop import validate
 from ncgn_jax.studies.range_and_resolution import fields, shapes, study
 from ncgn_jax.studies.range_and_resolution import mutual_information as information
 from ncgn_jax.studies.range_and_resolution import schedule as schedules
 from ncgn_jax.studies.range_and_resolution.derived import report_published
 from ncgn_jax.studies.report import Report
 from ncgn_jax.tasks.settings import make_time
-from ncgn_jax.train import validate
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.usefixtures("compile_quickly")

@@ -13,8 +13,8 @@ from ncgn_jax import parallel
 from ncgn_jax.config import apply_overrides, load_config
 from ncgn_jax.domains import default_config, make_task, validate
 from ncgn_jax.faults import ConfigError
+from ncgn_jax.loop import init_state, make_train_step
 from ncgn_jax.run.optimizer import make_optimizer
-from ncgn_jax.train import init_state, make_train_step
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 

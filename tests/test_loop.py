@@ -16,11 +16,11 @@ from ncgn_jax import parallel
 from ncgn_jax.config import apply_overrides, load_config, with_fields
 from ncgn_jax.domains import make_task, task_without_data, validate
 from ncgn_jax.faults import ConfigError, TrainingError
+from ncgn_jax.loop import init_state, make_train_step, train
 from ncgn_jax.point_clouds.model import PointCloudModel
 from ncgn_jax.run.checkpoint import Checkpoints
 from ncgn_jax.run.logs import read_metrics
 from ncgn_jax.run.optimizer import make_optimizer
-from ncgn_jax.train import init_state, make_train_step, train
 from tests.first_step import first_step
 from tests.line_task import line_config
 
