@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     config.data.num_test = 400
     config.model.convolution = "geometric"
     config.model.class_conditional = True
-    config.train.num_steps = 9000
+    config.train.num_steps = 6000
     config.train.batch_size = 16
     config.train.optimizer = "muon"
     config.train.learning_rate = 3e-3

@@ -2,9 +2,9 @@
 
 Diffusion and flow matching with Noise-Conditioned Graph Networks
 (Pao-Huang, Black and Qiu 2025, arXiv 2507.09391) and its neighbours, in JAX.
-`load` gives a trained model, `DMP` the noise buckets, loss and sampler around a
-network of one's own; start at `ncgn_jax.process` for the notation and at
-`ncgn_jax.loop` for the loop.
+`load` gives a trained model, `train` trains one on data of one's own, `DMP` has the
+noise buckets, loss and sampler around a network of one's own. Start at
+`ncgn_jax.process` for the notation and at `ncgn_jax.loop` for the loop.
 """
 
 import importlib
@@ -13,11 +13,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ncgn_jax.dmp import DMP
     from ncgn_jax.loading import load
+    from ncgn_jax.training import train
 
 __version__ = "0.1.0"
-__all__ = ["DMP", "load"]
+__all__ = ["DMP", "load", "train"]
 # Imported when first asked for, because JAX takes a second.
-_HOMES = {"DMP": "ncgn_jax.dmp", "load": "ncgn_jax.loading"}
+_HOMES = {
+    "DMP": "ncgn_jax.dmp",
+    "load": "ncgn_jax.loading",
+    "train": "ncgn_jax.training",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,11 +1,13 @@
 """The command `ncgn`: all that the package does, from any folder.
 
     ncgn train --config=quickstart           trains, samples, measures and draws
-    ncgn sample --workdir=runs/quickstart    samples a run; its data are not needed
+    ncgn sample shapes OUT [--label=chair]   samples a model: shipped, exported, a run
+    ncgn sample --workdir=runs/quickstart    samples a run with its pictures, alone
     ncgn evaluate --workdir=runs/quickstart  measures a run against its data
     ncgn check --config=modelnet             reads configuration and data, and stops
     ncgn export RUN FOLDER                   writes a model that stands on its own
     ncgn complete MODEL SCAN OUT             generates the rest of a point cloud
+    ncgn impute MODEL CELLS OUT              fills in genes that were not measured
     ncgn compare --config=... --vary=...     compares variants under one budget
     ncgn levels --workdir=RUN                measures errors by noise level
     ncgn fields [--config=...]               lists the fields of configurations
@@ -14,13 +16,11 @@
 `ncgn COMMAND --help` says more. `ncgn train` is `python -m ncgn_jax.main`.
 """
 
-import argparse
 import runpy
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-from ncgn_jax.faults import ConfigError, did_you_mean, one_line_errors
+from ncgn_jax.faults import did_you_mean, one_line_errors
 
 _STUDIES = (
     "geometry_of_noise",
@@ -78,66 +78,41 @@ def _study(arguments: list[str]) -> None:
     runpy.run_module(name, run_name="__main__")
 
 
-def _export(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="ncgn export", description="Writes a model that stands on its own."
-    )
-    parser.add_argument("run", help="folder of a run")
-    parser.add_argument("folder", help="where to; `ncgn_jax.load` reads it")
-    parser.add_argument("--checkpoint", default="newest", help="newest, best or a step")
-    parser.add_argument("--weights", default="ema", choices=["ema", "raw"])
-    options = parser.parse_args(arguments)
-    with one_line_errors():
-        from ncgn_jax.loading import load
-
-        if Path(options.folder).exists():
-            raise ConfigError(f"{options.folder} exists already; name another folder")
-        kind = {"checkpoint": options.checkpoint, "weights": options.weights}
-        model = load(options.run, **kind)
-        model.export(options.folder)
-        print(f"{model!r}: {options.folder}")
+def _sample(arguments: list[str]) -> None:
+    # A model first; without, it is the run that --workdir names.
+    if arguments and not arguments[0].startswith("-"):
+        _verb("sample")(arguments)
+    else:
+        _main("sample")(arguments)
 
 
-def _complete(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="ncgn complete", description="Generates the rest of a point cloud."
-    )
-    parser.add_argument("model", help="a run or an exported model of point clouds")
-    parser.add_argument("scan", help="given points: .npy, .ply, .obj, .xyz, ...")
-    parser.add_argument("out", help="whole clouds: .npy, .ply, .obj or .xyz")
-    parser.add_argument("--num_points", type=int, help="points of the whole cloud")
-    parser.add_argument("--draws", type=int, default=1, help="number of completions")
-    parser.add_argument("--label", help="class of the shape")
-    parser.add_argument("--center", type=float, nargs=3, help="of the whole shape")
-    parser.add_argument("--extent", type=float, help="largest coordinate from there")
-    parser.add_argument("--steps", type=int, help="sampler steps")
-    parser.add_argument("--seed", type=int, default=0)
-    options = vars(parser.parse_args(arguments))
-    with one_line_errors():
-        from ncgn_jax.loading import load
-        from ncgn_jax.point_clouds.scans import read_scan
-        from ncgn_jax.point_clouds.trained import TrainedClouds
+def _verb(name: str) -> Callable[[list[str]], None]:
+    def run(arguments: list[str]) -> None:
+        with one_line_errors():
+            from ncgn_jax import verbs
+            from ncgn_jax.plugins import import_plugins, split_plugins
 
-        model, scan, out = (options.pop(name) for name in ("model", "scan", "out"))
-        points, trained = read_scan(scan), load(model)
-        if not isinstance(trained, TrainedClouds):
-            raise ConfigError(
-                f"{model} is a model of {trained.domain}; allowed: one of point_clouds"
-            )
-        whole = trained.complete(points, **options)
-        for path in whole.save(out):
-            print(path)
-        if whole.note:
-            print(f"NOTE: {whole.note}")
+            sources, rest = split_plugins(arguments)
+            import_plugins(sources)
+            run = {
+                "sample": verbs.sample,
+                "complete": verbs.complete,
+                "impute": verbs.impute,
+                "export": verbs.export,
+            }[name]
+            run(rest)
+
+    return run
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": _main("all"),
-    "sample": _main("sample"),
+    "sample": _sample,
     "evaluate": _main("evaluate"),
     "check": _main("check"),
-    "export": _export,
-    "complete": _complete,
+    "complete": _verb("complete"),
+    "impute": _verb("impute"),
+    "export": _verb("export"),
     "compare": _compare,
     "levels": _levels,
     "fields": _fields,

@@ -47,6 +47,7 @@ from ncgn_jax.faults import (
 )
 from ncgn_jax.generate import Samples, generate
 from ncgn_jax.loop import train
+from ncgn_jax.plugins import import_plugins
 from ncgn_jax.run.logs import format_seconds
 from ncgn_jax.run.state import num_params
 from ncgn_jax.tasks.settings import sampling_notes
@@ -281,7 +282,7 @@ def evaluate_runs(
             for kind, arrays in samples.items()
         }
         task = tasks.make(items[0][0].config)
-        rows, meta = task.evaluate(named), task.caption()
+        rows, meta = task.measure(named), task.caption()
         anchors = {name: row for name, row in rows.items() if name not in named}
         write_json(path, {"meta": meta, "rows": anchors})
         for run, samples, count in items:
@@ -298,6 +299,7 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--workdir", default="runs/compare")
+    parser.add_argument("--plugin", action="append", default=[], metavar="FILE")
     parser.add_argument("--vary", action="append", default=[], metavar="FIELD=A,B")
     parser.add_argument("--variant", action="append", default=[], metavar="NAME: ...")
     parser.add_argument("--seeds", type=int, default=3)
@@ -311,6 +313,7 @@ def main(argv: list[str] | None = None) -> None:
     with one_line_errors():
         path, overrides, rest = split_config_arguments((argv or sys.argv)[1:])
         options = make_parser().parse_args(rest)
+        import_plugins(options.plugin)
         if path is None:
             raise ConfigError("--config=FILE is needed, such as configs/modelnet.py")
         if options.seeds < 1:

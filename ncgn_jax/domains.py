@@ -3,16 +3,19 @@
 A new domain is a package with a `Task` class, and a line in `DOMAINS`.
 """
 
+import dataclasses
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from ncgn_jax import fields
-from ncgn_jax.config import apply_overrides, check_known_fields
+from ncgn_jax import fields, registry
+from ncgn_jax.config import apply_overrides, check_known_fields, with_fields
 from ncgn_jax.expression.task import ExpressionTask
-from ncgn_jax.faults import ConfigError, Faults, get_field
+from ncgn_jax.faults import ConfigError, DataError, Faults, get_field
 from ncgn_jax.fields import Role
 from ncgn_jax.images.task import ImageTask
 from ncgn_jax.metrics.table import check_caption
@@ -89,9 +92,26 @@ def make_task(config: ConfigDict) -> Task:
       ValueError: If the task's caption does not state what a table must.
     """
     kind = DOMAINS[config.task]
-    task = kind(config, kind.load_dataset(config))
+    task = kind(config, _load(kind, config))
     check_caption(task.caption())
     return task
+
+
+def _load(kind: type[Task], config: ConfigDict) -> Any:
+    """Loads data, by the reader of a plug-in where there is one for the file."""
+    path: str = config.data.get("path") or ""
+    read = registry.find("reader", Path(path).suffix.lower(), config.task)
+    if read is None:
+        return kind.load_dataset(config)
+    if not Path(path).exists():
+        raise DataError(f"data.path={path!r}: no such file or folder")
+    with tempfile.TemporaryDirectory() as folder:
+        stem = Path(folder) / Path(path).stem
+        file, fields_of_file = kind.write_data(read(Path(path)), stem)
+        fields_of_file = {**fields_of_file, "data.path": str(file)}
+        dataset = kind.load_dataset(with_fields(config, fields_of_file))
+    source = dataset.source.replace(str(file), f"{path} (reader of a plug-in)")
+    return dataclasses.replace(dataset, source=source)
 
 
 def task_without_data(config: ConfigDict, record: Mapping[str, Any]) -> Task:

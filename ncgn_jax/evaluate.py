@@ -25,7 +25,7 @@ def evaluate(
     Returns:
       The rows by name: one for each kind of weights, then the anchors.
     """
-    rows, costs = task.evaluate(samples), task.costs(step)
+    rows, costs = task.measure(samples), task.costs(step)
     rows = {name: row | costs if name in samples else row for name, row in rows.items()}
     notes = task.warnings(rows)
     meta = task.caption() | {
@@ -36,7 +36,7 @@ def evaluate(
         "device": f"{parallel.num_devices()} x {parallel.device_kind()}",
     }
     caption = "; ".join(f"{name}: {value}" for name, value in meta.items())
-    text = format_table(rows, task.columns, caption, notes)
+    text = format_table(rows, task.all_columns, caption, notes)
     print(text, flush=True)
     write_table(rows, Path(workdir) / "table", meta, notes)
     (Path(workdir) / "table.md").write_text(text + "\n")

@@ -58,16 +58,21 @@ class Check:
       passes: Returns whether a value is allowed.
       allowed: The allowed values in words, or the list of choices.
       by_item: Whether the field is a tuple, each item of which is checked.
+      more: Returns values that are allowed too, such as those of plug-ins.
     """
 
     passes: Callable[[Any], bool]
     allowed: str | tuple[Any, ...]
     by_item: bool = False
+    more: Callable[[], tuple[Any, ...]] | None = None
 
     def report(self, field: str, value: Any, faults: Faults) -> None:
         """Records the faults of a value."""
+        allowed, more = self.allowed, () if self.more is None else self.more()
+        if more and not isinstance(allowed, str):
+            allowed = (*allowed, *more)
         for item in value if self.by_item else (value,):
-            faults.check(self.passes(item), field, item, self.allowed)
+            faults.check(self.passes(item) or item in more, field, item, allowed)
 
     @property
     def words(self) -> str:
@@ -78,10 +83,12 @@ class Check:
         return f"any of {listed}" if self.by_item else listed
 
 
-def one_of(choices: Iterable[Any]) -> Check:
-    """Allows one of some values."""
+def one_of(
+    choices: Iterable[Any], more: Callable[[], tuple[Any, ...]] | None = None
+) -> Check:
+    """Allows one of some values, and of those that `more` returns when it is asked."""
     listed = tuple(choices)
-    return Check(lambda value: value in listed, listed)
+    return Check(lambda value: value in listed, listed, more=more)
 
 
 def some_of(choices: Iterable[Any]) -> Check:

@@ -25,6 +25,7 @@ from ncgn_jax.generate import load_run, read_run_config
 from ncgn_jax.graphs.fitted_schedules import least_loss_schedule, table_arguments
 from ncgn_jax.metrics.table import align_table
 from ncgn_jax.pictures import Panel, draw_panels, save_figure
+from ncgn_jax.plugins import import_plugins
 from ncgn_jax.process import fit_time_table, make_time_grid
 from ncgn_jax.tasks.level_errors import LevelProbe
 
@@ -182,6 +183,7 @@ def main(argv: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--plugin", action="append", default=[], metavar="FILE")
     parser.add_argument("--num_levels", type=int, default=40)
     parser.add_argument("--examples", type=int, default=64)
     options = parser.parse_args((argv or sys.argv)[1:])
@@ -189,6 +191,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("--num_levels must be at least 2 and --examples at least 1")
     parallel.start()
     with one_line_errors():
+        import_plugins(options.plugin)
         measure_levels(options.workdir, options.num_levels, options.examples)
 
 

@@ -1,6 +1,10 @@
 """Loads trained models: from a run, from an exported folder, or by name.
 
+The package comes with some (`SHIPPED`); the README.md of each says what it is.
+
 import ncgn_jax as ncgn
+
+ncgn.load("shapes").sample(16, label="chair").save("chairs.png")
 
 model = ncgn.load("runs/mine")
 model.export("shared/chairs")
@@ -16,6 +20,7 @@ from ncgn_jax.domains import DOMAINS, complete_config, task_without_data
 from ncgn_jax.faults import CheckpointError, ConfigError, DataError, did_you_mean
 from ncgn_jax.memory import read_checkpoint
 from ncgn_jax.metrics.table import read_table
+from ncgn_jax.plugins import import_plugins
 from ncgn_jax.run.checkpoint import Checkpoints
 from ncgn_jax.run.model_file import MODEL_FILE, ModelFile, Weights, read_model
 from ncgn_jax.tasks.trained import TrainedModel
@@ -27,6 +32,7 @@ _PLACES = (
     "train.start_from",
     "evaluate.inception",
 )
+SHIPPED = Path(__file__).parent / "shipped"
 _KINDS = {"ema": "ema", "raw": "params"}
 
 
@@ -39,7 +45,8 @@ def load(
     """Loads a trained model, which needs no data.
 
     Args:
-      source: Folder of a run, or one that `export` wrote.
+      source: Folder of a run, or one that `export` wrote; or the name of a shipped
+        model, unless a folder of that name holds a model.
       checkpoint: Of a run: `newest`, `best` (of least loss) or the number of a step.
       weights: Of a run: averaged (`ema`) or last (`raw`).
 
@@ -49,6 +56,7 @@ def load(
     Raises:
       CheckpointError: If there is no model, or it is damaged or of a newer version.
     """
+    import_plugins()
     about, arrays = read_source(source, checkpoint=checkpoint, weights=weights)
     return _build(about, arrays, str(source))
 
@@ -65,6 +73,9 @@ def read_source(
       CheckpointError: If there is no model, or it is damaged or of a newer version.
     """
     folder = Path(source)
+    is_model = (folder / MODEL_FILE).is_file() or (folder / "checkpoints").is_dir()
+    if not is_model and str(source) in shipped_models():
+        folder = SHIPPED / str(source)
     if (folder / MODEL_FILE).is_file():
         return read_model(folder)
     if (folder / "checkpoints").is_dir():
@@ -74,11 +85,18 @@ def read_source(
             f"{source} holds no model: neither {MODEL_FILE} nor checkpoints"
         )
     nearby = folder.parent.iterdir() if folder.parent.is_dir() else ()
-    hint = did_you_mean(str(source), [str(other) for other in nearby])
+    names = shipped_models()
+    hint = did_you_mean(str(source), [*names, *map(str, nearby)])
     raise CheckpointError(
         f"there is no model {str(source)!r}; allowed: the folder of a run or of an "
-        f"exported model{hint}"
+        f"exported model, or one of {', '.join(names)}{hint}"
     )
+
+
+def shipped_models() -> tuple[str, ...]:
+    """Returns the names of the models that come with the package."""
+    found = (path.parent.name for path in SHIPPED.glob(f"*/{MODEL_FILE}"))
+    return tuple(sorted(found))
 
 
 def _read_run(folder: Path, checkpoint: str, weights: str) -> tuple[ModelFile, Weights]:

@@ -38,6 +38,7 @@ from ncgn_jax.starting import Start, read_start
 from ncgn_jax.tasks import NO_ROWS, StepKind, Task
 
 Metrics = dict[str, Any]
+Callback = Callable[[int, dict[str, float]], None]
 FIRST_STAGE = "first_stage"  # folder within that of the run
 
 
@@ -178,6 +179,7 @@ def train(
     task: Task | None = None,
     preemption: Preemption | None = None,
     accept: Sequence[str] = (),
+    callbacks: Sequence[Callback] = (),
 ) -> TrainState:
     """Trains a configuration to its last step, resuming what `workdir` holds.
 
@@ -190,6 +192,7 @@ def train(
       preemption: Decides after each step whether to save and stop.
       accept: Fields, and `data`, that may differ from those that `workdir` was
         trained with so far; see `memory`.
+      callbacks: Called with each finished step and its metrics, on every process.
 
     Returns:
       The final state.
@@ -210,7 +213,7 @@ def train(
                 print(f"accepted: {difference}", flush=True)
         record = make_record(task, changes)
         preemption = preemption or Preemption()
-        return _train(config, workdir, task, record, preemption, lock)
+        return _train(config, workdir, task, record, preemption, lock, callbacks)
 
 
 def _train(
@@ -220,6 +223,7 @@ def _train(
     record: dict[str, Any],
     preemption: Preemption,
     lock: Lock,
+    callbacks: Sequence[Callback],
 ) -> TrainState:
     tx = make_optimizer(config)
     store = Checkpoints(
@@ -235,7 +239,7 @@ def _train(
             # Only now: a folder of another model's run keeps its own configuration.
             _write_config(config, Path(workdir))
         writer = MetricsWriter(workdir, start + 1, active=parallel.is_main_process())
-        logger = _StepLogger(config, task, writer, store)
+        logger = _StepLogger(config, task, writer, store, callbacks)
         saver = _Saver(store, logger, lock)
         with writer, preemption.postponed():
             return _loop(config, task, tx, state, logger, saver, preemption)
@@ -367,7 +371,8 @@ class _Saver:
 class _StepLogger:
     """Fetches a step's metrics, refuses what is not finite, logs now and then."""
 
-    def __init__(self, config, task, writer, store):
+    def __init__(self, config, task, writer, store, callbacks):
+        self._callbacks = callbacks
         self._every = config.train.log_every_steps
         self._names = task.bucket_names
         self._writer = writer
@@ -413,6 +418,8 @@ class _StepLogger:
             self._writer.write(step, means)
             self._values = {}
         progress.update(step, {"loss": flat["loss"]})
+        for callback in self._callbacks:
+            callback(step, flat)
 
     def _refuse_non_finite(self, step: int, metrics: Metrics) -> None:
         if np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"]):

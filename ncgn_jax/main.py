@@ -3,6 +3,7 @@
     python -m ncgn_jax.main --config=configs/modelnet.py [--workdir=runs/mine]
         [--mode=all|train|sample|evaluate|check] [--checkpoint=newest|best|STEP]
         [--samples=NAME] [--pictures=all|none] [--accept=FIELD,...]
+        [--plugin=mine.py]
         [--config.dmp.schedule=linear ...]
     python -m ncgn_jax.main --workdir=runs/mine --mode=sample
     python -m ncgn_jax.main --help [--config=configs/modelnet.py]
@@ -43,6 +44,7 @@ from ncgn_jax.generate import draw, generate, load_run, read_run_config
 from ncgn_jax.help import format_help
 from ncgn_jax.loop import train
 from ncgn_jax.memory import check_names, go_on
+from ncgn_jax.plugins import import_plugins, split_plugins
 from ncgn_jax.run.lock import hold
 from ncgn_jax.run.preemption import Preempted, Preemption
 from ncgn_jax.run.state import TrainState
@@ -173,7 +175,14 @@ class _After(NamedTuple):
 def print_help(config_path: str | None, overrides: list[str]) -> None:
     """Prints usage, flags and fields; those of the configuration if one is named."""
     print(__doc__)
-    for flag in (_WORKDIR, _MODE, _CHECKPOINT, _SAMPLES, _PICTURES, _ACCEPT):
+    for flag in (
+        _WORKDIR,
+        _MODE,
+        _CHECKPOINT,
+        _SAMPLES,
+        _PICTURES,
+        _ACCEPT,
+    ):
         about = flags.FLAGS[flag.name].help
         print(f"--{flag.name}={format_value(flag.default)}\n      {about}")
     config = None
@@ -187,6 +196,8 @@ def main(argv: list[str] | None = None) -> None:
     """Parses the command line and turns expected errors into one message."""
     with one_line_errors():
         path, overrides, rest = split_config_arguments(argv or sys.argv)
+        plugins, rest = split_plugins(rest)
+        import_plugins(plugins)
         if _HELP & set(rest):
             print_help(path, overrides)
             return

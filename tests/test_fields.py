@@ -33,6 +33,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # Fields that differ between domains, with the reason.
 DIFFERENT = {
     "data.source": "each domain has sources of its own",
+    "model.network": "each domain has networks of its own",
 }
 
 

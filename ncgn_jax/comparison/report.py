@@ -63,7 +63,7 @@ def report(
         "device": f"{parallel.num_devices()} x {parallel.device_kind()}",
     }
     caption = "; ".join(f"{name}: {value}" for name, value in meta.items())
-    summary, quality = summarise(rows), task.columns
+    summary, quality = summarise(rows), task.all_columns
     means = {
         name: {key: spread.mean for key, spread in row.items()}
         for name, row in summary.items()

@@ -26,13 +26,16 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, SupportsFloat
+from typing import TYPE_CHECKING, NamedTuple, SupportsFloat
 
 import numpy as np
 
 from ncgn_jax.expression.hdf5_check import check_hdf5
 from ncgn_jax.expression.text_tables import read_lines
 from ncgn_jax.faults import DataError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 TEXT_EXTENSIONS = (".csv", ".tsv", ".txt")
 ANNDATA_EXTENSION = ".h5ad"
@@ -250,9 +253,16 @@ def _read_expression(
     return cells, table.columns
 
 
-def _read_anndata(
-    path: Path, choice: _Choice, spatial_key: str, with_places: bool
-) -> tuple[_Cells, list[str]]:
+def read_anndata_file(path: Path) -> "AnnData":
+    """Reads an AnnData file that has a matrix of expression.
+
+    Args:
+      path: The file, .h5ad.
+
+    Raises:
+      DataError: If anndata is not installed, or the file is absent or damaged.
+    """
+    _check_file(path, (ANNDATA_EXTENSION,))
     try:
         import anndata  # an optional extra for this format
     except ImportError as error:
@@ -267,6 +277,13 @@ def _read_anndata(
         raise DataError(f"{path}: not readable as .h5ad ({error!r})") from error
     if content.X is None:
         raise DataError(f"{path}: no expression matrix X")
+    return content
+
+
+def _read_anndata(
+    path: Path, choice: _Choice, spatial_key: str, with_places: bool
+) -> tuple[_Cells, list[str]]:
+    content = read_anndata_file(path)
     columns, found = _to_names(content.obs.columns), _to_names(content.var_names)
     _check_unique(columns, f"{path}, obs", "column")
     _check_unique(found, str(path), "gene")

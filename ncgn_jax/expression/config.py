@@ -32,6 +32,7 @@ from ncgn_jax.tasks.settings import (
     make_network_settings,
     make_objective,
     make_time,
+    network_field,
 )
 
 NAME = "expression"
@@ -126,6 +127,7 @@ FIELDS = with_defaults(
             "neighbours are found; () leaves them.",
             _FACTORS,
         ),
+        network_field(NAME, ("ncgn",)),
         *CONVOLUTION_FIELDS,
         Field(
             "model.conditional",

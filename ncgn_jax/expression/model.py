@@ -10,6 +10,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +25,6 @@ from ncgn_jax.graphs import (
     take_graphs,
 )
 from ncgn_jax.models.apply import apply_network
-from ncgn_jax.models.ncgn import NCGN
 from ncgn_jax.parallel import AXIS
 from ncgn_jax.process import integrate, make_denoiser, make_sampler_step
 from ncgn_jax.process.given import keep_given
@@ -162,7 +162,7 @@ class ExpressionModel:
             f"{self.network_settings.describe()}; {process}",
         ]
 
-    def network(self, axis_name: str | None = None) -> NCGN:
+    def network(self, axis_name: str | None = None) -> nn.Module:
         """Returns the network; `axis_name` joins batch norm over devices."""
         return self.network_settings.build(self.num_genes, axis_name)
 

@@ -7,6 +7,7 @@
 import functools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ from ncgn_jax.expression.config import (
 from ncgn_jax.expression.facts import FieldFacts, learn_facts
 from ncgn_jax.expression.load import load_dataset
 from ncgn_jax.expression.model import Fixed, Layouts
+from ncgn_jax.expression.own_data import write_cells
 from ncgn_jax.expression.scores import (
     BASELINES,
     FIELD_COLUMNS,
@@ -52,6 +54,7 @@ class ExpressionTask(Task[FieldDataset, FieldFacts]):
 
     name = NAME
     facts_type = FieldFacts
+    usual_config = "tissue"
     fields = FIELDS
     anchors = ("noise", "train", *BASELINES)
     samples_beside_data = True
@@ -85,6 +88,12 @@ class ExpressionTask(Task[FieldDataset, FieldFacts]):
     def load_dataset(cls, config: ConfigDict) -> FieldDataset:
         """Loads the fields of a configuration."""
         return load_dataset(config)
+
+    @classmethod
+    def write_data(cls, data: Any, stem: Path) -> tuple[Path, dict[str, Any]]:
+        """Writes data as `own_data.write_cells`."""
+        path, fields = write_cells(data, stem)
+        return path, {"data.source": "cells", **fields}
 
     def trained(self, weights: Weights, about: ModelFile) -> TrainedFields:
         """Joins the model with weights to one that stands on its own."""

@@ -4,7 +4,7 @@ import math
 
 from ml_collections import ConfigDict
 
-from ncgn_jax import fields
+from ncgn_jax import fields, registry
 from ncgn_jax.faults import DataError, Faults, is_type
 from ncgn_jax.fields import Check, Field, each, number, one_of, whole, with_defaults
 from ncgn_jax.graphs.grids import make_grid_buckets
@@ -29,6 +29,7 @@ from ncgn_jax.tasks.settings import (
     check_guidance,
     make_objective,
     make_range_resolution,
+    network_field,
 )
 
 NAME = "images"
@@ -159,6 +160,7 @@ FIELDS = with_defaults(
             one_of(DIT_SIZES),
             str,
         ),
+        network_field(NAME, ("dit",)),
         *NETWORK_FIELDS,
         Field("model.num_heads", 4, "Heads of attention.", whole()),
         Field(
@@ -260,7 +262,11 @@ def make_model(config: ConfigDict, facts: ImageFacts) -> ImageModel:
         time=time,
         objective=make_objective(config),
         network_settings=TransformerSettings(
-            *sizes, model.base_patch, model.rotary, model.dtype
+            *sizes,
+            model.base_patch,
+            model.rotary,
+            model.dtype,
+            registry.find("network", model.network, NAME),
         ),
         label_dropout=model.label_dropout,
         skip=model.skip,

@@ -7,9 +7,10 @@ latents are in about [-1, 1].
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -79,6 +80,7 @@ class TransformerSettings:
       base_patch: Patch whose embedding the others start from.
       rotary: Whether attention depends on distances of tokens.
       dtype: Type of matrix products.
+      make: Builds a network of a plug-in; None for the transformer.
     """
 
     width: int
@@ -87,6 +89,7 @@ class TransformerSettings:
     base_patch: int
     rotary: bool
     dtype: str
+    make: Callable[..., nn.Module] | None = None
 
 
 class ImageSampler(NamedTuple):
@@ -142,12 +145,15 @@ class ImageModel:
         """Share of [0, 1] that each bucket has, [bucket]."""
         return bucket_shares(self.time)
 
-    def network(self) -> DiT:
-        """Returns the network."""
+    def network(self) -> nn.Module:
+        """Returns the network, which is called as `models.dit.DiT` is."""
         own = self.network_settings
+        out_channels = self.num_channels * (2 if self.num_variance_steps else 1)
+        if own.make is not None:
+            return own.make(own, out_channels, self.num_classes)
         return DiT(
             patches=tuple(bucket.patch for bucket in self.time.buckets),
-            out_channels=self.num_channels * (2 if self.num_variance_steps else 1),
+            out_channels=out_channels,
             width=own.width,
             num_layers=own.num_layers,
             num_heads=own.num_heads,

@@ -7,6 +7,7 @@ that together they are uniform.
 import functools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -34,6 +35,7 @@ from ncgn_jax.images.costs import (
 from ncgn_jax.images.facts import ImageFacts, learn_facts
 from ncgn_jax.images.load import check_data, check_sampling, load_dataset
 from ncgn_jax.images.model import ImageBatch
+from ncgn_jax.images.own_data import write_images
 from ncgn_jax.images.scores import ImageScorer
 from ncgn_jax.images.sets import ImageDataset, check_finite
 from ncgn_jax.images.times import bucket_at
@@ -54,6 +56,7 @@ class ImageTask(Task[ImageDataset, ImageFacts]):
 
     name = NAME
     facts_type = ImageFacts
+    usual_config = "digits"
     fields = FIELDS
     anchors = ("noise", "train", "held_out")
     counts_macs = True
@@ -113,6 +116,11 @@ class ImageTask(Task[ImageDataset, ImageFacts]):
             limit=None if data.units.is_latent else _PIXEL_LIMIT,
             max_nearest=evaluate.max_nearest,
         )
+
+    @classmethod
+    def write_data(cls, data: Any, stem: Path) -> tuple[Path, dict[str, Any]]:
+        """Writes data as `own_data.write_images`."""
+        return write_images(data, stem), {"data.source": "arrays"}
 
     def trained(self, weights: Weights, about: ModelFile) -> TrainedImages:
         """Joins the model with weights to one that stands on its own."""

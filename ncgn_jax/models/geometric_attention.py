@@ -38,7 +38,7 @@ from ncgn_jax.models.layers import Norm, dense
 from ncgn_jax.models.rematerialization import compute_again
 
 _LENGTHS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
-_BUMPS = np.asarray([-0.5 / length**2 for length in _LENGTHS], np.float32)
+_BUMPS = np.asarray([[[[-0.5 / length**2 for length in _LENGTHS]]]], np.float32)
 # In a cloud's variance; keeps the covariance of a flat neighbourhood invertible.
 _LEAST_VARIANCE = 1e-4
 
@@ -157,11 +157,12 @@ def _frames(geometry: jax.Array, dim: int) -> LocalFrames:
     """Computes mean and precision from pooled pair features, [node, head, feature]."""
     rows, columns = np.triu_indices(dim)
     mean, moments = geometry[..., :dim], geometry[..., dim : dim + len(rows)]
-    least = _LEAST_VARIANCE * (rows == columns).astype(np.float32)
-    covariance = moments - _take(mean, rows) * _take(mean, columns) + least
+    is_variance = (rows == columns).astype(np.float32)[None, None]
+    covariance = moments - _take(mean, rows) * _take(mean, columns)
+    covariance += _LEAST_VARIANCE * is_variance
     adjugate, determinant = _adjugate(covariance, dim)
     # C^-1 / sqrt(trace(C^-1) / dim) = adj / sqrt(det trace(adj) / dim)
-    trace = jnp.sum(adjugate * (rows == columns).astype(np.float32), axis=-1)
+    trace = jnp.sum(adjugate * is_variance, axis=-1)
     # Rounding may remove the smallest variance of a thin neighbourhood.
     scale = jnp.maximum(determinant, _LEAST_VARIANCE**dim) * trace / dim
     place = np.zeros((dim, dim), int)
@@ -171,19 +172,19 @@ def _frames(geometry: jax.Array, dim: int) -> LocalFrames:
 
 
 def _adjugate(upper: jax.Array, dim: int) -> tuple[jax.Array, jax.Array]:
-    """Returns adjugate [..., entry] and determinant of symmetric matrices, dim <= 3.
+    """Returns adjugate [node, head, entry] and determinant of symmetric matrices.
 
     It uses cofactors, because a batched factorisation of thousands of 3 x 3 matrices is
     slow on every backend.
 
     Args:
-      upper: Upper triangles, row by row, [..., entry].
-      dim: Rows of a matrix.
+      upper: Upper triangles, row by row, [node, head, entry].
+      dim: Rows of a matrix, 1 to 3.
     """
     if dim == 1:
         adjugate = jnp.ones_like(upper)
     elif dim == 2:
-        adjugate = _take(upper, [2, 1, 0]) * np.asarray([1, -1, 1], np.float32)
+        adjugate = _take(upper, [2, 1, 0]) * np.asarray([[[1, -1, 1]]], np.float32)
     elif dim == 3:
         adjugate = _take(upper, [3, 2, 1, 0, 1, 0]) * _take(upper, [5, 4, 4, 5, 2, 3])
         adjugate -= _take(upper, [4, 1, 2, 2, 0, 1]) * _take(upper, [4, 5, 3, 2, 4, 1])
@@ -203,7 +204,7 @@ def _pair_features_dim(dim: int) -> int:
 
 
 def _pair_features(offsets: jax.Array) -> jax.Array:
-    """Returns offset, its second moments, and radial bumps, [..., feature]."""
+    """Returns offset, second moments, and radial bumps, [group, ..., feature]."""
     dim = offsets.shape[-1]
     rows, columns = np.triu_indices(dim)
     moments = offsets[..., rows] * offsets[..., columns]

@@ -1,9 +1,11 @@
 """Declares the fields of molecules and of their first stage, and makes their models."""
 
+from functools import partial
+
 import numpy as np
 from ml_collections import ConfigDict
 
-from ncgn_jax import fields
+from ncgn_jax import fields, registry
 from ncgn_jax.faults import Faults, is_type
 from ncgn_jax.fields import Check, Field, number, one_of, whole, with_defaults
 from ncgn_jax.models.pair_attention import NUM_HEADS
@@ -42,6 +44,7 @@ from ncgn_jax.tasks.settings import (
     check_base,
     check_guidance,
     make_objective,
+    network_field,
 )
 
 NAME = "molecules"
@@ -127,7 +130,12 @@ _STAGE_FIELDS = (
         "Rows of its batch, over all devices; a multiple of them.",
         whole(),
     ),
-    Field("autoencoder.optimizer", "adam", "Its optimiser.", one_of(OPTIMIZERS)),
+    Field(
+        "autoencoder.optimizer",
+        "adam",
+        "Its optimiser.",
+        one_of(OPTIMIZERS, partial(registry.names, "optimizer")),
+    ),
     Field(
         "autoencoder.learning_rate",
         2e-3,
@@ -203,7 +211,7 @@ FIELDS = with_defaults(
             "Deviation of the logits of logit-normal times.",
             number(0, without_ends=True),
         ),
-        Field("model.network", "attention", "Denoising network.", one_of(NETWORKS)),
+        network_field("molecules", NETWORKS),
         WIDTH,
         Field("model.pair_width", 16, "Features of pairs of atoms.", whole()),
         NUM_LAYERS,
@@ -520,6 +528,7 @@ def make_model(config: ConfigDict, facts: MoleculeFacts) -> MoleculeModel:
             model.pair_width,
             model.num_layers,
             model.self_conditioning,
+            registry.find("network", model.network, NAME),
         ),
         conditions=make_conditions(facts),
         condition_dropout=model.condition_dropout,

@@ -12,7 +12,7 @@ from ncgn_jax.models.pair_attention import (
 )
 from ncgn_jax.molecules.autoencoder import NUM_ORDERS
 
-NETWORKS = ("gnn", "egnn", "attention")
+NETWORKS = ("attention", "gnn", "egnn")
 
 _TIME_FEATURES = 32
 

@@ -62,10 +62,11 @@ def with_descriptors(molecules: MoleculeSet, names: Sequence[str]) -> MoleculeSe
 
 
 def _function_of(name: str) -> "Callable[[Mol], float]":
-    from rdkit.Chem import QED, Crippen, rdMolDescriptors
+    from rdkit.Chem import QED, rdMolDescriptors
 
-    return {
-        "logp": Crippen.MolLogP,
+    functions: dict[str, Callable[[Mol], float]] = {
+        "logp": lambda mol: rdMolDescriptors.CalcCrippenDescriptors(mol)[0],
         "qed": QED.qed,
         "tpsa": rdMolDescriptors.CalcTPSA,
-    }[name]
+    }
+    return functions[name]

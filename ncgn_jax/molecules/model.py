@@ -8,9 +8,10 @@ travels in the model state, so that a checkpoint is all that sampling needs.
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,11 +60,12 @@ class DenoiserSettings:
     """The size and kind of the denoising network; see `molecules.denoiser`.
 
     Attributes:
-      network: One of `NETWORKS`.
+      network: One of `NETWORKS`, or that of a plug-in.
       width: Hidden features of an atom.
       pair_width: Features of pairs of atoms.
       num_layers: Layers.
       self_conditioning: One of `SELF_CONDITIONINGS`.
+      make: Builds the network of a plug-in; None for one of `NETWORKS`.
     """
 
     network: str
@@ -71,6 +73,7 @@ class DenoiserSettings:
     pair_width: int
     num_layers: int
     self_conditioning: str
+    make: Callable[..., nn.Module] | None = None
 
 
 class Conditions(NamedTuple):
@@ -147,9 +150,11 @@ class MoleculeModel:
     def _has_guess(self) -> bool:
         return self.network_settings.self_conditioning != "none"
 
-    def network(self) -> MoleculeDenoiser:
-        """Returns the denoising network."""
+    def network(self) -> nn.Module:
+        """Returns the network, which is called as `MoleculeDenoiser` is."""
         own, sizes = self.network_settings, self.codec.sizes
+        if own.make is not None:
+            return own.make(own, sizes)
         decoded = own.self_conditioning == "decoded"
         return MoleculeDenoiser(
             own.network,

@@ -7,6 +7,7 @@ network that denoises the latents of a molecule's atoms.
 import functools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,7 @@ from ncgn_jax.molecules.config import (
 )
 from ncgn_jax.molecules.facts import MoleculeFacts, learn_facts
 from ncgn_jax.molecules.load import load_dataset
+from ncgn_jax.molecules.own_data import write_molecules
 from ncgn_jax.molecules.process import masked_noise
 from ncgn_jax.molecules.scores import COLUMNS, PUBLISHED_SIZES, evaluate_molecules
 from ncgn_jax.molecules.sets import MoleculeDataset
@@ -46,6 +48,7 @@ class MoleculeTask(Task[MoleculeDataset, MoleculeFacts]):
 
     name = NAME
     facts_type = MoleculeFacts
+    usual_config = "molecules"
     fields = FIELDS
     anchors = ("train", "held_out")
     extra_samples = ("sample.num_published", "sample.num_reconstructed")
@@ -78,6 +81,12 @@ class MoleculeTask(Task[MoleculeDataset, MoleculeFacts]):
     def load_dataset(cls, config: ConfigDict) -> MoleculeDataset:
         """Loads the molecules of a configuration."""
         return load_dataset(config)
+
+    @classmethod
+    def write_data(cls, data: Any, stem: Path) -> tuple[Path, dict[str, Any]]:
+        """Writes data as `own_data.write_molecules`."""
+        path, properties = write_molecules(data, stem)
+        return path, {"data.source": "file", "data.properties": properties}
 
     def trained(self, weights: Weights, about: ModelFile) -> TrainedMolecules:
         """Joins the model with weights to one that stands on its own."""

@@ -18,7 +18,7 @@ from ncgn_jax.tasks.trained import TrainedModel, at_least
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
 
-FORMATS = (".smi", ".sdf")
+FORMATS = (".png", ".sdf", ".smi")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Molecules:
         return [to_molecule(*pair, self.classes) for pair in pairs]
 
     def save(self, path: str | Path) -> list[Path]:
-        """Writes the valid molecules as .smi or .sdf.
+        """Writes the valid molecules as .smi or .sdf, or draws all as .png.
 
         Args:
           path: File; its ending chooses the format.
@@ -86,6 +86,10 @@ class Molecules:
             raise RequestError(
                 f"path: found {path.name!r}; allowed: {', '.join(FORMATS)}"
             )
+        if path.suffix.lower() == ".png":
+            from ncgn_jax.molecules.draw_molecules import draw_molecule_sheet
+
+            return [draw_molecule_sheet(self.drawn(), path)]
         if path.suffix.lower() == ".smi":
             write_smiles(path, self.valid)
         else:

@@ -28,6 +28,7 @@ from ncgn_jax.tasks.settings import (
     make_network_settings,
     make_objective,
     make_time,
+    network_field,
 )
 
 NAME = "point_clouds"
@@ -56,6 +57,7 @@ FIELDS = with_defaults(
         *BASE_FIELDS,
         GUIDANCE,
         *GRAPH_FIELDS,
+        network_field(NAME, ("ncgn",)),
         *CONVOLUTION_FIELDS,
         Field(
             "model.class_conditional", False, "Give the network the class of a cloud."

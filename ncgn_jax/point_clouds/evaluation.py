@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ncgn_jax.data.batches import split_reference
+from ncgn_jax.faults import DataError
 from ncgn_jax.metrics.table import Row
 from ncgn_jax.metrics.transport import (
     draw_subset,
@@ -158,6 +159,7 @@ def evaluate_clouds(
       Plain numbers by name.
 
     Raises:
+      DataError: If there are fewer than two clouds to compare.
       ValueError: If shapes or settings do not fit or a coordinate is not finite.
     """
     generated = np.asarray(generated)
@@ -168,9 +170,10 @@ def evaluate_clouds(
             f"reference prepared for {reference.settings}, asked for {settings}"
         )
     if min(len(generated), len(reference.clouds)) < 2:
-        raise ValueError(
-            f"1-NN accuracy needs two clouds per set; got {len(generated)} generated, "
-            f"{len(reference.clouds)} reference"
+        raise DataError(
+            f"measures: found {len(generated)} generated and {len(reference.clouds)} "
+            "reference clouds; allowed: at least 2: ask for more by "
+            "sample.num_samples, and hold out at least 4 (data.test_fraction)"
         )
     scaled = generated / settings.half_width
     return {

@@ -10,13 +10,13 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ncgn_jax.graphs import MultiscaleGraph, NoiseBucket, build_graphs, join_graphs
 from ncgn_jax.models.apply import apply_network
-from ncgn_jax.models.ncgn import NCGN
 from ncgn_jax.parallel import AXIS, device_index
 from ncgn_jax.point_clouds.facts import CloudFacts
 from ncgn_jax.point_clouds.noise_level import NoiseLevelHead, cloud_statistics
@@ -116,7 +116,7 @@ class PointCloudModel:
             f"{self.network_settings.describe()}; {process}",
         ]
 
-    def network(self, axis_name: str | None = None) -> NCGN:
+    def network(self, axis_name: str | None = None) -> nn.Module:
         """Returns the network; `axis_name` joins batch norm over devices."""
         return self.network_settings.build(DIM, axis_name)
 

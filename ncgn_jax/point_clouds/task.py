@@ -7,6 +7,7 @@ in +-0.25.
 import functools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -37,6 +38,7 @@ from ncgn_jax.point_clouds.evaluation import (
 )
 from ncgn_jax.point_clouds.facts import CloudFacts, learn_facts
 from ncgn_jax.point_clouds.load import load_point_dataset
+from ncgn_jax.point_clouds.own_data import write_clouds
 from ncgn_jax.point_clouds.sets import PointDataset
 from ncgn_jax.point_clouds.trained import TrainedClouds
 from ncgn_jax.point_clouds.truth import TRUTH_COLUMNS, add_truth
@@ -48,12 +50,16 @@ from ncgn_jax.tasks.settings import make_sampling
 
 HALF_WIDTH = 0.25
 
+# Measures compare two halves of the test clouds.
+_LEAST_MEASURED = 4
+
 
 class PointCloudTask(Task[PointDataset, CloudFacts]):
     """Joins a model of point clouds with its data."""
 
     name = NAME
     facts_type = CloudFacts
+    usual_config = "modelnet"
     fields = FIELDS
     anchors = ANCHOR_NAMES
     columns = POINT_CLOUD_COLUMNS + TRUTH_COLUMNS
@@ -95,6 +101,11 @@ class PointCloudTask(Task[PointDataset, CloudFacts]):
             cache_dir=data.cache_dir or None,
         )
 
+    @classmethod
+    def write_data(cls, data: Any, stem: Path) -> tuple[Path, dict[str, Any]]:
+        """Writes data as `own_data.write_clouds`."""
+        return write_clouds(data, stem), {"data.source": "files"}
+
     def trained(self, weights: Weights, about: ModelFile) -> TrainedClouds:
         """Joins the model with weights to one that stands on its own."""
         return TrainedClouds(self.model, self.sampling, weights, about)
@@ -131,6 +142,16 @@ class PointCloudTask(Task[PointDataset, CloudFacts]):
     def describe_model(self) -> list[str]:
         """Describes graphs and model in a few lines."""
         return self.model.describe()
+
+    def notes(self) -> list[str]:
+        """Warns of data that are too few to measure against."""
+        if not self.has_data or len(self.dataset.test) >= _LEAST_MEASURED:
+            return []
+        return [
+            f"NOTE: {len(self.dataset.test)} test clouds; measures need "
+            f"{_LEAST_MEASURED}, so evaluation will be refused "
+            "(data.test_fraction holds out more)"
+        ]
 
     def init(self, rng: jax.Array) -> tuple[Tree, Tree]:
         """Returns initial parameters and batch statistics."""

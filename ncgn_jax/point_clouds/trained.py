@@ -16,7 +16,7 @@ from ncgn_jax.tasks.classes import Label
 from ncgn_jax.tasks.sampling import Kept
 from ncgn_jax.tasks.trained import ClassedModel, at_least
 
-FORMATS = (".npy", ".obj", ".ply", ".xyz")
+FORMATS = (".npy", ".obj", ".ply", ".png", ".xyz")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Clouds:
         return len(self.points)
 
     def save(self, path: str | Path) -> list[Path]:
-        """Writes the clouds as .npy (one file), .ply, .obj or .xyz (a file each).
+        """Writes the clouds as .npy or .png (one file), .ply, .obj or .xyz (one each).
 
         Several clouds of `chairs.ply` become `chairs-00.ply`, `chairs-01.ply`, ...
 
@@ -61,6 +61,8 @@ class Clouds:
             with whole_file(path) as file:
                 np.save(file, self.points, allow_pickle=False)
             return [path]
+        if kind == ".png":
+            return [self._draw(path)]
         if len(self) == 1:
             return [_write_cloud(path, self.points[0])]
         width = max(2, len(str(len(self) - 1)))
@@ -68,6 +70,17 @@ class Clouds:
             _write_cloud(path.with_stem(f"{path.stem}-{i:0{width}d}"), points)
             for i, points in enumerate(self.points)
         ]
+
+    def _draw(self, path: Path) -> Path:
+        """Draws all clouds, those of a class in rows of their own."""
+        from ncgn_jax.pictures.output import save_figure
+        from ncgn_jax.point_clouds.draw_clouds import draw_clouds
+
+        names = np.asarray(self.labels or ("clouds",) * len(self))
+        sets = {str(name): self.points[names == name] for name in np.unique(names)}
+        columns = min(8, max(map(len, sets.values())))
+        rows = -(-max(map(len, sets.values())) // columns)
+        return save_figure(draw_clouds(sets, columns, rows), path)
 
 
 class TrainedClouds(ClassedModel[PointCloudModel]):

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from ncgn_jax import registry
+
 Tree = Any
 
 # Coefficients of the quintic iteration that makes a matrix orthogonal.
@@ -43,16 +45,19 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     if not train.spare_unused:
         return optax.chain(clip, _make_rule(config, rate))
     # Clipping uses the norm of all arrays; the rate follows the steps of the training.
-    rule = spare_unused(_make_rule(config, 1.0))
+    rule = spare_unused(_make_rule(config, optax.constant_schedule(1.0)))
     return optax.chain(clip, rule, optax.scale_by_schedule(rate))
 
 
 def _make_rule(
-    config: ConfigDict, rate: optax.ScalarOrSchedule
+    config: ConfigDict, rate: optax.Schedule
 ) -> optax.GradientTransformation:
     """Builds the rule that turns gradients into updates, array by array."""
-    decay = config.train.weight_decay
-    if config.train.optimizer == "adam":
+    decay, own = config.train.weight_decay, config.train.optimizer
+    registered = registry.find("optimizer", own)
+    if registered is not None:
+        return registered(rate, decay)
+    if own == "adam":
         return optax.adamw(rate, weight_decay=decay)
     return optax.contrib.muon(
         rate,

@@ -20,8 +20,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from ncgn_jax import registry
 from ncgn_jax.data.digest import digest
-from ncgn_jax.faults import DataError, Faults
+from ncgn_jax.faults import DataError, Faults, RequestError
 from ncgn_jax.fields import Rows
 from ncgn_jax.metrics.table import Column, Row
 from ncgn_jax.run.model_file import ModelFile, Weights
@@ -62,6 +63,8 @@ class Task(abc.ABC, Generic[Data, Facts]):
       extra_samples: Fields that ask for samples besides `sample.num_samples`.
       samples_beside_data: Whether `sample` adds, where there are data, what is made
         from them.
+      usual_config: Configuration that `ncgn_jax.train` starts from; empty for the
+        defaults.
       counts_macs: Whether `step_macs` and `costs` count multiply-adds.
       config: The configuration.
       facts: What the data taught the model.
@@ -75,6 +78,7 @@ class Task(abc.ABC, Generic[Data, Facts]):
     anchors: ClassVar[tuple[str, ...]] = ()
     extra_samples: ClassVar[tuple[str, ...]] = ()
     samples_beside_data: ClassVar[bool] = False
+    usual_config: ClassVar[str] = ""
     counts_macs: ClassVar[bool] = False
     bucket_names: tuple[str, ...]
 
@@ -113,6 +117,22 @@ class Task(abc.ABC, Generic[Data, Facts]):
     @abc.abstractmethod
     def load_dataset(cls, config: ConfigDict) -> Data:
         """Loads the data of a validated configuration."""
+
+    @classmethod
+    def write_data(cls, data: Any, stem: Path) -> tuple[Path, dict[str, Any]]:
+        """Writes data of `ncgn_jax.train`, or of a plug-in's reader, as a file.
+
+        Args:
+          data: Arrays, as the domain documents.
+          stem: Path of the file without its ending.
+
+        Returns:
+          The file, and the fields besides `data.path` that load it.
+
+        Raises:
+          RequestError: If the data are not as documented.
+        """
+        raise RequestError(f"data: {cls.name} takes a path and no arrays")
 
     @classmethod
     @abc.abstractmethod
@@ -249,6 +269,25 @@ class Task(abc.ABC, Generic[Data, Facts]):
     @abc.abstractmethod
     def evaluate(self, samples: Mapping[str, Arrays]) -> dict[str, Row]:
         """Measures named sample sets; returns their rows, then those of anchors."""
+
+    def measure(self, samples: Mapping[str, Arrays]) -> dict[str, Row]:
+        """Returns the rows of `evaluate` with the measures of plug-ins."""
+        rows = self.evaluate(samples)
+        for name in registry.names("measure", self.name):
+            own: registry.Measure = registry.find("measure", name, self.name)
+            for kind, arrays in samples.items():
+                value = float(own.function(arrays, self.dataset))
+                rows[kind] = {**rows[kind], name: value}
+        return rows
+
+    @property
+    def all_columns(self) -> tuple[Column, ...]:
+        """The columns of the domain's table, and those of plug-ins."""
+        found = []
+        for name in registry.names("measure", self.name):
+            own: registry.Measure = registry.find("measure", name, self.name)
+            found.append(Column(name, own.title, 1, own.digits, "of a plug-in"))
+        return (*self.columns, *found)
 
     def warnings(self, rows: Mapping[str, Row]) -> list[str]:
         """Warns readers of a table with these rows, a line each."""

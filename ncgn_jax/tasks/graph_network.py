@@ -1,7 +1,9 @@
 """Builds the noise buckets and the NCGN of domains whose data are graphs."""
 
 import dataclasses
+from collections.abc import Callable
 
+import flax.linen as nn
 import jax.numpy as jnp
 
 from ncgn_jax.graphs import NoiseBucket, RangeResolution, make_noise_buckets
@@ -61,21 +63,35 @@ class GraphSettings:
 
 @dataclasses.dataclass(frozen=True)
 class NetworkSettings:
-    """The size and kind of an NCGN; see `models.ncgn.NCGN`."""
+    """The size and kind of a network on graphs.
+
+    Attributes:
+      width: Hidden features.
+      num_layers: Layers.
+      convolution: Message passing, see `models.graph_convolutions`.
+      norm: Normalisation, see `models.layers.Norm`.
+      dtype: Type of hidden products.
+      network: Its name.
+      make: Builds a network of a plug-in; None for `models.ncgn.NCGN`.
+    """
 
     width: int
     num_layers: int
     convolution: str
     norm: str
     dtype: str
+    network: str = "ncgn"
+    make: Callable[..., nn.Module] | None = None
 
-    def build(self, out_dim: int, axis_name: str | None = None) -> NCGN:
-        """Builds the network.
+    def build(self, out_dim: int, axis_name: str | None = None) -> nn.Module:
+        """Builds the network, which is called as `models.ncgn.NCGN` is.
 
         Args:
           out_dim: Features predicted for each point.
           axis_name: Device axis over which batch norm is joined; None outside pmap.
         """
+        if self.make is not None:
+            return self.make(self, out_dim, axis_name)
         return NCGN(
             out_dim=out_dim,
             width=self.width,
@@ -88,6 +104,8 @@ class NetworkSettings:
 
     def describe(self) -> str:
         """Describes the network in a few words."""
+        if self.make is not None:
+            return f"model: {self.network}"
         narrow = "" if self.dtype == "float32" else f", {self.dtype}"
         return (
             f"model: NCGN {self.convolution}, width {self.width}, {self.num_layers} "

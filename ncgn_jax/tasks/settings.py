@@ -6,10 +6,12 @@ inheritance: configuration files change what they need of a domain's defaults.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 from ml_collections import ConfigDict
 
+from ncgn_jax import registry
 from ncgn_jax.faults import DataError, Faults, get_field, is_type
 from ncgn_jax.fields import Check, Field, number, one_of, some_of, whole
 from ncgn_jax.graphs import (
@@ -83,7 +85,12 @@ BASE_FIELDS = (
         "arrays that do not fit start anew.",
         kind=str,
     ),
-    Field("train.optimizer", "adam", "Optimiser.", one_of(OPTIMIZERS)),
+    Field(
+        "train.optimizer",
+        "adam",
+        "Optimiser: one of these or of a plug-in.",
+        one_of(OPTIMIZERS, partial(registry.names, "optimizer")),
+    ),
     Field(
         "train.learning_rate",
         1e-3,
@@ -323,6 +330,21 @@ CONVOLUTION_FIELDS = (
 )
 
 
+def network_field(domain: str, choices: Sequence[str]) -> Field:
+    """Declares `model.network` of a domain.
+
+    Args:
+      domain: The domain, for which plug-ins may register more.
+      choices: Its own networks, the default first.
+    """
+    return Field(
+        "model.network",
+        choices[0],
+        "Network: one of these or of a plug-in.",
+        one_of(choices, partial(registry.names, "network", domain)),
+    )
+
+
 def check_base(config: ConfigDict, faults: Faults) -> None:
     """Checks what holds between shared fields."""
     faults.check(
@@ -404,7 +426,13 @@ def make_network_settings(config: ConfigDict) -> NetworkSettings:
     """Returns the NCGN of the section `model`."""
     model = config.model
     return NetworkSettings(
-        model.width, model.num_layers, model.convolution, model.norm, model.dtype
+        model.width,
+        model.num_layers,
+        model.convolution,
+        model.norm,
+        model.dtype,
+        model.network,
+        registry.find("network", model.network, config.task),
     )
 
 
