@@ -99,7 +99,7 @@ def make_task(config: ConfigDict) -> Task:
 
 def _load(kind: type[Task], config: ConfigDict) -> Any:
     """Loads data, by the reader of a plug-in where there is one for the file."""
-    path: str = config.data.get("path") or ""
+    path: str = config.get("data", {}).get("path") or ""
     read = registry.find("reader", Path(path).suffix.lower(), config.task)
     if read is None:
         return kind.load_dataset(config)

@@ -22,13 +22,14 @@ def trees():
 # What a part may import besides itself. Parts are the packages and top modules.
 DOMAINS = {"point_clouds", "expression", "molecules", "images"}
 GROUND = {"faults", "process", "graphs", "models", "metrics", "data", "pictures"}
-GROUND |= {"processes", "parallel", "fields", "run", "config"}
+GROUND |= {"processes", "parallel", "fields", "run", "config", "registry"}
 TASKS = GROUND | {"tasks"}
 ALL_DOMAINS = TASKS | DOMAINS
-LOADING = ALL_DOMAINS | {"domains", "memory"}
-LOOP = LOADING | {"loading", "starting", "train"}
+LOADING = ALL_DOMAINS | {"domains", "memory", "plugins"}
+LOOP = LOADING | {"loading", "starting", "loop"}
 ALLOWED = {
     "faults": set(),
+    "registry": set(),
     "process": {"faults"},
     "graphs": {"faults"},
     "metrics": {"faults"},
@@ -39,13 +40,16 @@ ALLOWED = {
     "models": {"graphs"},
     "parallel": {"processes"},
     "config": {"faults", "parallel"},
-    "run": {"faults", "processes", "config", "data"},
+    "run": {"faults", "processes", "config", "data", "registry"},
     "convert": {"data", "faults", "graphs", "models"},
     "tasks": GROUND,
     **dict.fromkeys(DOMAINS, TASKS),
     "domains": ALL_DOMAINS,
     "memory": ALL_DOMAINS | {"domains"},
-    "train": LOOP,
+    "plugins": ALL_DOMAINS | {"domains"},
+    "loop": LOOP,
+    "training": LOOP,
+    "verbs": LOOP,
     "generate": LOOP,
     "evaluate": LOOP | {"generate"},
     "levels": LOOP | {"generate"},
@@ -57,12 +61,12 @@ ALLOWED = {
     "dmp": TASKS,
     "help": ALL_DOMAINS | {"domains"},
     "main": LOOP | {"generate", "evaluate", "help"},
-    "command": LOOP | {"main", "compare", "levels"},
+    "command": LOOP | {"main", "compare", "levels", "verbs"},
 }
 # Besides these, only a domain's config.py, load.py and task.py read a ConfigDict.
 READS_CONFIG = {
     "faults.py", "fields.py", "config.py", "domains.py", "memory.py", "loop.py",
-    "generate.py", "evaluate.py", "levels.py", "help.py", "compare.py",
+    "generate.py", "evaluate.py", "levels.py", "training.py", "help.py", "compare.py",
     "run/optimizer.py", "tasks/__init__.py", "tasks/settings.py", "comparison/runs.py",
     "comparison/speed.py", "comparison/variants.py", "molecules/autoencoder_task.py",
     "studies/range_and_resolution/shapes.py",
