@@ -18,12 +18,8 @@ from ncgn_jax.process import integrate, make_denoiser, make_sampler_step
 from ncgn_jax.tasks import Task, bucketed, sampling, settings
 from ncgn_jax.tasks.graph_network import NetworkSettings
 
-SHARED = (
-    *settings.BASE_FIELDS,
-    *settings.GRAPH_FIELDS,
-    settings.network_field("toy", ("ncgn",)),
-    *settings.CONVOLUTION_FIELDS,
-)
+GRAPHS = (*settings.GRAPH_FIELDS, *settings.convolution_fields("toy"))
+SHARED = (*settings.BASE_FIELDS, *GRAPHS)
 SMALL = {"dmp.num_neighbors": 4, "model.width": 8, "model.num_layers": 1}
 POINTS = Field("data.num_points", 16, "Points per set.", whole(2))
 

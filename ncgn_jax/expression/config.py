@@ -21,18 +21,17 @@ from ncgn_jax.tasks.bucketed import BatchLayout, make_batch_layout
 from ncgn_jax.tasks.settings import (
     BASE_FIELDS,
     CACHE_DIR,
-    CONVOLUTION_FIELDS,
     GRAPH_FIELDS,
     NUM_TEST,
     NUM_TRAIN,
     PATH,
     TEST_FRACTION,
     check_base,
+    convolution_fields,
     make_graph_settings,
     make_network_settings,
     make_objective,
     make_time,
-    network_field,
 )
 
 NAME = "expression"
@@ -127,8 +126,7 @@ FIELDS = with_defaults(
             "neighbours are found; () leaves them.",
             _FACTORS,
         ),
-        network_field(NAME, ("ncgn",)),
-        *CONVOLUTION_FIELDS,
+        *convolution_fields(NAME),
         Field(
             "model.conditional",
             False,

@@ -13,7 +13,6 @@ from ncgn_jax.tasks.bucketed import BatchLayout, make_batch_layout
 from ncgn_jax.tasks.settings import (
     BASE_FIELDS,
     CACHE_DIR,
-    CONVOLUTION_FIELDS,
     GRAPH_FIELDS,
     GUIDANCE,
     LABEL_DROPOUT,
@@ -24,11 +23,11 @@ from ncgn_jax.tasks.settings import (
     TEST_FRACTION,
     check_base,
     check_guidance,
+    convolution_fields,
     make_graph_settings,
     make_network_settings,
     make_objective,
     make_time,
-    network_field,
 )
 
 NAME = "point_clouds"
@@ -57,8 +56,7 @@ FIELDS = with_defaults(
         *BASE_FIELDS,
         GUIDANCE,
         *GRAPH_FIELDS,
-        network_field(NAME, ("ncgn",)),
-        *CONVOLUTION_FIELDS,
+        *convolution_fields(NAME),
         Field(
             "model.class_conditional", False, "Give the network the class of a cloud."
         ),

@@ -1,6 +1,6 @@
 """Draws a grid of point clouds, samples beside data."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -55,6 +55,7 @@ def draw_clouds(
     clouds_by_row: Mapping[str, np.ndarray],
     columns: int = 8,
     rows: int = 1,
+    captions: Mapping[str, Sequence[str]] | None = None,
 ) -> Figure:
     """Draws a grid of clouds, one band of panels for each named set.
 
@@ -67,6 +68,7 @@ def draw_clouds(
         `columns * rows` of each are drawn, without points that are not finite.
       columns: Panels per row, >= 1.
       rows: Most rows per set, >= 1.
+      captions: Text below each cloud of a set; None for no text.
 
     Returns:
       The figure.
@@ -107,6 +109,16 @@ def draw_clouds(
                 panel / height,
             )
             _draw_cloud(figure, box, cloud, size, warm=index % 2 == 1)
+            if captions is not None:
+                figure.text(
+                    box[0] + box[2] / 2,
+                    box[1],
+                    captions[name][place],
+                    fontsize=7,
+                    color=INK,
+                    ha="center",
+                    va="bottom",
+                )
         top -= bands[name] * panel
     return figure
 

@@ -72,15 +72,16 @@ class Clouds:
         ]
 
     def _draw(self, path: Path) -> Path:
-        """Draws all clouds, those of a class in rows of their own."""
+        """Draws all clouds, each above the name of its class."""
         from ncgn_jax.pictures.output import save_figure
         from ncgn_jax.point_clouds.draw_clouds import draw_clouds
 
-        names = np.asarray(self.labels or ("clouds",) * len(self))
-        sets = {str(name): self.points[names == name] for name in np.unique(names)}
-        columns = min(8, max(map(len, sets.values())))
-        rows = -(-max(map(len, sets.values())) // columns)
-        return save_figure(draw_clouds(sets, columns, rows), path)
+        order = np.argsort(self.labels, kind="stable") if self.labels else slice(None)
+        name, columns = f"{len(self)} samples", min(8, len(self))
+        captions = {name: np.asarray(self.labels)[order]} if self.labels else None
+        rows = -(-len(self) // columns)
+        figure = draw_clouds({name: self.points[order]}, columns, rows, captions)
+        return save_figure(figure, path)
 
 
 class TrainedClouds(ClassedModel[PointCloudModel]):

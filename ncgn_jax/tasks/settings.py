@@ -323,11 +323,6 @@ LABEL_DROPOUT = Field(
     ),
     decides="training",
 )
-CONVOLUTION_FIELDS = (
-    *NETWORK_FIELDS,
-    Field("model.convolution", "gat", "Message passing.", one_of(CONVOLUTIONS)),
-    Field("model.norm", "layer", "Normalisation of hidden features.", one_of(NORMS)),
-)
 
 
 def network_field(domain: str, choices: Sequence[str]) -> Field:
@@ -342,6 +337,18 @@ def network_field(domain: str, choices: Sequence[str]) -> Field:
         choices[0],
         "Network: one of these or of a plug-in.",
         one_of(choices, partial(registry.names, "network", domain)),
+    )
+
+
+def convolution_fields(domain: str) -> tuple[Field, ...]:
+    """Declares the network of a domain whose data are graphs."""
+    return (
+        network_field(domain, ("ncgn",)),
+        *NETWORK_FIELDS,
+        Field("model.convolution", "gat", "Message passing.", one_of(CONVOLUTIONS)),
+        Field(
+            "model.norm", "layer", "Normalisation of hidden features.", one_of(NORMS)
+        ),
     )
 
 
