@@ -370,7 +370,10 @@ class MoleculeModel:
             denoise = self.process.denoiser(
                 network, self.objective.target, mask, options.data_limit
             )
-            step = self._keep_padding(make_sampler_step(options.sampler), mask)
+            is_unrolled = self._has_guess and options.sampler == "heun"
+            how = {"unrolled": True} if is_unrolled else {}
+            step = make_sampler_step(options.sampler, **how)
+            step = self._keep_padding(step, mask)
             if self._has_guess:
                 step = carry_guess(step)
             schedule = self.process.schedule(mask)

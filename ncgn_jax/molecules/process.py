@@ -185,7 +185,7 @@ def carry_guess(step: SamplerStep) -> SamplerStep:
     """Lets a step pass each guess of the data on to the next call of the network.
 
     Args:
-      step: A sampler step.
+      step: A sampler step that calls its denoiser outside of loops.
 
     Returns:
       A step on [state, guess] side by side, [molecule, mode, 2 * number], whose

@@ -76,9 +76,9 @@ class Clouds:
         from ncgn_jax.pictures.output import save_figure
         from ncgn_jax.point_clouds.draw_clouds import draw_clouds
 
-        order = np.argsort(self.labels, kind="stable") if self.labels else slice(None)
+        order = np.argsort(self.labels or [""] * len(self), kind="stable")
         name, columns = f"{len(self)} samples", min(8, len(self))
-        captions = {name: np.asarray(self.labels)[order]} if self.labels else None
+        captions = {name: [self.labels[i] for i in order]} if self.labels else None
         rows = -(-len(self) // columns)
         figure = draw_clouds({name: self.points[order]}, columns, rows, captions)
         return save_figure(figure, path)

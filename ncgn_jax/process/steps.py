@@ -97,6 +97,8 @@ def heun_step(
     t: jax.Array,
     t_next: jax.Array,
     rng: jax.Array,
+    *,
+    unrolled: bool = False,
 ) -> jax.Array:
     """Moves with the mean of the velocities at both ends, second order.
 
@@ -106,20 +108,30 @@ def heun_step(
     step is affected, so the order stays 2.
 
     Args:
-      denoise: (x_t, t) -> (data_hat, noise_hat); called twice.
+      denoise: (x_t, t) -> (data_hat, noise_hat); evaluated twice.
       schedule: The noise schedule.
       x_t: Samples at t, [batch, ...].
       t: Current times, [batch].
       t_next: Times to move to, [batch].
       rng: Not used: the step is deterministic.
+      unrolled: Whether to call `denoise` twice, as one with effects needs. Otherwise it
+        is called once, in a loop of two rounds, and half as long to compile.
 
     Returns:
       Samples at t_next, shape of `x_t`.
     """
     del rng
     span = expand_like(t_next - t, x_t)
-    u = flow_velocity(denoise, schedule, x_t, t)
-    u_next = flow_velocity(denoise, schedule, x_t + span * u, t_next)
+
+    def evaluate(x, time):
+        u = flow_velocity(denoise, schedule, x, time)
+        return x_t + span * u, u
+
+    if unrolled:
+        x_next, u = evaluate(x_t, t)
+        _, u_next = evaluate(x_next, t_next)
+    else:
+        _, (u, u_next) = jax.lax.scan(evaluate, x_t, jnp.stack([t, t_next]))
     is_singular = expand_like(schedule.sigma(t_next) <= MIN_DENOMINATOR, x_t)
     return x_t + span * jnp.where(is_singular, u, 0.5 * (u + u_next))
 
@@ -301,7 +313,7 @@ def _make_ancestral(variance: str = "posterior") -> SamplerStep:
 
 _FACTORIES: dict[str, Callable[..., SamplerStep]] = {
     "euler": lambda: euler_step,
-    "heun": lambda: heun_step,
+    "heun": lambda unrolled=False: functools.partial(heun_step, unrolled=unrolled),
     "ddim": _make_ddim,
     "ancestral": _make_ancestral,
     "renoise": lambda: renoise_step,
@@ -314,7 +326,7 @@ def make_sampler_step(name: str, **options: object) -> SamplerStep:
 
     Args:
       name: One of `SAMPLERS`.
-      **options: ddim: eta in [0, 1]. ancestral: variance, one of `VARIANCES`.
+      **options: heun: unrolled, see `heun_step`. ddim: eta in [0, 1]. ancestral: variance, one of `VARIANCES`.
 
     Returns:
       step(denoise, schedule, x_t, t, t_next, rng) -> x_next.
