@@ -326,7 +326,8 @@ def make_sampler_step(name: str, **options: object) -> SamplerStep:
 
     Args:
       name: One of `SAMPLERS`.
-      **options: heun: unrolled, see `heun_step`. ddim: eta in [0, 1]. ancestral: variance, one of `VARIANCES`.
+      **options: heun: unrolled, see `heun_step`. ddim: eta in [0, 1]. ancestral:
+        variance, one of `VARIANCES`.
 
     Returns:
       step(denoise, schedule, x_t, t, t_next, rng) -> x_next.

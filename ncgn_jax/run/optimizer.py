@@ -45,18 +45,20 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     if not train.spare_unused:
         return optax.chain(clip, _make_rule(config, rate))
     # Clipping uses the norm of all arrays; the rate follows the steps of the training.
-    rule = spare_unused(_make_rule(config, optax.constant_schedule(1.0)))
+    rule = spare_unused(_make_rule(config, 1.0))
     return optax.chain(clip, rule, optax.scale_by_schedule(rate))
 
 
 def _make_rule(
-    config: ConfigDict, rate: optax.Schedule
+    config: ConfigDict, rate: optax.ScalarOrSchedule
 ) -> optax.GradientTransformation:
     """Builds the rule that turns gradients into updates, array by array."""
     decay, own = config.train.weight_decay, config.train.optimizer
     registered = registry.find("optimizer", own)
     if registered is not None:
-        return registered(rate, decay)
+        # Always told a rate by step, so that it needs to know only one form.
+        by_step = rate if callable(rate) else optax.constant_schedule(float(rate))
+        return registered(by_step, decay)
     if own == "adam":
         return optax.adamw(rate, weight_decay=decay)
     return optax.contrib.muon(
