@@ -26,7 +26,9 @@ import contextlib
 import contextvars
 import ctypes
 import functools
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -46,6 +48,7 @@ from ncgn_jax.processes import (
 __all__ = [
     "AXIS",
     "Lifted",
+    "MappedRows",
     "alone",
     "data_parallel",
     "device_index",
@@ -60,6 +63,7 @@ __all__ = [
     "merge_devices",
     "num_devices",
     "num_processes",
+    "prepare_together",
     "put_batch",
     "put_batches",
     "replicate",
@@ -249,9 +253,87 @@ def data_parallel(
     return Lifted(fn, donate_argnums)
 
 
+class MappedRows:
+    """A function of independent rows on all devices; see `map_over_devices`.
+
+    Args:
+      fn: Function of one device.
+      batch_argnums: Arguments whose leading axis is divided over the devices.
+    """
+
+    def __init__(self, fn: Callable[..., Tree], batch_argnums: Sequence[int]) -> None:
+        self._fn = fn
+        self._batch = tuple(batch_argnums)
+        self._compiled: dict[Any, Callable[..., Tree]] = {}
+
+    def __call__(self, *given: Tree) -> Tree:
+        """Calls the function, and compiles it for arguments of new shapes before."""
+        args, num_rows, share = self._padded(given)
+        if _ALONE.get():
+            parts = [
+                self._run(self._own(args, share, process))
+                for process in range(num_processes())
+            ]
+            result = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+        else:
+            result = gather_rows(self._run(self._own(args, share, process_index())))
+        return jax.tree.map(lambda leaf: leaf[:num_rows], result)
+
+    def prepare(self, *given: Tree) -> None:
+        """Compiles the function for arguments of these shapes, if it is not yet."""
+        args, _, share = self._padded(given)
+        placed = self._place(self._own(args, share, process_index()))
+        self._compile_for(placed)
+
+    def _padded(self, given: Sequence[Tree]) -> tuple[list[Tree], int, int]:
+        """Returns padded arguments, the rows before, and those of a process."""
+        args = list(given)
+        num_rows = jax.tree.leaves([args[i] for i in self._batch])[0].shape[0]
+        for i in self._batch:
+            args[i] = jax.tree.map(_pad_rows, args[i])
+        return args, num_rows, -(-num_rows // num_devices()) * len(local_devices())
+
+    def _own(self, args: Sequence[Tree], share: int, process: int) -> list[Tree]:
+        """Returns the rows of one process."""
+        own, rows = list(args), slice(process * share, (process + 1) * share)
+        for i in self._batch:
+            own[i] = jax.tree.map(lambda leaf: leaf[rows], own[i])
+        return own
+
+    def _place(self, args: list[Tree]) -> list[Tree]:
+        for i in self._batch:
+            args[i] = split_for_devices(args[i])
+        return _place_arguments(args, self._batch)
+
+    def _run(self, args: list[Tree]) -> Tree:
+        """Runs the share of one process, as many rows as its devices divide."""
+        placed = self._place(args)
+        return merge_devices(jax.device_get(self._compile_for(placed)(*placed)))
+
+    def _compile_for(self, args: Sequence[Tree]) -> Callable[..., Tree]:
+        leaves, structure = jax.tree.flatten(args)
+        shapes = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+        key = structure, shapes
+        if key not in self._compiled:
+            lifted = jax.pmap(
+                self._fn,
+                axis_name=AXIS,
+                in_axes=tuple(
+                    0 if i in self._batch else None for i in range(len(args))
+                ),
+                out_axes=0,
+                devices=local_devices(),
+            )
+            options = forward_options()
+            self._compiled[key] = (
+                lifted.lower(*args).compile(options) if options else lifted
+            )
+        return self._compiled[key]
+
+
 def map_over_devices(
     fn: Callable[..., Tree], batch_argnums: Sequence[int] = (0,)
-) -> Callable[..., Tree]:
+) -> MappedRows:
     """Lifts a function of independent rows, such as a sampler.
 
     Rows that do not fill all devices evenly are padded by repeating the last one, and
@@ -271,55 +353,25 @@ def map_over_devices(
       it with the same arguments, each computes its share, and all get all rows; but
       see `alone`.
     """
-    batch = tuple(batch_argnums)
-    compiled: dict[Any, Callable[..., Tree]] = {}
+    return MappedRows(fn, batch_argnums)
 
-    def compile_for(args: Sequence[Tree]) -> Callable[..., Tree]:
-        lifted = jax.pmap(
-            fn,
-            axis_name=AXIS,
-            in_axes=tuple(0 if i in batch else None for i in range(len(args))),
-            out_axes=0,
-            devices=local_devices(),
-        )
-        options = forward_options()
-        return lifted.lower(*args).compile(options) if options else lifted
 
-    def run(args: list[Tree]) -> Tree:
-        """Runs the share of one process, as many rows as its devices divide."""
-        for i in batch:
-            args[i] = split_for_devices(args[i])
-        args = _place_arguments(args, batch)
-        leaves, structure = jax.tree.flatten(args)
-        shapes = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
-        key = structure, shapes
-        if key not in compiled:
-            compiled[key] = compile_for(args)
-        return merge_devices(jax.device_get(compiled[key](*args)))
+def prepare_together(programs: Sequence[Callable[[], None]]) -> None:
+    """Compiles programs, while one is traced the others before it.
 
-    @functools.wraps(fn)
-    def call(*given: Tree) -> Tree:
-        args = list(given)
-        num_rows = jax.tree.leaves([args[i] for i in batch])[0].shape[0]
-        for i in batch:
-            args[i] = jax.tree.map(_pad_rows, args[i])
-        share = -(-num_rows // num_devices()) * len(local_devices())
-
-        def run_share(process: int) -> Tree:
-            own = list(args)
-            for i in batch:
-                rows = slice(process * share, (process + 1) * share)
-                own[i] = jax.tree.map(lambda leaf, rows=rows: leaf[rows], own[i])
-            return run(own)
-
-        if _ALONE.get():
-            parts = [run_share(process) for process in range(num_processes())]
-            result = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-        else:
-            result = gather_rows(run_share(process_index()))
-        return jax.tree.map(lambda leaf: leaf[:num_rows], result)
-
-    return call
+    Args:
+      programs: `MappedRows.prepare` of each, with its arguments.
+    """
+    if num_processes() > 1 or len(programs) < 2:
+        return  # Processes must not wait for each other in different orders.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        contexts = [contextvars.copy_context() for _ in programs]
+        waiting = [
+            pool.submit(context.run, program)
+            for context, program in zip(contexts, programs, strict=True)
+        ]
+        for future in waiting:
+            future.result()
 
 
 def forward_options() -> dict[str, str]:

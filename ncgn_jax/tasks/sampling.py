@@ -7,12 +7,19 @@ with `BucketedSampler`; what they share of the configuration is a `Sampling`.
 
 import dataclasses
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from ncgn_jax.parallel import map_over_devices, num_devices, replicate
+from ncgn_jax.parallel import (
+    MappedRows,
+    map_over_devices,
+    num_devices,
+    prepare_together,
+    replicate,
+)
 from ncgn_jax.process import Schedule, make_time_grid
 from ncgn_jax.tasks.bucketed import BucketedTime, row_keys
 
@@ -181,7 +188,7 @@ class BucketedSampler:
         program: Callable[[Any, int | None], Callable[..., jax.Array]],
     ) -> None:
         self.program = program
-        self._compiled: dict[tuple[Hashable, int | None], Callable[..., Any]] = {}
+        self._compiled: dict[tuple[Hashable, int | None], MappedRows] = {}
 
     def walk(
         self,
@@ -199,20 +206,27 @@ class BucketedSampler:
           shared: Tree of what is the same for all rows, such as parameters.
         """
         shared, x = replicate(shared), start.x
-        for stretch in stretches:
-            key = options, stretch.bucket
-            if key not in self._compiled:
-                run = self.program(*key)
-                self._compiled[key] = map_over_devices(run, batch_argnums=(0, 1, 2))
-            x = self._compiled[key](
-                np.asarray(x),
-                start.keys,
-                start.given,
-                shared,
-                stretch.times,
-                np.int32(stretch.offset),
-            )
+        calls = [self._call(options, stretch, start, shared) for stretch in stretches]
+        # Stretches of one bucket and as many steps share a program.
+        different = {
+            (stretch.bucket, len(stretch.times)): partial(run.prepare, x, *rest)
+            for stretch, (run, rest) in zip(stretches, calls, strict=True)
+        }
+        prepare_together(list(different.values()))
+        for stretch, (run, rest) in zip(stretches, calls, strict=True):
+            x = run(np.asarray(x), *rest)
             yield Reached(stretch, np.asarray(x))
+
+    def _call(
+        self, options: Hashable, stretch: Stretch, start: Start, shared: Tree
+    ) -> tuple[MappedRows, tuple[Any, ...]]:
+        """Returns the function of a stretch, and its arguments after the state."""
+        key = options, stretch.bucket
+        if key not in self._compiled:
+            run = self.program(*key)
+            self._compiled[key] = map_over_devices(run, batch_argnums=(0, 1, 2))
+        rest = (start.keys, start.given, shared, stretch.times)
+        return self._compiled[key], (*rest, np.int32(stretch.offset))
 
     def sample(
         self,
