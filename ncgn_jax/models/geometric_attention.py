@@ -194,9 +194,9 @@ def _adjugate(upper: jax.Array, dim: int) -> tuple[jax.Array, jax.Array]:
 
 
 def _take(values: jax.Array, index: Sequence[int] | np.ndarray) -> jax.Array:
-    """Returns values[..., index] as a product, which compiles and runs faster."""
-    chosen = np.eye(values.shape[-1], dtype=np.float32)[:, np.asarray(index)]
-    return jnp.matmul(values, chosen, precision=jax.lax.Precision.HIGHEST)
+    """Returns values[node, head, index] as a sum, which compiles faster, exactly."""
+    chosen = np.eye(values.shape[-1], dtype=np.float32)[np.asarray(index)]
+    return jnp.sum(values[..., None, :] * chosen[None, None], axis=-1)
 
 
 def _pair_features_dim(dim: int) -> int:
