@@ -13,8 +13,6 @@ from ncgn_jax import registry
 
 Tree = Any
 
-# Coefficients of the quintic iteration that makes a matrix orthogonal.
-_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
@@ -63,8 +61,6 @@ def _make_rule(
         return optax.adamw(rate, weight_decay=decay)
     return optax.contrib.muon(
         rate,
-        # Given for each of five iterations, they are a loop and not five programs.
-        ns_coeffs=(_NEWTON_SCHULZ,) * 5,
         weight_decay=decay,
         adam_weight_decay=decay,
         consistent_rms=0.2,

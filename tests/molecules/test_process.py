@@ -98,7 +98,7 @@ def test_each_call_is_handed_the_guess_of_the_one_before():
         return jnp.full_like(x, len(calls)), jnp.zeros_like(x)
 
     schedule = process.make_schedule("linear")
-    step = carry_guess(process.make_sampler_step("heun"))
+    step = carry_guess(process.make_sampler_step("heun", unrolled=True))
     both = jnp.zeros((1, 2, 4))
     for t in (0.0, 0.25, 0.5):
         times = jnp.array([t]), jnp.array([t + 0.25])

@@ -210,6 +210,6 @@ def test_each_bucket_is_compiled_once_and_options_apart():
         found = sampler.sample(3, stretches, start, np.float32(100), 5, 64)
     # Row r: r + 2 * 10 r + 100 * 3 * (1 + 2) + (1 + 2).
     np.testing.assert_allclose(found, 21 * np.arange(5) + 903)
-    assert traced == [(3, 1), (3, 2)]
+    assert sorted(traced) == [(3, 1), (3, 2)]
     sampler.sample(4, stretches[:1], start, np.float32(100), 5, 64)
-    assert traced == [(3, 1), (3, 2), (4, 1)]
+    assert sorted(traced) == [(3, 1), (3, 2), (4, 1)]
