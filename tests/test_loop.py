@@ -197,8 +197,12 @@ def test_truncated_latest_checkpoint_falls_back(tmp_path, caplog):
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").glob("*.py")))
 def test_every_configuration_validates_and_has_a_shape(path):
-    # Two images a step of the smallest patches are too few for eight devices.
-    for_8_devices = {"mnist": ["train.batch_size=128"]}
+    # Two images a step of the smallest patches are too few for eight devices, and 16
+    # clouds for four buckets on each.
+    for_8_devices = {
+        "mnist": ["train.batch_size=128"],
+        "shapes": ["train.batch_size=32"],
+    }
     config = apply_overrides(load_config(path), for_8_devices.get(path.stem, []))
     validate(config)
     # What small data taught another model.
