@@ -81,7 +81,7 @@ def test_shipped_models_say_what_they_are(name):
     assert about.evaluation is not None
     assert about.evaluation["meta"]["steps"] == about.step
     card = (SHIPPED / name / "README.md").read_text()
-    for part in ("Data:", "Licence:", "Command:", "Seed:", "Seconds:", "| ema |"):
+    for part in ("Data:", "Licence:", "Command:", "Seed:", "Seconds:", "\n| ema "):
         assert part in card, part
     assert f"ncgn_jax.load({name!r})".replace("'", '"') in card
     text = json.dumps(about.config)

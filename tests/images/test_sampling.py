@@ -312,6 +312,7 @@ def test_parameters_are_copied_to_the_devices_once(monkeypatch):
             seen.append(params["w"])
             return x
 
+        walk.prepare = lambda *_: None
         return walk
 
     monkeypatch.setattr(sampling, "map_over_devices", lift)
