@@ -370,7 +370,7 @@ def test_clouds_of_any_size_and_class(tmp_path):
         np.testing.assert_allclose(loaded, made.points[0], rtol=1e-6)
     (path,) = made.save(tmp_path / "all.npy")
     np.testing.assert_array_equal(np.load(path), made.points)
-    with pytest.raises(RequestError, match="allowed: .npy, .obj, .ply, .xyz"):
+    with pytest.raises(RequestError, match="allowed: .npy, .obj, .ply, .png, .xyz"):
         made.save(tmp_path / "some.stl")
 
 
