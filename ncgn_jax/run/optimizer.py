@@ -14,7 +14,6 @@ from ncgn_jax import registry
 Tree = Any
 
 
-
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """Builds Adam(W) or Muon with linear warm-up, optional cosine decay and clipping.
 
