@@ -94,13 +94,7 @@ def _verb(name: str) -> Callable[[list[str]], None]:
 
             sources, rest = split_plugins(arguments)
             import_plugins(sources)
-            run = {
-                "sample": verbs.sample,
-                "complete": verbs.complete,
-                "impute": verbs.impute,
-                "export": verbs.export,
-            }[name]
-            run(rest)
+            verbs.VERBS[name](rest)
 
     return run
 

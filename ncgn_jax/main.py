@@ -175,14 +175,7 @@ class _After(NamedTuple):
 def print_help(config_path: str | None, overrides: list[str]) -> None:
     """Prints usage, flags and fields; those of the configuration if one is named."""
     print(__doc__)
-    for flag in (
-        _WORKDIR,
-        _MODE,
-        _CHECKPOINT,
-        _SAMPLES,
-        _PICTURES,
-        _ACCEPT,
-    ):
+    for flag in (_WORKDIR, _MODE, _CHECKPOINT, _SAMPLES, _PICTURES, _ACCEPT):
         about = flags.FLAGS[flag.name].help
         print(f"--{flag.name}={format_value(flag.default)}\n      {about}")
     config = None

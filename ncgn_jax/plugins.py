@@ -84,7 +84,7 @@ def measure(
     """
 
     def decorate(function: Made) -> Made:
-        _check_domain(domain)
+        check_domain(domain)
         own = registry.Measure(title or name, function, digits)
         registry.register("measure", name, own, domain)
         return function
@@ -200,7 +200,7 @@ def _register(
     kind: registry.Kind, name: str, domain: str = ""
 ) -> Callable[[Made], Made]:
     if domain:
-        _check_domain(domain)
+        check_domain(domain)
 
     def decorate(made: Made) -> Made:
         registry.register(kind, name, made, domain)
@@ -209,7 +209,12 @@ def _register(
     return decorate
 
 
-def _check_domain(domain: str) -> None:
+def check_domain(domain: str) -> None:
+    """Refuses a name that is no domain's.
+
+    Raises:
+      RequestError: If there is no such domain.
+    """
     if domain not in DOMAINS:
         hint = did_you_mean(domain, DOMAINS)
         raise RequestError(

@@ -20,12 +20,12 @@ from ml_collections import ConfigDict
 from ncgn_jax import parallel, registry
 from ncgn_jax.config import load_config, with_fields
 from ncgn_jax.domains import DOMAINS, default_config, make_task, validate
-from ncgn_jax.faults import RequestError, did_you_mean
+from ncgn_jax.faults import RequestError
 from ncgn_jax.loading import load
 from ncgn_jax.loop import Callback
 from ncgn_jax.loop import train as run_loop
 from ncgn_jax.memory import check_names
-from ncgn_jax.plugins import import_plugins
+from ncgn_jax.plugins import check_domain, import_plugins
 from ncgn_jax.run.preemption import Preemption
 from ncgn_jax.tasks.trained import TrainedModel
 
@@ -79,11 +79,7 @@ def train(
       DataError: If the data are faulty, or not those of the run.
     """
     import_plugins()
-    if domain not in DOMAINS:
-        hint = did_you_mean(domain, DOMAINS)
-        raise RequestError(
-            f"domain: found {domain!r}; allowed: {', '.join(DOMAINS)}{hint}"
-        )
+    check_domain(domain)
     config = DOMAINS[domain].usual_config if config is None else config
     if isinstance(config, ConfigDict):
         start = config

@@ -120,6 +120,14 @@ def export(arguments: Sequence[str]) -> None:
     _report([model.export(options.folder)], model)
 
 
+VERBS = {
+    "sample": sample,
+    "complete": complete,
+    "impute": impute,
+    "export": export,
+}
+
+
 def _parser(verb: str, description: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(prog=f"ncgn {verb}", description=description)
 

@@ -115,7 +115,7 @@ def heun_step(
       t_next: Times to move to, [batch].
       rng: Not used: the step is deterministic.
       unrolled: Whether to call `denoise` twice, as one with effects needs. Otherwise it
-        is called once, in a loop of two rounds, and half as long to compile.
+        is called once, in a loop of two rounds, so that it is compiled once.
 
     Returns:
       Samples at t_next, shape of `x_t`.
