@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.traverse_util
 import jax
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from ncgn_jax.loop import train
 from ncgn_jax.memory import data_differences, make_record
 from ncgn_jax.point_clouds.model import PointCloudModel
 from ncgn_jax.run.checkpoint import Stored
-from ncgn_jax.run.model_file import read_model, write_model
+from ncgn_jax.run.model_file import ModelFile, read_model, write_model
 from ncgn_jax.run.state import num_params
 from ncgn_jax.starting import read_start
 
@@ -506,6 +507,34 @@ def test_imputation_matches_genes_by_name_and_keeps_what_was_measured():
     # Without the gene it is the same as with it hidden.
     fewer = model.impute(values[:, 1:], places, genes[1:], draws=2, steps=2)
     np.testing.assert_array_equal(fewer.values, found.values)
+
+
+@pytest.mark.parametrize("draws", [1, 2])
+def test_imputed_cells_are_those_that_evaluation_scores(draws, tmp_path):
+    """Counts in; logarithm and moments undone, gene by gene, as the table's are."""
+    fields = {"sample.tasks": ("gene_imputation",), "sample.hidden_genes": ("Ttr",)}
+    fields |= {"data.logarithm": True, "sample.num_draws": draws}
+    config = with_fields(
+        config_of("expression", write_cells(tmp_path / "cells.csv")), fields
+    )
+    task = make_task(config)
+    params, model_state = task.init(jax.random.key(0))
+    arrays = task.sample(params, model_state, 4, seed=3)
+    guess = arrays["gene_imputation_mean" if draws > 1 else "gene_imputation"][0]
+    units, patch = task.facts.units, task.dataset.test
+    weights = {"params": params, "model_state": model_state}
+    flat = flax.traverse_util.flatten_dict(weights, sep="/")
+    model = task.trained(flat, ModelFile("expression", {}, {}, ["data"], "", 0, {}))
+    scale, mean = np.asarray(units.scale), np.asarray(units.mean)
+    counts = np.expm1(patch.values[0].astype(float) * scale + mean)
+    places = patch.layouts[patch.layout[0]] * units.half_width
+    found = model.impute(
+        counts, places, task.facts.genes, genes="Ttr", draws=draws, seed=3
+    )
+    expected = np.maximum(np.expm1(guess.astype(float) * scale + mean), 0)
+    np.testing.assert_allclose(found.values, expected, rtol=2e-4, atol=1e-4)
+    spread = found.std[:, 2]
+    assert (spread > 0).all() if draws > 1 else not spread.any()
 
 
 def test_every_cell_is_imputed_from_the_patch_around_it(monkeypatch):

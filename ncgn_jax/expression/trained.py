@@ -59,8 +59,11 @@ class Imputed:
 
     Attributes:
       values: In the units of what was given, float32 [cell, gene]; measured values are
-        unchanged, the others are the mean of the draws.
-      std: Standard deviation of the draws; 0 where measured.
+        unchanged, the others are the mean of the draws. The mean is taken in the units
+        of training (of logarithms, if the model takes them), as `evaluate` does, so
+        that a single draw far off does not decide.
+      std: Standard deviation of the draws, in the units of what was given; 0 where
+        measured.
       genes: Name of each gene, those of the model.
     """
 
@@ -218,8 +221,9 @@ class TrainedFields(TrainedModel[ExpressionModel]):
             ]
         )
         is_known = np.isfinite(known)
-        values = np.where(is_known, known, made.mean(axis=0)).astype(np.float32)
-        std = np.where(is_known, 0, made.std(axis=0)).astype(np.float32)
+        mean = self._to_file(made.mean(axis=0))
+        values = np.where(is_known, known, mean).astype(np.float32)
+        std = np.where(is_known, 0, self._to_file(made).std(axis=0)).astype(np.float32)
         if hasattr(cells, "obsm"):
             return _annotated(cells, table, self.genes, values, std)
         return Imputed(values, std, self.genes)
@@ -238,13 +242,13 @@ class TrainedFields(TrainedModel[ExpressionModel]):
         )
 
     def _gather(self, layouts, fixed, patches, owners, seed, sampling) -> np.ndarray:
-        """Generates all patches once; returns the cells, in file units."""
+        """Generates all patches once; returns the cells, in the units of fields."""
         fields = self._generate(layouts, fixed, seed, sampling)
         cells = np.zeros((len(owners), self.model.num_genes))
         for number, (rows, field) in enumerate(zip(patches, fields, strict=True)):
             mine = owners[rows] == number
             cells[rows[mine]] = field[: len(rows)][mine]
-        return self._to_file(cells)
+        return cells
 
     def _match(self, table: "_Cells", genes: Sequence[str]) -> np.ndarray:
         """Returns expression of the model's genes, NaN where it is to be filled in."""

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,6 +13,8 @@ from ml_collections import ConfigDict
 from ncgn_jax import registry
 
 Tree = Any
+# As in optax.contrib.muon.
+_MUON_ITERATIONS = 5
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
@@ -58,12 +61,47 @@ def _make_rule(
         return registered(by_step, decay)
     if own == "adam":
         return optax.adamw(rate, weight_decay=decay)
-    return optax.contrib.muon(
-        rate,
-        weight_decay=decay,
-        adam_weight_decay=decay,
-        consistent_rms=0.2,
+    return _iterate_muon(
+        optax.contrib.muon(
+            rate,
+            weight_decay=decay,
+            adam_weight_decay=decay,
+            consistent_rms=0.2,
+        )
     )
+
+
+def _iterate_muon(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Makes the Newton-Schulz iterations of Muon a loop, which compiles faster.
+
+    optax writes them out if its state has three coefficients, and loops if it has three
+    for each of the iterations. The state stays as it is stored.
+    """
+
+    def with_coefficients(
+        state: Tree, change: Callable[[jax.Array], jax.Array]
+    ) -> Tree:
+        def is_muon(part: Any) -> bool:
+            return isinstance(part, optax.contrib.MuonState)
+
+        return jax.tree.map(
+            lambda part: (
+                part._replace(ns_coeffs=change(part.ns_coeffs))
+                if is_muon(part)
+                else part
+            ),
+            state,
+            is_leaf=is_muon,
+        )
+
+    def update(
+        grads: Tree, state: Tree, params: Tree | None = None
+    ) -> tuple[Tree, Tree]:
+        state = with_coefficients(state, lambda c: jnp.tile(c, (_MUON_ITERATIONS, 1)))
+        updates, state = tx.update(grads, state, params)
+        return updates, with_coefficients(state, lambda c: c[0])
+
+    return optax.GradientTransformation(tx.init, update)
 
 
 def spare_unused(tx: optax.GradientTransformation) -> optax.GradientTransformation:
