@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import shapes, size, step
+from benchmarks import completion, shapes, size, step
 from ncgn_jax.config import apply_overrides, config_to_json, load_config
 from ncgn_jax.domains import make_task
 from ncgn_jax.loop import init_state
@@ -150,3 +150,39 @@ def test_bad_arguments_of_the_size_benchmark_end_it(arguments, expected):
     with pytest.raises(SystemExit) as caught:
         size.main(["size", *arguments])
     assert expected in str(caught.value)
+
+
+def test_shapes_are_halved():
+    rng = np.random.default_rng(0)
+    cloud = rng.uniform(-1, 1, (41, 3))
+    for _ in range(8):
+        for divide in (completion.cut, completion.thin):
+            halves = divide(cloud, rng)
+            assert (len(halves.given), len(halves.hidden)) == (20, 21)
+            both = np.concatenate([halves.given, halves.hidden])
+            assert {tuple(x) for x in both} == {tuple(x) for x in cloud}
+        halves = completion.cut(cloud, rng)
+        beyond = {tuple(x) for x in halves.beyond(cloud)}
+        assert beyond == {tuple(x) for x in halves.hidden}
+        # Mirrored points of a box lie about as far out as the hidden ones.
+        gap = halves.mirrored.mean(axis=0) - halves.hidden.mean(axis=0)
+        assert np.abs(gap).max() < 0.5
+        assert len(halves.beyond(halves.given)) == 1
+
+
+def test_completion_is_of_clouds_only():
+    with pytest.raises(SystemExit) as error:
+        completion.main(["completion", "--model=turing"])
+    assert "is a model of expression, not of point_clouds" in str(error.value)
+
+
+@pytest.mark.slow
+def test_completion_benchmark_prints_a_row_each(tmp_path, capsys):
+    path = tmp_path / "shapes.png"
+    fields = ["--config.data.num_train=40", "--config.data.num_test=16"]
+    arguments = ["--num=2", "--steps=1", f"--picture={path}", *fields]
+    completion.main(["completion", *arguments])
+    printed = capsys.readouterr().out
+    for name in ("completed", "unconditional", "nearest training", "mirrored"):
+        assert f"| {name} " in printed
+    assert path.is_file()

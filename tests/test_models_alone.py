@@ -391,6 +391,62 @@ def test_a_completed_cloud_keeps_what_was_given():
         model.complete(np.ones(4))
 
 
+def test_given_points_choose_among_proposals_and_their_class(monkeypatch):
+    """Of clouds around 0 and around (9, 9, 9), the part that is given lies at 9."""
+    model = model_of("point_clouds")
+    rng = np.random.default_rng(0)
+    given = rng.normal(size=(5, 3)).astype("f4") + 9
+    seen = {}
+
+    def sample(own, params, state, label, seed, sampling):
+        made = rng.normal(size=(len(label), 16, 3)) + 9 * label[:, None, None]
+        # All of the other clouds but what is not given lies where the given points do.
+        made[:, :5] = np.where(label[:, None, None] == 1, given + 0.01, made[:, :5])
+        seen["labels"] = label
+        return made.astype("f4")
+
+    def refine(own, params, state, points, is_given, label, seed, sampling, level):
+        seen.update(points=points, is_given=is_given, label=label, level=level)
+        return points
+
+    monkeypatch.setattr(PointCloudModel, "sample", sample)
+    monkeypatch.setattr(PointCloudModel, "refine", refine)
+    whole = model.complete(given, draws=3, proposals=6, center=(0, 0, 0), extent=1.0)
+    assert len(seen["labels"]) == 18
+    each = seen["labels"].reshape(3, 6)
+    assert (each == 0).any(axis=1).all()
+    assert (each == 1).any(axis=1).all()
+    assert whole.labels == ("box",) * 3
+    np.testing.assert_array_equal(seen["label"], [1, 1, 1])
+    np.testing.assert_array_equal(seen["is_given"].sum(axis=1), [5, 5, 5])
+    # The given points took the places of their copies.
+    np.testing.assert_array_equal(whole.points[:, :5], [given] * 3)
+    near = np.abs(whole.points[:, 5:, None] - given).max(axis=-1)
+    assert near.min() > 0.011
+    assert 0 < seen["level"] < 1
+    with pytest.raises(RequestError, match="proposals: found 0"):
+        model.complete(given, proposals=0)
+
+
+def test_clouds_are_generated_anew_from_a_level_on():
+    """From level 1 - e nothing moves; from 0 on it is a sample around given points."""
+    trained = model_of("point_clouds")
+    model, sampling = trained.model, trained._settings(steps=8)
+    weights = trained.params, trained.model_state
+    points = np.random.default_rng(0).normal(size=(2, 16, 3)).astype("f4")
+    is_given = np.tile(np.arange(16) < 4, (2, 1))
+    label = np.zeros(2, np.int32)
+    arguments = points, is_given, label, 0, sampling
+    near = model.refine(*weights, *arguments, 0.9999)
+    np.testing.assert_allclose(near, points, atol=1e-2)
+    far = model.refine(*weights, *arguments, 0.0)
+    np.testing.assert_array_equal(far[:, :4], points[:, :4])
+    assert np.abs(far[:, 4:] - points[:, 4:]).mean() > 0.3
+    others = points + (~is_given)[..., None]
+    again = model.refine(*weights, others, *arguments[1:], 0.0)
+    np.testing.assert_array_equal(again, far)
+
+
 def test_interpolation_begins_and_ends_with_the_clouds():
     model = model_of("point_clouds")
     ends = model.sample(2, label="ball", steps=200, sampler="heun", seed=3).points

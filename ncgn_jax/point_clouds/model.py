@@ -20,7 +20,13 @@ from ncgn_jax.models.apply import apply_network
 from ncgn_jax.parallel import AXIS, device_index
 from ncgn_jax.point_clouds.facts import CloudFacts
 from ncgn_jax.point_clouds.noise_level import NoiseLevelHead, cloud_statistics
-from ncgn_jax.process import Denoiser, integrate, make_denoiser, make_sampler_step
+from ncgn_jax.process import (
+    Denoiser,
+    integrate,
+    interpolate,
+    make_denoiser,
+    make_sampler_step,
+)
 from ncgn_jax.process.given import keep_given
 from ncgn_jax.process.likelihood import (
     backward_flow,
@@ -44,7 +50,6 @@ from ncgn_jax.tasks.classes import draw_classes, hide_classes
 from ncgn_jax.tasks.graph_network import GraphSettings, NetworkSettings
 from ncgn_jax.tasks.sampling import (
     BucketedSampler,
-    Kept,
     Reached,
     Sampling,
     Start,
@@ -290,7 +295,6 @@ class PointCloudModel:
         label: np.ndarray,
         seed: int,
         sampling: Sampling,
-        kept: Kept | None = None,
     ) -> np.ndarray:
         """Generates clouds in the units of the data, float32 [cloud, point, 3].
 
@@ -300,20 +304,66 @@ class PointCloudModel:
           label: Class of each cloud, int32 [cloud].
           seed: Seed of the noise.
           sampling: The sampler's settings.
-          kept: Points that are given; they come back unchanged.
         """
-        options = _options(sampling)._replace(keeps=kept is not None)
         points = self._sampler.sample(
-            options,
+            _options(sampling),
             self.stretches(sampling),
-            functools.partial(self.start, label, seed, kept=kept),
+            functools.partial(self.start, label, seed),
             {"params": params, **model_state},
             len(label),
             sampling.batch_size,
         )
-        if kept is not None:
-            points = np.where(kept.is_given, kept.data, points)
         return points * np.float32(self.facts.scale)
+
+    def refine(
+        self,
+        params: Tree,
+        model_state: Tree,
+        points: np.ndarray,
+        is_given: np.ndarray,
+        label: np.ndarray,
+        seed: int,
+        sampling: Sampling,
+        level: float,
+    ) -> np.ndarray:
+        """Noises clouds up to a level and generates them anew, around some points.
+
+        Given points are moved along their interpolants (replacement: Song et al. 2021,
+        arXiv 2011.13456, appendix I.2), and are returned unchanged.
+
+        Args:
+          params: Parameters, EMA or raw.
+          model_state: Batch statistics.
+          points: Clouds in the units of the data, [cloud, point, 3].
+          is_given: Which points are given, [cloud, point].
+          label: Class of each cloud, int32 [cloud].
+          seed: Seed of the noise.
+          sampling: The sampler's settings.
+          level: Signal level up to which noise is added, in [0, 1).
+
+        Returns:
+          Clouds in the units of the data, float32 [cloud, point, 3].
+        """
+        schedule, kept = self.time.schedule, is_given[..., None]
+        data = np.asarray(points, np.float32) / np.float32(self.facts.scale)
+        t = float(schedule.time_of_signal_level(level))
+
+        def start(rows: np.ndarray) -> Start:
+            noise = self.start(label, seed, rows).x
+            when = jnp.full(len(rows), t)
+            x = interpolate(schedule, when, jnp.asarray(data[rows]), jnp.asarray(noise))
+            given = label[rows], kept[rows], data[rows], noise
+            return Start(np.asarray(x), sample_keys(seed, rows), given)
+
+        found = self._sampler.sample(
+            _options(sampling)._replace(keeps=True),
+            self.stretches(sampling, t),
+            start,
+            {"params": params, **model_state},
+            len(label),
+            sampling.batch_size,
+        )
+        return np.where(kept, points, found * np.float32(self.facts.scale))
 
     def to_noise(
         self,
@@ -414,7 +464,6 @@ class PointCloudModel:
         label: np.ndarray,
         seed: int,
         rows: np.ndarray,
-        kept: Kept | None = None,
     ) -> Start:
         """Returns the noise of some clouds.
 
@@ -422,18 +471,21 @@ class PointCloudModel:
           label: Class of every cloud, int32 [cloud].
           seed: Seed of the samples.
           rows: Numbers of the clouds, int [row].
-          kept: Points of every cloud that are given.
         """
         keys = jax.random.split(jax.random.key(seed), len(label))[rows]
         x = draw_prior(self.time.schedule, keys, (self.num_points, DIM))
-        given: Any = label[rows]
-        if kept is not None:
-            given = given, kept.is_given[rows], kept.data[rows], x
-        return Start(x, sample_keys(seed, rows), given)
+        return Start(x, sample_keys(seed, rows), label[rows])
 
-    def stretches(self, sampling: Sampling) -> list[Stretch]:
-        """Cuts the sampler's time grid; a blind model chooses buckets on its way."""
+    def stretches(self, sampling: Sampling, start: float = 0.0) -> list[Stretch]:
+        """Cuts the sampler's time grid; a blind model chooses buckets on its way.
+
+        Args:
+          sampling: The sampler's settings.
+          start: Time to start at; the grid's times after it are kept.
+        """
         times = sampling.times(self.time.schedule, self.num_points * DIM)
+        if start > 0:
+            times = np.concatenate([[start], times[times > start]])
         if self.is_blind:
             return [Stretch(None, 0, as_times(times))]
         return split_time_grid(self.time, times)

@@ -8,15 +8,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
+from scipy.spatial import cKDTree
 
 from ncgn_jax.data.whole_files import whole_file, write_whole
 from ncgn_jax.faults import RequestError
 from ncgn_jax.point_clouds.model import DIM, PointCloudModel
 from ncgn_jax.tasks.classes import Label
-from ncgn_jax.tasks.sampling import Kept
 from ncgn_jax.tasks.trained import ClassedModel, at_least
 
 FORMATS = (".npy", ".obj", ".ply", ".png", ".xyz")
+# Signal level from which completions are generated anew. From 0.7 the Chamfer distance
+# to the hidden half of 32 shapes was 20.0e-3 in place of 18.6e-3.
+_REFINED_FROM = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +132,7 @@ class TrainedClouds(ClassedModel[PointCloudModel]):
         *,
         num_points: int | None = None,
         draws: int = 1,
+        proposals: int = 8,
         label: Label | None = None,
         center: Sequence[float] | None = None,
         extent: float | None = None,
@@ -137,17 +141,20 @@ class TrainedClouds(ClassedModel[PointCloudModel]):
     ) -> Clouds:
         """Generates the rest of a cloud of which some points are given.
 
-        The given points are kept. Their interpolants with the noise take their places
-        in every step (replacement: Song et al. 2021, arXiv 2011.13456, appendix I.2).
-        Training clouds have their mean at 0 and their largest coordinate at 1, z up.
-        Where the whole shape lies is unknown of a part: say `center` and `extent`, or
-        those of the part are taken.
+        Whole clouds are generated first; of each `proposals` of them the one that lies
+        nearest to the given points is taken, and the given points take the places of
+        those nearest to them. Then it is noised half way and generated anew around the
+        given points, which are kept. Training clouds have their mean at 0 and their
+        largest coordinate at 1, z up. Where the whole shape lies is unknown of a part:
+        say `center` and `extent`, or those of the part are taken.
 
         Args:
           scan: Given points, [point, 3], in any unit.
           num_points: Points of the whole cloud; None for as many as in training.
           draws: Number of completions.
-          label: Class by name or number; None to draw it.
+          proposals: Clouds that each completion is chosen from.
+          label: Class by name or number; None to draw one for each proposal, so that
+            the given points choose it.
           center: Mean of the whole shape, in the units of the scan.
           extent: Largest distance of a coordinate from it, in the same units.
           steps: Sampler steps.
@@ -182,22 +189,23 @@ class TrainedClouds(ClassedModel[PointCloudModel]):
             )
             if told is None
         ]
-        shape = (draws, model.num_points)
-        is_given = np.broadcast_to(np.arange(shape[1]) < len(points), shape)[..., None]
-        data = np.zeros((*shape, DIM), np.float32)
-        data[:, : len(points)] = (points - middle) / size / model.facts.scale
-        labels = self._labels(label, draws, seed)
-        whole = model.sample(
-            self.params,
-            self.model_state,
-            labels,
-            seed,
-            self._settings(steps=steps),
-            Kept(is_given, data),
+        sampling, weights = self._settings(steps=steps), (self.params, self.model_state)
+        each = at_least("proposals", proposals, 1)
+        labels = self._labels(label, draws * each, seed)
+        made = model.sample(*weights, labels, seed, sampling)
+        given = ((points - middle) / size).astype(np.float32)
+        chosen = _nearest_of_each(given, made, each)
+        whole = np.stack([_around(given, made[i]) for i in chosen])
+        is_given = np.broadcast_to(
+            np.arange(whole.shape[1]) < len(given), whole.shape[:2]
         )
-        found = whole.astype(float) * size + middle
+        labels = labels[chosen]
+        # Noise of its own, not that of the proposals.
+        whole = model.refine(
+            *weights, whole, is_given, labels, seed + 1, sampling, _REFINED_FROM
+        )
+        found = (whole.astype(float) * size + middle).astype(np.float32)
         # To the bit, whatever the units.
-        found = found.astype(np.float32)
         found[:, : len(points)] = points
         return Clouds(found, self._names(labels), "; ".join(assumed))
 
@@ -323,6 +331,20 @@ def _cloud(argument: str, points: ArrayLike) -> np.ndarray:
     if not np.isfinite(found).all():
         raise RequestError(f"{argument}: found numbers that are not finite")
     return found
+
+
+def _nearest_of_each(given: np.ndarray, made: np.ndarray, each: int) -> np.ndarray:
+    """Returns which of every `each` clouds lies nearest to given points, int [draw]."""
+    errors = [np.mean(cKDTree(cloud).query(given)[0] ** 2) for cloud in made]
+    best = np.argmin(np.reshape(errors, (-1, each)), axis=1)
+    return best + each * np.arange(len(best))
+
+
+def _around(given: np.ndarray, cloud: np.ndarray) -> np.ndarray:
+    """Puts given points in the places of those of a cloud that lie nearest to them."""
+    distance = cKDTree(given).query(cloud)[0]
+    order = np.argsort(distance, kind="stable")
+    return np.concatenate([given, cloud[np.sort(order[len(given) :])]])
 
 
 def _like(first: ArrayLike, second: ArrayLike) -> np.ndarray:
