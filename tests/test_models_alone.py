@@ -459,6 +459,9 @@ def test_interpolation_begins_and_ends_with_the_clouds():
         )
     spread = between.points.std(axis=(1, 2))
     assert spread.min() > 0.5 * spread[[0, -1]].min()
+    assert spread.max() < 1.2 * spread[[0, -1]].max()
+    same = model.interpolate(ends[0], ends[0], num=3, label="ball", steps=200)
+    np.testing.assert_allclose(same.points[1], same.points[0], atol=1e-3)
     with pytest.raises(RequestError, match="label: needed"):
         model.interpolate(*ends)
 

@@ -221,8 +221,9 @@ class TrainedClouds(ClassedModel[PointCloudModel]):
         """Walks from one cloud to another through the noise of both.
 
         The flow is run backwards to the noise of each, points of one noise are paired
-        with those of the other at least cost, and the flow is run from the mixtures,
-        which keep the variance of the noise.
+        with those of the other at least cost, and the flow is run from the noise on the
+        arc between (spherical interpolation, as Song et al. 2021, arXiv 2010.02502,
+        appendix D.5), which keeps its variance however alike the two are.
 
         Args:
           first: Cloud, [point, 3], in the units of the training clouds.
@@ -246,9 +247,7 @@ class TrainedClouds(ClassedModel[PointCloudModel]):
         )
         cost = ((noise[0][:, None] - noise[1][None]) ** 2).sum(-1)
         partner = linear_sum_assignment(cost)[1]
-        share = np.linspace(0.0, 1.0, num)[:, None, None]
-        mixed = (1 - share) * noise[0] + share * noise[1][partner]
-        mixed = mixed / np.sqrt((1 - share) ** 2 + share**2)
+        mixed = _arc(noise[0], noise[1][partner], num)
         points = model.from_noise(
             self.params, self.model_state, mixed.astype(np.float32), labels, sampling
         )
@@ -331,6 +330,18 @@ def _cloud(argument: str, points: ArrayLike) -> np.ndarray:
     if not np.isfinite(found).all():
         raise RequestError(f"{argument}: found numbers that are not finite")
     return found
+
+
+def _arc(first: np.ndarray, second: np.ndarray, num: int) -> np.ndarray:
+    """Returns arrays on the arc from one to another, [num, ...], ends included."""
+    lengths = np.linalg.norm(first), np.linalg.norm(second)
+    cosine = np.sum(first * second, dtype=float) / (lengths[0] * lengths[1])
+    # Equal arrays have no arc; a line is as good near them.
+    angle = max(float(np.arccos(np.clip(cosine, -1.0, 1.0))), 1e-4)
+    share = np.linspace(0.0, 1.0, num)[:, None, None]
+    return (
+        np.sin((1 - share) * angle) * first + np.sin(share * angle) * second
+    ) / np.sin(angle)
 
 
 def _nearest_of_each(given: np.ndarray, made: np.ndarray, each: int) -> np.ndarray:
