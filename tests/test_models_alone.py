@@ -375,6 +375,31 @@ def test_clouds_of_any_size_and_class(tmp_path):
         made.save(tmp_path / "some.stl")
 
 
+def test_larger_clouds_get_graphs_that_the_network_knows():
+    small = make_task(
+        with_fields(
+            default_config("point_clouds").lock(),
+            {"data.num_points": 64, "data.num_train": 20, "data.num_test": 8},
+        )
+    ).model
+    large, own = small.resized(200), small.time.buckets
+    assert len(own) > 1
+    for ours, theirs in zip(large.time.buckets, own, strict=True):
+        assert ours.num_nodes == 200
+        assert ours.num_supernodes == theirs.num_supernodes
+        assert ours.num_neighbors == theirs.num_neighbors
+        assert ours.low == theirs.low
+    # All points are nodes of the finest graph as trained, and no longer of a larger.
+    assert [b.clustering for b in (own[-1], large.time.buckets[-1])] == [
+        "identity",
+        "balanced",
+    ]
+    assert small.resized(32).time.buckets[-1].num_supernodes == 32
+    assert small.resized(64) is small
+    knn = model_of("point_clouds").model
+    assert knn.resized(40).time.buckets[0].num_supernodes == 40
+
+
 def test_a_completed_cloud_keeps_what_was_given():
     model = model_of("point_clouds")
     scan = np.random.default_rng(0).normal(size=(6, 3)) * 40 + 1000

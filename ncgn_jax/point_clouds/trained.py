@@ -306,10 +306,7 @@ class TrainedClouds(ClassedModel[PointCloudModel]):
             return self.model
         count = at_least("num_points", num_points, 2)
         if count not in self._sizes:
-            try:
-                self._sizes[count] = self.model.resized(count)
-            except ValueError as error:
-                raise RequestError(f"num_points: found {count}; {error}") from error
+            self._sizes[count] = self.model.resized(count)
         return self._sizes[count]
 
     @functools.cached_property
