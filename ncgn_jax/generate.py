@@ -33,7 +33,9 @@ from ncgn_jax.loop import init_state
 from ncgn_jax.memory import (
     check_data,
     check_sampling,
+    field_differences,
     read_checkpoint,
+    stored_config,
     with_stored_facts,
     with_training_of,
 )
@@ -131,6 +133,14 @@ def load_run(
         task = with_stored_facts(task, stored)
     else:
         task = task_without_data(config, stored.record)
+        unread = field_differences(stored_config(stored), config, ("data",))
+        if unread and parallel.is_main_process():
+            listed = "; ".join(map(str, unread))
+            print(
+                f"NOTE: samples need no data, only what the run's own taught it; not "
+                f"used: {listed}",
+                flush=True,
+            )
     return task, restore_state(config, workdir, task, stored.step)
 
 

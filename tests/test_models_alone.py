@@ -24,6 +24,7 @@ from ncgn_jax.domains import default_config, make_task, validate
 from ncgn_jax.faults import CheckpointError, ConfigError, RequestError
 from ncgn_jax.generate import load_run
 from ncgn_jax.loop import train
+from ncgn_jax.main import run
 from ncgn_jax.memory import data_differences, make_record
 from ncgn_jax.point_clouds.model import PointCloudModel
 from ncgn_jax.run.checkpoint import Stored
@@ -66,8 +67,11 @@ def write_cells(path: Path, genes=("Gad2", "Sox10", "Ttr"), factor=1.0) -> Path:
     return path
 
 
-def write_molecules(path: Path, last="O") -> Path:
-    chains = [f"{'C' * n}{end}" for n in range(2, 9) for end in ("", "N", last)]
+def write_molecules(path: Path, last="O", more=0, longest=8) -> Path:
+    chains = [
+        f"{'C' * n}{end}" for n in range(2, longest + 1) for end in ("", "N", last)
+    ]
+    chains += [f"{last}{'C' * n}{last}" for n in range(1, more + 1)]
     path.write_text("\n".join(chains) + "\n")
     return path
 
@@ -122,7 +126,12 @@ CASES = {
          "autoencoder.num_layers": 1, "model.pair_width": 8, "model.network": "gnn",
          "autoencoder.decoder": "pna", "train.batch_size": 32,
          "sample.num_published": 0, "sample.num_reconstructed": 0},
-        {"atoms": ({"last": "S"}, r"data \(classes\): was .*O.*, now .*S")},
+        {
+            "atoms": ({"last": "S"}, r"data \(classes\): was .*O.*, now .*S"),
+            # As many classes, and more of the last: they are sorted by number.
+            "order": ({"more": 40}, r"data \(classes\): was .*N, O\), now .*O, N"),
+            "molecules": ({"longest": 7}, "data: was"),
+        },
     ),
     "images": Case(
         ".npz",
@@ -160,7 +169,7 @@ def needs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_run_needs_its_data_no_more(name, tmp_path):
+def test_a_run_needs_its_data_no_more(name, tmp_path, capsys):
     """Moved, loaded, exported and loaded again it gives the same samples."""
     needs(name)
     case = CASES[name]
@@ -177,6 +186,20 @@ def test_a_run_needs_its_data_no_more(name, tmp_path):
     assert expected.keys() == found.keys()
     for part in expected:
         np.testing.assert_array_equal(found[part], expected[part])
+
+    # Nor does it take anything from others in their place, and it says so.
+    case.write(path, **RENAMED[name])
+    capsys.readouterr()
+    fields = [f"data.path={path}x", "evaluate.weights=ema", "seed=3"]
+    run(None, fields, str(moved), "sample", pictures=False)
+    (made,) = (moved / "samples").glob("*/ema.npz")
+    with np.load(made) as arrays:
+        for part in expected:
+            np.testing.assert_array_equal(arrays[part], expected[part])
+    assert f"not used: data.path: was '{path}'" in capsys.readouterr().out
+    for mode in ("train", "evaluate"):
+        with pytest.raises(ConfigError, match=r"data \(.*\): was"):
+            run(None, [f"data.path={path}"], str(moved), mode, pictures=False)
 
     model = ncgn.load(moved)
     assert model.domain == name
