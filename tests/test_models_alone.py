@@ -68,10 +68,8 @@ def write_cells(path: Path, genes=("Gad2", "Sox10", "Ttr"), factor=1.0) -> Path:
 
 
 def write_molecules(path: Path, last="O", more=0, longest=8) -> Path:
-    sizes = range(2, longest + 1)
-    chains = [f"{'C' * n}{end}" for n in sizes for end in ("", "N", last)]
-        f"{'C' * n}{end}" for n in range(2, longest + 1) for end in ("", "N", last)
-    ]
+    sizes, ends = range(2, longest + 1), ("", "N", last)
+    chains = [f"{'C' * n}{end}" for n in sizes for end in ends]
     chains += [f"{last}{'C' * n}{last}" for n in range(1, more + 1)]
     path.write_text("\n".join(chains) + "\n")
     return path

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.usefixtures("compile_quickly")
 RNG = np.random.default_rng(0)
 SHORT = {
     "train.batch_size": 16,
+    "train.optimizer": "adam",
     "train.warmup_steps": 1,
     "model.num_layers": 1,
     "model.width": 8,
@@ -54,7 +55,7 @@ def test_clouds_train_resume_and_sample(tmp_path, monkeypatch):
 def test_images(tmp_path):
     images = RNG.integers(0, 256, (48, 8, 8)).astype(np.uint8)
     data = {"images": images, "labels": np.arange(48) % 2}
-    fields = {**SHORT, "dmp.patches": (4, 2), "train.batch_size": 16}
+    fields = {**SHORT, "dmp.patches": (4,)}
     model = ncgn.train("images", data, tmp_path, steps=2, fields=fields)
     assert len(model.sample(2, label=[0, 1])) == 2
 
@@ -78,7 +79,7 @@ def test_molecules(tmp_path):
     data = {"smiles": smiles, "length": [len(text) for text in smiles]}
     fields = {
         **SHORT,
-        "train.batch_size": 16,
+        "train.batch_size": 32,
         "autoencoder.num_steps": 1,
         "autoencoder.batch_size": 8,
         "autoencoder.num_layers": 1,
@@ -86,7 +87,6 @@ def test_molecules(tmp_path):
         "model.network": "gnn",
         "model.conditions": ("length", "logp"),
     }
-    fields["train.batch_size"] = 32
     model = ncgn.train("molecules", data, tmp_path, steps=1, fields=fields)
     found = model.sample(3, properties={"logp": 0.5})
     assert (model.properties, found.asked) == (("length", "logp"), {"logp": 0.5})
