@@ -176,12 +176,17 @@ def test_completion_is_of_clouds_only():
     assert "is a model of expression, not of point_clouds" in str(error.value)
 
 
-@pytest.mark.slow
 def test_completion_benchmark_prints_a_row_each(tmp_path, capsys):
-    path = tmp_path / "shapes.png"
-    fields = ["--config.data.num_train=40", "--config.data.num_test=16"]
-    arguments = ["--num=2", "--steps=1", f"--picture={path}", *fields]
-    completion.main(["completion", *arguments])
+    rng = np.random.default_rng(0)
+    for name in ("ball", "box"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(12):
+            np.save(tmp_path / "data" / name / f"{i}.npy", rng.normal(size=(16, 3)))
+    model, path = SMOKE.parent.parent / "tests/fixtures/models", tmp_path / "shapes.png"
+    completion.main(
+        ["completion", f"--model={model / 'point_clouds'}", "--num=2", "--steps=1",
+         f"--picture={path}", f"--config.data.path={tmp_path / 'data'}"]
+    )  # fmt: skip
     printed = capsys.readouterr().out
     for name in ("completed", "unconditional", "nearest training", "mirrored"):
         assert f"| {name} " in printed
