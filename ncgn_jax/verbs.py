@@ -62,6 +62,7 @@ def complete(arguments: Sequence[str]) -> None:
     parser.add_argument("out", help="whole clouds: .png, .npy, .ply, .obj or .xyz")
     parser.add_argument("--num_points", type=int, help="points of the whole cloud")
     parser.add_argument("--draws", type=int, help="number of completions")
+    parser.add_argument("--proposals", type=int, help="that each is chosen from")
     parser.add_argument("--label", help="class of the shape")
     parser.add_argument("--center", type=float, nargs=3, help="of the whole shape")
     parser.add_argument("--extent", type=float, help="largest coordinate from there")
