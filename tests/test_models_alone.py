@@ -376,6 +376,12 @@ def test_impossible_requests_are_refused(name, arguments, said):
         model.sample(**({"num": 2} | arguments))
 
 
+def test_verbs_of_other_domains_are_answered_in_words():
+    with pytest.raises(AttributeError, match=r"images have no 'complete'.*inpaint"):
+        model_of("images").complete(np.ones((4, 3)))
+    assert not hasattr(model_of("images"), "impute")
+
+
 def test_clouds_of_any_size_and_class(tmp_path):
     model = model_of("point_clouds")
     made = model.sample(3, label=["box", 0], num_points=20, steps=1)

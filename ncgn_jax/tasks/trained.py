@@ -8,7 +8,7 @@ import abc
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import flax.traverse_util
 import jax
@@ -111,6 +111,17 @@ class TrainedModel(abc.ABC, Generic[Model]):
         """Says what the model is in a line."""
         data = self.about.data[0].removeprefix("data: ").split(";")[0]
         return f"<{type(self).__name__}, {self.about.step} steps on {data}>"
+
+    if not TYPE_CHECKING:  # It would make any attribute pass for one.
+
+        def __getattr__(self, name: str) -> Any:
+            """Says what models of this domain can do instead."""
+            public = (verb for verb in dir(type(self)) if not verb.startswith("_"))
+            verbs = [verb for verb in public if callable(getattr(type(self), verb))]
+            raise AttributeError(
+                f"models of {self.domain} have no {name!r}; they have "
+                f"{', '.join(verbs)}"
+            )
 
     def export(self, folder: str | Path) -> Path:
         """Writes the model as `model.json` and `weights.safetensors`.
