@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 _BRANCHING = 4
+# Voxels are numbered by int32.
+_MOST_VOXELS = 2**31 - 1
 
 
 def voxel_clusters(
@@ -35,9 +37,18 @@ def voxel_clusters(
     Returns:
       Cluster of each point, int32 [node], in [0, num_occupied); and num_occupied, an
       int32 scalar of at most min(v^dim, node).
+
+    Raises:
+      ValueError: If v is less than 1, or the grid has more than 2^31 - 1 voxels.
     """
     num_nodes, dim = positions.shape
     side = num_voxels_per_side
+    if side < 1 or side**dim > _MOST_VOXELS:
+        most = int(_MOST_VOXELS ** (1 / dim))
+        raise ValueError(
+            f"num_voxels_per_side: found {side}; allowed: 1 to {most} in {dim} "
+            "dimensions"
+        )
     low = jnp.min(positions, axis=0, keepdims=True)
     extent = jnp.max(positions, axis=0, keepdims=True) - low
     width = jnp.where(extent > 0, extent, 1.0) / side
@@ -98,6 +109,8 @@ def balanced_order(positions: jax.Array, num_clusters: int) -> jax.Array:
         extent = jnp.max(masked_high, axis=1) - jnp.min(masked_low, axis=1)
         axis = jnp.argmax(extent, axis=-1)  # [part]
         keys = jnp.take_along_axis(points, axis[:, None, None], axis=2)[..., 0]
+        # A coordinate that is not a number stays in its part, before the padding.
+        keys = jnp.where(jnp.isnan(keys), jnp.inf, keys)
         keys = jnp.where(inside, keys, jnp.inf)
         _, members = jax.lax.sort((keys, members), dimension=1, num_keys=1)
         order = members.reshape(-1)[back]

@@ -33,6 +33,7 @@ from ncgn_jax.graphs.neighbors import (
     long_short_neighbors,
     nearest_neighbors,
 )
+from ncgn_jax.graphs.positions import check_positions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +144,8 @@ def build_graphs(
       The graphs, flattened, with one block.
 
     Raises:
-      ValueError: If the number of nodes is not the bucket's, or a key is missing.
+      ValueError: If the number of nodes is not the bucket's, a key is missing, or the
+        positions have a type or scale that `positions.check_positions` refuses.
     """
     return assemble(connect_graphs(positions, bucket, rng))
 
@@ -159,9 +161,11 @@ def connect_graphs(
       rng: Key for random edges; needed by `long_short` only.
 
     Raises:
-      ValueError: If the number of nodes is not the bucket's, or a key is missing.
+      ValueError: If the number of nodes is not the bucket's, a key is missing, or the
+        positions have a type or scale that `positions.check_positions` refuses.
     """
     chex.assert_rank(positions, 3)
+    check_positions(positions)
     num_nodes, size = positions.shape[1], bucket.num_supernodes
     if num_nodes != bucket.num_nodes:
         raise ValueError(

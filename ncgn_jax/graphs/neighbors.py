@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ncgn_jax.graphs.block_neighbors import block_neighbors, pays_off
+from ncgn_jax.graphs.positions import check_positions
 
 SEARCHES = ("auto", "all_pairs", "blocks")
 # Pairs whose distances are in memory at a time.
@@ -63,8 +64,10 @@ def nearest_neighbors(
       is not real or has fewer than k real others.
 
     Raises:
-      ValueError: If k is negative or exceeds node - 1, or the search is unknown.
+      ValueError: If k is negative or exceeds node - 1, the search is unknown, or the
+        positions have a type or scale that `positions.check_positions` refuses.
     """
+    check_positions(positions)
     if search not in SEARCHES:
         raise ValueError(f"search: found {search!r}; allowed: {', '.join(SEARCHES)}")
     chex.assert_rank(positions, 2)

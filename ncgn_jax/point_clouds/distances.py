@@ -25,6 +25,8 @@ from ncgn_jax.metrics.transport import all_pairs, emd_pairs
 # Clouds per vector operation. Coordinates and running minima of 64 clouds of 400
 # points fit a core's cache.
 _CLOUDS_PER_BLOCK = 64
+# Share of reference points outside of the cube of the JSD.
+_MOST_OUTSIDE = 0.1
 
 
 def chamfer_matrix(a: ArrayLike, b: ArrayLike | None = None) -> NDArray[np.float64]:
@@ -40,18 +42,21 @@ def chamfer_matrix(a: ArrayLike, b: ArrayLike | None = None) -> NDArray[np.float
       b: Clouds, [T, M, D]; None compares a with itself at half the cost.
 
     Returns:
-      Distances, [S, T], >= 0, computed in float32.
+      Distances, [S, T], >= 0, computed in float32, after centring where clouds lie
+      far from the origin.
 
     Raises:
-      ValueError: If the shapes do not fit.
+      ValueError: If the shapes do not fit, or a set is empty.
     """
-    a = np.asarray(a, np.float32)
+    a = np.asarray(a)
     if b is None:
         _check_ranks(a, a)
+        (a,) = _near_origin(a)
         forth = _directed(a, a)
         return forth + forth.T
-    b = np.asarray(b, np.float32)
+    b = np.asarray(b)
     _check_ranks(a, b)
+    a, b = _near_origin(a, b)
     return _directed(a, b) + _directed(b, a).T
 
 
@@ -104,7 +109,7 @@ def nearest_neighbor_accuracy(
       d_rr: Distances among reference clouds, [S, S].
 
     Returns:
-      Accuracy in [0, 1].
+      Accuracy in [0, 1]; NaN if a distance is.
 
     Raises:
       ValueError: If the three matrices are not all [S, S] with S > 1.
@@ -122,6 +127,8 @@ def nearest_neighbor_accuracy(
     nearest = distances == distances.min(axis=1, keepdims=True)
     is_reference = np.arange(2 * size) >= size
     same_set = is_reference[:, None] == is_reference[None, :]
+    if np.isnan(distances).any():
+        return float("nan")
     votes = (nearest & same_set).sum(axis=1) / nearest.sum(axis=1)
     return float(votes.mean())
 
@@ -136,9 +143,11 @@ def coverage(d_gr: ArrayLike) -> float:
       d_gr: Distances from generated to reference clouds, [S, T].
 
     Returns:
-      Share in [0, 1].
+      Share in [0, 1]; NaN if a distance is.
     """
     d_gr = np.asarray(d_gr)
+    if np.isnan(d_gr).any():
+        return float("nan")
     return len(np.unique(d_gr.argmin(axis=1))) / d_gr.shape[1]
 
 
@@ -180,9 +189,22 @@ def jensen_shannon_divergence(
 
     Returns:
       Divergence in [0, 1] bits.
+
+    Raises:
+      ValueError: If the shapes do not fit, a set is empty, or much of the reference
+        lies outside of the cube, where all counts for the same.
     """
-    p = _occupancy(np.asarray(generated), resolution, half_width)
-    q = _occupancy(np.asarray(reference), resolution, half_width)
+    generated, reference = np.asarray(generated), np.asarray(reference)
+    _check_ranks(generated, reference)
+    outside = np.mean(np.abs(reference).max(axis=-1) > half_width)
+    if outside > _MOST_OUTSIDE:
+        raise ValueError(
+            f"half_width: found {half_width:g}, and {100 * outside:.0f}% of the "
+            f"reference points outside of the cube; allowed: up to "
+            f"{100 * _MOST_OUTSIDE:.0f}%; centre and scale both sets, or widen it"
+        )
+    p = _occupancy(generated, resolution, half_width)
+    q = _occupancy(reference, resolution, half_width)
     divergence = _entropy((p + q) / 2) - (_entropy(p) + _entropy(q)) / 2
     return float(np.clip(divergence, 0.0, 1.0))  # rounding may leave [0, 1]
 
@@ -239,9 +261,23 @@ def _directed_blocks(a: jax.Array, b: jax.Array, block: int) -> jax.Array:
     return jnp.swapaxes(lax.map(to_set, blocks), 1, 2).reshape(num_clouds, -1)
 
 
-def _check_ranks(a: NDArray[np.float32], b: NDArray[np.float32]) -> None:
+def _near_origin(*sets: NDArray) -> tuple[NDArray[np.float32], ...]:
+    """Returns sets as float32, moved together if they lie farther off than they reach.
+
+    Coordinates of surveys have six digits before those that matter.
+    """
+    middle = np.mean([s.mean(axis=(0, 1), dtype=float) for s in sets], axis=0)
+    reach = max(float(np.ptp(s, axis=(0, 1)).max()) for s in sets)
+    if np.abs(middle).max() > reach:
+        sets = tuple(s - middle for s in sets)
+    return tuple(np.asarray(s, np.float32) for s in sets)
+
+
+def _check_ranks(a: NDArray, b: NDArray) -> None:
     if a.ndim != 3 or b.ndim != 3 or a.shape[2] != b.shape[2]:
         raise ValueError(
             "sets must be [clouds, points, dimensions] with equal dimensions; got "
             f"{a.shape} and {b.shape}"
         )
+    if not (a.size and b.size):
+        raise ValueError(f"sets must not be empty; got {a.shape} and {b.shape}")

@@ -133,7 +133,7 @@ def test_coverage_and_mmd_by_hand():
 
 
 def test_scores_of_identical_sets(draw):
-    clouds = draw.normal(size=(6, 20, 3))
+    clouds = draw.normal(size=(6, 20, 3)) / 4
     for distances in (chamfer_matrix(clouds, clouds), emd_matrix(clouds, clouds)):
         assert coverage(distances) == 1
         assert minimum_matching_distance(distances) == 0
@@ -170,3 +170,45 @@ def test_jsd_scales_with_its_cube(draw):
     assert whole == pytest.approx(half)
     # Outside points fall into the border cells.
     assert jensen_shannon_divergence(np.full((1, 1, 2), 9.0), np.ones((1, 1, 2))) == 0
+
+
+def test_chamfer_of_surveyed_clouds_is_that_of_centred_ones():
+    rng = np.random.default_rng(0)
+    small, other = rng.normal(size=(2, 2, 64, 3)) * 0.01
+    place = np.array([500_000.0, 4_649_776.0, 120.0])
+    found, expected = (
+        chamfer_matrix(small + place, other + place),
+        chamfer_matrix(small, other),
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    np.testing.assert_allclose(
+        chamfer_matrix(small + place), chamfer_matrix(small), rtol=1e-4, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("measure", [chamfer_matrix, jensen_shannon_divergence])
+@pytest.mark.parametrize("shape", [(0, 4, 3), (2, 0, 3)])
+def test_empty_sets_are_refused(measure, shape):
+    for sets in (
+        (np.zeros(shape), np.zeros((2, 4, 3))),
+        (np.zeros((2, 4, 3)), np.zeros(shape)),
+    ):
+        with pytest.raises(ValueError, match="sets must not be empty"):
+            measure(*sets)
+
+
+def test_unknown_distances_have_unknown_scores():
+    unknown = np.full((6, 6), np.nan)
+    assert np.isnan(coverage(unknown))
+    assert np.isnan(minimum_matching_distance(unknown))
+    assert np.isnan(
+        nearest_neighbor_accuracy(np.ones((6, 6)), unknown, np.ones((6, 6)))
+    )
+
+
+def test_jsd_refuses_a_reference_outside_of_its_cube():
+    cloud = np.random.default_rng(0).normal(size=(1, 300, 3))
+    with pytest.raises(ValueError, match=r"half_width: found 1, and 100% of the ref"):
+        jensen_shannon_divergence(cloud + 100, cloud + 200)
+    # Samples may lie anywhere.
+    assert jensen_shannon_divergence(cloud + 100, cloud / 6) > 0.9
