@@ -84,8 +84,9 @@ def draw_clouds(
     bands = {name: -(-len(clouds) // columns) for name, clouds in drawn.items()}
     num_rows = sum(bands.values())
     panel, head = 1.35, 0.27
+    foot = 0.0 if captions is None else 0.16
     width = columns * panel
-    height = num_rows * panel + len(bands) * head
+    height = num_rows * (panel + foot) + len(bands) * head
     figure = Figure(figsize=(width, height))
     size = common_size([c for clouds in drawn.values() for c in clouds])
     top = height
@@ -104,7 +105,7 @@ def draw_clouds(
             row, column = divmod(place, columns)
             box = (
                 column * panel / width,
-                (top - (row + 1) * panel) / height,
+                (top - (row + 1) * (panel + foot) + foot) / height,
                 panel / width,
                 panel / height,
             )
@@ -112,14 +113,14 @@ def draw_clouds(
             if captions is not None:
                 figure.text(
                     box[0] + box[2] / 2,
-                    box[1],
+                    box[1] - foot / height,
                     captions[name][place],
                     fontsize=7,
                     color=INK,
                     ha="center",
                     va="bottom",
                 )
-        top -= bands[name] * panel
+        top -= bands[name] * (panel + foot)
     return figure
 
 
