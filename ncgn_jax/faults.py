@@ -56,11 +56,14 @@ class ProcessError(NcgnError, RuntimeError):
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Ends the program with one message where a `NcgnError` is raised within."""
+    """Ends the program with one message where a `NcgnError` is raised, or by Ctrl-C."""
     try:
         yield
     except NcgnError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("stopped by SIGINT", file=sys.stderr)
+        sys.exit(130)
 
 
 class Faults:

@@ -32,7 +32,7 @@ from ncgn_jax.run.checkpoint import Checkpoints
 from ncgn_jax.run.lock import Lock, hold
 from ncgn_jax.run.logs import MetricsWriter, Progress, format_seconds
 from ncgn_jax.run.optimizer import make_optimizer
-from ncgn_jax.run.preemption import Preempted, Preemption
+from ncgn_jax.run.preemption import Preemption
 from ncgn_jax.run.state import TrainState, make_train_state, num_params
 from ncgn_jax.starting import Start, read_start
 from ncgn_jax.tasks import NO_ROWS, StepKind, Task
@@ -306,7 +306,7 @@ def _loop(
                 saver.save(done, state, is_due=is_due)
             if is_last:
                 saver.wait()
-                raise Preempted(done)
+                raise preemption.stopped(done)
         if pending is not None:
             logger.check_all(*pending, progress)
     saver.save(num_steps, state, is_due=False)

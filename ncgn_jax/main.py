@@ -8,8 +8,9 @@
     python -m ncgn_jax.main --workdir=runs/mine --mode=sample
     python -m ncgn_jax.main --help [--config=configs/modelnet.py]
 
-Run it again and it resumes; SIGTERM saves and ends it. `--workdir` alone is enough for
-a run that exists. Sampling needs no data: the run has all that its data taught it.
+Run it again and it resumes; SIGTERM and Ctrl-C save and end it. `--workdir` alone is
+enough for a run that exists. Sampling needs no data: the run has all that its data
+taught it.
 Nothing is written before configuration and data have been checked (--mode=check does
 that alone, and exits with 0 or 2), and a run never goes on with other data or another
 configuration in silence (see ncgn_jax/memory.py).
@@ -160,9 +161,11 @@ class _After(NamedTuple):
     def __call__(self, folder: Path, task: Task, state: TrainState) -> None:
         """Samples on all processes; process 0 goes on to measure and draw."""
         self.preemption.stop_at_once()
+        self.preemption.check()
         samples = generate(task.config, folder, task, state, self.samples)
         if not parallel.is_main_process():
             return
+        self.preemption.check()
         with parallel.alone():
             drawn = draw(folder, task, state, samples) if self.pictures else []
             if self.mode != "sample":

@@ -1,10 +1,13 @@
-"""Saves and ends a run as resumable when it receives SIGTERM.
+"""Saves and ends a run as resumable when it receives SIGTERM or Ctrl-C (SIGINT).
 
 Schedulers send SIGTERM some time before they take a machine away. In the training loop,
 where state would be lost, the signal is kept until the next step is finished and the
 loop queries it (`reached`). Everywhere else it ends the run at once, because all
-finished work is on disk. With several processes, JAX's preemption service makes them
-agree on the step after which to stop, whichever of them received the signal.
+finished work is on disk. A second Ctrl-C ends the process whatever it does. The request
+is kept until it is obeyed, since code that catches everything, such as the callbacks of
+a garbage collector, may swallow what is raised. With several processes, JAX's
+preemption service makes them agree on the step after which to stop, whichever of them
+received SIGTERM.
 
 Example:
   >>> import os, signal
@@ -29,31 +32,39 @@ from jax.experimental import multihost_utils
 
 from ncgn_jax import processes
 
+# SIGTERM ends a run as asked; 130 is what shells expect after Ctrl-C.
+_EXIT_CODES = {signal.SIGTERM: 0, signal.SIGINT: 130}
+_Handler = Callable[[int, FrameType | None], object] | int | None
+
 
 class Preempted(SystemExit):
-    """Ends a run that received SIGTERM, with exit code 0.
+    """Ends a run that received a signal, with exit code 0 (SIGTERM) or 130 (SIGINT).
 
     Attributes:
       step: Step that was saved for this reason, None if there was nothing to save.
+      signal: The signal.
     """
 
-    def __init__(self, step: int | None = None) -> None:
-        super().__init__(0)
+    def __init__(
+        self, step: int | None = None, received: signal.Signals = signal.SIGTERM
+    ) -> None:
+        super().__init__(_EXIT_CODES[received])
         self.step = step
+        self.signal = received
 
     def __str__(self) -> str:
         saved = "" if self.step is None else f", step {self.step} is saved"
-        return f"stopped by SIGTERM{saved}: resumable, run the same command again"
+        name = self.signal.name
+        return f"stopped by {name}{saved}: resumable, run the same command again"
 
 
 class Preemption:
-    """Handles SIGTERM while it is entered."""
+    """Handles SIGTERM and SIGINT while it is entered."""
 
     def __init__(self) -> None:
-        self._listening = False
         self._postponed = False
-        self._requested = False
-        self._former: Callable[[int, FrameType | None], object] | int | None = None
+        self._requested: signal.Signals | None = None
+        self._former: dict[signal.Signals, _Handler] = {}
 
     def __enter__(self) -> "Preemption":
         # With several processes, JAX's service handles the signal.
@@ -61,31 +72,46 @@ class Preemption:
             self.stop_at_once()
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        if self._listening:
-            signal.signal(signal.SIGTERM, self._former or signal.SIG_DFL)
-            self._listening = False
+    def __exit__(self, kind: type | None, *exception: object) -> None:
+        for number, former in self._former.items():
+            signal.signal(number, former or signal.SIG_DFL)
+        self._former = {}
+        if kind is None:
+            self.check()
+
+    def check(self) -> None:
+        """Raises `Preempted` if a signal was received and what it raised was lost."""
+        if self._requested is not None:
+            raise self.stopped()
+
+    def stopped(self, step: int | None = None) -> Preempted:
+        """Returns the exception that ends the run.
+
+        Args:
+          step: Step that was saved for this reason, if any.
+        """
+        return Preempted(step, self._requested or signal.SIGTERM)
 
     def stop_at_once(self) -> None:
-        """Makes SIGTERM end this process by `Preempted`, unless postponed.
+        """Makes signals end this process by `Preempted`, unless postponed.
 
         With several processes, call it after the last training loop.
         """
         in_main_thread = threading.current_thread() is threading.main_thread()
-        if in_main_thread and not self._listening:
-            self._former = signal.signal(signal.SIGTERM, self._handle)
-            self._listening = True
+        if in_main_thread and not self._former:
+            for number in _EXIT_CODES:
+                self._former[number] = signal.signal(number, self._handle)
 
     @contextlib.contextmanager
     def postponed(self) -> Iterator[None]:
         """Keeps a signal until the end of the block, which then raises `Preempted`."""
+        self.check()
         self._postponed = True
         try:
             yield
         finally:
             self._postponed = False
-        if self._requested:
-            raise Preempted
+        self.check()
 
     def reached(self, call: int) -> bool:
         """Tells whether to save and stop now, after a call of the training step.
@@ -98,10 +124,13 @@ class Preemption:
         """
         if processes.num_processes() > 1:
             return multihost_utils.reached_preemption_sync_point(call)
-        return self._requested
+        return self._requested is not None
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        self._requested = True
+        del frame
+        if number == signal.SIGINT and self._requested == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGINT)
+        self._requested = signal.Signals(number)
         if not self._postponed:
-            raise Preempted
+            raise self.stopped()

@@ -4,6 +4,7 @@
 says how each found the folder and left it.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -34,26 +35,82 @@ OVERRIDES = [
 ]  # fmt: skip
 
 
-def test_a_signal_ends_a_run_at_once():
+KINDS = pytest.mark.parametrize(
+    ("kind", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)]
+)
+
+
+@KINDS
+def test_a_signal_ends_a_run_at_once(kind, code):
+    former = signal.getsignal(kind)
     with pytest.raises(Preempted) as stop, Preemption():
-        os.kill(os.getpid(), signal.SIGTERM)
-    assert stop.value.code == 0
-    assert "resumable" in str(stop.value)
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        os.kill(os.getpid(), kind)
+    assert stop.value.code == code
+    assert str(stop.value).startswith(f"stopped by {kind.name}: resumable")
+    assert signal.getsignal(kind) == former
 
 
-def test_a_signal_waits_where_it_is_postponed():
+@KINDS
+def test_a_signal_waits_where_it_is_postponed(kind, code):
     reached = []
 
     def work():
         with Preemption() as preemption, preemption.postponed():
             reached.append(preemption.reached(1))
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), kind)
             reached.append(preemption.reached(2))
 
-    with pytest.raises(Preempted):
+    with pytest.raises(Preempted) as stop:
         work()
     assert reached == [False, True]
+    assert stop.value.code == code
+
+
+def swallow(kind):
+    """Gets a signal in code that catches everything, as callbacks of `gc` do."""
+    with contextlib.suppress(BaseException):
+        os.kill(os.getpid(), kind)
+        time.sleep(0.01)
+
+
+@KINDS
+def test_a_signal_that_was_swallowed_is_obeyed_later(kind, code):
+    later = []
+
+    def end():
+        with Preemption():
+            swallow(kind)
+            later.append("goes on until somebody looks")
+
+    def begin():
+        with Preemption() as preemption:
+            swallow(kind)
+            with preemption.postponed():
+                later.append("never")
+
+    for work in (end, begin):
+        with pytest.raises(Preempted) as stop:
+            work()
+        assert stop.value.code == code
+    assert later == ["goes on until somebody looks"]
+
+
+def test_a_second_interrupt_ends_the_process_whatever_it_does():
+    code = """
+import os, signal, time
+from ncgn_jax.run.preemption import Preemption
+with Preemption() as preemption, preemption.postponed():
+    os.kill(os.getpid(), signal.SIGINT)
+    print(preemption.reached(1), flush=True)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+"""
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == -signal.SIGINT
+    assert (ended.stdout, ended.stderr) == ("True\n", "")
 
 
 def test_nothing_is_reached_without_a_signal():
@@ -192,14 +249,14 @@ def stored_steps(workdir):
 
 @pytest.mark.slow
 def test_killed_runs_end_bit_identical(tmp_path, start):
-    """By SIGTERM and SIGKILL, while starting, training and saving."""
+    """By SIGTERM, SIGKILL and SIGINT, while starting, training and saving."""
     whole = start(tmp_path / "whole", slow=False)
     rng = np.random.default_rng(0)
     num_resumed = 0
     for number in range(NUM_KILLS):
-        kind = (signal.SIGTERM, signal.SIGKILL)[number % 2]
+        kind = (signal.SIGTERM, signal.SIGKILL, signal.SIGINT)[number % 3]
         # The second is killed while it saves, the third while it starts.
-        place = ("training", "saving", "starting")[number % 3]
+        place = ("training", "saving", "starting")[(number + number // 3) % 3]
         before = stored_steps(tmp_path / "killed")
         process = start(tmp_path / "killed", slow=True)
         lines = read_until(process, "run: ")
@@ -227,8 +284,9 @@ def test_killed_runs_end_bit_identical(tmp_path, start):
         ]
         print(number, place, kind.name, before[-1:], after[-1:], half_written)
         num_resumed += bool(resumed)
-        if kind == signal.SIGTERM:
-            assert process.returncode == 0
+        if kind != signal.SIGKILL:
+            assert process.returncode == (0 if kind == signal.SIGTERM else 130)
+            assert f"stopped by {kind.name}" in lines[-1]
             assert "resumable" in lines[-1]
         else:
             assert process.returncode == -signal.SIGKILL
