@@ -100,6 +100,8 @@ def balanced_order(positions: jax.Array, num_clusters: int) -> jax.Array:
     """
     num_nodes = positions.shape[0]
     order = jnp.arange(num_nodes, dtype=jnp.int32)
+    # What is not a number stays in its part, before the padding.
+    positions = jnp.where(jnp.isnan(positions), jnp.inf, positions)
     for places, back in _split_plan(num_nodes, num_clusters):
         members = jnp.where(places >= 0, order[places], -1)  # [part, place]
         inside = members >= 0
@@ -109,8 +111,6 @@ def balanced_order(positions: jax.Array, num_clusters: int) -> jax.Array:
         extent = jnp.max(masked_high, axis=1) - jnp.min(masked_low, axis=1)
         axis = jnp.argmax(extent, axis=-1)  # [part]
         keys = jnp.take_along_axis(points, axis[:, None, None], axis=2)[..., 0]
-        # A coordinate that is not a number stays in its part, before the padding.
-        keys = jnp.where(jnp.isnan(keys), jnp.inf, keys)
         keys = jnp.where(inside, keys, jnp.inf)
         _, members = jax.lax.sort((keys, members), dimension=1, num_keys=1)
         order = members.reshape(-1)[back]
