@@ -266,8 +266,10 @@ def _near_origin(*sets: NDArray) -> tuple[NDArray[np.float32], ...]:
 
     Coordinates of surveys have six digits before those that matter.
     """
-    middle = np.mean([s.mean(axis=(0, 1), dtype=float) for s in sets], axis=0)
-    reach = max(float(np.ptp(s, axis=(0, 1)).max()) for s in sets)
+    # Samples may be infinite; they stay where they are.
+    with np.errstate(invalid="ignore"):
+        middle = np.mean([s.mean(axis=(0, 1), dtype=float) for s in sets], axis=0)
+        reach = max(float(np.ptp(s, axis=(0, 1)).max()) for s in sets)
     if np.abs(middle).max() > reach:
         sets = tuple(s - middle for s in sets)
     return tuple(np.asarray(s, np.float32) for s in sets)

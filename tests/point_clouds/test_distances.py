@@ -186,6 +186,16 @@ def test_chamfer_of_surveyed_clouds_is_that_of_centred_ones():
     )
 
 
+@pytest.mark.filterwarnings("error")
+def test_infinite_clouds_are_infinitely_far():
+    clouds = np.random.default_rng(0).normal(size=(2, 8, 3))
+    lost = clouds.copy()
+    lost[1] = np.inf
+    found = chamfer_matrix(lost, clouds)
+    np.testing.assert_array_equal(found[0], chamfer_matrix(clouds)[0])
+    assert not np.isfinite(found[1]).any()
+
+
 @pytest.mark.parametrize("measure", [chamfer_matrix, jensen_shannon_divergence])
 @pytest.mark.parametrize("shape", [(0, 4, 3), (2, 0, 3)])
 def test_empty_sets_are_refused(measure, shape):
