@@ -41,7 +41,7 @@ from benchmarks.step import (
 from ncgn_jax import parallel
 from ncgn_jax.config import apply_overrides, load_config, split_config_arguments
 from ncgn_jax.domains import validate
-from ncgn_jax.faults import ConfigError
+from ncgn_jax.faults import ConfigError, one_line_errors
 from ncgn_jax.metrics.table import Column, Row, format_table
 from ncgn_jax.tasks.settings import DTYPES
 
@@ -148,7 +148,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--calls", default="1,8")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--size", type=int, default=8192)
-    try:
+    with one_line_errors():
         path, overrides, rest = split_config_arguments((argv or sys.argv)[1:])
         options = parser.parse_args(rest)
         dtypes, calls = options.dtypes.split(","), options.calls.split(",")
@@ -159,8 +159,6 @@ def main(argv: list[str] | None = None) -> None:
         config.train.checkpoint_every_steps = int(np.prod([int(n) for n in calls]))
         for dtype in dtypes:
             validate(apply_overrides(config, [f"model.dtype={dtype}"]))
-    except ConfigError as error:
-        sys.exit(f"error: {error}")
     counts = [int(count) for count in calls]
     benchmark(config, dtypes, counts, options.repeats, options.size)
 

@@ -34,11 +34,11 @@ import numpy as np
 from ncgn_jax import parallel
 from ncgn_jax.config import apply_overrides, config_from_json, split_config_arguments
 from ncgn_jax.domains import complete_config, make_task
-from ncgn_jax.faults import ConfigError, NcgnError
+from ncgn_jax.faults import ConfigError, one_line_errors
 from ncgn_jax.loading import load
 from ncgn_jax.metrics.table import Column, Row, format_table
 from ncgn_jax.pictures.output import save_figure
-from ncgn_jax.point_clouds.distances import chamfer_matrix
+from ncgn_jax.point_clouds.distances import chamfer_matrix, one_way_distances
 from ncgn_jax.point_clouds.draw_clouds import draw_clouds
 from ncgn_jax.point_clouds.sets import PointDataset
 from ncgn_jax.point_clouds.trained import TrainedClouds
@@ -154,19 +154,12 @@ def _candidates(
     settings = {"num_points": num_points, "label": told, "steps": steps, "seed": seed}
     pose = {"center": (0.0, 0.0, 0.0), "extent": 1.0}
     same = data.train[data.train_labels == label][:, :num_points]
-    near = [_one_way(given, cloud) for cloud in same]
     return {
         "completed": model.complete(given, **pose, **settings).points[0],
         "completed alone": model.complete(given, **settings).points[0],
         "unconditional": model.sample(1, **settings).points[0],
-        "nearest training": same[int(np.argmin(near))],
+        "nearest training": same[int(np.argmin(one_way_distances(given, same)))],
     }
-
-
-def _one_way(points: np.ndarray, cloud: np.ndarray) -> float:
-    """Returns the mean squared distance from points to the nearest of a cloud."""
-    squares = ((points[:, None] - cloud[None]) ** 2).sum(-1)
-    return float(squares.min(axis=1).mean())
 
 
 def _filled(points: np.ndarray, num: int) -> np.ndarray:
@@ -225,7 +218,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--num", type=int, default=64)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--picture", type=Path)
-    try:
+    with one_line_errors():
         path, overrides, rest = split_config_arguments((argv or sys.argv)[1:])
         options = parser.parse_args(rest)
         if path:
@@ -233,8 +226,6 @@ def main(argv: list[str] | None = None) -> None:
         benchmark(
             options.model, options.num, options.steps, options.picture, list(overrides)
         )
-    except NcgnError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from benchmarks.step import paper_config, prepare, random_task
 from ncgn_jax import parallel
 from ncgn_jax.config import apply_overrides, load_config, split_config_arguments
 from ncgn_jax.domains import validate
-from ncgn_jax.faults import ConfigError
+from ncgn_jax.faults import ConfigError, one_line_errors
 from ncgn_jax.metrics.table import Column, Row, format_table
 
 COLUMNS = (
@@ -142,7 +142,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--only", type=int, help=argparse.SUPPRESS)
     arguments = (argv or sys.argv)[1:]
-    try:
+    with one_line_errors():
         path, overrides, rest = split_config_arguments(arguments)
         options = parser.parse_args(rest)
         config = load_config(path) if path else paper_config()
@@ -154,8 +154,6 @@ def main(argv: list[str] | None = None) -> None:
             size = options.graphs * found
             config = apply_overrides(config, [f"train.batch_size={size}"])
         validate(config)
-    except ConfigError as error:
-        sys.exit(f"error: {error}")
     if options.only:
         print(json.dumps(measure(config, options.repeats)))
         return

@@ -35,7 +35,7 @@ from benchmarks.step import WARM_UP, paper_config, prepare, random_task, sampler
 from ncgn_jax import parallel
 from ncgn_jax.config import apply_overrides, load_config, split_config_arguments
 from ncgn_jax.domains import validate
-from ncgn_jax.faults import ConfigError
+from ncgn_jax.faults import one_line_errors
 from ncgn_jax.metrics.table import Column, format_table
 
 # In order: a fusion is of the first kind that anything in it has.
@@ -251,14 +251,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--sample_graphs", type=int, default=8)
     parser.add_argument("--sampler_steps", type=int, default=20)
-    try:
+    with one_line_errors():
         path, overrides, rest = split_config_arguments((argv or sys.argv)[1:])
         options = parser.parse_args(rest)
         config = load_config(path) if path else paper_config()
         config = apply_overrides(config, overrides)
         validate(config)
-    except ConfigError as error:
-        sys.exit(f"error: {error}")
     # Between a product and the layer that asked for it lie many frames of flax.
     jax.config.update("jax_traceback_in_locations_limit", 100)
     task = random_task(config)

@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 from ncgn_jax import parallel
 from ncgn_jax.config import apply_overrides, split_config_arguments, with_fields
 from ncgn_jax.domains import validate
-from ncgn_jax.faults import CheckpointError, ConfigError, DataError
+from ncgn_jax.faults import ConfigError, one_line_errors
 from ncgn_jax.generate import load_run, read_run_config
 from ncgn_jax.metrics.table import (
     Column,
@@ -164,7 +164,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--samplers", default="euler,heun,ddim")
     parser.add_argument("--num_samples", type=int, default=442)
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema")
-    try:
+    with one_line_errors():
         path, overrides, rest = split_config_arguments((argv or sys.argv)[1:])
         options = parser.parse_args(rest)
         if path:
@@ -174,8 +174,6 @@ def main(argv: list[str] | None = None) -> None:
         config = read_config(options.workdir, overrides, samplers, steps)
         numbers = [int(number) for number in steps]
         benchmark(options.workdir, config, samplers, numbers, options.weights)
-    except (ConfigError, DataError, CheckpointError) as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from ml_collections import ConfigDict
 from ncgn_jax import parallel
 from ncgn_jax.config import apply_overrides, load_config, split_config_arguments
 from ncgn_jax.domains import validate
-from ncgn_jax.faults import ConfigError
+from ncgn_jax.faults import one_line_errors
 from ncgn_jax.graphs import build_graphs, join_graphs
 from ncgn_jax.loop import TrainingSteps, init_state
 from ncgn_jax.metrics.table import Column, Row, format_table
@@ -372,14 +372,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--sample_graphs", type=int, default=8)
     parser.add_argument("--sampler_steps", type=int, default=20)
     parser.add_argument("--whole_only", action="store_true")
-    try:
+    with one_line_errors():
         path, overrides, rest = split_config_arguments((argv or sys.argv)[1:])
         options = parser.parse_args(rest)
         config = load_config(path) if path else paper_config()
         config = apply_overrides(config, overrides)
         validate(config)
-    except ConfigError as error:
-        sys.exit(f"error: {error}")
     benchmark(config, **vars(options))
 
 

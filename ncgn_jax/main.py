@@ -161,7 +161,6 @@ class _After(NamedTuple):
     def __call__(self, folder: Path, task: Task, state: TrainState) -> None:
         """Samples on all processes; process 0 goes on to measure and draw."""
         self.preemption.stop_at_once()
-        self.preemption.check()
         samples = generate(task.config, folder, task, state, self.samples)
         if not parallel.is_main_process():
             return

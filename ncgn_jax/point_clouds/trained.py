@@ -12,6 +12,7 @@ from scipy.spatial import cKDTree
 
 from ncgn_jax.data.whole_files import whole_file, write_whole
 from ncgn_jax.faults import RequestError
+from ncgn_jax.point_clouds.distances import one_way_distances
 from ncgn_jax.point_clouds.model import DIM, PointCloudModel
 from ncgn_jax.tasks.classes import Label
 from ncgn_jax.tasks.trained import ClassedModel, at_least
@@ -343,8 +344,7 @@ def _arc(first: np.ndarray, second: np.ndarray, num: int) -> np.ndarray:
 
 def _nearest_of_each(given: np.ndarray, made: np.ndarray, each: int) -> np.ndarray:
     """Returns which of every `each` clouds lies nearest to given points, int [draw]."""
-    errors = [np.mean(cKDTree(cloud).query(given)[0] ** 2) for cloud in made]
-    best = np.argmin(np.reshape(errors, (-1, each)), axis=1)
+    best = np.argmin(one_way_distances(given, made).reshape(-1, each), axis=1)
     return best + each * np.arange(len(best))
 
 

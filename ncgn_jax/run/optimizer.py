@@ -2,7 +2,6 @@
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -78,28 +77,13 @@ def _iterate_muon(tx: optax.GradientTransformation) -> optax.GradientTransformat
     for each of the iterations. The state stays as it is stored.
     """
 
-    def with_coefficients(
-        state: Tree, change: Callable[[jax.Array], jax.Array]
-    ) -> Tree:
-        def is_muon(part: Any) -> bool:
-            return isinstance(part, optax.contrib.MuonState)
-
-        return jax.tree.map(
-            lambda part: (
-                part._replace(ns_coeffs=change(part.ns_coeffs))
-                if is_muon(part)
-                else part
-            ),
-            state,
-            is_leaf=is_muon,
-        )
-
     def update(
         grads: Tree, state: Tree, params: Tree | None = None
     ) -> tuple[Tree, Tree]:
-        state = with_coefficients(state, lambda c: jnp.tile(c, (_MUON_ITERATIONS, 1)))
-        updates, state = tx.update(grads, state, params)
-        return updates, with_coefficients(state, lambda c: c[0])
+        own = optax.tree.get(state, "ns_coeffs")
+        each = jnp.tile(own, (_MUON_ITERATIONS, 1))
+        updates, state = tx.update(grads, optax.tree.set(state, ns_coeffs=each), params)
+        return updates, optax.tree.set(state, ns_coeffs=own)
 
     return optax.GradientTransformation(tx.init, update)
 

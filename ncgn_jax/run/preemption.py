@@ -95,12 +95,14 @@ class Preemption:
     def stop_at_once(self) -> None:
         """Makes signals end this process by `Preempted`, unless postponed.
 
-        With several processes, call it after the last training loop.
+        One that was received before, and lost, ends it now. With several processes,
+        call it after the last training loop.
         """
         in_main_thread = threading.current_thread() is threading.main_thread()
         if in_main_thread and not self._former:
             for number in _EXIT_CODES:
                 self._former[number] = signal.signal(number, self._handle)
+        self.check()
 
     @contextlib.contextmanager
     def postponed(self) -> Iterator[None]:
