@@ -4,7 +4,8 @@
     ncgn sample shapes OUT [--label=chair]   samples a model: shipped, exported, a run
     ncgn sample --workdir=runs/quickstart    samples a run with its pictures, alone
     ncgn evaluate --workdir=runs/quickstart  measures a run against its data
-    ncgn check --config=modelnet             reads configuration and data, and stops
+    ncgn check PATH                          says what there is to train on, and stops
+    ncgn check --config=modelnet             the same for a configuration and its data
     ncgn export RUN FOLDER                   writes a model that stands on its own
     ncgn complete MODEL SCAN OUT             generates the rest of a point cloud
     ncgn impute MODEL CELLS OUT              fills in genes that were not measured
@@ -86,6 +87,17 @@ def _sample(arguments: list[str]) -> None:
         _main("sample")(arguments)
 
 
+def _check(arguments: list[str]) -> None:
+    # A path first; without, it is the data of --config.
+    if not arguments or arguments[0].startswith("--config="):
+        _main("check")(arguments)
+    else:
+        with one_line_errors():
+            from ncgn_jax.check import check
+
+            check(arguments)
+
+
 def _verb(name: str) -> Callable[[list[str]], None]:
     def run(arguments: list[str]) -> None:
         with one_line_errors():
@@ -103,7 +115,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": _main("all"),
     "sample": _sample,
     "evaluate": _main("evaluate"),
-    "check": _main("check"),
+    "check": _check,
     "complete": _verb("complete"),
     "impute": _verb("impute"),
     "export": _verb("export"),

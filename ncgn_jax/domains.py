@@ -91,14 +91,20 @@ def make_task(config: ConfigDict) -> Task:
       DataError: If the data are faulty or do not fit the configuration.
       ValueError: If the task's caption does not state what a table must.
     """
-    kind = DOMAINS[config.task]
-    task = kind(config, _load(kind, config))
+    task = DOMAINS[config.task](config, load_data(config))
     check_caption(task.caption())
     return task
 
 
-def _load(kind: type[Task], config: ConfigDict) -> Any:
-    """Loads data, by the reader of a plug-in where there is one for the file."""
+def load_data(config: ConfigDict) -> Any:
+    """Loads the data set of a validated configuration.
+
+    The reader of a plug-in is taken where there is one for the file.
+
+    Raises:
+      DataError: If the data are missing or faulty.
+    """
+    kind = DOMAINS[config.task]
     path: str = config.get("data", {}).get("path") or ""
     read = registry.find("reader", Path(path).suffix.lower(), config.task)
     if read is None:
@@ -110,8 +116,8 @@ def _load(kind: type[Task], config: ConfigDict) -> Any:
         file, fields_of_file = kind.write_data(read(Path(path)), stem)
         fields_of_file = {**fields_of_file, "data.path": str(file)}
         dataset = kind.load_dataset(with_fields(config, fields_of_file))
-    source = dataset.source.replace(str(file), f"{path} (reader of a plug-in)")
-    return dataclasses.replace(dataset, source=source)
+    report = dataset.report.replace_origin(str(file), f"{path} (reader of a plug-in)")
+    return dataclasses.replace(dataset, report=report)
 
 
 def task_without_data(config: ConfigDict, record: Mapping[str, Any]) -> Task:
@@ -126,7 +132,8 @@ def task_without_data(config: ConfigDict, record: Mapping[str, Any]) -> Task:
     """
     kind = DOMAINS[config.task]
     task = kind(config, None, from_plain(kind.facts_type, record["facts"]))
-    task.about_data = [f"model of {line}" for line in record["data"]]
+    first, *more = record["data"]
+    task.about_data = [f"model of {first}", *more]
     return task
 
 

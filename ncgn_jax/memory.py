@@ -61,6 +61,7 @@ def make_record(task: Task, changes: Sequence[dict[str, Any]] = ()) -> dict[str,
         "facts": to_plain(task.facts),
         "digest": task.digest,
         "data": [line for line in task.describe_data() if _is_about(line)],
+        "report": None if task.report is None else dataclasses.asdict(task.report),
         "changes": list(changes),
     }
 
@@ -105,6 +106,11 @@ def with_training_of(stored: Stored, config: ConfigDict) -> ConfigDict:
 def _is_about(line: str) -> bool:
     """Tells a description from advice on how to get other data."""
     return not line.startswith("NOTE")
+
+
+def _first_of(about: Sequence[str]) -> str:
+    """Returns the line that names the data."""
+    return next(filter(_is_about, about), "unknown")
 
 
 def stored_config(stored: Stored) -> ConfigDict:
@@ -216,7 +222,7 @@ def data_differences(task: Task, stored: Stored) -> list[Difference]:
             for name in relied
         ]
     was, now = (
-        f"{about[-1].removeprefix('data: ')} [{digest}]"
+        f"{_first_of(about).removeprefix('data: ')} [{digest}]"
         for about, digest in (
             (record["data"], record["digest"]),
             (task.describe_data(), task.digest),

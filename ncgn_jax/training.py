@@ -135,7 +135,8 @@ def _stored(domain: str, data: Any, workdir: Path) -> Iterator[dict[str, Any]]:
         yield {}
         return
     if isinstance(data, str | Path):
-        yield {"data.path": str(data)}
+        found = DOMAINS[domain].recognise(Path(data)) if Path(data).exists() else None
+        yield {"data.path": str(data), **(found or {})}
         return
     folder, was_there = workdir / _DATA, workdir.exists()
     new = folder / "new"

@@ -49,6 +49,7 @@ ALLOWED = {
     "plugins": ALL_DOMAINS | {"domains"},
     "loop": LOOP,
     "training": LOOP,
+    "check": LOOP,
     "verbs": LOOP,
     "generate": LOOP,
     "evaluate": LOOP | {"generate"},
@@ -61,7 +62,7 @@ ALLOWED = {
     "dmp": TASKS,
     "help": ALL_DOMAINS | {"domains"},
     "main": LOOP | {"generate", "evaluate", "help"},
-    "command": LOOP | {"main", "compare", "levels", "verbs"},
+    "command": LOOP | {"main", "check", "compare", "levels", "verbs"},
 }
 # Besides these, only a domain's config.py, load.py and task.py read a ConfigDict.
 READS_CONFIG = {

@@ -15,7 +15,7 @@ import numpy as np
 
 # Fields of data sets that are texts about them, or follow from the rest by way of
 # another program.
-_NOT_CONTENT = frozenset(("name", "source", "smiles", "depictions"))
+_NOT_CONTENT = frozenset(("name", "source", "report", "smiles", "depictions"))
 # Rows of data that stay on disk are looked at here and there.
 _NUM_LOOKED_AT = 256
 

@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING, NamedTuple, SupportsFloat
 
 import numpy as np
 
-from ncgn_jax.expression.hdf5_check import check_hdf5
-from ncgn_jax.expression.text_tables import read_lines
+from ncgn_jax.data.hdf5_check import check_hdf5
+from ncgn_jax.data.text_tables import read_lines
 from ncgn_jax.faults import DataError
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from ncgn_jax import registry
 from ncgn_jax.data.digest import digest
+from ncgn_jax.data.report import DataReport
 from ncgn_jax.faults import DataError, Faults, RequestError
 from ncgn_jax.fields import Rows
 from ncgn_jax.metrics.table import Column, Row
@@ -119,6 +120,20 @@ class Task(abc.ABC, Generic[Data, Facts]):
         """Loads the data of a validated configuration."""
 
     @classmethod
+    def recognise(cls, path: Path) -> dict[str, Any] | None:
+        """Returns the fields that load a file or folder, besides `data.path`.
+
+        A look at names and first bytes decides; the content may still be faulty.
+
+        Args:
+          path: An existing file or folder.
+
+        Returns:
+          The fields, None if nothing there looks like data of this domain.
+        """
+        return None
+
+    @classmethod
     def write_data(cls, data: Any, stem: Path) -> tuple[Path, dict[str, Any]]:
         """Writes data of `ncgn_jax.train`, or of a plug-in's reader, as a file.
 
@@ -166,6 +181,11 @@ class Task(abc.ABC, Generic[Data, Facts]):
     def about_data(self) -> list[str]:
         """Describes the data, or those that a model without them was trained on."""
         return self.describe_data()
+
+    @property
+    def report(self) -> DataReport | None:
+        """How the data were read; None if that is not known."""
+        return None
 
     @property
     def has_data(self) -> bool:

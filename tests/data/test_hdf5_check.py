@@ -2,8 +2,8 @@
 
 import pytest
 
-from ncgn_jax.expression import hdf5_check
-from ncgn_jax.expression.hdf5_check import check_hdf5
+from ncgn_jax.data import hdf5_check
+from ncgn_jax.data.hdf5_check import check_hdf5
 from ncgn_jax.faults import DataError
 
 

@@ -1,20 +1,25 @@
-"""Reads tables in text files, separated by tabs or by commas."""
+"""Reads tables in text files, separated by tabs, commas or semicolons."""
 
 import csv
+import io
 from pathlib import Path
 
+from ncgn_jax.data.archives import read_plain_or_gzip
+
+_DELIMITERS = "\t,;"
 Line = tuple[int, list[str]]  # its number in the file, and its fields
 
 
 def read_lines(path: Path) -> tuple[list[Line], Line | None]:
     """Splits the lines of a table, without empty ones.
 
-    Lines are split at tabs if that gives a table, else at commas, because names may
-    contain the other delimiter. If neither gives a table, the more frequent one is
-    used.
+    Lines are split at tabs if that gives a table, else at commas, else at semicolons,
+    because names may contain the other delimiters. If none gives a table, the most
+    frequent one is used.
 
     Args:
-      path: The file, in UTF-8, with or without a byte order mark.
+      path: The file, in UTF-8, with or without a byte order mark; compressed if its
+        name ends in .gz.
 
     Returns:
       The lines, and the first row with a wrong number of fields, None if there is
@@ -23,8 +28,10 @@ def read_lines(path: Path) -> tuple[list[Line], Line | None]:
     Raises:
       csv.Error: If a quote is not closed or misplaced.
       UnicodeDecodeError: If the file is not UTF-8.
+      DataError: If the file is absent or damaged.
     """
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    content = read_plain_or_gzip(path)
+    with io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline="") as file:
         start = file.readline() + file.readline()
 
         def split_at(delimiter: str) -> list[Line]:
@@ -32,14 +39,14 @@ def read_lines(path: Path) -> tuple[list[Line], Line | None]:
             reader = csv.reader(file, delimiter=delimiter, strict=True)
             return [(reader.line_num, line) for line in reader if line]
 
-        for delimiter in "\t,":
+        for delimiter in _DELIMITERS:
             try:
                 lines = split_at(delimiter) if delimiter in start else []
             except csv.Error:
                 continue
             if len(lines) > 1 and _find_irregular(lines) is None:
                 return lines, None
-        lines = split_at(max("\t,", key=start.count))
+        lines = split_at(max(_DELIMITERS, key=start.count))
         return lines, _find_irregular(lines)
 
 

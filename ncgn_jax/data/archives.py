@@ -1,0 +1,233 @@
+"""Reads members of .zip and .tar archives, and compressed files, without unpacking.
+
+Nothing is ever written. Members whose paths lead out of the archive, links, encrypted
+members and those that grow beyond a bound are refused.
+
+Example:
+  >>> import io, pathlib, tempfile, zipfile
+  >>> path = pathlib.Path(tempfile.mkdtemp()) / "a.zip"
+  >>> with zipfile.ZipFile(path, "w") as file:
+  ...     file.writestr("chair/0.txt", "0 0 1")
+  ...     file.writestr("__MACOSX/chair/._0.txt", "")
+  >>> with open_archive(path) as archive:
+  ...     [(member.name, archive.read(member)) for member in archive.members]
+  [('chair/0.txt', b'0 0 1')]
+"""
+
+import contextlib
+import gzip
+import lzma
+import os
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple, Protocol
+
+from ncgn_jax.faults import DataError
+
+ARCHIVE_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+MAX_MEMBER_BYTES = 2**31
+_CHUNK = 2**20
+# What `zipfile`, `tarfile` and `gzip` raise for files that were spoilt at random.
+SPOILT = (
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+    lzma.LZMAError,
+    struct.error,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+class _Readable(Protocol):
+    """A stream of bytes."""
+
+    def read(self, size: int, /) -> bytes:
+        """Returns at most so many bytes, none at the end."""
+
+
+class Member(NamedTuple):
+    """A file in an archive.
+
+    Attributes:
+      name: Its path in the archive, with forward slashes.
+      size: Bytes that the archive announces.
+      stamp: A text that changes with the content, where the archive knows it.
+    """
+
+    name: str
+    size: int
+    stamp: str = ""
+
+
+class Archive(NamedTuple):
+    """An open archive.
+
+    Attributes:
+      members: Its files without hidden ones, by name; folders are left away.
+      num_hidden: Number of hidden files: those named `.*` and in `__MACOSX`.
+      read: Returns the bytes of a member, DataError if it is damaged.
+    """
+
+    members: tuple[Member, ...]
+    num_hidden: int
+    read: Callable[[Member], bytes]
+
+
+def is_archive(path: str | os.PathLike[str]) -> bool:
+    """Tells whether a name ends like that of an archive."""
+    return str(path).lower().endswith(ARCHIVE_ENDINGS)
+
+
+def is_hidden(name: str | PurePosixPath) -> bool:
+    """Tells whether a path is one that systems hide, such as `.x` and `__MACOSX/x`."""
+    return any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
+
+
+@contextlib.contextmanager
+def open_archive(
+    path: str | os.PathLike[str], max_bytes: int = MAX_MEMBER_BYTES
+) -> Iterator[Archive]:
+    """Opens an archive.
+
+    Args:
+      path: A .zip, .tar, or compressed .tar.
+      max_bytes: Largest member that is read.
+
+    Yields:
+      Its members and a function that reads one.
+
+    Raises:
+      DataError: If it is no archive, or a member has an unsafe path, is a link, is
+        encrypted or is larger than `max_bytes`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    opened = _open_zip if path.suffix.lower() == ".zip" else _open_tar
+    with opened(path) as (listed, open_member):
+        kept, num_hidden = [], 0
+        for member in sorted(listed):
+            if _check_member(path, member, max_bytes):
+                kept.append(member)
+            else:
+                num_hidden += 1
+
+        def read(member: Member) -> bytes:
+            try:
+                with open_member(member.name) as file:
+                    return read_bounded(file, f"{path}:{member.name}", max_bytes)
+            except SPOILT as error:
+                if isinstance(error, DataError):
+                    raise
+                raise DataError(
+                    f"{path}:{member.name}: damaged member ({error})"
+                ) from error
+
+        yield Archive(tuple(kept), num_hidden, read)
+
+
+def read_bounded(
+    file: _Readable, where: str, max_bytes: int = MAX_MEMBER_BYTES
+) -> bytes:
+    """Reads a stream to its end.
+
+    Raises:
+      DataError: If there is more than `max_bytes`, as in a decompression bomb.
+    """
+    parts = []
+    total = 0
+    while part := file.read(_CHUNK):
+        total += len(part)
+        if total > max_bytes:
+            raise DataError(f"{where}: more than {max_bytes:,} bytes; allowed: so many")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def read_plain_or_gzip(
+    path: str | os.PathLike[str], max_bytes: int = MAX_MEMBER_BYTES
+) -> bytes:
+    """Reads a file, uncompressed if its name ends in .gz.
+
+    Raises:
+      DataError: If it is absent, damaged, or larger than `max_bytes` uncompressed.
+    """
+    path = Path(path)
+    opened = gzip.open if path.suffix.lower() == ".gz" else open
+    try:
+        with opened(path, "rb") as file:
+            return read_bounded(file, str(path), max_bytes)
+    except SPOILT as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path}: not readable ({error})") from error
+
+
+def plain_name(path: str | os.PathLike[str]) -> Path:
+    """Returns a path without `.gz` at its end."""
+    path = Path(path)
+    return path.with_suffix("") if path.suffix.lower() == ".gz" else path
+
+
+_Opened = tuple[list[Member], Callable[[str], contextlib.AbstractContextManager]]
+
+
+@contextlib.contextmanager
+def _open_zip(path: Path) -> Iterator[_Opened]:
+    try:
+        archive = zipfile.ZipFile(path)
+    except SPOILT as error:
+        raise DataError(f"{path}: not a readable zip ({error})") from error
+    with archive:
+        infos = [info for info in archive.infolist() if not info.is_dir()]
+        encrypted = [info.filename for info in infos if info.flag_bits & 1]
+        if encrypted:
+            raise DataError(f"{path}: {encrypted[0]!r} is encrypted; allowed: plain")
+        members = [Member(i.filename, i.file_size, hex(i.CRC)) for i in infos]
+        yield members, archive.open
+
+
+@contextlib.contextmanager
+def _open_tar(path: Path) -> Iterator[_Opened]:
+    try:
+        archive = tarfile.open(path)  # noqa: SIM115  closed below
+        infos = {info.name: info for info in archive if not info.isdir()}
+    except SPOILT as error:
+        raise DataError(f"{path}: not a readable archive ({error})") from error
+    with archive:
+        for info in infos.values():
+            if not info.isfile():
+                raise DataError(f"{path}: {info.name!r} is a link; allowed: files")
+
+        def open_member(name: str) -> contextlib.AbstractContextManager:
+            file = archive.extractfile(infos[name])
+            if file is None:
+                raise DataError(f"{path}:{name}: not a file")
+            return file
+
+        yield [Member(i.name, i.size) for i in infos.values()], open_member
+
+
+def _check_member(path: Path, member: Member, max_bytes: int) -> bool:
+    """Refuses unsafe members; returns False for hidden ones."""
+    name = PurePosixPath(member.name.replace("\\", "/"))
+    drive = ":" in name.parts[0] if name.parts else False
+    if name.is_absolute() or ".." in name.parts or drive:
+        raise DataError(f"{path}: unsafe member path {member.name!r}")
+    if is_hidden(name.as_posix().removeprefix("./")):
+        return False
+    if member.size > max_bytes:
+        raise DataError(
+            f"{path}:{member.name}: {member.size:,} bytes; allowed: <= {max_bytes:,}"
+        )
+    return True
