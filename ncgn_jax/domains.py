@@ -132,8 +132,8 @@ def task_without_data(config: ConfigDict, record: Mapping[str, Any]) -> Task:
     """
     kind = DOMAINS[config.task]
     task = kind(config, None, from_plain(kind.facts_type, record["facts"]))
-    first, *more = record["data"]
-    task.about_data = [f"model of {first}", *more]
+    told = list(record["data"])
+    task.about_data = [*(f"model of {line}" for line in told[:1]), *told[1:]]
     return task
 
 

@@ -12,6 +12,8 @@ Example:
 
 import contextlib
 import difflib
+import errno
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -54,9 +56,25 @@ class ProcessError(NcgnError, RuntimeError):
     """Reports that the processes of a run cannot work together."""
 
 
+class MachineError(NcgnError, RuntimeError):
+    """Reports that the machine, or how it is set up, does not let a run work."""
+
+
+# Refusals of an operating system that no program can mend.
+_OF_MACHINE = frozenset(
+    (errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EISDIR, errno.EMFILE,
+     errno.ENAMETOOLONG, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.ENOTDIR,
+     errno.EPERM, errno.EPIPE, errno.EROFS, errno.ESTALE)
+)  # fmt: skip
+
+
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Ends the program with one message where a `NcgnError` is raised, or by Ctrl-C."""
+    """Ends the program with one message where what went wrong is not its own fault.
+
+    That is a `NcgnError`, Ctrl-C, or a machine without the room, the memory or the
+    rights that are needed. What was saved before stays.
+    """
     try:
         yield
     except NcgnError as error:
@@ -64,6 +82,36 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         print("stopped by SIGINT", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        reason = describe_machine(error)
+        if reason is None:
+            raise
+        _leave_broken_streams()
+        sys.exit(f"error: {reason}; what was saved before is kept")
+
+
+def describe_machine(error: BaseException) -> str | None:
+    """Describes an error that is due to the machine; None for any other."""
+    if isinstance(error, BrokenPipeError):
+        return "nobody reads the output any more (broken pipe)"
+    if isinstance(error, OSError) and error.errno in _OF_MACHINE:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{os.strerror(error.errno or 0)}"
+    if isinstance(error, MemoryError):
+        return f"not enough memory ({error})" if str(error) else "not enough memory"
+    if type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error):
+        first = str(error).splitlines()[0]
+        return f"not enough memory on the device ({first})"
+    return None
+
+
+def _leave_broken_streams() -> None:
+    """Drops what cannot be printed, which Python would try again at its end."""
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
 
 class Faults:

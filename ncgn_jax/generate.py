@@ -2,11 +2,13 @@
 
 `workdir/samples/<name>/ema.npz` and `raw.npz` hold the arrays (no pickles), and
 `about.json` beside them says of which weights, settings and data they are. Such a set
-is made once, and none is overwritten by another. Pictures go to `workdir/pictures`.
+is made once, and none is overwritten by another; one that was stopped goes on after
+the last call of the sampler that it finished. Pictures go to `workdir/pictures`.
 """
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,6 +47,7 @@ from ncgn_jax.run.optimizer import make_optimizer
 from ncgn_jax.run.state import TrainState
 from ncgn_jax.tasks import Task
 from ncgn_jax.tasks.facts import to_plain
+from ncgn_jax.tasks.finished import keep_parts
 
 Samples = dict[str, dict[str, np.ndarray]]
 # What fields decide that samples depend on, besides weights and facts; model.dtype is
@@ -181,11 +184,20 @@ def generate(
         if not _is_true_on_main(stored is not None):
             params = state.ema if kind == "ema" else state.params
             began = time.monotonic()
-            stored = task.sample(
-                params, state.model_state, config.sample.num_samples, config.seed
-            )
+            # Calls of another number of devices have other rows.
+            parts_of = folder / f".unfinished-{kind}-{stamp}-{parallel.num_devices()}"
+            with keep_parts(parts_of) as parts:
+                stored = task.sample(
+                    params, state.model_state, config.sample.num_samples, config.seed
+                )
             seconds = time.monotonic() - began
             if parallel.is_main_process():
+                if parts.num_found:
+                    print(
+                        f"{parts.num_found} of {parts.num_asked} calls of the sampler "
+                        "were finished before",
+                        flush=True,
+                    )
                 print(
                     f"{config.sample.num_samples} samples ({kind} weights, "
                     f"{config.sample.num_steps} {config.sample.sampler} steps) in "
@@ -195,6 +207,7 @@ def generate(
                 _save(path, stored, stamp)
                 text = json.dumps({"stamp": stamp, **about}, indent=2)
                 write_whole(folder / _ABOUT, text + "\n")
+                shutil.rmtree(parts_of, ignore_errors=True)
         elif parallel.is_main_process():
             print(f"stored samples ({kind} weights): {path}", flush=True)
         if stored is not None:

@@ -30,8 +30,8 @@ from ncgn_jax.memory import go_on, make_record
 from ncgn_jax.process import ema_decay, update_ema
 from ncgn_jax.run.checkpoint import Checkpoints
 from ncgn_jax.run.lock import Lock, hold
-from ncgn_jax.run.logs import MetricsWriter, Progress, format_seconds
-from ncgn_jax.run.optimizer import make_optimizer
+from ncgn_jax.run.logs import CLOCK, MetricsWriter, Progress, format_seconds
+from ncgn_jax.run.optimizer import describe_rate_jump, learning_rate, make_optimizer
 from ncgn_jax.run.preemption import Preemption
 from ncgn_jax.run.state import TrainState, make_train_state, num_params
 from ncgn_jax.starting import Start, read_start
@@ -207,10 +207,12 @@ def train(
     validate(config)
     task = task or make_task(config)
     with hold(workdir) as lock:
-        task, accepted, changes = go_on(task, workdir, accept)
+        task, accepted, changes, former = go_on(task, workdir, accept)
         if parallel.is_main_process():
-            for difference in accepted:
-                print(f"accepted: {difference}", flush=True)
+            notes = [f"accepted: {difference}" for difference in accepted]
+            if former is not None:
+                notes += describe_rate_jump(former.config, config, former.step)
+            print("".join(f"{note}\n" for note in notes), end="", flush=True)
         record = make_record(task, changes)
         preemption = preemption or Preemption()
         return _train(config, workdir, task, record, preemption, lock, callbacks)
@@ -374,6 +376,8 @@ class _StepLogger:
     def __init__(self, config, task, writer, store, callbacks):
         self._callbacks = callbacks
         self._every = config.train.log_every_steps
+        self._rate = learning_rate(config)
+        self._clock: tuple[int, float] | None = None  # step and time of the last line
         self._names = task.bucket_names
         self._writer = writer
         self._store = store
@@ -415,11 +419,28 @@ class _StepLogger:
             self._values.setdefault(name, []).append(value)
         if step % self._every == 0:
             means = {name: np.mean(self._values[name]) for name in self._values}
-            self._writer.write(step, means)
+            self._writer.write(step, means | self._rates(step))
             self._values = {}
+        if self._clock is None or step % self._every == 0:
+            self._clock = step, time.time()
         progress.update(step, {"loss": flat["loss"]})
         for callback in self._callbacks:
             callback(step, flat)
+
+    def _rates(self, step: int) -> dict[str, float]:
+        """Returns the learning rate of a step, the time, and the speed so far.
+
+        The speed leaves out the first step of this process, in which it compiles.
+        """
+        now = time.time()
+        rates = {f"{CLOCK}unix_seconds": now}
+        if self._clock is not None and now > self._clock[1]:
+            speed = (step - self._clock[0]) / (now - self._clock[1])
+            rates[f"{CLOCK}steps_per_second"] = speed
+        if self._rate is not None:
+            with jax.transfer_guard_device_to_host("allow"):
+                rates["learning_rate"] = float(self._rate(step - 1))
+        return rates
 
     def _refuse_non_finite(self, step: int, metrics: Metrics) -> None:
         if np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"]):

@@ -3,12 +3,13 @@
     python -m ncgn_jax.main --config=configs/modelnet.py [--workdir=runs/mine]
         [--mode=all|train|sample|evaluate|check] [--checkpoint=newest|best|STEP]
         [--samples=NAME] [--pictures=all|none] [--accept=FIELD,...]
-        [--plugin=mine.py]
+        [--plugin=mine.py] [--timestamps] [--preempted_code=0]
         [--config.dmp.schedule=linear ...]
     python -m ncgn_jax.main --workdir=runs/mine --mode=sample
     python -m ncgn_jax.main --help [--config=configs/modelnet.py]
 
-Run it again and it resumes; SIGTERM and Ctrl-C save and end it. `--workdir` alone is
+Run it again and it resumes; SIGTERM and Ctrl-C save and end it, with exit codes 75 and
+130. `--workdir` alone is
 enough for a run that exists. Sampling needs no data: the run has all that its data
 taught it.
 Nothing is written before configuration and data have been checked (--mode=check does
@@ -20,6 +21,8 @@ and the scripts in launch/): they train and sample together, process 0 then meas
 and draws while the others wait.
 """
 
+import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +37,7 @@ from ncgn_jax.config import (
     load_config,
     split_config_arguments,
 )
+from ncgn_jax.data.whole_files import check_writable
 from ncgn_jax.domains import make_task, set_fields, validate
 from ncgn_jax.evaluate import evaluate
 from ncgn_jax.faults import (
@@ -47,7 +51,8 @@ from ncgn_jax.loop import train
 from ncgn_jax.memory import check_names, go_on
 from ncgn_jax.plugins import import_plugins, split_plugins
 from ncgn_jax.run.lock import hold
-from ncgn_jax.run.preemption import Preempted, Preemption
+from ncgn_jax.run.logs import keep_streams, timestamps
+from ncgn_jax.run.preemption import PREEMPTED_CODE, Preempted, Preemption
 from ncgn_jax.run.state import TrainState
 from ncgn_jax.tasks import Task
 from ncgn_jax.tasks.settings import sampling_notes
@@ -68,6 +73,20 @@ _PICTURES = flags.DEFINE_enum("pictures", "all", ["all", "none"], "What to draw.
 _ACCEPT = flags.DEFINE_list(
     "accept", [], "Fields, and data, that may differ from those of the run."
 )
+_PREEMPTED_CODE = flags.DEFINE_integer(
+    "preempted_code",
+    PREEMPTED_CODE,
+    "Exit code after SIGTERM, to be started again; 0 where any other is a failure.",
+    lower_bound=0,
+    upper_bound=255,
+)
+_TIMESTAMPS = flags.DEFINE_bool(
+    "timestamps", False, "Begin every line of the output with the time of day."
+)
+_FLAGS: tuple[flags.FlagHolder, ...] = (
+    _WORKDIR, _MODE, _CHECKPOINT, _SAMPLES, _PICTURES, _ACCEPT, _PREEMPTED_CODE,
+    _TIMESTAMPS,
+)  # fmt: skip
 _HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
 
 
@@ -81,6 +100,7 @@ def run(
     samples: str | None = None,
     pictures: bool = True,
     accept: Sequence[str] = (),
+    preempted_code: int = PREEMPTED_CODE,
 ) -> None:
     """Runs one configuration; raises the project's own errors for bad input.
 
@@ -94,10 +114,11 @@ def run(
       samples: Name of the samples; None for one that follows from the settings.
       pictures: Whether to draw.
       accept: Fields, and `data`, that may differ from those of the run.
+      preempted_code: Exit code after SIGTERM.
     """
     parallel.keep_host_memory()
     parallel.start()
-    with Preemption() as preemption:
+    with Preemption(preempted_code) as preemption:
         folder = _folder(config_path, workdir)
         if config_path is None:
             config = set_fields(read_run_config(folder), overrides)
@@ -108,6 +129,7 @@ def run(
         check_names(accept, config)
         if checkpoint != "newest" and trains:
             raise ConfigError("--checkpoint goes with --mode=sample or --mode=evaluate")
+        processes.from_main(lambda: _checked(folder))
         if mode == "check":
             _describe(make_task(config), folder)
             return
@@ -128,7 +150,14 @@ def run(
         after(folder, task, state)
 
 
+def _checked(folder: Path) -> bytes:
+    check_writable(folder)
+    return b""
+
+
 def _folder(config_path: str | None, workdir: str | None) -> Path:
+    if workdir == "":
+        raise ConfigError("--workdir is empty; allowed: the folder of a run")
     if workdir is not None:
         return Path(workdir)
     if config_path is None:
@@ -177,7 +206,7 @@ class _After(NamedTuple):
 def print_help(config_path: str | None, overrides: list[str]) -> None:
     """Prints usage, flags and fields; those of the configuration if one is named."""
     print(__doc__)
-    for flag in (_WORKDIR, _MODE, _CHECKPOINT, _SAMPLES, _PICTURES, _ACCEPT):
+    for flag in _FLAGS:
         about = flags.FLAGS[flag.name].help
         print(f"--{flag.name}={format_value(flag.default)}\n      {about}")
     config = None
@@ -189,6 +218,9 @@ def print_help(config_path: str | None, overrides: list[str]) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Parses the command line and turns expected errors into one message."""
+    keep_streams()
+    # Notebooks pass on a backend that may not be there; pictures go to files alone.
+    os.environ.pop("MPLBACKEND", None)
     with one_line_errors():
         path, overrides, rest = split_config_arguments(argv or sys.argv)
         plugins, rest = split_plugins(rest)
@@ -202,7 +234,8 @@ def main(argv: list[str] | None = None) -> None:
         absl_logging.set_verbosity(absl_logging.WARNING)
         if len(extra) > 1:
             sys.exit(f"error: unknown arguments: {' '.join(extra[1:])}")
-        with processes.together(), one_line_errors():
+        stamped = timestamps() if _TIMESTAMPS.value else contextlib.nullcontext()
+        with processes.together(), stamped, one_line_errors():
             try:
                 run(
                     path,
@@ -213,6 +246,7 @@ def main(argv: list[str] | None = None) -> None:
                     samples=_SAMPLES.value,
                     pictures=_PICTURES.value == "all",
                     accept=_ACCEPT.value,
+                    preempted_code=_PREEMPTED_CODE.value,
                 )
             except Preempted as stop:
                 print(stop, flush=True)

@@ -125,11 +125,25 @@ class Continuation(NamedTuple):
       task: The task with the facts that the run's weights rely on.
       accepted: What is different from now on.
       changes: What was accepted since the run began, each time with its step.
+      former: What the run has come to; None for one that begins.
     """
 
     task: Task
     accepted: list[Difference]
     changes: list[dict[str, Any]]
+    former: "Former | None"
+
+
+class Former(NamedTuple):
+    """What a run has come to.
+
+    Attributes:
+      config: Its configuration so far, with today's fields.
+      step: The step of its newest checkpoint.
+    """
+
+    config: ConfigDict
+    step: int
 
 
 def go_on(task: Task, workdir: str | Path, accept: Sequence[str] = ()) -> Continuation:
@@ -145,7 +159,7 @@ def go_on(task: Task, workdir: str | Path, accept: Sequence[str] = ()) -> Contin
     """
     stored = Checkpoints(workdir, "", read_only=True).read_about("newest")
     if stored is None:
-        return Continuation(task, [], [])
+        return Continuation(task, [], [], None)
     old = stored_config(stored)
     found = field_differences(old, task.config, ("model", "size", "training"))
     found += data_differences(task, stored)
@@ -154,7 +168,8 @@ def go_on(task: Task, workdir: str | Path, accept: Sequence[str] = ()) -> Contin
     if found:
         told = {d.name: [d.was, d.now] for d in found}
         changes.append({"step": stored.step, "fields": told})
-    return Continuation(with_stored_facts(task, stored), found, changes)
+    former = Former(old, stored.step)
+    return Continuation(with_stored_facts(task, stored), found, changes, former)
 
 
 def with_stored_facts(task: Task, stored: Stored) -> Task:

@@ -37,6 +37,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ncgn_jax.processes import (
+    check_devices,
     gather_rows,
     is_main_process,
     num_processes,
@@ -50,6 +51,7 @@ __all__ = [
     "Lifted",
     "MappedRows",
     "alone",
+    "check_devices",
     "data_parallel",
     "device_index",
     "device_kind",

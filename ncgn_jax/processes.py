@@ -36,7 +36,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint.multihost import sync_global_processes
 
-from ncgn_jax.faults import ProcessError
+from ncgn_jax.faults import MachineError, ProcessError
 
 Tree = Any
 
@@ -75,9 +75,15 @@ def start() -> None:
     process_id = _read_number("JAX_PROCESS_ID")
     seconds = _read_number("NCGN_JOIN_SECONDS") or _JOIN_SECONDS
     if num_processes == 1 or (coordinator is None and num_processes is None):
+        check_devices()
         return
     if jax.distributed.is_initialized():
         return
+    if not _setting("jax_enable_preemption_service"):
+        raise ProcessError(
+            "JAX_ENABLE_PREEMPTION_SERVICE is off, by which several processes agree "
+            "on the step after which to stop; leave it unset"
+        )
     if coordinator == "auto":
         environment.pop("JAX_COORDINATOR_ADDRESS", None)
         _join(seconds, "the processes of this job", {})
@@ -106,6 +112,33 @@ def start() -> None:
         "cluster_detection_method": "deactivate",
     }
     _join(seconds, f"{num_processes} processes at {coordinator}", arguments)
+
+
+def check_devices() -> None:
+    """Refuses a setting of JAX that nothing can be computed with.
+
+    Raises:
+      MachineError: If the devices that JAX is told to use are not there, or if it
+        computes in 64 bits or does not compile.
+    """
+    try:
+        jax.local_devices()
+    except (RuntimeError, AssertionError) as error:  # an assertion without a driver
+        reason = (str(error).splitlines() or ["no driver"])[0]
+        raise MachineError(
+            f"JAX_PLATFORMS={_setting('jax_platforms')!r}: no such device here "
+            f"({reason}); allowed: cpu, or unset to take what there is"
+        ) from error
+    if _setting("jax_disable_jit"):
+        raise MachineError(
+            "JAX compiles nothing (JAX_DISABLE_JIT), and graphs of static shape are "
+            "built by compiled programs; unset it"
+        )
+    if jax.dtypes.canonicalize_dtype(np.float64) == np.float64:
+        raise MachineError(
+            "JAX computes in 64 bits (JAX_ENABLE_X64), and models in 32; unset it, or "
+            "call with jax.enable_x64(False)"
+        )
 
 
 def num_processes() -> int:
@@ -211,18 +244,24 @@ def check_same(facts: Mapping[str, str]) -> None:
         )
 
 
+class Agreed(SystemExit):
+    """Ends every process at the same place, so that each can wait for the others."""
+
+
 @contextlib.contextmanager
 def together() -> Iterator[None]:
     """Ends this process together with the others when the block ends.
 
-    At the end, and after `SystemExit` with code 0, this process waits for the others,
-    because process 0 must be the last. After any other exception it ends at once with
+    At the end, and after `Agreed`, this process waits for the others, because process 0
+    must be the last. After any other exception it ends at once with
     code 1, and the others notice. Does nothing for a single process.
     """
     try:
         yield
     except SystemExit as stop:
         if jax.distributed.is_initialized():
+            if isinstance(stop, Agreed):
+                leave(patience=10)
             _end(stop.code)
         raise
     except BaseException:  # also KeyboardInterrupt: the others wait for this one
@@ -259,9 +298,6 @@ def _end(code: int | str | None) -> None:
     """Ends this process of several now, without JAX's wait at exit."""
     if isinstance(code, str):
         print(f"process {process_index()}: {code}", file=sys.stderr)
-    if not code:
-        # Processes that were stopped with this one get the time to end as well.
-        leave(patience=10)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code if isinstance(code, int) else int(bool(code)))
@@ -335,6 +371,11 @@ def _join(seconds: float, whom: str, arguments: dict[str, Any]) -> None:
         "in the other logs for the reason. Then start the same command again on all "
         "of them; the run resumes from its last checkpoint"
     )
+
+
+def _setting(name: str) -> Any:
+    """Returns one of JAX's settings, which no type lists."""
+    return getattr(jax.config, name)
 
 
 def _read_number(variable: str) -> int | None:

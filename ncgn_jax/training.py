@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from ncgn_jax import parallel, registry
 from ncgn_jax.config import load_config, with_fields
+from ncgn_jax.data.whole_files import check_writable
 from ncgn_jax.domains import DOMAINS, default_config, make_task, validate
 from ncgn_jax.faults import RequestError
 from ncgn_jax.loading import load
@@ -26,6 +27,7 @@ from ncgn_jax.loop import Callback
 from ncgn_jax.loop import train as run_loop
 from ncgn_jax.memory import check_names
 from ncgn_jax.plugins import check_domain, import_plugins
+from ncgn_jax.run.optimizer import GIVEN
 from ncgn_jax.run.preemption import Preemption
 from ncgn_jax.tasks.trained import TrainedModel
 
@@ -97,6 +99,8 @@ def train(
     if optimizer is not None:
         asked["train.optimizer"] = _named("optimizer", optimizer)
     parallel.keep_host_memory()
+    parallel.check_devices()
+    check_writable(workdir)
     with _stored(domain, data, Path(workdir)) as of_data:
         whole = with_fields(start, {**of_data, **asked})
         validate(whole)
@@ -114,8 +118,8 @@ def _named(kind: registry.Kind, given: Any, domain: str = "") -> str:
     if isinstance(given, str):
         return given
     if isinstance(given, optax.GradientTransformation):
-        registry.register(kind, "given", lambda rate, decay: given)
-        return "given"
+        registry.register(kind, GIVEN, lambda rate, decay: given)
+        return GIVEN
     name = getattr(given, "__name__", "")
     if not callable(given) or not name.isidentifier():
         raise RequestError(

@@ -178,7 +178,7 @@ def test_a_dead_peer_ends_the_run_and_the_same_command_goes_on(tmp_path, start):
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
     assert f"resuming from checkpoint {stored}\n" in output
-    assert process.returncode == 0, output
+    assert process.returncode == 75, output
     last = stored_steps(tmp_path)[-1]
     for number in range(2):
         said = f"[{number}] stopped by SIGTERM, step {last} is saved: resumable"

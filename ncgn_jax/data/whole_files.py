@@ -17,9 +17,12 @@ Example:
 import contextlib
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from ncgn_jax.faults import MachineError
 
 
 @contextlib.contextmanager
@@ -40,11 +43,51 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     # In the same folder, because only there can it be renamed in one step.
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with unfinished.open("x+b") as file:
+        with named_errors(path), unfinished.open("x+b") as file:
             yield file
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def named_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Adds the name of a file to errors of writing it, which do not know it."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """Refuses a folder in which nothing can be written; leaves nothing behind.
+
+    Args:
+      folder: The folder; if it is absent, it must be possible to make it.
+
+    Raises:
+      MachineError: With the reason.
+    """
+    folder = Path(folder)
+    made: list[Path] = []
+    try:
+        for place in (*reversed(folder.parents), folder):
+            if place.exists() and not place.is_dir():
+                raise MachineError(f"{folder}: {place} is a file; allowed: a folder")
+            if not place.exists():
+                place.mkdir()
+                made.append(place)
+        # Only a write tells: rights say little as root and on network disks.
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise MachineError(f"{folder}: cannot be written to ({reason})") from error
+    finally:
+        for place in reversed(made):
+            place.rmdir()
 
 
 def write_whole(path: str | os.PathLike[str], text: str) -> Path:

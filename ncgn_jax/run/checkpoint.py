@@ -101,6 +101,7 @@ class Checkpoints:
             must fit into JSON.
           read_only: Whether `save` is forbidden.
         """
+        logging.getLogger("absl").addFilter(_is_not_of_orbax)
         self.folder = Path(workdir).absolute() / _FOLDER
         self._config_json = config_json
         self._record = dict(record or {})
@@ -426,6 +427,11 @@ class _NewestAndBest:
         losses = {s: self._losses[s] for s in steps if s in self._losses}
         kept = {*sorted(steps)[-self._num_newest :], _step_of_least(losses)}
         return [step in kept for step in steps]
+
+
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+    """Drops what Orbax logs: each file it touches, and traces of errors we word."""
+    return "orbax" not in record.pathname
 
 
 def _step_of_least(losses: dict[int, float]) -> int | None:

@@ -3,7 +3,8 @@
 The CSV has one row per value (`step,name,value`), so that its columns do not depend on
 the metrics. `pandas.read_csv(path).pivot(index="step", columns="name",
 values="value")` gives the wide table. A run that was killed and resumed leaves the same
-file as an unkilled one.
+file as an unkilled one, but for what the clock says: `time/unix_seconds` and
+`time/steps_per_second`.
 
 Example:
   >>> import tempfile
@@ -17,22 +18,27 @@ Example:
   '1 h 01 min'
 """
 
+import contextlib
 import csv
 import io
 import math
+import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 from tqdm import tqdm
 
-from ncgn_jax.data.whole_files import write_whole
+from ncgn_jax.data.whole_files import named_errors, write_whole
 
 _FILE = "metrics.csv"
+CLOCK = "time/"  # begins the names of what differs between equal runs
 _HEADER = ["step", "name", "value"]
 
 
@@ -56,22 +62,27 @@ class MetricsWriter:
         """
         self._start_step = start_step
         self._file: TextIO | None = None
-        self._events: SummaryWriter | None = None
+        self._events: EventsWriter | None = None
         if not active:
             return
         workdir = Path(workdir)
+        self._folder = workdir / "tensorboard"
         workdir.mkdir(parents=True, exist_ok=True)
         _keep_rows_before(workdir / _FILE, start_step)
         self._file = open(  # noqa: SIM115 - stays open until close()
             workdir / _FILE, "a", newline="", encoding="utf-8"
         )
         self._rows = csv.writer(self._file, lineterminator="\n")
-        self._events = SummaryWriter(
-            str(workdir / "tensorboard"),
-            purge_step=start_step,
-            flush_secs=30,
-            filename_suffix=f".{start_step}",  # differs if resumed in the same second
+        self._folder.mkdir(exist_ok=True)
+        # Not a SummaryWriter: its thread dies of a full disk, and the run then waits
+        # for it without end.
+        self._events = EventsWriter(
+            str(self._folder / "events"),
+            f".{start_step}",  # differs if resumed in the same second
         )
+        started = SessionLog(status=SessionLog.START)
+        # What an earlier run wrote of later steps is void.
+        self._add_events([Event(step=start_step, session_log=started)])
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Writes one value per name; they are in the file when this returns.
@@ -88,20 +99,36 @@ class MetricsWriter:
         values = {name: _number(name, value) for name, value in metrics.items()}
         if self._file is None:
             return
-        self._rows.writerows([step, name, repr(v)] for name, v in values.items())
-        self._file.flush()
-        if self._events is not None:
-            for name, value in values.items():
-                self._events.add_scalar(name, value, step)
+        with named_errors(self._file.name):
+            self._rows.writerows([step, name, repr(v)] for name, v in values.items())
+            self._file.flush()
+        self._add_events(
+            Event(step=step, summary=scalar(name, value))
+            for name, value in values.items()
+        )
+
+    def _add_events(self, events: Iterable[Event]) -> None:
+        """Writes what TensorBoard shows."""
+        if self._events is None:
+            return
+        with named_errors(self._folder):
+            for event in events:
+                event.wall_time = time.time()
+                self._events.write_event(event)
+            self._events.flush()
 
     def close(self) -> None:
         """Closes the files."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        if self._events is not None:
-            self._events.close()
-            self._events = None
+        file, self._file = self._file, None
+        events, self._events = self._events, None
+        try:
+            if file is not None:
+                with named_errors(file.name):
+                    file.close()
+        finally:
+            if events is not None:
+                with named_errors(self._folder):
+                    events.close()
 
     def __enter__(self) -> "MetricsWriter":
         return self
@@ -111,13 +138,69 @@ class MetricsWriter:
 
 
 def read_metrics(workdir: str | Path) -> dict[str, tuple[list[int], list[float]]]:
-    """Reads the steps and the values of every metric of a run; {} if none."""
+    """Reads the steps and the values of every metric of a run; {} if none.
+
+    What the clock says (`time/...`) is left out, so that equal runs have equal metrics.
+    """
     series: dict[str, tuple[list[int], list[float]]] = {}
     for step, name, value in _read_rows(Path(workdir) / _FILE):
+        if name.startswith(CLOCK):
+            continue
         steps, values = series.setdefault(name, ([], []))
         steps.append(int(step))
         values.append(float(value))
     return series
+
+
+def keep_streams() -> None:
+    """Opens standard streams that are closed on nothing.
+
+    Otherwise the next file that is opened, say a checkpoint, would take their number
+    and receive what is printed.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the least free number
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+
+
+class _Timestamped(io.TextIOBase):
+    """A stream whose lines begin with the time of day."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._at_start = True
+
+    def write(self, text: str) -> int:
+        """Writes a text; a time goes before each new line."""
+        for line in text.splitlines(keepends=True):
+            if self._at_start:
+                self._stream.write(time.strftime("%H:%M:%S "))
+            self._stream.write(line)
+            self._at_start = line.endswith("\n")
+        return len(text)
+
+    def flush(self) -> None:
+        """Passes on what was written."""
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        """Tells that no bar can be drawn."""
+        return False
+
+
+@contextlib.contextmanager
+def timestamps() -> Iterator[None]:
+    """Begins every printed line with the time of day, as logs of services do."""
+    with (
+        contextlib.redirect_stdout(_Timestamped(sys.stdout)),
+        contextlib.redirect_stderr(_Timestamped(sys.stderr)),
+    ):
+        yield
 
 
 class Progress:

@@ -16,30 +16,70 @@ Tree = Any
 _MUON_ITERATIONS = 5
 
 
-def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """Builds Adam(W) or Muon with linear warm-up, optional cosine decay and clipping.
+# Name under which an optax transformation is registered, which has a rate of its own.
+GIVEN = "given"
 
-    Muon (Jordan et al. 2024) moves every matrix by an orthogonalised momentum, and
-    vectors by Nesterov's Adam. Its updates are scaled to 0.2, the usual root mean
-    square of Adam's (Liu et al. 2025).
+
+def learning_rate(config: ConfigDict) -> optax.Schedule | None:
+    """Returns the learning rate by step: linear warm-up, then constant or a cosine.
+
+    It is None where the optimiser does not follow it.
     """
+    return None if config.train.optimizer == GIVEN else _schedule(config)
+
+
+def describe_rate_jump(was: ConfigDict, now: ConfigDict, step: int) -> list[str]:
+    """Says that a run goes on with another learning rate than it ended with.
+
+    Args:
+      was: Its configuration so far.
+      now: Its configuration from now on.
+      step: The step it has reached.
+
+    Returns:
+      A line, none if the rates differ by less than 1 %.
+    """
+    before, after = learning_rate(was), learning_rate(now)
+    if before is None or after is None:
+        return []
+    old, new = float(before(step)), float(after(step))
+    if abs(new - old) <= 0.01 * max(new, old):
+        return []
+    names = ("num_steps", "learning_rate", "warmup_steps", "decay")
+    changed = [f"train.{name}" for name in names if was.train[name] != now.train[name]]
+    return [
+        f"NOTE: the learning rate jumps from {old:.3g} to {new:.3g} at step {step}, "
+        f"because its course follows {' and '.join(changed)}, which differ now"
+    ]
+
+
+def _schedule(config: ConfigDict) -> optax.Schedule:
     train = config.train
     if train.decay == "cosine":
-        rate = optax.warmup_cosine_decay_schedule(
+        return optax.warmup_cosine_decay_schedule(
             0.0,
             train.learning_rate,
             min(train.warmup_steps, train.num_steps - 1),
             train.num_steps,
             end_value=0.01 * train.learning_rate,
         )
-    else:
-        rate = optax.join_schedules(
-            [
-                optax.linear_schedule(0.0, train.learning_rate, train.warmup_steps),
-                optax.constant_schedule(train.learning_rate),
-            ],
-            [train.warmup_steps],
-        )
+    return optax.join_schedules(
+        [
+            optax.linear_schedule(0.0, train.learning_rate, train.warmup_steps),
+            optax.constant_schedule(train.learning_rate),
+        ],
+        [train.warmup_steps],
+    )
+
+
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """Builds Adam(W) or Muon with `learning_rate` and clipping.
+
+    Muon (Jordan et al. 2024) moves every matrix by an orthogonalised momentum, and
+    vectors by Nesterov's Adam. Its updates are scaled to 0.2, the usual root mean
+    square of Adam's (Liu et al. 2025).
+    """
+    train, rate = config.train, _schedule(config)
     clip = optax.clip_by_global_norm(train.clip_norm or math.inf)
     if not train.spare_unused:
         return optax.chain(clip, _make_rule(config, rate))

@@ -1,6 +1,7 @@
 """Saves and ends a run as resumable when it receives SIGTERM or Ctrl-C (SIGINT).
 
-Schedulers send SIGTERM some time before they take a machine away. In the training loop,
+Schedulers send SIGTERM some time before they take a machine away. The exit code 75
+(`EX_TEMPFAIL`) tells them to start the same command again. In the training loop,
 where state would be lost, the signal is kept until the next step is finished and the
 loop queries it (`reached`). Everywhere else it ends the run at once, because all
 finished work is on disk. A second Ctrl-C ends the process whatever it does. The request
@@ -32,13 +33,17 @@ from jax.experimental import multihost_utils
 
 from ncgn_jax import processes
 
-# SIGTERM ends a run as asked; 130 is what shells expect after Ctrl-C.
-_EXIT_CODES = {signal.SIGTERM: 0, signal.SIGINT: 130}
+# A temporary failure, as sysexits.h has it: neither success nor an error of the run, so
+# that a scheduler can start the same command again.
+PREEMPTED_CODE = 75
+# What shells expect after Ctrl-C.
+_INTERRUPTED_CODE = 130
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _Handler = Callable[[int, FrameType | None], object] | int | None
 
 
-class Preempted(SystemExit):
-    """Ends a run that received a signal, with exit code 0 (SIGTERM) or 130 (SIGINT).
+class Preempted(processes.Agreed):
+    """Ends a run that received a signal, with an exit code of its own.
 
     Attributes:
       step: Step that was saved for this reason, None if there was nothing to save.
@@ -46,9 +51,19 @@ class Preempted(SystemExit):
     """
 
     def __init__(
-        self, step: int | None = None, received: signal.Signals = signal.SIGTERM
+        self,
+        step: int | None = None,
+        received: signal.Signals = signal.SIGTERM,
+        code: int = PREEMPTED_CODE,
     ) -> None:
-        super().__init__(_EXIT_CODES[received])
+        """Makes the exit.
+
+        Args:
+          step: Step that was saved.
+          received: The signal.
+          code: Exit code for SIGTERM; that for SIGINT is 130.
+        """
+        super().__init__(code if received == signal.SIGTERM else _INTERRUPTED_CODE)
         self.step = step
         self.signal = received
 
@@ -61,7 +76,13 @@ class Preempted(SystemExit):
 class Preemption:
     """Handles SIGTERM and SIGINT while it is entered."""
 
-    def __init__(self) -> None:
+    def __init__(self, code: int = PREEMPTED_CODE) -> None:
+        """Makes a handler.
+
+        Args:
+          code: Exit code after SIGTERM.
+        """
+        self._code = code
         self._postponed = False
         self._requested: signal.Signals | None = None
         self._former: dict[signal.Signals, _Handler] = {}
@@ -90,7 +111,7 @@ class Preemption:
         Args:
           step: Step that was saved for this reason, if any.
         """
-        return Preempted(step, self._requested or signal.SIGTERM)
+        return Preempted(step, self._requested or signal.SIGTERM, self._code)
 
     def stop_at_once(self) -> None:
         """Makes signals end this process by `Preempted`, unless postponed.
@@ -100,7 +121,7 @@ class Preemption:
         """
         in_main_thread = threading.current_thread() is threading.main_thread()
         if in_main_thread and not self._former:
-            for number in _EXIT_CODES:
+            for number in _SIGNALS:
                 self._former[number] = signal.signal(number, self._handle)
         self.check()
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from ncgn_jax.parallel import (
     MappedRows,
+    check_devices,
     map_over_devices,
     num_devices,
     prepare_together,
@@ -22,6 +23,7 @@ from ncgn_jax.parallel import (
 )
 from ncgn_jax.process import Schedule, make_time_grid
 from ncgn_jax.tasks.bucketed import BucketedTime, row_keys
+from ncgn_jax.tasks.finished import finished_part
 
 Tree = Any
 
@@ -250,11 +252,15 @@ class BucketedSampler:
         Returns:
           Samples, [num_samples, ...].
         """
-        parts, shared = [], replicate(shared)
-        for rows in sample_chunks(num_samples, batch_size):
+        check_devices()
+        shared = replicate(shared)
+
+        def call(rows: np.ndarray) -> np.ndarray:
             *_, last = self.walk(options, stretches, start(rows), shared)
-            parts.append(last.x[: num_samples - rows[0]])
-        return np.concatenate(parts)
+            return last.x[: num_samples - rows[0]]
+
+        chunks = sample_chunks(num_samples, batch_size)
+        return np.concatenate([finished_part(partial(call, rows)) for rows in chunks])
 
 
 def sample_chunks(num_rows: int, batch_size: int) -> Iterator[np.ndarray]:

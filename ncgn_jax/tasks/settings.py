@@ -36,6 +36,8 @@ from ncgn_jax.tasks.bucketed import BucketedTime, Objective
 from ncgn_jax.tasks.graph_network import GraphSettings, NetworkSettings
 from ncgn_jax.tasks.sampling import Sampling
 
+# Keys are 32 bits wide, and seeds of several draws are some thousands apart.
+MAX_SEED = 2**31 - 1
 DTYPES = ("float32", "bfloat16")
 DECAYS = ("constant", "cosine")
 OPTIMIZERS = ("adam", "muon")
@@ -44,7 +46,12 @@ WEIGHTS = ("ema", "raw")
 _SMALL_ALPHA = 1e-3
 
 BASE_FIELDS = (
-    Field("seed", 0, "Seed of weights, batches, noise and samples.", whole(0)),
+    Field(
+        "seed",
+        0,
+        "Seed of weights, batches, noise and samples.",
+        whole(0, MAX_SEED),
+    ),
     Field(
         "process.schedule",
         "linear",
