@@ -22,6 +22,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from ncgn_jax.faults import did_you_mean, one_line_errors
+from ncgn_jax.run.early_stop import stops_at_once
 
 _STUDIES = (
     "geometry_of_noise",
@@ -41,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if name not in COMMANDS:
         hint = did_you_mean(name, COMMANDS)
         sys.exit(f"error: no command {name!r}; allowed: {', '.join(COMMANDS)}{hint}")
-    COMMANDS[name](arguments)
+    with stops_at_once():
+        COMMANDS[name](arguments)
 
 
 def _main(mode: str) -> Callable[[list[str]], None]:

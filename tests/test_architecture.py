@@ -61,7 +61,8 @@ ALLOWED = {
     "starting": LOADING | {"loading"},
     "dmp": TASKS,
     "help": ALL_DOMAINS | {"domains"},
-    "main": LOOP | {"generate", "evaluate", "help"},
+    "running": LOOP | {"generate", "evaluate", "help"},
+    "main": {"running", "run"},
     "command": LOOP | {"main", "check", "compare", "levels", "verbs"},
 }
 # Besides these, only a domain's config.py, load.py and task.py read a ConfigDict.

@@ -15,8 +15,9 @@ from ncgn_jax.faults import CheckpointError, DataError
 from ncgn_jax.graphs.fitted_schedules import table_overrides
 from ncgn_jax.levels import measure_levels
 from ncgn_jax.loop import validate
-from ncgn_jax.main import main, run
+from ncgn_jax.main import main
 from ncgn_jax.run.checkpoint import Checkpoints
+from ncgn_jax.running import run
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SMOKE = str(REPOSITORY / "configs" / "smoke.py")

@@ -14,10 +14,10 @@ from ncgn_jax.domains import DOMAINS, make_task
 from ncgn_jax.faults import CheckpointError, ConfigError, DataError
 from ncgn_jax.generate import generate, load_run
 from ncgn_jax.loop import train
-from ncgn_jax.main import run
 from ncgn_jax.memory import check_names
 from ncgn_jax.run.checkpoint import Checkpoints
 from ncgn_jax.run.state import TrainState
+from ncgn_jax.running import run
 from ncgn_jax.tasks.facts import from_plain, to_plain
 from tests.line_task import LineTask, line_config
 

@@ -24,12 +24,12 @@ from ncgn_jax.domains import default_config, make_task, validate
 from ncgn_jax.faults import CheckpointError, ConfigError, RequestError
 from ncgn_jax.generate import load_run
 from ncgn_jax.loop import train
-from ncgn_jax.main import run
 from ncgn_jax.memory import data_differences, make_record
 from ncgn_jax.point_clouds.model import PointCloudModel
 from ncgn_jax.run.checkpoint import Stored
 from ncgn_jax.run.model_file import ModelFile, read_model, write_model
 from ncgn_jax.run.state import num_params
+from ncgn_jax.running import run
 from ncgn_jax.starting import read_start
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ncgn_jax import main
+from ncgn_jax import running
 from ncgn_jax.run.checkpoint import Checkpoints
 from ncgn_jax.run.logs import read_metrics
 from tests.line_task import CONFIG_FILE
@@ -85,7 +85,7 @@ def finish(process):
 
 def run_alone(workdir, mode):
     """Does the same in this process, on its eight devices."""
-    main.run(SMOKE, FIELDS, str(workdir), mode, pictures=False)
+    running.run(SMOKE, FIELDS, str(workdir), mode, pictures=False)
 
 
 def stored_steps(workdir):

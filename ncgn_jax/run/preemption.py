@@ -32,13 +32,8 @@ from types import FrameType
 from jax.experimental import multihost_utils
 
 from ncgn_jax import processes
+from ncgn_jax.run.early_stop import INTERRUPTED_CODE, PREEMPTED_CODE, SIGNALS
 
-# A temporary failure, as sysexits.h has it: neither success nor an error of the run, so
-# that a scheduler can start the same command again.
-PREEMPTED_CODE = 75
-# What shells expect after Ctrl-C.
-_INTERRUPTED_CODE = 130
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _Handler = Callable[[int, FrameType | None], object] | int | None
 
 
@@ -63,7 +58,7 @@ class Preempted(processes.Agreed):
           received: The signal.
           code: Exit code for SIGTERM; that for SIGINT is 130.
         """
-        super().__init__(code if received == signal.SIGTERM else _INTERRUPTED_CODE)
+        super().__init__(code if received == signal.SIGTERM else INTERRUPTED_CODE)
         self.step = step
         self.signal = received
 
@@ -121,7 +116,7 @@ class Preemption:
         """
         in_main_thread = threading.current_thread() is threading.main_thread()
         if in_main_thread and not self._former:
-            for number in _SIGNALS:
+            for number in SIGNALS:
                 self._former[number] = signal.signal(number, self._handle)
         self.check()
 

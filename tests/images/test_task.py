@@ -18,8 +18,8 @@ from ncgn_jax.faults import ConfigError, DataError
 from ncgn_jax.images.task import ImageTask
 from ncgn_jax.images.times import bucket_at
 from ncgn_jax.loop import init_state, make_train_step
-from ncgn_jax.main import run
 from ncgn_jax.run.optimizer import make_optimizer
+from ncgn_jax.running import run
 from ncgn_jax.tasks import NO_ROWS
 from tests.images.image_tasks import (
     LEARNED,

@@ -306,3 +306,78 @@ def test_killed_runs_end_bit_identical(tmp_path, start):
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
     assert read_metrics(tmp_path / "whole") == read_metrics(tmp_path / "killed")
     assert not (tmp_path / "killed" / "lock").exists()
+
+
+# What a whole run prints when a part of its work begins, and the longest wait from there.
+PLACES = {
+    "starting": ("", 3.0),
+    "compiling": ("training ", 2.0),
+    "training": ("training 10/", 0.5),
+    "sampling": ("training 60/", 1.0),
+    "drawing": ("samples (raw", 1.5),
+    "measuring": ("pictures: ", 0.5),
+}
+SMOKE = [
+    f"--config={REPOSITORY / 'configs' / 'smoke.py'}", "--config.train.num_steps=60",
+    "--config.train.checkpoint_every_steps=10", "--config.train.log_every_steps=1",
+    "--config.sample.batch_size=8", "--config.sample.num_samples=24",
+]  # fmt: skip
+
+
+def run_whole(workdir, place="", delay=0.0, kind=None):
+    """Runs training, samples, pictures and table; stops them in some place."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ncgn_jax.main", *SMOKE, f"--workdir={workdir}"],
+        cwd=REPOSITORY,
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        lines = []
+        while place and not (lines and place in lines[-1]):
+            lines.append(process.stdout.readline())
+            if not lines[-1]:
+                break
+        if kind is not None:
+            time.sleep(delay)
+            process.send_signal(kind)
+        rest, _ = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    return process.returncode, [*lines, *rest.splitlines(keepends=True)]
+
+
+@pytest.mark.slow
+def test_whole_runs_stopped_anywhere_end_bit_identical(tmp_path):
+    """While starting, compiling, training, sampling, drawing and measuring."""
+    assert run_whole(tmp_path / "whole")[0] == 0
+    rng = np.random.default_rng(1)
+    num_stopped = 0
+    for number in range(NUM_KILLS):
+        kind = (signal.SIGTERM, signal.SIGINT)[number % 2]
+        name = list(PLACES)[(number + number // 6) % 6]
+        word, longest = PLACES[name]
+        folder = tmp_path / f"stopped{number // 6}"
+        code, lines = run_whole(folder, word, rng.uniform(0, longest), kind)
+        text = "".join(lines)
+        print(number, name, kind.name, code, lines[-1].strip())
+        assert "Traceback" not in text, text
+        if code != 0:
+            assert code == (75 if kind == signal.SIGTERM else 130), text
+            assert lines[-1].startswith(f"stopped by {kind.name}"), text
+            num_stopped += 1
+    assert num_stopped >= NUM_KILLS // 2
+    for folder in tmp_path.glob("stopped*"):
+        code, lines = run_whole(folder)
+        assert code == 0, lines
+        assert not (folder / "lock").exists()
+        assert read_metrics(folder) == read_metrics(tmp_path / "whole")
+        for path in (tmp_path / "whole" / "samples").rglob("*.npz"):
+            own = folder / path.relative_to(tmp_path / "whole")
+            with np.load(path) as first, np.load(own) as second:
+                for array in first:
+                    np.testing.assert_array_equal(first[array], second[array])
+        tables = [(f / "table.csv").read_text() for f in (folder, tmp_path / "whole")]
+        assert tables[0] == tables[1]
