@@ -308,7 +308,7 @@ def test_killed_runs_end_bit_identical(tmp_path, start):
     assert not (tmp_path / "killed" / "lock").exists()
 
 
-# What a whole run prints when a part of its work begins, and the longest wait from there.
+# What a whole run prints when a part of its work begins, and the longest wait then.
 PLACES = {
     "starting": ("", 3.0),
     "compiling": ("training ", 2.0),
