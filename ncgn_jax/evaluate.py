@@ -29,6 +29,7 @@ def evaluate(
     rows = {name: row | costs if name in samples else row for name, row in rows.items()}
     notes = task.warnings(rows)
     meta = task.caption() | {
+        **({} if task.report is None else {"read": task.report.brief}),
         "seed": config.seed,
         "weights": ", ".join(samples),
         "steps": step,

@@ -82,6 +82,13 @@ class DataReport:
         rule = f" ({self.split_rule})" if self.split_rule else ""
         return f"{total}, {parts}{rule}" if parts else total
 
+    @property
+    def brief(self) -> str:
+        """Returns what a table's caption says: what is used, left out, and decided."""
+        reasons = ", ".join(f"{tally.count:,} {tally.kind}" for tally in self.left_out)
+        parts = [self.summary, f"left out: {reasons}" if reasons else ""]
+        return "; ".join(filter(None, [*parts, self._describe_repeated(), *self.notes]))
+
     def lines(self, name: str) -> list[str]:
         """Returns the report, a line for each thing to know.
 

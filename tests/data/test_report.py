@@ -20,6 +20,10 @@ def test_a_report_says_what_was_found_used_and_left_out():
         contents=("8x8x1", "uint8 0..255"),
         num_repeated=3,
     )
+    assert report.brief == (
+        "/data/mine: 1,198 images, 1,000 train, 198 test (folders train and test); "
+        "left out: 2 animated; 3 images equal an earlier one exactly; sizes differ"
+    )
     assert report.lines("mine") == [
         "data: mine; /data/mine: 1,198 images, 1,000 train, 198 test "
         "(folders train and test)",
