@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from numpy.typing import ArrayLike
 
 from ncgn_jax.data.batches import batch_indices
+from ncgn_jax.data.report import DataReport
 from ncgn_jax.faults import Faults
 from ncgn_jax.images.config import (
     FIELDS,
@@ -36,6 +37,7 @@ from ncgn_jax.images.facts import ImageFacts, learn_facts
 from ncgn_jax.images.load import check_data, check_sampling, load_dataset
 from ncgn_jax.images.model import ImageBatch
 from ncgn_jax.images.own_data import write_images
+from ncgn_jax.images.recognition import find_source
 from ncgn_jax.images.scores import ImageScorer
 from ncgn_jax.images.sets import ImageDataset, check_finite
 from ncgn_jax.images.times import bucket_at
@@ -131,9 +133,20 @@ class ImageTask(Task[ImageDataset, ImageFacts]):
         """Finds shape, classes and units of the training images."""
         return learn_facts(dataset)
 
+    @classmethod
+    def recognise(cls, path: Path) -> dict[str, Any] | None:
+        """Returns how the images at a path are stored."""
+        source = find_source(path)
+        return None if source is None else {"data.source": source}
+
+    @property
+    def report(self) -> DataReport:
+        """How the images were read."""
+        return self.dataset.report
+
     def describe_data(self) -> list[str]:
-        """Describes the data in a line."""
-        return [f"data: {self.dataset.name}; {self.dataset.source}"]
+        """Describes the data: found, used and left out."""
+        return self.report.lines(self.dataset.name)
 
     def describe_model(self) -> list[str]:
         """Describes patches and network in a few lines."""

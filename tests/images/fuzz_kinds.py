@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ncgn_jax.images.array_parts import ArrayOptions
 from ncgn_jax.images.arrays import load_arrays
 from ncgn_jax.images.folders import load_folder
 from ncgn_jax.images.latent_shards import load_latents
+from ncgn_jax.images.picture_files import PictureOptions
 from tests.spoilt_files import Kind, npy, npz
 
 
@@ -27,7 +29,7 @@ def photos(path: Path) -> object:
     (root / "a.png").write_bytes(picture())
     (root / "b.png").write_bytes(picture())
     (root / "c.png").write_bytes(path.read_bytes())
-    return load_folder(root.parent, 8)
+    return load_folder(root.parent, PictureOptions(8))
 
 
 def shards(path: Path) -> object:
@@ -47,7 +49,7 @@ KINDS = (
             x_train=np.arange(640, dtype=np.uint8).reshape(10, 8, 8) % 255,
             y_train=np.arange(10) % 2,
         ),
-        lambda p: load_arrays(p, test_fraction=0.4),
+        lambda p: load_arrays(p, ArrayOptions(0.4)),
     ),
     Kind(
         "c.png",
