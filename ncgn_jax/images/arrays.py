@@ -38,6 +38,7 @@ from ncgn_jax.data.splits import split_in
 from ncgn_jax.faults import DataError
 from ncgn_jax.images.array_names import find_roles
 from ncgn_jax.images.array_parts import (
+    CHANNELS,
     USUAL,
     ArrayOptions,
     StoredPart,
@@ -252,10 +253,14 @@ def _images_first(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if name in flat:
             # A vector is a row or a column there.
             found[name] = flat[name]
-        elif array.ndim == 4 and array.shape[2] in (1, 3):
-            last_counts = array.shape[3] in sizes or array.shape[3] not in (1, 3)
-            if array.shape[0] not in sizes and last_counts:
-                found[name] = np.moveaxis(array, -1, 0)
-        elif array.ndim == 3 and array.shape[2] in sizes - {array.shape[0]}:
+        elif (
+            (
+                array.ndim == 4
+                and array.shape[2] in CHANNELS
+                and not set(array.shape[1::2]) & set(CHANNELS)
+            )
+            or array.ndim == 3
+            and array.shape[2] in sizes - {array.shape[0]}
+        ):
             found[name] = np.moveaxis(array, -1, 0)
     return found

@@ -301,7 +301,9 @@ def _check_classes(
             f"{', '.join(names)}; allowed: test classes that are in training too"
         )
     for own, part in zip(listed, used, strict=True):
-        if not own or not all(len(p.folders) == 1 for p in own):
+        if not own or any(p.folders != p.file.path.parts[-2:-1] for p in own):
+            continue
+        if not own[0].folders:
             continue
         # Folders beside those of the pictures, which hold none.
         above = {str(p.file.path.parent.parent) for p in own}
