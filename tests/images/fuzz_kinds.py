@@ -126,7 +126,7 @@ def colour_photos(path: Path) -> object:
     for name in ("a.png", "b.png"):
         (root / name).write_bytes(encoded("PNG"))
     (root / "c.png").write_bytes(path.read_bytes())
-    return load_folder(root.parent, PictureOptions(8, bad_images="skip"))
+    return load_folder(root.parent, PictureOptions(8, 3, "skip"))
 
 
 CIFAR = np.arange(12 * 3072, dtype=np.uint8).reshape(12, 32, 32, 3), np.arange(12) % 2
