@@ -39,7 +39,9 @@ IMAGE_SOURCES = (
     "digits", "auto", "arrays", "idx", "cifar", "folder", "parquet", "latents",
 )  # fmt: skip
 _SPLIT = ("path", "test_fraction", "split_seed")
-_PICTURES = (*_SPLIT, "image_size", "channels", "bad_images", "flip")
+_PICTURES = (
+    *_SPLIT, "image_size", "channels", "bad_images", "value_range", "flip",
+)  # fmt: skip
 # Fields of `data` that a source reads; others must keep their defaults.
 _READ = {
     "digits": ("flip",),
@@ -120,7 +122,8 @@ FIELDS = with_defaults(
         Field(
             "data.value_range",
             (),
-            "Black and white of arrays; () for 0..1 of floats, and 0..255.",
+            "Black and white of arrays and of 16-bit grey pictures; () for 0..1 of "
+            "floats, and 0..255 or 0..65535.",
             Check(_is_span, "() or (black, white), two numbers, the smaller first"),
         ),
         TEST_FRACTION,

@@ -51,7 +51,9 @@ def load_dataset(config: ConfigDict) -> ImageDataset:
             **split,
         )
     if source in ("folder", "parquet"):
-        options = PictureOptions(data.image_size, data.channels, data.bad_images)
+        options = PictureOptions(
+            data.image_size, data.channels, data.bad_images, tuple(data.value_range)
+        )
         if source == "folder":
             return load_folder(path, options, class_folder=data.class_folder, **split)
         keys = {"image_key": data.image_key, "label_key": data.label_key}

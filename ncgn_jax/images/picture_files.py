@@ -7,6 +7,7 @@ averaging when it shrinks) and the centre is kept.
 
 import collections
 import io
+import math
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import PurePosixPath
@@ -29,6 +30,7 @@ BAD_IMAGES = ("stop", "skip")
 # Formats of pixels alone; others, such as EPS, run programs or fetch what they name.
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")
 _NUM_SHOWN = 5
+_WHITE_16 = 65535
 
 
 class PictureFile(NamedTuple):
@@ -56,11 +58,14 @@ class PictureOptions(NamedTuple):
         the pictures and refuses a mixture.
       bad_images: "stop" refuses pictures that are unreadable or of several frames;
         "skip" leaves them out and counts them.
+      value_range: Black and white of 16-bit grey; () for 0..65535, if the brightest
+        level is in its upper half.
     """
 
     image_size: int = 0
     channels: int = 0
     bad_images: str = "stop"
+    value_range: tuple[float, float] | tuple[()] = ()
 
     def check(self) -> None:
         """Refuses what is not possible, and a missing Pillow.
@@ -90,6 +95,20 @@ def is_picture(name: str | PurePosixPath) -> bool:
     return PurePosixPath(name).suffix.lower() in EXTENSIONS
 
 
+class Picture(NamedTuple):
+    """A picture that was read.
+
+    Attributes:
+      pixels: uint8 [height, width, channel].
+      size: Height and width as stored, turned.
+      brightest: The highest level of 16-bit grey; None for 8 bits.
+    """
+
+    pixels: np.ndarray
+    size: tuple[int, int]
+    brightest: float | None = None
+
+
 class PictureReader:
     """Reads pictures of all parts alike, and counts the bad and the enlarged ones."""
 
@@ -105,6 +124,7 @@ class PictureReader:
         self._first = ""
         self._bad: list[str] = []
         self._num_read = self._num_enlarged = 0
+        self._brightest: float | None = None
         self._sizes: collections.Counter[tuple[int, int]] = collections.Counter()
 
     def read(
@@ -128,13 +148,13 @@ class PictureReader:
         shown = tqdm(files, desc="reading images", unit="", total=count, disable=None)
         for file in shown:
             try:
-                picture, size = read_picture(
-                    file.read(), self._options.image_size, self._options.channels
-                )
+                picture, size, brightest = read_picture(file.read(), self._options)
             except Exception as error:  # Pillow's readers can raise anything
                 self._bad.append(f"{file.name} ({error or type(error).__name__})")
                 continue
             self._sizes[size] += 1
+            if brightest is not None:
+                self._brightest = max(self._brightest or 0.0, brightest)
             if not self._fits(picture, file.name):
                 continue
             if not is_good.any():
@@ -168,6 +188,7 @@ class PictureReader:
             )
         if not options.image_size and len(self._sizes) > 1:
             raise DataError(self._differing_sizes())
+        self._check_brightest()
         for bad in self._bad:
             reading.leave_out("images that cannot be read", bad)
         if not options.image_size:
@@ -192,6 +213,23 @@ class PictureReader:
         # Sizes that differ are all counted before they are refused.
         return picture.shape == self._shape
 
+    def _check_brightest(self) -> None:
+        """Refuses 16-bit pictures that would be nearly black; says what white is."""
+        brightest, given = self._brightest, self._options.value_range
+        if brightest is None:
+            return
+        if not given and brightest < _WHITE_16 / 2:
+            bits = max(8, math.ceil(math.log2(brightest + 1)))
+            raise DataError(
+                f"{self._reading.origin}: 16-bit grey levels up to {brightest:g}; "
+                "allowed: some in the upper half of 0..65535, or data.value_range="
+                f"(black, white), such as (0, {2**bits - 1})"
+            )
+        black, white = given or (0, _WHITE_16)
+        self._reading.say(
+            f"16-bit grey becomes 8-bit: {black:g} is black, {white:g} white"
+        )
+
     def _differing_sizes(self) -> str:
         sides = sorted(min(size) for size in self._sizes.elements())
         middle = sides[len(sides) // 2]
@@ -210,33 +248,38 @@ class PictureReader:
         )
 
 
-def read_picture(
-    content: bytes, image_size: int, channels: int
-) -> tuple[np.ndarray, tuple[int, int]]:
+def read_picture(content: bytes, options: PictureOptions) -> Picture:
     """Reads a picture.
 
     Args:
       content: Bytes of its file.
-      image_size: Side to scale and crop to; 0 for the size it has.
-      channels: 1 for grey, 3 for colour, 0 for what it has.
-
-    Returns:
-      Pixels, uint8 [height, width, channel], and height and width as stored, turned.
+      options: How it is taken.
 
     Raises:
       Exception: Nearly any, if it is damaged; ValueError if it is not to be used.
     """
-    from PIL import Image, ImageOps  # needed for image files only
+    # Needed for image files only.
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
+    image_size, channels, brightest = options.image_size, options.channels, None
     with warnings.catch_warnings():
         # Few bytes can announce more pixels than memory holds.
+        warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as opened:
+        try:
+            opening = Image.open(io.BytesIO(content), formats=_FORMATS)
+        except UnidentifiedImageError as error:
+            raise ValueError("cannot identify the format") from error
+        with opening as opened:
             # Phones append previews to a JPEG; its first frame is the picture.
             num_frames = getattr(opened, "n_frames", 1)  # absent in some formats
             if opened.format != "MPO" and num_frames > 1:
                 raise ValueError(f"{num_frames} frames")
-            picture = _flatten(ImageOps.exif_transpose(opened))
+            picture = ImageOps.exif_transpose(opened)
+            if picture.mode.startswith("I"):
+                picture, brightest = _to_8_bits(picture, options.value_range)
+            else:
+                picture = _flatten(picture)
     if channels == 1 and picture.mode == "RGB":
         picture = picture.convert("L")
     stored = picture.height, picture.width
@@ -246,7 +289,24 @@ def read_picture(
     pixels = np.clip(np.round(np.asarray(picture)), 0, 255).astype(np.uint8)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], channels or 1, axis=-1)
-    return pixels, stored
+    return Picture(pixels, stored, brightest)
+
+
+def _to_8_bits(
+    picture: "Image.Image", value_range: tuple[float, float] | tuple[()]
+) -> tuple["Image.Image", float]:
+    """Scales 16-bit grey to 0..255 as numbers; returns its brightest level too."""
+    from PIL import Image
+
+    levels = np.asarray(picture).astype(np.float32)
+    black, white = value_range or (0.0, float(_WHITE_16))
+    if levels.min() < black or levels.max() > white:
+        raise ValueError(
+            f"grey levels {levels.min():g}..{levels.max():g}, beyond {black:g}.."
+            f"{white:g}"
+        )
+    scaled = (levels - np.float32(black)) / np.float32((white - black) / 255)
+    return Image.fromarray(scaled), float(levels.max())
 
 
 def _allocate(shape: tuple[int, ...]) -> np.ndarray:
@@ -260,16 +320,11 @@ def _allocate(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _flatten(picture: "Image.Image") -> "Image.Image":
-    """Makes opaque grey ("L", "F" from 16 bits) or colour ("RGB"); white is 255."""
+    """Makes opaque grey ("L") or colour ("RGB"); white is 255."""
     from PIL import Image
 
     if picture.mode == "F":
         raise ValueError("floating-point levels, whose white is not known")
-    if picture.mode.startswith("I"):
-        levels = np.asarray(picture).astype(np.float32)
-        if levels.min() < 0 or levels.max() > 65535:
-            raise ValueError(f"grey levels {levels.min():g}..{levels.max():g}")
-        return Image.fromarray(levels / np.float32(257))
     is_grey = picture.mode in ("1", "L", "LA", "La")
     if picture.mode.endswith("A") or "transparency" in picture.info:
         white = Image.new("RGBA", picture.size, "white")

@@ -9,15 +9,17 @@ from PIL import Image
 
 from ncgn_jax.faults import DataError
 from ncgn_jax.images.folders import load_folder as load_any_folder
-from ncgn_jax.images.picture_files import PictureOptions
+from ncgn_jax.images.picture_files import Picture, PictureOptions
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (8, 8, 3), dtype=np.uint8)
 GREY = RNG.integers(0, 256, (8, 8), dtype=np.uint8)
 
 
-def load_folder(path, image_size=0, channels=0, bad_images="stop", **how):
-    options = PictureOptions(image_size, channels, bad_images)
+def load_folder(
+    path, image_size=0, channels=0, bad_images="stop", value_range=(), **how
+):
+    options = PictureOptions(image_size, channels, bad_images, value_range)
     return load_any_folder(path, options, **how)
 
 
@@ -154,8 +156,17 @@ def test_sixteen_bits_become_eight(tmp_path):
     assert Image.open(tmp_path / "x0.png").mode.startswith("I")
     expected = np.round(levels / 65535 * 255)
     np.testing.assert_allclose(load_one(tmp_path)[..., 0], expected, atol=1e-3)
+    with pytest.raises(DataError, match=r"grey levels .*, beyond 0\.\.4095"):
+        load_folder(tmp_path, 8, value_range=(0, 4095))
     coloured = load_one(tmp_path, channels=3)
     np.testing.assert_array_equal(coloured, np.repeat(expected[..., None], 3, axis=2))
+    for name in ("x0.png", "x1.png"):
+        (tmp_path / name).unlink()
+    save_pair(tmp_path / "dark", "x.png", levels // 16)
+    with pytest.raises(DataError, match=r"up to 4095; .*such as \(0, 4095\)"):
+        load_folder(tmp_path / "dark", 8)
+    dark = load_one(tmp_path / "dark", value_range=(0, 4095))
+    np.testing.assert_allclose(dark[..., 0], expected, atol=1)
 
 
 def test_transparent_parts_are_white(tmp_path):
@@ -403,9 +414,9 @@ def test_pipes_are_not_waited_for(tmp_path):
     ],
 )
 def test_wrong_options_are_refused(animals, options, message, monkeypatch):
-    def picture_of(content, image_size, channels):
-        shape = (image_size, image_size, 1)
-        return np.broadcast_to(np.uint8(0), shape), (8, 8)
+    def picture_of(content, asked):
+        shape = (asked.image_size, asked.image_size, 1)
+        return Picture(np.broadcast_to(np.uint8(0), shape), (8, 8))
 
     # Scaling to a size that does not fit would itself take too much.
     monkeypatch.setattr("ncgn_jax.images.picture_files.read_picture", picture_of)
