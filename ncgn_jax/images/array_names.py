@@ -9,7 +9,7 @@ Example:
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -92,6 +92,7 @@ def find_roles(
         )
     roles.class_names = named[0] if named else None
     roles.unused = [name for name in rest if name not in named]
+    _refuse_split_arrays(where, {name: rest[name] for name in roles.unused})
     if not roles.labels:
         fitting = [name for name in roles.unused if _could_be_labels(rest[name], sizes)]
         if fitting:
@@ -193,6 +194,26 @@ def _check_labels(where: str, roles: Roles) -> None:
             f"allowed: {missing or 'train'}_labels, y_{missing or 'train'}, or no "
             "labels at all"
         )
+
+
+def _refuse_split_arrays(where: str, arrays: Mapping[str, np.ndarray]) -> None:
+    for name, array in arrays.items():
+        if array.dtype.kind == "U" and array.ndim == 1 and says_split(set(array)):
+            raise DataError(
+                f"{where}: array {name!r} names a part for each image; allowed: arrays "
+                "of each part, such as x_train and x_test"
+            )
+
+
+def says_split(values: Collection[object]) -> bool:
+    """Tells whether texts are names of several parts, and nothing else.
+
+    Example:
+      >>> says_split({"train", "test"}), says_split({"train", "bus"})
+      (True, False)
+    """
+    parts = {split_of(str(value)) for value in values}
+    return len(parts) > 1 and None not in parts
 
 
 def _with_key(names: Mapping[str, np.ndarray], key: str) -> list[str]:

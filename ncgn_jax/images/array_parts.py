@@ -193,6 +193,12 @@ def _to_four_axes(images: np.ndarray, channel_axis: str, where: str) -> np.ndarr
             f"{where}: shape {images.shape}; allowed: [image, height, width], and an "
             "axis of channels, none of them 0" + _shape_hint(images.shape)
         )
+    if images.ndim == 3 and images.shape[2] in (3, 4):
+        size = "x".join(map(str, images.shape[:2]))
+        raise DataError(
+            f"{where}: shape {images.shape}, which looks like one picture of {size} in "
+            "colour; allowed: [image, height, width] or [image, height, width, channel]"
+        )
     if images.ndim == 3:
         return images[..., None]
     axis = find_channel_axis(images.shape, channel_axis, where, CHANNELS)
@@ -223,7 +229,8 @@ def _find_range(
 
     Truth values become bytes.
     """
-    if all(images.dtype.kind == "b" for images in parts):
+    is_truth = all(images.dtype.kind == "b" for images in parts)
+    if is_truth:
         reading.say(f"{places[0]}: pixels are truth values; False is black")
         parts = [images.astype(np.uint8) for images in parts]
     black, white = value_range or (0.0, 255.0)
@@ -252,7 +259,8 @@ def _find_range(
     if value_range:
         return list(parts), float(black), float(white)
     if highest == 1 and not is_float[0]:
-        reading.say(f"{places[0]}: pixels are 0 and 1 alone, so 1 is white")
+        if not is_truth:
+            reading.say(f"{places[0]}: pixels are 0 and 1 alone, so 1 is white")
         return list(parts), 0.0, 1.0
     if is_float[0] and highest <= 1:
         return list(parts), 0.0, 1.0

@@ -27,7 +27,6 @@ from pathlib import Path
 import numpy as np
 
 from ncgn_jax.data.archives import (
-    MAX_MEMBER_BYTES,
     is_archive,
     plain_name,
     read_plain_or_gzip,
@@ -47,6 +46,7 @@ from ncgn_jax.images.array_parts import (
 from ncgn_jax.images.file_trees import TreeFile, open_tree
 from ncgn_jax.images.gzipped import gunzip
 from ncgn_jax.images.labels import RawLabels, clean_names
+from ncgn_jax.images.matlab_files import read_matlab
 from ncgn_jax.images.sets import ImageDataset, make_image_dataset, stratified_split
 from ncgn_jax.images.units import ImageUnits
 
@@ -213,35 +213,11 @@ def _parse_npy(content: bytes, where: str) -> np.ndarray:
 
 
 def _parse_mat(content: bytes, where: str) -> dict[str, np.ndarray]:
-    """Reads the variables of a MATLAB file up to version 7, images as the last axis."""
-    from scipy.io import loadmat, whosmat
-
-    if content[:4] == b"\x89HDF" or content[:10] == b"MATLAB 7.3":
-        raise DataError(
-            f"{where}: a MATLAB 7.3 file; allowed: up to version 7, as "
-            "save(..., '-v7') writes"
-        )
-    try:
-        # Announced sizes are looked at first, because variables are compressed.
-        listed = whosmat(io.BytesIO(content))
-        for name, shape, _ in listed:
-            if np.prod(shape, dtype=float) > MAX_MEMBER_BYTES:
-                raise DataError(f"{where}: {name!r} of shape {shape} is too large")
-        read = loadmat(io.BytesIO(content), variable_names=[n for n, _, _ in listed])
-    except DataError:
-        raise
-    except Exception as error:  # spoilt files raise nearly anything
-        raise DataError(
-            f"{where}: not a readable MATLAB file ({type(error).__name__}: {error})"
-        ) from error
-    plain = {
-        name: np.asarray(value)
-        for name, value in read.items()
-        if not name.startswith("__") and np.asarray(value).dtype.kind in _KINDS
-    }
-    if not plain:
-        raise DataError(f"{where}: no variable with numbers; allowed: some")
-    return _images_first(plain)
+    """Reads the variables of a MATLAB file, images along the first axis."""
+    arrays = read_matlab(content, where)
+    if not arrays:
+        raise DataError(f"{where}: no variable that is an array of numbers")
+    return _images_first(arrays)
 
 
 def _images_first(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -27,6 +27,7 @@ from ncgn_jax.images.picture_files import (
     PictureFile,
     PictureOptions,
     PictureReader,
+    is_other_picture,
     is_picture,
 )
 from ncgn_jax.images.sets import ImageDataset, make_image_dataset, num_held_out
@@ -36,6 +37,12 @@ from ncgn_jax.images.units import ImageUnits
 CLASS_FOLDERS = ("auto", "first", "last")
 _LAYOUTS = "class/image, train/class/image, or class/train/image"
 _Parts = tuple[str, ...]
+# Names of parts that may as well be those of classes.
+_SHORT = frozenset(("tr", "te", "dev", "eval"))
+_PICTURE_FOLDERS = frozenset(("image", "images", "img", "imgs"))
+_TARGET_FOLDERS = frozenset(
+    ("label", "labels", "mask", "masks", "annotations", "segmentations", "gt")
+)
 
 
 class _Picture(NamedTuple):
@@ -84,6 +91,7 @@ def load_folder(
     with open_tree(root) as tree:
         pictures = _list_pictures(tree, reading)
         pictures = _find_parts(root, pictures, reading)
+        pictures = _strip_within(pictures, reading)
         pictures = _drop_unclassed(root, pictures, reading)
         choice = choose_parts(_sizes(pictures), reading)
         used = [choice.train] + ([choice.test] if choice.test is not None else [])
@@ -128,9 +136,12 @@ def _list_pictures(tree: FileTree, reading: Reading) -> list[_Picture]:
         if is_picture(file.name):
             reading.find(ending, file.name)
             pictures.append(_Picture(file, "", file.path.parts[:-1]))
+        elif is_other_picture(file.name):
+            reason = f"{ending} pictures, a format that is not read"
+            reading.leave_out(reason, file.name)
         else:
             kind = f"{ending} files" if ending else "files without an ending"
-            reading.leave_out(f"{kind}, no pictures that are read", file.name)
+            reading.leave_out(f"{kind}, no pictures", file.name)
     tree.count_hidden(reading)
     return pictures
 
@@ -157,9 +168,13 @@ def _find_parts(
         reading.say(f"all images lie in {'/'.join(around)}, which names no class")
     outer = _names_at(pictures, 0)
     found = _splits(root, outer)
+    beside = set(outer) - set(found)
+    if found and beside and set(found) <= _SHORT:
+        # Codes of languages, for instance.
+        reading.say(f"folders {', '.join(sorted(found))} are classes, not parts")
+        return pictures
     if "train" in found.values():
-        beside = sorted(set(outer) - set(found))
-        direct = [name for name in beside if any(
+        direct = [name for name in sorted(beside) if any(
             p.folders == (name,) for p in pictures)]  # fmt: skip
         if direct or () in {p.folders for p in pictures}:
             where = direct[0] if direct else "no folder"
@@ -168,7 +183,7 @@ def _find_parts(
                 "train/class/image and test/class/image, or class/image without a "
                 "class called train"
             )
-        for name in beside:
+        for name in sorted(beside):
             own = [p for p in pictures if p.folders[0] == name]
             reason = "images in folders beside the train folder"
             reading.leave_out(reason, own[0].file.name, len(own))
@@ -219,6 +234,22 @@ def _splits(root: Path, names: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def _strip_within(pictures: list[_Picture], reading: Reading) -> list[_Picture]:
+    """Looks through a folder of one name within every training class."""
+    train = [p for p in pictures if p.part in ("train", "")]
+    within = {p.folders[-1] if p.folders else "" for p in train}
+    if len(within) != 1 or len(_names_at(train, 0)) < 2:
+        return pictures
+    if not all(len(p.folders) == 2 for p in train):
+        return pictures
+    name = within.pop()
+    reading.say(f"classes are the folders around {name}")
+    return [
+        p._replace(folders=p.folders[:-1]) if p.folders[-1:] == (name,) else p
+        for p in pictures
+    ]
+
+
 def _drop_unclassed(
     root: Path, pictures: list[_Picture], reading: Reading
 ) -> list[_Picture]:
@@ -262,12 +293,15 @@ def _find_classes(
         )
     if loose or not every:
         return [["image"] * len(own) for own in listed]
-    last = {p.folders[-1] for p in every}
-    if all(len(p.folders) == 2 for p in every) and len(last) == 1:
-        first = {p.folders[0] for p in every}
-        if len(first) > 1 and class_folder == "auto":
-            reading.say(f"classes are the folders around {last.pop()}")
-            return [[p.folders[0] for p in own] for own in listed]
+    names = {name.lower() for name in _names_at(every, 0)}
+    no_classes = names <= _PICTURE_FOLDERS | _TARGET_FOLDERS
+    both = names & _PICTURE_FOLDERS and names & _TARGET_FOLDERS
+    if no_classes and both and class_folder == "auto":
+        raise DataError(
+            f"{root}: folders {', '.join(sorted(names))} are hardly classes; allowed: "
+            "data.path with the folder of the images alone, or data.class_folder=first "
+            "to take them as classes"
+        )
     deep = [p for p in every if len(p.folders) > 1]
     if deep and class_folder == "auto":
         folder = PurePosixPath(deep[0].file.name).parent

@@ -108,7 +108,7 @@ def load_idx(
         reading.say("the test part alone was named, so it is split")
         stored = {"": stored["test"]}
     contents = ["rows and columns swapped back"] if swapped else []
-    name = root.resolve().name if prefix is None else (prefix or root.resolve().name)
+    name = prefix or root.resolve().name.split(".")[0]
     return join_arrays(name, stored, None, reading, options, contents)
 
 
@@ -185,7 +185,7 @@ def _choose_files(
             raise DataError(
                 f"{root}: {own[kind].name} and {file.name} could both be the {kind} of "
                 f"part {part or 'all'!r}; allowed: one of each, or data.path with the "
-                "file of the images to take"
+                "unpacked file of the images to take"
             )
         plain, packed = sorted((own[kind], file), key=lambda f: f.path.suffix == ".gz")
         own[kind] = plain

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from ncgn_jax.faults import DataError
 from ncgn_jax.images.array_parts import ArrayOptions
-from ncgn_jax.images.arrays import load_arrays, load_digits
+from ncgn_jax.images.arrays import is_array_file, load_arrays, load_digits
 from ncgn_jax.images.cifar_files import load_cifar
 from ncgn_jax.images.classifier import MIN_SIZE
 from ncgn_jax.images.config import unread_fields
@@ -18,7 +18,7 @@ from ncgn_jax.images.inception import check_weights
 from ncgn_jax.images.latent_shards import load_latents
 from ncgn_jax.images.parquet_files import load_parquet
 from ncgn_jax.images.picture_files import PictureOptions
-from ncgn_jax.images.recognition import find_source
+from ncgn_jax.images.recognition import require_source
 from ncgn_jax.images.sets import ImageDataset
 
 # NCGN_DATA names clouds or cells.
@@ -79,13 +79,11 @@ def _find_source(config: ConfigDict, path: Path) -> str:
     """
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
-    source = find_source(path)
-    if source is None:
-        raise DataError(
-            f"{path}: nothing that looks like images; allowed: .npz, .npy, .mat, idx "
-            "files, CIFAR's archives, folders or archives of pictures, .parquet, or "
-            "data.source with the name of one, which says what is wrong"
-        )
+    ending = "".join(path.suffixes).lower()
+    # These have one reader, which says best what is wrong.
+    source = "parquet" if ending.endswith(".parquet") else "arrays"
+    if not path.is_file() or not (is_array_file(path) or source == "parquet"):
+        source = require_source(path)
     unread = unread_fields(config, source)
     if config.data.flip and source == "latents":
         unread.append("data.flip: allowed: False for latents")

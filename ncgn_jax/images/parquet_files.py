@@ -21,6 +21,7 @@ from ncgn_jax.data.optional import import_optional
 from ncgn_jax.data.report import Reading
 from ncgn_jax.data.splits import split_in
 from ncgn_jax.faults import DataError
+from ncgn_jax.images.array_names import says_split
 from ncgn_jax.images.file_trees import open_tree
 from ncgn_jax.images.labels import RawLabels, read_labels
 from ncgn_jax.images.picture_files import (
@@ -88,6 +89,8 @@ def load_parquet(
         columns = _find_columns(root, tables[0][2], image_key, label_key)
         for file, _, table in tables:
             _check_like(root, file, table, columns)
+        for file, _, table in tables:
+            _refuse_split_column(root, file, table)
         for note in _notes(tables[0][2], columns, root):
             reading.say(note)
         sizes: dict[str, int] = {}
@@ -240,6 +243,23 @@ def _features(schema: Any) -> dict[str, tuple[str, ...]]:
         }
     except (ValueError, LookupError, TypeError, AttributeError):
         return {}
+
+
+def _refuse_split_column(root: Path, file: Path, table: Any) -> None:
+    for field in table.schema_arrow:
+        if str(field.type) in ("string", "large_string") and field.name.lower() in (
+            "split",
+            "subset",
+            "partition",
+            "set",
+        ):
+            values = set(_column(table, field.name, f"{root}: {_below(root, file)}"))
+            if says_split(values):
+                raise DataError(
+                    f"{root}: column {field.name!r} names a part for each row; "
+                    "allowed: a file for each part, such as train.parquet and "
+                    "test.parquet"
+                )
 
 
 def _notes(table: Any, columns: Columns, root: Path) -> Iterator[str]:

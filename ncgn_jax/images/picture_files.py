@@ -26,6 +26,11 @@ EXTENSIONS = (
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".webp",
     ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
 )  # fmt: skip
+# Pictures in formats that are not read.
+_OTHERS = (
+    ".avif", ".heic", ".heif", ".jp2", ".j2k", ".jxl", ".psd", ".svg", ".tga", ".ico",
+    ".eps", ".pcx", ".dcm", ".exr", ".hdr", ".pfm", ".dng", ".raw", ".cr2", ".nef",
+)  # fmt: skip
 BAD_IMAGES = ("stop", "skip")
 # Formats of pixels alone; others, such as EPS, run programs or fetch what they name.
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")
@@ -93,6 +98,11 @@ AS_STORED = PictureOptions()
 def is_picture(name: str | PurePosixPath) -> bool:
     """Tells whether a name ends like that of a picture that is read."""
     return PurePosixPath(name).suffix.lower() in EXTENSIONS
+
+
+def is_other_picture(name: str | PurePosixPath) -> bool:
+    """Tells whether a name ends like that of a picture in a format that is not read."""
+    return PurePosixPath(name).suffix.lower() in _OTHERS
 
 
 class Picture(NamedTuple):

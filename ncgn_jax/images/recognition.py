@@ -13,7 +13,7 @@ from ncgn_jax.images.idx_files import is_idx_name
 from ncgn_jax.images.latent_shards import is_shard_name
 from ncgn_jax.images.npz_headers import read_headers
 from ncgn_jax.images.parquet_files import has_pictures
-from ncgn_jax.images.picture_files import is_picture
+from ncgn_jax.images.picture_files import is_other_picture, is_picture
 
 
 def find_source(path: Path) -> str | None:
@@ -23,12 +23,29 @@ def find_source(path: Path) -> str | None:
       path: An existing file or folder.
     """
     try:
-        if path.is_file() and not is_archive(path):
-            return _source_of_file(path)
-        with open_tree(path) as tree:
-            return _source_of_tree(path, tree)
+        return require_source(path)
     except DataError:
         return None
+
+
+def require_source(path: Path) -> str:
+    """Returns the value of `data.source` that reads a path.
+
+    Raises:
+      DataError: If there is none, or a folder or archive is not to be read.
+    """
+    if path.is_file() and not is_archive(path):
+        source = _source_of_file(path)
+    else:
+        with open_tree(path) as tree:
+            source = _source_of_tree(path, tree)
+    if source is None:
+        raise DataError(
+            f"{path}: nothing that looks like images; allowed: .npz, .npy, .mat, idx "
+            "files, CIFAR's archives, folders or archives of pictures, .parquet; "
+            "data.source with one of their names says what is wrong"
+        )
+    return source
 
 
 def _source_of_file(path: Path) -> str | None:
@@ -62,7 +79,9 @@ def _source_of_tree(path: Path, tree: FileTree) -> str | None:
     if any(is_shard_name(file.path.name) for file in tree.files):
         return "latents"
     # A picture beside data of another kind is a preview.
-    if 2 * sum(map(is_picture, names)) > len(names):
+    pictures = [name for name in names if is_picture(name)]
+    alike = [name for name in names if is_other_picture(name)]
+    if pictures and 2 * len(pictures + alike) > len(names):
         return "folder"
     if not path.is_dir():
         arrays = [file for file in tree.files if is_array_file(file.name)]

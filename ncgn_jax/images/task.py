@@ -7,7 +7,7 @@ that together they are uniform.
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -61,6 +61,7 @@ class ImageTask(Task[ImageDataset, ImageFacts]):
     usual_config = "digits"
     fields = FIELDS
     anchors = ("noise", "train", "held_out")
+    unknown_fields: ClassVar[Mapping[str, Any]] = {"data.source": "auto"}
     counts_macs = True
 
     def __init__(

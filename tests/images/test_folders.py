@@ -110,9 +110,7 @@ def test_without_class_folders_there_is_one_class(tmp_path):
     (tmp_path / ".hidden.png").write_text("not an image")
     data = load_folder(tmp_path, 8, test_fraction=0.5)
     assert data.class_names == ("image",)
-    assert "1 .txt files, no pictures that are read (first notes.txt)" in str(
-        data.report
-    )
+    assert "1 .txt files, no pictures (first notes.txt)" in str(data.report)
     assert "1 hidden files (first .hidden.png)" in str(data.report)
 
 

@@ -1,5 +1,7 @@
 """Classes in the forms that people store them in."""
 
+import io
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from ncgn_jax.faults import DataError
 from ncgn_jax.images.array_parts import ArrayOptions
 from ncgn_jax.images.arrays import load_arrays
 from ncgn_jax.images.labels import RawLabels, read_labels
+from ncgn_jax.images.matlab_files import read_matlab
 
 NUMBERS = np.array([2, 0, 1, 0])
 
@@ -197,5 +200,36 @@ def test_images_of_matlab_are_counted_by_the_last_axis(tmp_path):
     np.testing.assert_array_equal(data.train, images[:8])
     assert data.class_names == ("1", "2")
     (tmp_path / "a.mat").write_bytes(b"MATLAB 7.3 MAT-file" + b" " * 200)
-    with pytest.raises(DataError, match=r"MATLAB 7\.3 file; allowed: up to version 7"):
+    with pytest.raises(DataError, match=r"MATLAB 7\.3 file; allowed: versions 5 to 7"):
         load_arrays(tmp_path / "a.mat")
+
+
+def test_one_picture_in_colour_and_an_array_of_parts_are_refused(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((40, 50, 3), np.uint8))
+    with pytest.raises(DataError, match="looks like one picture of 40x50 in colour"):
+        load_arrays(tmp_path / "a.npy")
+    images = np.full((4, 8, 8), 200, np.uint8)
+    np.savez(tmp_path / "a.npz", x=images, split=["train", "train", "test", "val"])
+    with pytest.raises(DataError, match="array 'split' names a part for each image"):
+        load_arrays(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_variables_of_matlab_are_read_as_scipy_reads_them(packed):
+    from scipy.io import loadmat, savemat
+
+    rng = np.random.default_rng(0)
+    stored = {
+        kind: (200 * rng.random((3, 4, 5))).astype(kind)
+        for kind in ("u1", "i2", "u4", "f4", "f8", "?")
+    }
+    stored |= {"cell": np.array(["a", "bc"], object), "text": "abc", "c": [1 + 2j]}
+    stream = io.BytesIO()
+    savemat(stream, stored, do_compression=packed)
+    wanted, found = loadmat(stream), read_matlab(stream.getvalue(), "a")
+    assert list(found) == ["u1", "i2", "u4", "f4", "f8", "?"]
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, wanted[name])
+    content = stream.getvalue()
+    with pytest.raises(DataError, match="announced|cut short|damaged"):
+        read_matlab(content[:300], "a")

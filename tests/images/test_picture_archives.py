@@ -72,8 +72,8 @@ def test_files_of_other_kinds_are_counted_and_named(tmp_path):
     (tmp_path / "__MACOSX").mkdir()
     (tmp_path / "__MACOSX" / "._a").write_bytes(b"?")
     report = str(load_folder(tmp_path, SIZE_8).report)
-    assert "2 .heic files, no pictures that are read (first a/x.heic)" in report
-    assert "1 files without an ending, no pictures that are read (first n" in report
+    assert "2 .heic pictures, a format that is not read (first a/x.heic)" in report
+    assert "1 files without an ending, no pictures (first notes)" in report
     assert "3 hidden files" in report
 
 
@@ -208,6 +208,29 @@ def test_links_in_a_circle_are_refused(tmp_path):
         load_folder(tmp_path, SIZE_8)
 
 
+def test_folders_of_masks_are_hardly_classes(tmp_path):
+    write(tmp_path, *four("images"), *four("masks"))
+    with pytest.raises(DataError, match=r"images, masks are hardly classes; .*first"):
+        load_folder(tmp_path, SIZE_8)
+    taken = load_folder(tmp_path, SIZE_8, class_folder="first")
+    assert taken.class_names == ("images", "masks")
+
+
+def test_short_names_of_parts_may_be_classes(tmp_path):
+    write(tmp_path, *four("de"), *four("en"), *four("tr"))
+    data = load_folder(tmp_path, SIZE_8)
+    assert data.class_names == ("de", "en", "tr")
+    assert "folders tr are classes, not parts" in str(data.report)
+
+
+def test_the_layout_of_tiny_imagenet_is_read(tmp_path):
+    train = [*four("train/n01/images"), *four("train/n02/images")]
+    write(tmp_path, *train, "val/images/0.png", "test/images/0.png")
+    data = load_folder(tmp_path, SIZE_8)
+    assert data.class_names == ("n01", "n02")
+    assert "1 images of the val part, which has no folders" in str(data.report)
+
+
 def table(path, labels, images=PIXELS, names=None, struct=True, **columns):
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet as pq
@@ -263,6 +286,16 @@ def test_columns_that_could_be_classes_are_refused(tmp_path):
     data = load_parquet(path, label_key="coarse_label")
     assert len(data.class_names) == 2
     assert "columns that are not read: id, fine_label" in str(data.report)
+
+
+def test_a_column_of_parts_is_refused(tmp_path):
+    path = table(
+        tmp_path / "a.parquet",
+        {"label": np.arange(12) % 2},
+        split=["train"] * 9 + ["test"] * 3,
+    )
+    with pytest.raises(DataError, match="column 'split' names a part"):
+        load_parquet(path)
 
 
 def test_latents_beside_hidden_files_load(tmp_path):
