@@ -109,6 +109,8 @@ def check_data(config: ConfigDict, dataset: ImageDataset) -> None:
         raise DataError(
             f"{dataset.name}: {len(dataset.test)} test images; allowed: at least 4"
         )
+    if config.evaluate.inception is not None and dataset.units.is_latent:
+        raise DataError("evaluate.inception: allowed: none for latents, no pixels")
     if config.evaluate.inception is not None:
         check_weights(config.evaluate.inception)
 
