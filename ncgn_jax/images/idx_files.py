@@ -41,6 +41,8 @@ _TYPES = {
     0x0D: ">f4",
     0x0E: ">f8",
 }
+# EMNIST's files of names: a class, and the codes of its letters, in each line.
+_MAPPING = "mapping.txt"
 _NAME = re.compile(r"(.*?)(images?|labels?)[-._]?idx\d[-._a-z]*", re.IGNORECASE)
 _ALLOWED = (
     "train-images-idx3-ubyte, train-labels-idx1-ubyte and t10k-..., each also .gz"
@@ -87,6 +89,13 @@ def load_idx(
             reading.say("labels and the other part are taken from beside the file")
         parts = {part: {k: _read(root, f) for k, f in own.items()}
                  for part, own in files.items()}  # fmt: skip
+        mappings = [
+            file
+            for file in tree.files
+            if file.path.name.lower().endswith(_MAPPING)
+            and prefix in (None, _set_of(file.path.name.lower()[: -len(_MAPPING)]))
+        ]
+        class_names = _read_mapping(root, mappings[0]) if len(mappings) == 1 else None
     names = [file.path.name for own in files.values() for file in own.values()]
     swapped = transpose == "yes" or (transpose == "auto" and _is_emnist(names))
     stored = {}
@@ -109,7 +118,7 @@ def load_idx(
         stored = {"": stored["test"]}
     contents = ["rows and columns swapped back"] if swapped else []
     name = prefix or root.resolve().name.split(".")[0]
-    return join_arrays(name, stored, None, reading, options, contents)
+    return join_arrays(name, stored, class_names, reading, options, contents)
 
 
 def parse_idx(content: bytes, where: str) -> np.ndarray:
@@ -170,7 +179,7 @@ def _choose_files(
         name = file.path.name.lower().removesuffix(".gz")
         match = _NAME.fullmatch(name)
         if match is None:
-            if prefix is None:
+            if prefix is None and not name.endswith(_MAPPING):
                 reading.leave_out("files of another name", file.name)
             continue
         if prefix is not None and _set_of(match[1]) != prefix:
@@ -193,6 +202,33 @@ def _choose_files(
     if not found:
         raise DataError(f"{root}: no idx files; allowed: {_ALLOWED}")
     return found
+
+
+def _read_mapping(root: Path, file: TreeFile) -> tuple[str, ...] | None:
+    """Reads the first letter of each class; None if they do not count from 0 or 1.
+
+    Raises:
+      DataError: If a line is none of numbers.
+    """
+    text = file.read().decode("ascii", "replace")
+    letters: dict[int, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split()
+        if not words:
+            continue
+        plain = all(
+            word.isascii() and word.isdigit() and len(word) < 7 for word in words
+        )
+        if len(words) < 2 or not plain or not 32 < int(words[1]) < 0xD800:
+            raise DataError(
+                f"{root}: {file.name}, line {number}: {line[:40]!r}; allowed: the "
+                "number of a class and the code of its letter"
+            )
+        letters[int(words[0])] = chr(int(words[1]))
+    first = min(letters, default=2)
+    if first > 1 or sorted(letters) != list(range(first, first + len(letters))):
+        return None
+    return tuple(letters[number] for number in sorted(letters))
 
 
 def _part_of(before: str) -> str:

@@ -71,6 +71,8 @@ def test_images_of_emnist_are_turned_upright_and_its_letters_count_from_one(tmp_
     assert data.class_names == ("1", "2", "3")
     np.testing.assert_array_equal(data.train_labels, LABELS[:9])
     assert "rows and columns swapped back" in str(data.report)
+    (tmp_path / "emnist-letters-mapping.txt").write_text("1 65 97\n2 66 98\n3 67 99\n")
+    assert load_idx(tmp_path).class_names == ("A", "B", "C")
     plain = load_idx(tmp_path, transpose="no")
     np.testing.assert_array_equal(plain.train[..., 0], GREY[:9].swapaxes(1, 2))
     (tmp_path / "emnist-digits-train-images-idx3-ubyte").write_bytes(idx(GREY))
