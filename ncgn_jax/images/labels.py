@@ -63,6 +63,9 @@ def read_labels(
             f"{parts[0].where}: {parts[0].values.dtype}, but {parts[-1].values.dtype} "
             f"in {parts[-1].where}; allowed: one form in all parts"
         )
+    for part, values in zip(parts, plain, strict=True):
+        if not len(values):
+            raise DataError(f"{part.where}: no images; allowed: at least one")
     present = np.unique(np.concatenate(plain))
     if len(present) > _MAX_CLASSES:
         raise DataError(

@@ -91,6 +91,8 @@ def test_parts_of_different_forms_are_refused():
         read([0, 1], ["a", "b"])
     with pytest.raises(DataError, match="class 'd' is not among the class names a, b"):
         read(["a", "d"], names=("a", "b"))
+    with pytest.raises(DataError, match="a, array 'y': no images; allowed"):
+        read(np.zeros(0, int))
     with pytest.raises(DataError, match="label 5 for 2 class names"):
         read([0, 5], names=("a", "b"))
 

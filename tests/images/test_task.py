@@ -271,7 +271,6 @@ def test_patches_that_do_not_divide_the_image_are_refused():
         (["dmp.overlap=-0.1"], "dmp.overlap"),
         (["model.width=10"], "model.num_heads|multiple of 4"),
         (["model.size=Q"], "S, B, L, XL"),
-        (["data.source=folder"], "data.image_size"),
         (["data.source=latents", "data.flip=True"], "data.flip"),
         (["model.learned_variance=True"], "process.target"),
         ([*LEARNED, "sample.sampler=heun"], "sample.sampler"),
