@@ -40,7 +40,7 @@ def _check(path: Path, domain: str | None, overrides: list[str]) -> None:
         raise ConfigError(f"{path}: no such file or folder")
     domain = domain or _guess(path)
     kind = DOMAINS[domain]
-    fields = {"data.path": str(path), **(kind.recognise(path) or {})}
+    fields = {"data.path": str(path), **(kind.recognise(path) or kind.unknown_fields)}
     config = with_fields(load_config(kind.usual_config), fields)
     config = set_fields(config, overrides)
     validate(config, to_train=False)

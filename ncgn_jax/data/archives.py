@@ -62,11 +62,14 @@ class Member(NamedTuple):
       name: Its path in the archive, with forward slashes.
       size: Bytes that the archive announces.
       stamp: A text that changes with the content, where the archive knows it.
+      place: Where it lies; members of a compressed .tar are read fast in this order
+        alone.
     """
 
     name: str
     size: int
     stamp: str = ""
+    place: int = 0
 
 
 class Archive(NamedTuple):
@@ -193,7 +196,9 @@ def _open_zip(path: Path) -> Iterator[_Opened]:
         encrypted = [info.filename for info in infos if info.flag_bits & 1]
         if encrypted:
             raise DataError(f"{path}: {encrypted[0]!r} is encrypted; allowed: plain")
-        members = [Member(i.filename, i.file_size, hex(i.CRC)) for i in infos]
+        members = [
+            Member(i.filename, i.file_size, hex(i.CRC), i.header_offset) for i in infos
+        ]
         yield members, archive.open
 
 
@@ -215,7 +220,8 @@ def _open_tar(path: Path) -> Iterator[_Opened]:
                 raise DataError(f"{path}:{name}: not a file")
             return file
 
-        yield [Member(i.name, i.size) for i in infos.values()], open_member
+        members = [Member(i.name, i.size, place=i.offset_data) for i in infos.values()]
+        yield members, open_member
 
 
 def _check_member(path: Path, member: Member, max_bytes: int) -> bool:

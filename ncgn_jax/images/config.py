@@ -9,8 +9,10 @@ from ncgn_jax.faults import DataError, Faults, is_type
 from ncgn_jax.fields import Check, Field, each, number, one_of, whole, with_defaults
 from ncgn_jax.graphs.grids import make_grid_buckets
 from ncgn_jax.images.facts import ImageFacts
-from ncgn_jax.images.folders import BAD_IMAGES
+from ncgn_jax.images.folders import CLASS_FOLDERS
+from ncgn_jax.images.idx_files import TRANSPOSE
 from ncgn_jax.images.model import ImageModel, TransformerSettings
+from ncgn_jax.images.picture_files import BAD_IMAGES
 from ncgn_jax.images.sets import CHANNEL_AXES
 from ncgn_jax.models.dit import DIT_SIZES
 from ncgn_jax.parallel import num_devices
@@ -33,21 +35,25 @@ from ncgn_jax.tasks.settings import (
 )
 
 NAME = "images"
-IMAGE_SOURCES = ("digits", "arrays", "folder", "latents")
+IMAGE_SOURCES = (
+    "digits", "auto", "arrays", "idx", "cifar", "folder", "parquet", "latents",
+)  # fmt: skip
+_SPLIT = ("path", "test_fraction", "split_seed")
+_PICTURES = (
+    *_SPLIT, "image_size", "channels", "bad_images", "value_range", "flip",
+)  # fmt: skip
 # Fields of `data` that a source reads; others must keep their defaults.
 _READ = {
     "digits": ("flip",),
     "arrays": (
-        "path", "image_size", "channel_axis", "value_range", "test_fraction",
-        "split_seed", "flip",
-    ),
-    "folder": (
-        "path", "image_size", "channels", "test_fraction", "split_seed", "bad_images",
+        *_SPLIT, "image_size", "channel_axis", "value_range", "image_key", "label_key",
         "flip",
     ),
-    "latents": (
-        "path", "channel_axis", "test_fraction", "split_seed", "latent_scale", "flip",
-    ),
+    "idx": (*_SPLIT, "image_size", "value_range", "transpose", "flip"),
+    "cifar": (*_SPLIT, "image_size", "label_key", "flip"),
+    "folder": (*_PICTURES, "class_folder"),
+    "parquet": (*_PICTURES, "image_key", "label_key"),
+    "latents": (*_SPLIT, "channel_axis", "latent_scale", "flip"),
 }  # fmt: skip
 
 
@@ -66,31 +72,58 @@ FIELDS = with_defaults(
         Field(
             "data.source",
             "digits",
-            "Where images come from: the embedded digits, arrays, a folder of images, "
-            "or latents of an autoencoder.",
+            "How images are stored: the embedded digits; auto looks at data.path; "
+            "arrays (.npz, .npy, .mat); idx files of MNIST; CIFAR's and STL-10's; a "
+            "folder or archive of pictures; parquet; or latents of an autoencoder.",
             one_of(IMAGE_SOURCES),
         ),
         PATH,
         Field(
             "data.image_size",
             0,
-            "Side that images of a folder are cut and scaled to, and that arrays are "
-            "padded to; 0 leaves arrays as they are.",
+            "Side that pictures are cut and scaled to, and that arrays are padded to; "
+            "0 leaves them as they are, pictures if all have one size.",
             whole(0),
         ),
         Field(
             "data.channels",
             0,
-            "Channels of a folder's images; 0 for what they have.",
+            "Channels of pictures; 0 for what they have.",
             one_of((0, 1, 3)),
         ),
         Field(
             "data.channel_axis", "auto", "Axis of the channels.", one_of(CHANNEL_AXES)
         ),
         Field(
+            "data.image_key",
+            None,
+            "Name of the array or column of the images; unset finds usual names.",
+            kind=str,
+        ),
+        Field(
+            "data.label_key",
+            None,
+            "Name of the array or column of the classes; unset finds usual names.",
+            kind=str,
+        ),
+        Field(
+            "data.class_folder",
+            "auto",
+            "Folder that names the class of a picture where folders lie in folders: "
+            "the first, or the last; auto refuses these.",
+            one_of(CLASS_FOLDERS),
+        ),
+        Field(
+            "data.transpose",
+            "auto",
+            "Swap rows and columns of idx images; auto does so for EMNIST's files.",
+            one_of(TRANSPOSE),
+        ),
+        Field(
             "data.value_range",
             (),
-            "Black and white of arrays; () for 0..1 of floats, and 0..255.",
+            "Black and white of arrays and of 16-bit grey pictures; () for 0..1 of "
+            "floats, and 0..255 or 0..65535.",
             Check(_is_span, "() or (black, white), two numbers, the smaller first"),
         ),
         TEST_FRACTION,
@@ -305,29 +338,30 @@ def check(config: ConfigDict, faults: Faults) -> None:
 def _check_data(config: ConfigDict, faults: Faults) -> None:
     data, source = config.data, config.data.source
     faults.check(
-        source != "folder" or data.image_size > 0,
-        "data.image_size",
-        data.image_size,
-        "at least 1 for data.source='folder'",
-    )
-    faults.check(
         not (data.flip and source == "latents"),
         "data.flip",
         data.flip,
         "False for latents, which a mirror image does not mirror",
     )
+    if source != "auto":
+        faults.lines.extend(unread_fields(config, source))
+
+
+def unread_fields(config: ConfigDict, source: str) -> list[str]:
+    """Names the fields of `data` that are set and that a source does not read."""
+    lines = []
     defaults = default_config().data
     for name in defaults:
-        if name in ("source", *_READ[source]):
+        if name in ("source", *_READ[source]) or config.data[name] == defaults[name]:
             continue
         readers = [other for other in _READ if name in _READ[other]]
-        faults.check(
-            data[name] == defaults[name],
-            f"data.{name}",
-            data[name],
-            f"{defaults[name]!r}, as data.source={source!r} does not read it; "
-            f"{', '.join(readers)} do",
+        lines.append(
+            f"data.{name}: found {config.data[name]!r}; allowed: {defaults[name]!r}, "
+            f"as data.source={source!r} does not read it; {', '.join(readers)} do"
+            + ", and auto finds which"
+            * (name == "path")
         )
+    return lines
 
 
 def _check_patches(config: ConfigDict, faults: Faults) -> None:

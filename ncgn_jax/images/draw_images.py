@@ -29,6 +29,7 @@ def draw_image_rows(
     headings: Sequence[str] = (),
     grids: Sequence[int | None] = (),
     captions: Sequence[Sequence[str]] = (),
+    note: str = "",
 ) -> Path:
     """Draws images in titled rows: classes, paths, or samples over their neighbours.
 
@@ -39,6 +40,7 @@ def draw_image_rows(
       headings: One for each column, none if empty.
       grids: Side of the patches drawn over each column, None for none.
       captions: Text above each image of each row, none if empty.
+      note: Line below all of them.
 
     Returns:
       The path.
@@ -85,6 +87,8 @@ def draw_image_rows(
             fontsize=LABEL_SIZE,
             color=INK,
         )
+    if note:
+        figure.supxlabel(note, fontsize=LABEL_SIZE - 1, color=INK)
     return save_figure(figure, path)
 
 

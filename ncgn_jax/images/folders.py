@@ -1,205 +1,363 @@
-"""Loads folders of image files (PNG, JPEG, BMP, GIF), one folder for each class.
+"""Loads pictures from a folder or an archive, one folder for each class.
 
-The layout is `root/class/image.png`, split at random, or `root/train/class/image.png`
-beside `root/test`, `root/val`, `root/valid` or `root/validation`. The first of these
-that exists is the test part and the others are ignored; without one the training images
-are split. Without class folders all images are of one class. Hidden files and files of
-other kinds are ignored, and links out of the root are refused.
+Layouts: `class/image.png`, split at random; `train/class/image.png` beside `test` and
+`val` in any spelling (`data.splits`); `class/train/image.png`; or pictures alone, which
+are of one class. Folders around all of this are looked through, and so is one within
+every class. A validation part is kept apart, or is the test part where there is none.
+Hidden files and files that are no pictures are counted, and links out of the root are
+refused.
 """
 
-import dataclasses
 import os
-from collections.abc import Iterable
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
+from ncgn_jax.data.archives import ARCHIVE_ENDINGS, is_archive
+from ncgn_jax.data.report import Reading
+from ncgn_jax.data.splits import split_of
 from ncgn_jax.faults import DataError
-from ncgn_jax.images.sets import (
-    ImageDataset,
-    make_image_dataset,
-    num_held_out,
-    stratified_split,
+from ncgn_jax.images.file_trees import FileTree, TreeFile, open_tree
+from ncgn_jax.images.labels import sort_names
+from ncgn_jax.images.picture_files import (
+    AS_STORED,
+    EXTENSIONS,
+    PictureFile,
+    PictureOptions,
+    PictureReader,
+    is_other_picture,
+    is_picture,
+)
+from ncgn_jax.images.sets import ImageDataset, make_image_dataset, num_held_out
+from ncgn_jax.images.splitting import choose_parts, hold_out
+from ncgn_jax.images.units import ImageUnits
+
+CLASS_FOLDERS = ("auto", "first", "last")
+_LAYOUTS = "class/image, train/class/image, or class/train/image"
+_Parts = tuple[str, ...]
+# Names of parts that may as well be those of classes.
+_SHORT = frozenset(("tr", "te", "dev", "eval"))
+_PICTURE_FOLDERS = frozenset(("image", "images", "img", "imgs"))
+_TARGET_FOLDERS = frozenset(
+    ("label", "labels", "mask", "masks", "annotations", "segmentations", "gt")
 )
 
-if TYPE_CHECKING:
-    from PIL import Image
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
-TEST_FOLDERS = ("test", "val", "valid", "validation")
-BAD_IMAGES = ("stop", "skip")
-_FORMATS = ("PNG", "JPEG", "BMP", "GIF")
-_NUM_SHOWN = 5
+class _Picture(NamedTuple):
+    """A picture and what its folders say."""
+
+    file: TreeFile
+    part: str
+    folders: _Parts  # that may name its class
 
 
 def load_folder(
     path: str | os.PathLike[str],
-    image_size: int,
-    channels: str | int = "auto",
-    bad_images: str = "stop",
+    options: PictureOptions = AS_STORED,
     test_fraction: float = 0.1,
     seed: int = 0,
+    class_folder: str = "auto",
 ) -> ImageDataset:
-    """Loads a folder of images, each scaled and cropped to one square size.
-
-    Images are rotated by their EXIF data; 16-bit grey becomes 8-bit, and transparent
-    parts become white. The shorter side is scaled to `image_size` (bicubic, with
-    averaging when it shrinks) and the centre is kept. All pixels are held in memory.
+    """Loads the pictures of a folder or an archive.
 
     Args:
-      path: The root of the folder.
-      image_size: Height and width.
-      channels: 1 turns colour into grey, 3 grey into colour; "auto" keeps the channels
-        of the images and refuses a mixture.
-      bad_images: "stop" refuses files that are unreadable or animated; "skip" leaves
-        them out and counts them in `source`.
-      test_fraction: Share of each class held out if there is no test folder.
+      path: The root of the folder, or a .zip or .tar, which is read in place.
+      options: How pictures are taken.
+      test_fraction: Share of each class held out if there is no test part.
       seed: Seed of that split.
+      class_folder: Which folder names the class where folders lie in folders: "first"
+        for the outermost, "last" for the innermost; "auto" refuses these.
 
     Returns:
-      The dataset, uint8; classes in alphabetical order.
+      The dataset, uint8, in memory; classes in alphabetical order.
 
     Raises:
       DataError: If an option is unknown, if the folders have another layout, if a link
         leaves the root, if a class has no image, or if images are unreadable.
     """
     root = Path(path)
-    _check_options(image_size, channels, bad_images)
+    options.check()
     num_held_out(1, test_fraction)  # a wrong share is refused before reading
-    parts = _find_parts(root)
-    listed = [_list_classes(root, folder) for folder in parts]
-    names = sorted(listed[0])
-    if len(listed) == 2 and not set(listed[1]) <= set(names):
-        unknown = sorted(set(listed[1]) - set(names))
+    if not root.exists():
+        raise DataError(f"{root}: no such folder; allowed: a folder of images")
+    if not root.is_dir() and not is_archive(root):
+        raise DataError(
+            f"{root}: a file; allowed: a folder of images, or an archive "
+            f"({', '.join(ARCHIVE_ENDINGS)})"
+        )
+    reading = Reading(root, "images")
+    with open_tree(root) as tree:
+        pictures = _list_pictures(tree, reading)
+        pictures = _find_parts(root, pictures, reading)
+        pictures = _strip_within(pictures, reading)
+        pictures = _drop_unclassed(root, pictures, reading)
+        choice = choose_parts(_sizes(pictures), reading)
+        used = [choice.train] + ([choice.test] if choice.test is not None else [])
+        listed = [[p for p in pictures if p.part == part] for part in used]
+        classes = _find_classes(root, listed, class_folder, reading)
+        names = _check_classes(root, tree, listed, classes, used)
+        reader = PictureReader(options, reading)
+        read = [
+            reader.read(_in_order(own, of_own, names), len(own))
+            for own, of_own in zip(listed, classes, strict=True)
+        ]
+    contents = reader.finish()
+    for of_own, (_, own_labels), part in zip(classes, read, used, strict=True):
+        seen = [names[i] for i in np.unique(own_labels)]
+        _refuse_empty(root, part, set(of_own), seen)
+    images, labels = tuple(part for part, _ in read), tuple(part for _, part in read)
+    rule = choice.rule
+    if len(images) == 1:
+        images, labels, rule = hold_out(
+            images[0], labels[0], test_fraction, seed, str(root)
+        )
+    name = root.resolve().name.split(".")[0] if root.is_file() else root.resolve().name
+    return make_image_dataset(
+        name,
+        images[0],
+        images[1],
+        labels[0],
+        labels[1],
+        names,
+        reading,
+        rule,
+        ImageUnits(127.5, 127.5),
+        contents,
+    )
+
+
+def _list_pictures(tree: FileTree, reading: Reading) -> list[_Picture]:
+    """Lists the pictures; counts them by ending, and all other files."""
+    pictures = []
+    for file in tree.files:
+        ending = file.path.suffix.lower()
+        if is_picture(file.name):
+            reading.find(ending, file.name)
+            pictures.append(_Picture(file, "", file.path.parts[:-1]))
+        elif is_other_picture(file.name):
+            reason = f"{ending} pictures, a format that is not read"
+            reading.leave_out(reason, file.name)
+        else:
+            kind = f"{ending} files" if ending else "files without an ending"
+            reading.leave_out(f"{kind}, no pictures", file.name)
+    tree.count_hidden(reading)
+    return pictures
+
+
+def _find_parts(
+    root: Path, pictures: list[_Picture], reading: Reading
+) -> list[_Picture]:
+    """Finds train, val and test among the folders, below folders around all."""
+    around: list[str] = []
+    while True:
+        first = {p.folders[0] if p.folders else "" for p in pictures}
+        wraps = len(first) == 1 and all(len(p.folders) >= 2 for p in pictures)
+        if not wraps or split_of(next(iter(first))) is not None:
+            break
+        around.append(first.pop())
+        # What lies in one class, in folders of parts, is no folder around all.
+        if {split_of(p.folders[1]) for p in pictures} <= {"train", "val", "test"}:
+            inner = [p._replace(folders=p.folders[1:]) for p in pictures]
+            if all(len(p.folders) == 1 for p in inner):
+                around.pop()
+                break
+        pictures = [p._replace(folders=p.folders[1:]) for p in pictures]
+    if around:
+        reading.say(f"all images lie in {'/'.join(around)}, which names no class")
+    outer = _names_at(pictures, 0)
+    found = _splits(root, outer)
+    beside = set(outer) - set(found)
+    if found and beside and set(found) <= _SHORT:
+        # Codes of languages, for instance.
+        reading.say(f"folders {', '.join(sorted(found))} are classes, not parts")
+        return pictures
+    if "train" in found.values():
+        direct = [name for name in sorted(beside) if any(
+            p.folders == (name,) for p in pictures)]  # fmt: skip
+        if direct or () in {p.folders for p in pictures}:
+            where = direct[0] if direct else "no folder"
+            raise DataError(
+                f"{root}: images in {where} beside the folder train; allowed: "
+                "train/class/image and test/class/image, or class/image without a "
+                "class called train"
+            )
+        for name in sorted(beside):
+            own = [p for p in pictures if p.folders[0] == name]
+            reason = "images in folders beside the train folder"
+            reading.leave_out(reason, own[0].file.name, len(own))
+        return [
+            p._replace(part=found[p.folders[0]], folders=p.folders[1:])
+            for p in pictures
+            if p.folders[0] in found
+        ]
+    if found:
+        raise DataError(
+            f"{root}: a folder {min(found)} but no train; found "
+            f"{', '.join(sorted(outer))}; allowed: both, or classes only"
+        )
+    return _find_inner_parts(root, pictures)
+
+
+def _find_inner_parts(root: Path, pictures: list[_Picture]) -> list[_Picture]:
+    """Finds train, val and test within every class."""
+    inner = _names_at(pictures, 1)
+    found = _splits(root, inner)
+    if "train" not in found.values():
+        return pictures
+    odd = [p for p in pictures if len(p.folders) < 2 or p.folders[1] not in found]
+    if odd:
+        raise DataError(
+            f"{root}: {odd[0].file.name} beside folders "
+            f"{', '.join(sorted(found))} in classes; allowed: all images in these"
+        )
+    return [
+        p._replace(part=found[p.folders[1]], folders=(p.folders[0], *p.folders[2:]))
+        for p in pictures
+    ]
+
+
+def _names_at(pictures: Iterable[_Picture], level: int) -> dict[str, None]:
+    return {p.folders[level]: None for p in pictures if len(p.folders) > level}
+
+
+def _splits(root: Path, names: Iterable[str]) -> dict[str, str]:
+    """Returns the part of each name that is one; refuses two names of one part."""
+    found = {name: part for name in names if (part := split_of(name)) is not None}
+    for name, part in found.items():
+        others = [other for other in found if found[other] == part and other != name]
+        if others:
+            raise DataError(
+                f"{root}: folders {name} and {others[0]} are both {part}; allowed: one"
+            )
+    return found
+
+
+def _strip_within(pictures: list[_Picture], reading: Reading) -> list[_Picture]:
+    """Looks through a folder of one name within every training class."""
+    train = [p for p in pictures if p.part in ("train", "")]
+    within = {p.folders[-1] if p.folders else "" for p in train}
+    if len(within) != 1 or len(_names_at(train, 0)) < 2:
+        return pictures
+    if not all(len(p.folders) == 2 for p in train):
+        return pictures
+    name = within.pop()
+    reading.say(f"classes are the folders around {name}")
+    return [
+        p._replace(folders=p.folders[:-1]) if p.folders[-1:] == (name,) else p
+        for p in pictures
+    ]
+
+
+def _drop_unclassed(
+    root: Path, pictures: list[_Picture], reading: Reading
+) -> list[_Picture]:
+    """Leaves out val and test parts without folders of classes, if train has some."""
+    if not any(p.folders for p in pictures if p.part == "train"):
+        return pictures
+    for part in ("val", "test"):
+        own = [p for p in pictures if p.part == part]
+        if own and not any(p.folders for p in own):
+            reason = f"images of the {part} part, which has no folders of classes"
+            reading.leave_out(reason, own[0].file.name, len(own))
+            pictures = [p for p in pictures if p.part != part]
+    return pictures
+
+
+def _sizes(pictures: Sequence[_Picture]) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for picture in pictures:
+        sizes[picture.part] = sizes.get(picture.part, 0) + 1
+    return sizes or {"": 0}
+
+
+def _find_classes(
+    root: Path,
+    listed: Sequence[Sequence[_Picture]],
+    class_folder: str,
+    reading: Reading,
+) -> list[list[str]]:
+    """Returns the name of the class of each picture, for each part."""
+    if class_folder not in CLASS_FOLDERS:
+        raise DataError(
+            f"data.class_folder={class_folder!r}; allowed: {', '.join(CLASS_FOLDERS)}"
+        )
+    every = [p for own in listed for p in own]
+    loose = [p for p in every if not p.folders]
+    if loose and len(loose) < len(every):
+        beside = sorted(_names_at(every, 0))
+        raise DataError(
+            f"{root}: image {loose[0].file.name} beside the folders "
+            f"{', '.join(beside)}; allowed: all images in class folders, or none"
+        )
+    if loose or not every:
+        return [["image"] * len(own) for own in listed]
+    names = {name.lower() for name in _names_at(every, 0)}
+    no_classes = names <= _PICTURE_FOLDERS | _TARGET_FOLDERS
+    both = names & _PICTURE_FOLDERS and names & _TARGET_FOLDERS
+    if no_classes and both and class_folder == "auto":
+        raise DataError(
+            f"{root}: folders {', '.join(sorted(names))} are hardly classes; allowed: "
+            "data.path with the folder of the images alone, or data.class_folder=first "
+            "to take them as classes"
+        )
+    deep = [p for p in every if len(p.folders) > 1]
+    if deep and class_folder == "auto":
+        folder = PurePosixPath(deep[0].file.name).parent
+        outer = ", ".join(sort_names(list(_names_at(every, 0)))[:4])
+        inner = ", ".join(sort_names(list({p.folders[-1] for p in every}))[:4])
+        raise DataError(
+            f"{root}: folder {folder} within a class; allowed: {_LAYOUTS}, or "
+            f"data.class_folder=first (classes {outer}) or last (classes {inner})"
+        )
+    at = -1 if class_folder == "last" else 0
+    if deep:
+        reading.say(f"classes are the {class_folder} of the folders of each image")
+    return [[p.folders[at] for p in own] for own in listed]
+
+
+def _check_classes(
+    root: Path,
+    tree: FileTree,
+    listed: Sequence[Sequence[_Picture]],
+    classes: Sequence[Sequence[str]],
+    used: Sequence[str],
+) -> list[str]:
+    """Returns the names of all classes; refuses empty and unknown ones."""
+    names = sort_names(sorted(set(classes[0])))
+    if not names:
+        _refuse_empty(root, used[0], [], [])
+    if len(classes) == 2 and not set(classes[1]) <= set(names):
+        unknown = sorted(set(classes[1]) - set(names))
         raise DataError(
             f"{root}: no training images of class {', '.join(unknown)}; found "
             f"{', '.join(names)}; allowed: test classes that are in training too"
         )
-    reader = _Reader(root, image_size, None if channels == "auto" else int(channels))
-    read = [reader.read(classes, names) for classes in listed]
-    report = reader.report(bad_images)
-    images, labels = [part for part, _ in read], [part for _, part in read]
-    for folder, own, classes in zip(parts, labels, listed, strict=True):
-        _refuse_empty(root, folder, classes, [names[i] for i in np.unique(own)])
-    how = f"{parts[0].name} and {parts[-1].name} folders"
-    if len(parts) == 1:
-        num_test = num_held_out(len(images[0]), test_fraction)
-        rows = stratified_split(labels[0], num_test, seed, str(root))
-        images = [images[0][part] for part in rows]
-        labels = [labels[0][part] for part in rows]
-        how = f"split seed {seed}"
-    train, test = images
-    train_labels, test_labels = labels
-    return make_image_dataset(
-        root.resolve().name,
-        train,
-        test,
-        train_labels,
-        test_labels,
-        names,
-        f"{root}: {len(train)} train and {len(test)} test images, {how}, "
-        f"scaled and cropped to {image_size}x{image_size}{report}",
-        shift=127.5,
-        scale=127.5,
-    )
-
-
-def _check_options(image_size: int, channels: str | int, bad_images: str) -> None:
-    if image_size < 1:
-        raise DataError(f"data.image_size={image_size}; allowed: >= 1")
-    if str(channels) not in ("auto", "1", "3"):
-        raise DataError(f"data.channels={channels!r}; allowed: auto, 1, 3")
-    if bad_images not in BAD_IMAGES:
-        raise DataError(
-            f"data.bad_images={bad_images!r}; allowed: {', '.join(BAD_IMAGES)}"
-        )
-    try:
-        import PIL.Image  # noqa: F401
-    except ImportError as error:
-        raise DataError(f"image files are read by Pillow: {error}") from error
-
-
-def _find_parts(root: Path) -> list[Path]:
-    """Returns the training folder and, if there is one, the test folder."""
-    if not root.is_dir():
-        found = "a file" if root.exists() else "no such folder"
-        raise DataError(f"{root}: {found}; allowed: a folder of images")
-    folders = {entry.name: entry for entry in _entries(root, root) if entry.is_dir()}
-    tests = [folders[name] for name in TEST_FOLDERS if name in folders]
-    if "train" in folders:
-        for name in sorted(set(folders) - {"train", *TEST_FOLDERS}):
-            if _only_images(_entries(root, folders[name])):
-                raise DataError(
-                    f"{root}: images in {name} beside the folder train; allowed: "
-                    "train/class/image and test/class/image, or class/image without a "
-                    "class called train"
-                )
-        return [folders["train"], *tests[:1]]
-    if tests:
-        raise DataError(
-            f"{root}: a folder {tests[0].name} but no train; found "
-            f"{', '.join(sorted(folders))}; allowed: both, or classes only"
-        )
-    return [root]
-
-
-def _entries(root: Path, folder: Path) -> list[Path]:
-    """Lists a folder by name, without hidden files; refuses links out of the root."""
-    inside = os.path.realpath(root)
-    try:
-        entries = sorted(e for e in folder.iterdir() if not e.name.startswith("."))
-    except OSError as error:
-        raise DataError(f"{folder}: not a readable folder ({error})") from error
-    for entry in entries:
-        if not Path(os.path.realpath(entry)).is_relative_to(inside):
-            raise DataError(
-                f"{root}: {entry.relative_to(root).as_posix()} is a link that leaves "
-                "the folder; allowed: links to what is in it"
-            )
-    return entries
-
-
-def _list_classes(root: Path, folder: Path) -> dict[str, list[Path]]:
-    """Lists the image files of each class; a folder without classes has one."""
-    entries = _entries(root, folder)
-    classes = [entry for entry in entries if entry.is_dir()]
-    loose = _only_images(entries)
-    if loose and classes:
-        raise DataError(
-            f"{root}: image {loose[0].relative_to(root)} beside the folders "
-            f"{', '.join(entry.name for entry in classes)}; allowed: all images in "
-            "class folders, or none"
-        )
-    if loose:
-        return {"image": loose}
-    files = {}
-    for entry in classes:
-        content = _entries(root, entry)
-        deeper = [inner for inner in content if inner.is_dir()]
-        if deeper:
-            raise DataError(
-                f"{root}: folder {deeper[0].relative_to(root)} within a class; "
-                "allowed: class/image or train/class/image"
-            )
-        files[entry.name] = _only_images(content)
-    _refuse_empty(root, folder, files, [name for name in files if files[name]])
-    return files
-
-
-def _only_images(entries: list[Path]) -> list[Path]:
-    return [
-        entry
-        for entry in entries
-        if entry.suffix.lower() in EXTENSIONS and not entry.is_dir()
-    ]
+    for own, part in zip(listed, used, strict=True):
+        if not own or any(p.folders != p.file.path.parts[-2:-1] for p in own):
+            continue
+        if not own[0].folders:
+            continue
+        # Folders beside those of the pictures, which hold none.
+        above = {str(p.file.path.parent.parent) for p in own}
+        if len(above) == 1:
+            depth = len(PurePosixPath(next(iter(above))).parts)
+            siblings = {
+                PurePosixPath(folder).name
+                for folder in tree.folders
+                if str(PurePosixPath(folder).parent) in above
+                and len(PurePosixPath(folder).parts) == depth + 1
+            }
+            held = {p.folders[0] for p in own}
+            _refuse_empty(root, part, siblings, sorted(held))
+    return names
 
 
 def _refuse_empty(
-    root: Path, folder: Path, classes: Iterable[str], with_images: list[str]
+    root: Path, part: str, classes: Iterable[str], with_images: Sequence[str]
 ) -> None:
-    place = "" if folder == root else f", {folder.name}"
+    place = f", {part}" if part else ""
     empty = sorted(set(classes) - set(with_images))
     if empty:
         raise DataError(
@@ -210,119 +368,19 @@ def _refuse_empty(
         raise DataError(f"{root}{place}: no images; allowed: {', '.join(EXTENSIONS)}")
 
 
-@dataclasses.dataclass
-class _Reader:
-    """Reads image files and counts the bad and the enlarged ones."""
-
-    root: Path
-    image_size: int
-    asked: int | None  # channels; None for those of the first image
-    channels: int | None = None
-    first: str = ""
-    num_read: int = 0
-    num_enlarged: int = 0
-    bad: list[str] = dataclasses.field(default_factory=list)
-
-    def read(
-        self, classes: dict[str, list[Path]], names: list[str]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the images and classes of all readable files."""
-        files = [
-            (label, f) for label, n in enumerate(names) for f in classes.get(n, ())
-        ]
-        images = np.zeros((0, 1, 1, 1), np.uint8)
-        labels: list[int] = []
-        for label, file in tqdm(files, desc="reading images", unit="", disable=None):
-            name = file.relative_to(self.root).as_posix()
-            try:
-                picture, is_small = _read_picture(file, self.image_size, self.asked)
-            except Exception as error:  # Pillow's readers can raise anything
-                self.bad.append(f"{name} ({error or type(error).__name__})")
-                continue
-            self._check_channels(picture.shape[-1], name)
-            if not labels:
-                images = _allocate((len(files), *picture.shape))
-            images[len(labels)] = picture
-            labels.append(label)
-            self.num_enlarged += is_small
-        self.num_read += len(labels)
-        return images[: len(labels)], np.asarray(labels, np.int32)
-
-    def _check_channels(self, channels: int, name: str) -> None:
-        if self.channels is None:
-            self.channels, self.first = channels, name
-        if channels != self.channels:
-            raise DataError(
-                f"{self.root}: {self.first} has {self.channels} channel(s), {name} has "
-                f"{channels}; allowed: one kind, or data.channels=1 or 3 for all"
-            )
-
-    def report(self, bad_images: str) -> str:
-        """Describes bad and enlarged files; raises DataError if bad ones must stop."""
-        shown = ", ".join(self.bad[:_NUM_SHOWN])
-        if len(self.bad) > _NUM_SHOWN:
-            shown += f" and {len(self.bad) - _NUM_SHOWN} more"
-        if self.bad and bad_images == "stop":
-            raise DataError(
-                f"{self.root}: {len(self.bad)} images cannot be read, {self.num_read} "
-                f"can: {shown}; allowed: whole images of one frame, or "
-                "data.bad_images='skip'"
-            )
-        report = f"; {len(self.bad)} left out: {shown}" if self.bad else ""
-        if self.num_enlarged:
-            report += f"; {self.num_enlarged} were smaller and are enlarged"
-        return report
-
-
-def _allocate(shape: tuple[int, ...]) -> np.ndarray:
-    try:
-        return np.empty(shape, np.uint8)
-    except MemoryError as error:
-        raise DataError(
-            f"{shape[0]} images of {'x'.join(map(str, shape[1:]))} do not fit into "
-            "memory; allowed: fewer or smaller ones (data.image_size), or latents"
-        ) from error
-
-
-def _read_picture(
-    file: Path, image_size: int, channels: int | None
-) -> tuple[np.ndarray, bool]:
-    """Returns pixels, uint8 [size, size, channel], and whether they were enlarged."""
-    from PIL import Image, ImageOps  # needed for image files only
-
-    if not file.is_file():
-        raise ValueError("not a file")
-    with Image.open(file, formats=_FORMATS) as opened:
-        # Phones append previews to a JPEG; its first frame is the picture.
-        num_frames = getattr(opened, "n_frames", 1)  # absent in formats of one frame
-        if opened.format != "MPO" and num_frames > 1:
-            raise ValueError(f"animated, {num_frames} frames")
-        picture = _flatten(ImageOps.exif_transpose(opened))
-    if channels == 1 and picture.mode == "RGB":
-        picture = picture.convert("L")
-    size = (image_size, image_size)
-    fitted = ImageOps.fit(picture, size, method=Image.Resampling.BICUBIC)
-    pixels = np.clip(np.round(np.asarray(fitted)), 0, 255).astype(np.uint8)
-    if pixels.ndim == 2:
-        pixels = np.repeat(pixels[..., None], channels or 1, axis=-1)
-    return pixels, min(picture.size) < image_size
-
-
-def _flatten(picture: "Image.Image") -> "Image.Image":
-    """Makes opaque grey ("L", "F" from 16 bits) or colour ("RGB"); white is 255."""
-    from PIL import Image
-
-    if picture.mode.startswith("I"):
-        levels = np.asarray(picture).astype(np.float32)
-        if levels.min() < 0 or levels.max() > 65535:
-            raise ValueError(f"grey levels {levels.min():g}..{levels.max():g}")
-        return Image.fromarray(levels / np.float32(257))
-    is_grey = picture.mode in ("1", "L", "LA")
-    if picture.mode.endswith("A") or "transparency" in picture.info:
-        white = Image.new("RGBA", picture.size, "white")
-        flat = Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
-    else:
-        flat = picture.convert("RGB")
-    if picture.mode in ("P", "PA"):
-        is_grey = not np.ptp(np.asarray(flat), axis=-1).any()
-    return flat.convert("L") if is_grey else flat
+def _in_order(
+    pictures: Sequence[_Picture], classes: Sequence[str], names: Sequence[str]
+) -> list[PictureFile]:
+    """Returns the pictures in the order of reading, with rows by class and name."""
+    number: Mapping[str, int] = {name: i for i, name in enumerate(names)}
+    labels = [number[name] for name in classes]
+    by_class = np.argsort(labels, kind="stable")
+    rows = np.empty(len(labels), int)
+    rows[by_class] = np.arange(len(labels))
+    order = sorted(range(len(pictures)), key=lambda i: pictures[i].file.place)
+    return [
+        PictureFile(
+            pictures[i].file.name, pictures[i].file.read, labels[i], int(rows[i])
+        )
+        for i in order
+    ]

@@ -6,8 +6,10 @@
     root/classes.txt               names of the classes, one per line; may be absent
 
 Shards are numbered from 0 without gaps and may differ in length; channels may be the
-first axis of an image instead. Without `train` and `test` the shards lie in the root
-and some images of each class are held out.
+first axis of an image instead. Folders of parts may have any usual name
+(`data.splits`); a `val` folder is kept apart, or is the test part where there is none.
+Without them the shards lie in the root and some images of each class are held out.
+Hidden files, and files of other endings, are counted.
 
 To make shards, scale and crop the images, encode them in any framework, and save the
 unscaled mean of the encoder's posterior. `latent_scale` (0.18215 for the autoencoder of
@@ -30,16 +32,21 @@ from pathlib import Path
 
 import numpy as np
 
+from ncgn_jax.data.archives import is_archive, is_hidden
 from ncgn_jax.data.array_files import open_npy
+from ncgn_jax.data.report import Reading
+from ncgn_jax.data.splits import split_of
 from ncgn_jax.faults import DataError
+from ncgn_jax.images.labels import RawLabels, read_labels
 from ncgn_jax.images.sets import (
     ImageDataset,
-    check_labels,
     find_channel_axis,
     make_image_dataset,
     num_held_out,
     stratified_split,
 )
+from ncgn_jax.images.splitting import choose_parts
+from ncgn_jax.images.units import ImageUnits
 
 LATENT_SCALE = 0.18215
 CLASS_FILE = "classes.txt"
@@ -205,41 +212,52 @@ def load_latents(
     num_held_out(1, test_fraction)  # a wrong share is refused before reading
     if not (math.isfinite(latent_scale) and latent_scale > 0):
         raise DataError(f"data.latent_scale={latent_scale}; allowed: > 0")
+    reading = Reading(root, "latents")
     folders = _find_folders(root)
-    found = [_list_shards(folder) for folder in folders]
-    images = [Shards(files, channel_axis) for files, _ in found]
-    labels = [part for pair in found if (part := _read_labels(*pair)) is not None]
-    if labels and len(labels) < len(folders):
+    found = {part: _list_shards(f, root, reading) for part, f in folders.items()}
+    images = {part: Shards(files, channel_axis) for part, (files, _) in found.items()}
+    for part, (files, _) in found.items():
+        reading.find(f"shards of part {part or 'all'!r}", files[0].name, len(files))
+    choice = choose_parts({part: len(own) for part, own in images.items()}, reading)
+    used = [choice.train] + ([choice.test] if choice.test is not None else [])
+    parts = [images[part] for part in used]
+    raw = [_read_labels(*found[part]) for part in used]
+    if len({own is None for own in raw}) > 1:
         raise DataError(
-            f"{root}: labels in one of train and test only; allowed: both or neither"
+            f"{root}: labels in one of {' and '.join(used)} only; allowed: both or "
+            "neither"
         )
     class_names = _read_class_names(root / CLASS_FILE)
-    if not labels:
+    given = [own for own in raw if own is not None]
+    if given:
+        labels, class_names = read_labels(given, class_names, reading)
+    else:
         class_names = class_names or ("image",)
-        labels = [np.zeros(len(part), np.int32) for part in images]
-    how = "train and test folders"
-    if len(folders) == 1:
-        num_test = num_held_out(len(images[0]), test_fraction)
+        labels = [np.zeros(len(part), np.int32) for part in parts]
+    rule = choice.rule
+    if len(parts) == 1:
+        num_test = num_held_out(len(parts[0]), test_fraction)
         rows = stratified_split(labels[0], num_test, seed, str(root))
-        images = [images[0].subset(part) for part in rows]
+        parts = [parts[0].subset(part) for part in rows]
         labels = [labels[0][part] for part in rows]
-        how = f"split seed {seed}"
-    train, test = images
-    train_labels, test_labels = labels
+        rule = f"at random, split seed {seed}"
     return make_image_dataset(
         f"{root.resolve().name} latents",
-        train,
-        test,
-        train_labels,
-        test_labels,
+        parts[0],
+        parts[1],
+        labels[0],
+        labels[1],
         class_names,
-        f"{root}: latents of {len(train)} train and {len(test)} test images "
-        f"in {sum(len(files) for files, _ in found)} shards, {how}, scaled by "
-        f"{latent_scale:g}",
-        shift=0.0,
-        scale=1 / latent_scale,
-        is_latent=True,
+        reading,
+        rule,
+        ImageUnits(0.0, 1 / latent_scale, is_latent=True),
+        (f"scaled by {latent_scale:g}", f"{parts[0].dtype}, read when needed"),
     )
+
+
+def is_shard_name(name: str) -> bool:
+    """Tells whether a file's name is that of a shard."""
+    return _PATTERN.fullmatch(name) is not None
 
 
 def _check_shard(file: Path, array: np.ndarray) -> None:
@@ -252,27 +270,47 @@ def _check_shard(file: Path, array: np.ndarray) -> None:
         )
 
 
-def _find_folders(root: Path) -> list[Path]:
-    """Returns the train and the test folder, or the root if there is neither."""
+def _find_folders(root: Path) -> dict[str, Path]:
+    """Returns the folder of each part, or the root if there is none."""
     if not root.is_dir():
         found = "a file" if root.exists() else "no such folder"
-        raise DataError(f"{root}: {found}; allowed: a folder of latents")
-    folders = [root / split for split in ("train", "test")]
-    present = [folder for folder in folders if folder.is_dir()]
+        way = "; unpack it: shards are read where they lie" * is_archive(root)
+        raise DataError(f"{root}: {found}; allowed: a folder of latents{way}")
+    present: dict[str, Path] = {}
+    for folder in sorted(f for f in root.iterdir() if f.is_dir()):
+        part = split_of(folder.name)
+        if part in present:
+            raise DataError(
+                f"{root}: folders {present[part].name} and {folder.name} are both "
+                f"{part}; allowed: one"
+            )
+        if part is not None:
+            present[part] = folder
     if not present:
-        return [root]
-    if len(present) == 1:
+        return {"": root}
+    if set(present) in ({"train"}, {"test"}, {"val"}, {"val", "test"}):
+        alone = " and ".join(folder.name for folder in present.values())
         raise DataError(
-            f"{root}: a folder {present[0].name} alone; allowed: train and test, or "
-            "shards in the folder itself"
+            f"{root}: a folder {alone} alone; allowed: train and test, or shards in "
+            "the folder itself"
         )
     return present
 
 
-def _list_shards(folder: Path) -> tuple[list[Path], list[Path]]:
+def _list_shards(
+    folder: Path, root: Path, reading: Reading
+) -> tuple[list[Path], list[Path]]:
     """Lists the files of latents and of labels in order; refuses gaps."""
     found: dict[str, dict[int, Path]] = {"latents": {}, "labels": {}}
-    for file in sorted(folder.glob("*.npy")):
+    for file in sorted(folder.iterdir()):
+        name = file.relative_to(root).as_posix()
+        if is_hidden(file.name):
+            reading.leave_out("hidden files", name)
+            continue
+        if file.suffix != ".npy" or file.is_dir():
+            if not file.is_dir() and file.name != CLASS_FILE:
+                reading.leave_out(f"{file.suffix or 'other'} files, no shards", name)
+            continue
         match = _PATTERN.fullmatch(file.name)
         if match is None or int(match[2]) in found[match[1]]:
             raise DataError(
@@ -299,15 +337,24 @@ def _list_shards(folder: Path) -> tuple[list[Path], list[Path]]:
     return [latents[i] for i in sorted(latents)], [labels[i] for i in sorted(labels)]
 
 
-def _read_labels(latents: list[Path], labels: list[Path]) -> np.ndarray | None:
+def _read_labels(latents: list[Path], labels: list[Path]) -> RawLabels | None:
+    """Reads the labels of all shards, one after the other; None without any."""
     if not labels:
         return None
-    return np.concatenate(
-        [
-            check_labels(open_npy(file), len(open_npy(latent)), str(file))
-            for latent, file in zip(latents, labels, strict=True)
-        ]
-    )
+    parts: list[np.ndarray] = []
+    for latent, file in zip(latents, labels, strict=True):
+        own, count = open_npy(file), len(open_npy(latent))
+        if (
+            own.ndim == 0
+            or len(own) != count
+            or own.shape[1:] != (parts or [own])[0].shape[1:]
+        ):
+            raise DataError(
+                f"{file}: shape {own.shape} for {count} images; allowed: one class for "
+                "each, in one form in all shards"
+            )
+        parts.append(own)
+    return RawLabels(np.concatenate(parts), f"{labels[0]} and so on")
 
 
 def _read_class_names(file: Path) -> tuple[str, ...] | None:

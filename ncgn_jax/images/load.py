@@ -1,16 +1,24 @@
 """Loads the images that a configuration names."""
 
 import os
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from ncgn_jax.faults import DataError
-from ncgn_jax.images.arrays import load_arrays, load_digits
+from ncgn_jax.images.array_parts import ArrayOptions
+from ncgn_jax.images.arrays import is_array_file, load_arrays, load_digits
+from ncgn_jax.images.cifar_files import load_cifar
 from ncgn_jax.images.classifier import MIN_SIZE
+from ncgn_jax.images.config import unread_fields
 from ncgn_jax.images.facts import ImageFacts
 from ncgn_jax.images.folders import load_folder
+from ncgn_jax.images.idx_files import load_idx
 from ncgn_jax.images.inception import check_weights
 from ncgn_jax.images.latent_shards import load_latents
+from ncgn_jax.images.parquet_files import load_parquet
+from ncgn_jax.images.picture_files import PictureOptions
+from ncgn_jax.images.recognition import require_source
 from ncgn_jax.images.sets import ImageDataset
 
 # NCGN_DATA names clouds or cells.
@@ -31,31 +39,57 @@ def load_dataset(config: ConfigDict) -> ImageDataset:
         raise DataError(
             f"data.source={data.source!r} needs data: set data.path or {DATA_VARIABLE}"
         )
-    if data.source == "arrays":
-        return load_arrays(
+    source = data.source
+    if source == "auto":
+        source = _find_source(config, Path(path))
+    split = {"test_fraction": data.test_fraction, "seed": data.split_seed}
+    if source == "latents":
+        return load_latents(
             path,
-            test_fraction=data.test_fraction,
-            seed=data.split_seed,
-            pad_to=data.image_size or None,
             channel_axis=data.channel_axis,
-            value_range=data.value_range,
+            latent_scale=data.latent_scale,
+            **split,
         )
-    if data.source == "folder":
-        return load_folder(
-            path,
-            data.image_size,
-            channels=data.channels or "auto",
-            test_fraction=data.test_fraction,
-            seed=data.split_seed,
-            bad_images=data.bad_images,
+    if source in ("folder", "parquet"):
+        options = PictureOptions(
+            data.image_size, data.channels, data.bad_images, tuple(data.value_range)
         )
-    return load_latents(
-        path,
-        test_fraction=data.test_fraction,
-        seed=data.split_seed,
+        if source == "folder":
+            return load_folder(path, options, class_folder=data.class_folder, **split)
+        keys = {"image_key": data.image_key, "label_key": data.label_key}
+        return load_parquet(path, options, **keys, **split)
+    taken = ArrayOptions(
+        **split,
+        pad_to=data.image_size or None,
         channel_axis=data.channel_axis,
-        latent_scale=data.latent_scale,
+        value_range=tuple(data.value_range),
     )
+    if source == "idx":
+        return load_idx(path, taken, data.transpose)
+    if source == "cifar":
+        return load_cifar(path, taken, data.label_key)
+    return load_arrays(path, taken, data.image_key, data.label_key)
+
+
+def _find_source(config: ConfigDict, path: Path) -> str:
+    """Returns how the images at a path are stored.
+
+    Raises:
+      DataError: If that is not known, or fields are set that such data do not have.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder")
+    ending = "".join(path.suffixes).lower()
+    # These have one reader, which says best what is wrong.
+    source = "parquet" if ending.endswith(".parquet") else "arrays"
+    if not path.is_file() or not (is_array_file(path) or source == "parquet"):
+        source = require_source(path)
+    unread = unread_fields(config, source)
+    if config.data.flip and source == "latents":
+        unread.append("data.flip: allowed: False for latents")
+    if unread:
+        raise DataError(f"{path}: {'; '.join(unread)}")
+    return source
 
 
 def check_data(config: ConfigDict, dataset: ImageDataset) -> None:
@@ -75,6 +109,8 @@ def check_data(config: ConfigDict, dataset: ImageDataset) -> None:
         raise DataError(
             f"{dataset.name}: {len(dataset.test)} test images; allowed: at least 4"
         )
+    if config.evaluate.inception is not None and dataset.units.is_latent:
+        raise DataError("evaluate.inception: allowed: none for latents, no pixels")
     if config.evaluate.inception is not None:
         check_weights(config.evaluate.inception)
 

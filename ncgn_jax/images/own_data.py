@@ -7,16 +7,8 @@ from typing import Any
 import numpy as np
 
 from ncgn_jax.data.array_files import write_npz
-from ncgn_jax.faults import RequestError
-from ncgn_jax.images.arrays import (
-    CLASS_KEYS,
-    TEST_KEYS,
-    TEST_LABEL_KEYS,
-    TRAIN_KEYS,
-    TRAIN_LABEL_KEYS,
-)
-
-_KEYS = (*TRAIN_KEYS, *TEST_KEYS, *TRAIN_LABEL_KEYS, *TEST_LABEL_KEYS, *CLASS_KEYS)
+from ncgn_jax.faults import DataError, RequestError
+from ncgn_jax.images.array_names import find_roles
 
 
 def write_images(data: Any, stem: Path) -> Path:
@@ -30,13 +22,18 @@ def write_images(data: Any, stem: Path) -> Path:
     Raises:
       RequestError: If the data are neither.
     """
-    arrays = dict(data) if isinstance(data, Mapping) else {"images": data}
-    unknown = [str(key) for key in arrays if str(key).lower() not in _KEYS]
-    if unknown or not arrays:
+    given = dict(data) if isinstance(data, Mapping) else {"images": data}
+    arrays = {str(key): np.asarray(value) for key, value in given.items()}
+    try:
+        unknown = find_roles("data", arrays).unused
+    except DataError as error:
+        raise RequestError(str(error)) from error
+    if unknown:
         raise RequestError(
-            f"data: found {', '.join(map(str, arrays)) or 'nothing'}; allowed: an "
-            f"array of images, or a mapping of some of {', '.join(sorted(set(_KEYS)))}"
+            f"data: found {', '.join(arrays)}; allowed: an array of images, or a "
+            "mapping of images, labels, class_names and the like; "
+            f"{', '.join(unknown)} is none of them"
         )
     path = stem.with_name(f"{stem.name}.npz")
-    write_npz(path, {key: np.asarray(value) for key, value in arrays.items()})
+    write_npz(path, arrays)
     return path

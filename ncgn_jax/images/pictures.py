@@ -24,12 +24,12 @@ _LONGEST_NAME = 14
 
 
 def draw_classes(
-    samples: Mapping[str, np.ndarray], facts: ImageFacts, path: Path
+    samples: Mapping[str, np.ndarray], facts: ImageFacts, path: Path, note: str = ""
 ) -> Path:
     """Draws a row for each of the most frequent classes among the samples.
 
     Where there are too few images of a class for a row, the first images are drawn with
-    the class of each above it.
+    the class of each above it. `note` stands below.
     """
     labels = np.asarray(samples["labels"])
     names = [_shorten(name) for name in facts.class_names]
@@ -45,7 +45,7 @@ def draw_classes(
         parts = [np.flatnonzero(labels == label)[:_NUM_COLUMNS] for label in frequent]
         titles = [names[label] for label in frequent]
     rows = [_to_pixels(facts.units, samples["images"][part]) for part in parts]
-    return draw_image_rows(rows, titles, path, captions=captions)
+    return draw_image_rows(rows, titles, path, captions=captions, note=note)
 
 
 def draw_paths(

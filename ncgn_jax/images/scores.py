@@ -20,7 +20,7 @@ Example:
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,6 +108,7 @@ INCEPTION_COLUMNS = (
 # k of precision and recall, and of density and coverage, as published.
 _PRECISION_K, _DENSITY_K = 3, 5
 _BATCH = 128
+_LEAST_TEST = 4
 # Training images that the scale of features is measured on.
 _MOST_FOR_SCALE = 10_000
 
@@ -130,9 +131,12 @@ class ImageScorer:
 
     Attributes:
       columns: What tables show, in order.
+      lacks_classes: Whether too few test images are of the classes asked for, so that
+        all are taken.
     """
 
     columns: tuple[Column, ...]
+    lacks_classes: bool
 
     def __init__(
         self,
@@ -146,6 +150,7 @@ class ImageScorer:
         inception: str | Path | None = None,
         limit: float | None = None,
         max_nearest: int = 0,
+        classes: Sequence[int] = (),
     ):
         """Prepares the measures; the classifier is trained when first needed.
 
@@ -164,15 +169,27 @@ class ImageScorer:
             None for values without bounds.
           max_nearest: Training images among which the nearest one is looked for,
             spread evenly; 0 for all.
+          classes: Classes that samples were asked to be of: the test images, and
+            those of the anchors, are of these alone; () for all. All are taken where
+            fewer than 4 test images are of these classes.
 
         Raises:
           DataError: If there are too few test images, or Inception's weights cannot
             be used.
         """
-        if len(test_images) < 4:
+        if len(test_images) < _LEAST_TEST:
             raise DataError(f"{len(test_images)} test images; allowed: at least 4")
         self._train = train_images, train_labels
         self._test = test_images, test_labels
+        self._of_train = _rows_of(train_labels, classes)
+        self._of_test = _rows_of(test_labels, classes)
+        self._classes = tuple(sorted(set(classes)))
+        self.lacks_classes = len(self._of_test) < _LEAST_TEST
+        if self.lacks_classes:
+            self._of_train, self._of_test = (
+                _rows_of(train_labels, ()),
+                _rows_of(test_labels, ()),
+            )
         many = len(train_images)
         num_nearest = min(many, max_nearest or many)
         self._nearest_rows = np.linspace(0, many - 1, num_nearest).astype(int)
@@ -223,7 +240,9 @@ class ImageScorer:
             )
         for name, (images, _) in samples.items():
             check_finite(images[:max_images], f"samples {name!r}")
-        reference = self._measure(*_draw(*self._test, max_images, self._seed))
+        reference = self._measure(
+            *_draw(*self._test, self._of_test, max_images, self._seed)
+        )
         rows = {}
         for name, (images, labels) in samples.items():
             chosen = None if labels is None else np.asarray(labels)[:max_images]
@@ -237,6 +256,25 @@ class ImageScorer:
             reference.take(other[:count]), reference.take(half)
         )
         return rows
+
+    @property
+    def num_reference(self) -> int:
+        """Test images that samples are compared with, before `max_images`."""
+        return len(self._of_test)
+
+    def describe_reference(self, class_names: Sequence[str]) -> str:
+        """Describes the classes of the images that samples are compared with.
+
+        Args:
+          class_names: Names of all classes.
+        """
+        if not self._classes:
+            return "test images of all classes"
+        named = ", ".join(class_names[i] for i in self._classes)
+        if self.lacks_classes:
+            few = f"fewer than {_LEAST_TEST} are of {named}"
+            return f"test images of ALL classes, as {few}"
+        return f"test images of {named}"
 
     def describe_features(self) -> str:
         """Describes the features that measures see images by."""
@@ -268,12 +306,13 @@ class ImageScorer:
         params = train_classifier(
             images, labels, num_classes, self._num_steps, _BATCH, self._seed
         )
-        shown, _ = _draw(*self._train, _MOST_FOR_SCALE, self._seed)
+        every = np.arange(len(self._train[1]))
+        shown, _ = _draw(*self._train, every, _MOST_FOR_SCALE, self._seed)
         features = extract_features(params, shown).features
         return params, float(np.sqrt(np.square(features).mean())) or 1.0
 
     def _anchors(self, count: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        images, labels = _draw(*self._train, count, self._seed)
+        images, labels = _draw(*self._train, self._of_train, count, self._seed)
         rng = np.random.default_rng([self._seed, 2])
         noise = rng.standard_normal((count, *images.shape[1:]), np.float32)
         if self._limit is not None:
@@ -327,8 +366,15 @@ class ImageScorer:
 
 
 def _draw(
-    images: Rows, labels: np.ndarray, count: int, seed: int
+    images: Rows, labels: np.ndarray, among: np.ndarray, count: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws images and their classes at random without replacement; all, if few."""
-    rows = np.random.default_rng(seed).permutation(len(images))[:count]
+    """Draws images and their classes among rows, without replacement; all, if few."""
+    rows = among[np.random.default_rng(seed).permutation(len(among))[:count]]
     return images[rows], labels[rows]
+
+
+def _rows_of(labels: np.ndarray, classes: Sequence[int]) -> np.ndarray:
+    """Returns the rows of some classes, of all if none is named."""
+    if not classes:
+        return np.arange(len(labels))
+    return np.flatnonzero(np.isin(labels, np.asarray(classes)))

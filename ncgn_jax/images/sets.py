@@ -9,7 +9,8 @@ images from an array or from disk (`latent_shards.Shards`).
 >>> images, labels = np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1), np.arange(6) % 2
 >>> train, test = stratified_split(labels, num_test=2, seed=0)
 >>> parts = (images[train], images[test], labels[train], labels[test])
->>> dataset = make_image_dataset("dots", *parts, None, "made up", shift=2.5, scale=2.5)
+>>> reading, units = Reading("made up", "images"), ImageUnits(2.5, 2.5)
+>>> dataset = make_image_dataset("dots", *parts, None, reading, "split seed 0", units)
 >>> dataset.name, len(dataset.train), dataset.test_labels
 ('dots (1x1x1)', 4, array([0, 1], dtype=int32))
 >>> pixels, classes = dataset.take(np.array([0, 3, 3]))
@@ -24,6 +25,12 @@ from typing import Protocol
 
 import numpy as np
 
+from ncgn_jax.data.report import (
+    DataReport,
+    Reading,
+    classes_by_split,
+    count_repeated,
+)
 from ncgn_jax.faults import DataError
 from ncgn_jax.images.units import ImageUnits
 
@@ -59,7 +66,7 @@ class ImageDataset:
       train_labels: Class of each training image, int32 [image].
       test_labels: Class of each test image, int32 [image].
       class_names: Name of each class.
-      source: One line on the origin of the images, their split and what was left out.
+      report: How they were read: found, used, left out.
       units: Units of the stored images.
     """
 
@@ -69,7 +76,7 @@ class ImageDataset:
     train_labels: np.ndarray
     test_labels: np.ndarray
     class_names: tuple[str, ...]
-    source: str
+    report: DataReport
     units: ImageUnits
 
     @property
@@ -136,10 +143,10 @@ def make_image_dataset(
     train_labels: np.ndarray,
     test_labels: np.ndarray,
     class_names: Sequence[str] | None,
-    source: str,
-    shift: float,
-    scale: float,
-    is_latent: bool = False,
+    reading: Reading,
+    split_rule: str,
+    units: ImageUnits,
+    contents: Sequence[str] = (),
 ) -> ImageDataset:
     """Checks images and labels and joins them into an `ImageDataset`.
 
@@ -150,13 +157,13 @@ def make_image_dataset(
       train_labels: Class of each training image, [image] or [image, 1].
       test_labels: Class of each test image.
       class_names: Name of each class; None names them by their numbers.
-      source: One-line description.
-      shift: Stored value that becomes 0 in training.
-      scale: Difference of stored values that becomes 1 in training.
-      is_latent: Whether the images are latents.
+      reading: What was counted so far; the report is made of it.
+      split_rule: Where the split comes from.
+      units: Units of the stored images.
+      contents: Sizes and preparation, a phrase each.
 
     Returns:
-      The dataset.
+      The dataset. Repetitions are counted among images in memory, not on disk.
 
     Raises:
       DataError: If a part is empty, sizes differ, labels are not whole numbers or do
@@ -175,15 +182,26 @@ def make_image_dataset(
         )
     train_labels = check_labels(train_labels, len(train), f"{name}, train labels")
     test_labels = check_labels(test_labels, len(test), f"{name}, test labels")
+    names = _name_classes(name, train_labels, test_labels, class_names)
+    num_repeated = None
+    if isinstance(train, np.ndarray) and isinstance(test, np.ndarray):
+        num_repeated = count_repeated(train, test)
+    report = reading.report(
+        {"train": len(train), "test": len(test)},
+        split_rule,
+        classes=classes_by_split(names, train_labels, test_labels),
+        contents=(_size(train), *contents),
+        num_repeated=num_repeated,
+    )
     return ImageDataset(
         name=f"{name} ({_size(train)})",
         train=train,
         test=test,
         train_labels=train_labels,
         test_labels=test_labels,
-        class_names=_name_classes(name, train_labels, test_labels, class_names),
-        source=source,
-        units=ImageUnits(float(shift), float(scale), is_latent),
+        class_names=names,
+        report=report,
+        units=units,
     )
 
 

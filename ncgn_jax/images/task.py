@@ -7,7 +7,7 @@ that together they are uniform.
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from numpy.typing import ArrayLike
 
 from ncgn_jax.data.batches import batch_indices
+from ncgn_jax.data.report import DataReport
 from ncgn_jax.faults import Faults
 from ncgn_jax.images.config import (
     FIELDS,
@@ -36,10 +37,11 @@ from ncgn_jax.images.facts import ImageFacts, learn_facts
 from ncgn_jax.images.load import check_data, check_sampling, load_dataset
 from ncgn_jax.images.model import ImageBatch
 from ncgn_jax.images.own_data import write_images
+from ncgn_jax.images.recognition import find_source
 from ncgn_jax.images.scores import ImageScorer
 from ncgn_jax.images.sets import ImageDataset, check_finite
 from ncgn_jax.images.times import bucket_at
-from ncgn_jax.images.trained import TrainedImages
+from ncgn_jax.images.trained import TrainedImages, save_samples
 from ncgn_jax.metrics.table import Column, Row
 from ncgn_jax.run.model_file import ModelFile, Weights
 from ncgn_jax.tasks import Arrays, StepKind, Task, Tree
@@ -59,6 +61,7 @@ class ImageTask(Task[ImageDataset, ImageFacts]):
     usual_config = "digits"
     fields = FIELDS
     anchors = ("noise", "train", "held_out")
+    unknown_fields: ClassVar[Mapping[str, Any]] = {"data.source": "auto"}
     counts_macs = True
 
     def __init__(
@@ -115,6 +118,7 @@ class ImageTask(Task[ImageDataset, ImageFacts]):
             inception=evaluate.inception,
             limit=None if data.units.is_latent else _PIXEL_LIMIT,
             max_nearest=evaluate.max_nearest,
+            classes=tuple(self.config.sample.classes),
         )
 
     @classmethod
@@ -131,9 +135,20 @@ class ImageTask(Task[ImageDataset, ImageFacts]):
         """Finds shape, classes and units of the training images."""
         return learn_facts(dataset)
 
+    @classmethod
+    def recognise(cls, path: Path) -> dict[str, Any] | None:
+        """Returns how the images at a path are stored."""
+        source = find_source(path)
+        return None if source is None else {"data.source": source}
+
+    @property
+    def report(self) -> DataReport:
+        """How the images were read."""
+        return self.dataset.report
+
     def describe_data(self) -> list[str]:
-        """Describes the data in a line."""
-        return [f"data: {self.dataset.name}; {self.dataset.source}"]
+        """Describes the data: found, used and left out."""
+        return self.report.lines(self.dataset.name)
 
     def describe_model(self) -> list[str]:
         """Describes patches and network in a few lines."""
@@ -251,7 +266,7 @@ class ImageTask(Task[ImageDataset, ImageFacts]):
         sample, evaluate = self.config.sample, self.config.evaluate
         count, num_test = (
             min(size, evaluate.max_images)
-            for size in (sample.num_samples, len(self.dataset.test))
+            for size in (sample.num_samples, self.scorer.num_reference)
         )
         caption: dict[str, object] = {
             "data_set": self.dataset.name,
@@ -263,8 +278,17 @@ class ImageTask(Task[ImageDataset, ImageFacts]):
         if self.model.num_classes:
             caption["guidance"] = self.sampling.guidance
         if sample.classes:
-            caption["classes"] = ", ".join(map(str, sample.classes))
+            names = self.facts.class_names
+            caption["classes"] = ", ".join(names[i] for i in sample.classes)
+            caption["reference"] = self.scorer.describe_reference(names)
         return caption
+
+    def warnings(self, rows: Mapping[str, Row]) -> list[str]:
+        """Warns where samples of some classes are compared with all test images."""
+        if not self.scorer.lacks_classes:
+            return []
+        described = self.scorer.describe_reference(self.facts.class_names)
+        return [f"NOTE: sample.classes are compared with {described}"]
 
     def evaluate(self, samples: Mapping[str, Arrays]) -> dict[str, Row]:
         """Measures generated images beside training, test and noise images."""
@@ -277,15 +301,21 @@ class ImageTask(Task[ImageDataset, ImageFacts]):
     def draw(
         self, params: Tree, model_state: Tree, samples: Arrays, folder: Path
     ) -> list[Path]:
-        """Saves pictures of samples, paths, nearest training images and costs."""
+        """Saves pictures of samples, paths, nearest training images and costs.
+
+        The first samples are saved as files of their own in the folder `samples`.
+        """
         from ncgn_jax.images import pictures
 
         model, facts = self.model, self.facts
         start, path = self.first_paths(params)
         paths = [
-            pictures.draw_classes(samples, facts, folder / "samples.png"),
+            pictures.draw_classes(
+                samples, facts, folder / "samples.png", self._guidance_note()
+            ),
             pictures.draw_paths(model, start, path, folder / "paths.png"),
             pictures.draw_cost(model, self.forward_macs, folder / "cost.png"),
+            save_samples(samples, facts, folder / "samples"),
         ]
         if self._dataset is not None:
             nearest = folder / "nearest.png"
@@ -295,6 +325,12 @@ class ImageTask(Task[ImageDataset, ImageFacts]):
                 )
             )
         return paths
+
+    def _guidance_note(self) -> str:
+        """Says in a picture how samples were guided; empty without classes."""
+        if not self.model.num_classes:
+            return ""
+        return f"guidance {self.sampling.guidance:g}"
 
     @functools.cached_property
     def forward_macs(self) -> np.ndarray:

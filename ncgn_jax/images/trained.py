@@ -1,7 +1,8 @@
 """Trained models of images: sample and inpaint."""
 
 import dataclasses
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,16 @@ from numpy.typing import ArrayLike
 
 from ncgn_jax.data.whole_files import whole_file
 from ncgn_jax.faults import RequestError
+from ncgn_jax.images.facts import ImageFacts
 from ncgn_jax.images.model import ImageModel
 from ncgn_jax.images.units import ImageUnits
 from ncgn_jax.tasks.classes import Label
 from ncgn_jax.tasks.sampling import Kept
 from ncgn_jax.tasks.trained import ClassedModel, at_least
+
+# Samples of a run that are written as files of their own.
+_MAX_SAVED = 100
+_SAMPLE_FILE = re.compile(r"\d+-.*\.png|grid\.png|images\.npy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,11 +169,36 @@ class TrainedImages(ClassedModel[ImageModel]):
         return Images(units.to_saved(images), self._names(labels), units)
 
 
+def save_samples(
+    samples: Mapping[str, np.ndarray], facts: ImageFacts, folder: Path
+) -> Path:
+    """Writes the first samples of a run as `Images.save` does; returns the sheet.
+
+    Files of earlier samples in the folder make room.
+
+    Args:
+      samples: `images`, as saved, and `labels`, numbers of their classes.
+      facts: What the training images taught.
+      folder: Where to.
+    """
+    if folder.is_dir():
+        for old in folder.iterdir():
+            if _SAMPLE_FILE.fullmatch(old.name):
+                old.unlink()
+    images, labels = (samples[name][:_MAX_SAVED] for name in ("images", "labels"))
+    names = facts.class_names if len(facts.class_names) > 1 else ()
+    named = tuple(names[i] for i in labels) if names else ()
+    Images(images, named, facts.units).save(folder)
+    return folder / "grid.png"
+
+
 def _write_png(path: Path, image: np.ndarray) -> Path:
-    from matplotlib.image import imsave
+    from PIL import Image
 
     with whole_file(path) as file:
-        imsave(file, np.broadcast_to(image, (*image.shape[:2], 3)), format="png")
+        # Grey images stay grey, so that they can be trained on again.
+        pixels = image[..., 0] if image.shape[-1] == 1 else image
+        Image.fromarray(np.ascontiguousarray(pixels)).save(file, format="PNG")
     return path
 
 

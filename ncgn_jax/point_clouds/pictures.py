@@ -64,11 +64,14 @@ def draw_all(
     Returns:
       The files written; a picture that cannot be made is left out, with a line on it.
     """
-    clouds = {"generated": samples["points"][:_MAX_INTERACTIVE]}
+    generated = "generated"
+    if model.num_classes:
+        generated += f", guidance {sampling.guidance:g}"
+    clouds = {generated: samples["points"][:_MAX_INTERACTIVE]}
     some = None
     if dataset is not None:
         test, scale = dataset.test[:, : model.num_points], model.facts.scale
-        clouds[f"test data: {dataset.name}"] = _choose(test, len(clouds["generated"]))
+        clouds[f"test data: {dataset.name}"] = _choose(test, len(clouds[generated]))
         some = choose_clouds(test, dataset.test_labels, scale, _NUM_TEST_CLOUDS)
     view = NetworkView(model, params, model_state)
     states = denoising_states(

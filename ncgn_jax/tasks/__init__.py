@@ -66,6 +66,8 @@ class Task(abc.ABC, Generic[Data, Facts]):
         from them.
       usual_config: Configuration that `ncgn_jax.train` starts from; empty for the
         defaults.
+      unknown_fields: Fields that let the readers say what is wrong with a path that
+        `recognise` does not know.
       counts_macs: Whether `step_macs` and `costs` count multiply-adds.
       config: The configuration.
       facts: What the data taught the model.
@@ -80,6 +82,7 @@ class Task(abc.ABC, Generic[Data, Facts]):
     extra_samples: ClassVar[tuple[str, ...]] = ()
     samples_beside_data: ClassVar[bool] = False
     usual_config: ClassVar[str] = ""
+    unknown_fields: ClassVar[Mapping[str, Any]] = {}
     counts_macs: ClassVar[bool] = False
     bucket_names: tuple[str, ...]
 

@@ -1,5 +1,7 @@
 """A few images, for the tests to write and to spoil."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -10,3 +12,8 @@ def pixels():
     images = rng.integers(0, 256, (12, 6, 5, 3), dtype=np.uint8)
     images[0, 0, 0] = 0, 128, 255
     return images
+
+
+@pytest.fixture
+def fixtures_of_cases():
+    return Path(__file__).resolve().parents[1] / "fixtures" / "cases" / "images"

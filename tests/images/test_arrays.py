@@ -5,8 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
+from ncgn_jax.data.report import Reading
 from ncgn_jax.faults import DataError
-from ncgn_jax.images.arrays import load_arrays, load_digits, pad_images
+from ncgn_jax.images.array_parts import ArrayOptions, pad_images
+from ncgn_jax.images.arrays import load_arrays as load_named_arrays
+from ncgn_jax.images.arrays import load_digits
 from ncgn_jax.images.sets import (
     check_labels,
     find_channel_axis,
@@ -17,13 +20,17 @@ from ncgn_jax.images.sets import (
 from ncgn_jax.images.units import ImageUnits
 
 
+def load_arrays(path, *, image_key=None, label_key=None, **options):
+    return load_named_arrays(path, ArrayOptions(**options), image_key, label_key)
+
+
 def test_digits_are_all_there():
     digits = load_digits()
     assert digits.train.shape == (1497, 8, 8, 1)
     assert digits.test.shape == (300, 8, 8, 1)
     assert digits.name == "digits (8x8x1)"
     assert digits.class_names == tuple("0123456789")
-    assert "1497 train and 300 test" in digits.source
+    assert "1,497 train, 300 test" in str(digits.report)
     # Counts of each class that the repository states for its test part.
     stated = [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
     labels = np.concatenate([digits.train_labels, digits.test_labels])
@@ -166,7 +173,14 @@ def make(train_labels=(0, 1), test_labels=(1,), class_names=None, **changed):
     images = {split: np.zeros(shape, np.uint8) for split, shape in shapes.items()}
     labels = np.array(train_labels), np.array(test_labels)
     return make_image_dataset(
-        "set", images["train"], images["test"], *labels, class_names, "", 0, 1
+        "set",
+        images["train"],
+        images["test"],
+        *labels,
+        class_names,
+        Reading("set", "images"),
+        "",
+        ImageUnits(0.0, 1.0),
     )
 
 
@@ -268,7 +282,7 @@ def test_archives_without_a_test_part_are_split(tmp_path, pixels, key):
         for image, label in zip(images, own, strict=True):
             (row,) = np.flatnonzero((pixels == image).all(axis=(1, 2, 3)))
             assert labels[row] == label
-    assert "split seed 4" in data.source
+    assert "split seed 4" in str(data.report)
     other = load_arrays(path, test_fraction=0.25, seed=5)
     assert not np.array_equal(data.test, other.test)
 
@@ -317,10 +331,8 @@ def test_other_values_are_refused(tmp_path, pixels):
         (pixels / 127.5 - 1, r"'images': -1\.\.1; allowed: whole numbers or fl"),
         (pixels.astype(int) + 1, r"'images': 1\.\.256; allowed"),
         (pixels / 255 * 16, r"'images': 0\.\.16; allowed"),  # in no known unit
-        (pixels // 128, r"'images': 0\.\.1; allowed"),
         (pixels // 16, r"'images': 0\.\.15; allowed: .*data\.value_range"),
         (pixels.astype(int) // 16, r"'images': 0\.\.15; allowed"),
-        (pixels > 9, "'images': dtype bool; allowed"),
         (holes, "'images': image 3 has nan; allowed"),
         (pixels[0, 0], r"'images': shape \(5, 3\); allowed"),
         (pixels[:0], r"'images': shape \(0, 6, 5, 3\); allowed"),
@@ -336,7 +348,7 @@ def test_other_values_are_refused(tmp_path, pixels):
 def test_arrays_that_are_absent_or_doubled_are_named(tmp_path, pixels):
     labels = np.zeros(12, int)
     for named, message in (
-        ({"pictures": pixels}, "no training images; found pictures; allowed: train_im"),
+        ({"p": pixels[0, 0]}, "no training images; found p; allowed: x_train"),
         ({"test": pixels}, "no training images; found test; allowed"),
         ({"x": pixels, "X": pixels}, "found arrays x, X; allowed: one of them"),
         ({"x_train": pixels, "images": pixels}, "found arrays x_train, images"),
@@ -352,7 +364,7 @@ def test_arrays_that_are_absent_or_doubled_are_named(tmp_path, pixels):
         ),
         ({"x": pixels, "y": labels[1:]}, r"'y': shape \(11,\) for 12 images"),
         ({"x": pixels, "y": labels - 1}, r"'y': -1\.\.-1; allowed"),
-        ({"x": pixels, "y": labels / 2}, "'y': dtype float64; allowed: whole"),
+        ({"x": pixels, "y": labels + 0.5}, "'y': dtype float64 with 0.5; allowed"),
         ({"x": pixels, "y": np.arange(12)}, "1 test images of 12 images in 12"),
         ({"x": pixels, "classes": ["a", "b"]}, r"class 1 \(b\) has no training image"),
         ({"x": pixels, "classes": "a"}, r"'classes': shape \(\); allowed: \[class\]"),
@@ -373,7 +385,7 @@ def test_images_are_padded_with_background(tmp_path, pixels):
     # 6 rows and 5 columns: margins of 1 and 2, and of 2 and 2.
     np.testing.assert_array_equal(data.train[:, 1:7, 2:7], pixels)
     assert data.train.astype(int).sum() == pixels.astype(int).sum()
-    assert "padded to 9x9" in data.source
+    assert "padded to 9x9" in str(data.report)
     assert pad_images(np.ones((2, 28, 28, 1)), 32)[:, 2:30, 2:30].all()
     with pytest.raises(DataError, match=r"6x5 pixels, data\.image_size=5; .* >= 6"):
         load_arrays(path, pad_to=5)

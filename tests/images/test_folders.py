@@ -8,11 +8,19 @@ import pytest
 from PIL import Image
 
 from ncgn_jax.faults import DataError
-from ncgn_jax.images.folders import load_folder
+from ncgn_jax.images.folders import load_folder as load_any_folder
+from ncgn_jax.images.picture_files import Picture, PictureOptions
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (8, 8, 3), dtype=np.uint8)
 GREY = RNG.integers(0, 256, (8, 8), dtype=np.uint8)
+
+
+def load_folder(
+    path, image_size=0, channels=0, bad_images="stop", value_range=(), **how
+):
+    options = PictureOptions(image_size, channels, bad_images, value_range)
+    return load_any_folder(path, options, **how)
 
 
 def save(path, pixels, mode=None, **options):
@@ -60,7 +68,7 @@ def test_classes_are_folders(animals):
     assert data.image_shape == (8, 8, 3)
     units, _ = data.take(np.arange(3))
     np.testing.assert_allclose(units, data.train[:3] / 127.5 - 1, atol=1e-6)
-    assert "14 train and 6 test images, split seed 1" in data.source
+    assert "20 images, 14 train, 6 test (at random, split seed 1)" in str(data.report)
 
 
 @pytest.mark.parametrize("test_folder", ["test", "val", "valid", "validation"])
@@ -73,13 +81,22 @@ def test_a_split_of_folders_is_kept(tmp_path, test_folder):
     np.testing.assert_array_equal(data.train_labels, [0, 0, 0, 1, 1, 1])
     np.testing.assert_array_equal(data.test_labels, [1])
     np.testing.assert_array_equal(data.test[0], 255 - COLOUR)
-    assert f"train and {test_folder} folders" in data.source
+    rule = "train and test parts as given"
+    if test_folder != "test":
+        rule = "train and val parts as given; no test part, so val is measured against"
+    assert f"6 train, 1 test ({rule})" in str(data.report)
 
 
 def test_the_test_folder_goes_before_the_others(tmp_path):
     for split, value in (("train", 0), ("val", 1), ("test", 2), ("valid", 3)):
-        save(tmp_path / split / "a" / "0.png", np.full((8, 8), value, np.uint8))
-    assert (load_folder(tmp_path, 8).test == 2).all()
+        if split != "valid":
+            save(tmp_path / split / "a" / "0.png", np.full((8, 8), value, np.uint8))
+    data = load_folder(tmp_path, 8)
+    assert (data.test == 2).all()
+    assert "1 of the val part, which is kept apart" in str(data.report)
+    save(tmp_path / "valid" / "a" / "0.png", GREY)
+    with pytest.raises(DataError, match=r"folders val and valid are both val; allowed"):
+        load_folder(tmp_path, 8)
 
 
 def test_a_train_folder_alone_is_split(tmp_path):
@@ -93,7 +110,8 @@ def test_without_class_folders_there_is_one_class(tmp_path):
     (tmp_path / ".hidden.png").write_text("not an image")
     data = load_folder(tmp_path, 8, test_fraction=0.5)
     assert data.class_names == ("image",)
-    assert "left out" not in data.source
+    assert "1 .txt files, no pictures (first notes.txt)" in str(data.report)
+    assert "1 hidden files (first .hidden.png)" in str(data.report)
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.bmp", "x.PNG", "x.gif"])
@@ -136,8 +154,17 @@ def test_sixteen_bits_become_eight(tmp_path):
     assert Image.open(tmp_path / "x0.png").mode.startswith("I")
     expected = np.round(levels / 65535 * 255)
     np.testing.assert_allclose(load_one(tmp_path)[..., 0], expected, atol=1e-3)
+    with pytest.raises(DataError, match=r"grey levels .*, beyond 0\.\.4095"):
+        load_folder(tmp_path, 8, value_range=(0, 4095))
     coloured = load_one(tmp_path, channels=3)
     np.testing.assert_array_equal(coloured, np.repeat(expected[..., None], 3, axis=2))
+    for name in ("x0.png", "x1.png"):
+        (tmp_path / name).unlink()
+    save_pair(tmp_path / "dark", "x.png", levels // 16)
+    with pytest.raises(DataError, match=r"up to 4095; .*such as \(0, 4095\)"):
+        load_folder(tmp_path / "dark", 8)
+    dark = load_one(tmp_path / "dark", value_range=(0, 4095))
+    np.testing.assert_allclose(dark[..., 0], expected, atol=1)
 
 
 def test_transparent_parts_are_white(tmp_path):
@@ -199,7 +226,7 @@ def test_the_middle_is_kept_and_scaled(tmp_path):
     np.testing.assert_allclose(read[3:-3, 3:-3], ramp[::2, ::2][3:-3, 3:-3] + 2, atol=1)
     data = load_folder(tmp_path / "ramp", 64, test_fraction=0.5)
     assert data.image_shape == (64, 64, 1)
-    assert "2 were smaller and are enlarged" in data.source
+    assert "2 were smaller and are enlarged" in str(data.report)
 
 
 def test_mixed_channels_need_a_decision(tmp_path):
@@ -250,12 +277,12 @@ def test_bad_images_are_named_and_counted(animals):
         "cat/x_empty.png (cannot identify",
         "cat/x_text.jpg (cannot identify",
         "dog/x_cut.png (",
-        "dog/x.gif (animated, 2 frames)",
+        "dog/x.gif (2 frames)",
         "dog/x_gone.png (not a file)",
         "data.bad_images='skip'",
     ):
         assert fault in message
-    assert message.count("animated") == 1
+    assert message.count("2 frames") == 1
 
 
 def test_bad_images_can_be_left_out(animals):
@@ -264,12 +291,11 @@ def test_bad_images_can_be_left_out(animals):
     data = load_folder(animals, 8, bad_images="skip")
     np.testing.assert_array_equal(data.train, whole.train)
     np.testing.assert_array_equal(data.test, whole.test)
-    assert "; 5 left out: cat/x_empty.png" in data.source
+    assert "5 images that cannot be read (first cat/x_empty.png" in str(data.report)
     for index in range(4):
         (animals / "cat" / f"y{index}.png").write_bytes(b"rubbish")
     data = load_folder(animals, 8, bad_images="skip")
-    assert "; 9 left out: " in data.source
-    assert data.source.endswith(" and 4 more")
+    assert "left out: 9 images that cannot be read" in str(data.report)
 
 
 def test_bad_images_do_not_shift_the_classes(tmp_path):
@@ -291,12 +317,12 @@ def test_animated_pngs_are_refused(tmp_path):
     save_pair(tmp_path, "x.png", COLOUR)
     frames = [Image.fromarray(COLOUR), Image.fromarray(255 - COLOUR)]
     frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
-    with pytest.raises(DataError, match=r"1 images .*a\.png \(animated, 2 frames\)"):
+    with pytest.raises(DataError, match=r"1 images .*a\.png \(2 frames\)"):
         load_folder(tmp_path, 8)
 
 
 def test_other_formats_are_not_opened_under_a_known_name(tmp_path):
-    save(tmp_path / "x.png", COLOUR, format="TIFF")
+    save(tmp_path / "x.png", COLOUR, format="PCX")
     with pytest.raises(DataError, match=r"x\.png \(cannot identify"):
         load_folder(tmp_path, 8)
 
@@ -322,7 +348,10 @@ def test_folders_laid_out_otherwise_are_refused(tmp_path):
     for folder, message in (
         (tmp_path / "absent", "absent: no such folder; allowed: a folder of images"),
         (root("loose", "0.png", "a/0.png"), r"image 0\.png beside the folders a;"),
-        (root("deep", "a/b/0.png"), "folder a/b within a class; allowed: class/image"),
+        (
+            root("deep", "a/b/0.png", "c/d/0.png"),
+            r"folder a/b within a class; .*first \(classes a, c\) or last \(class",
+        ),
         (root("late", "test/a/0.png", "b/0.png"), "a folder test but no train; found"),
         (root("bus", "bus/0.png", "train/0.png"), "images in bus beside the folder tr"),
         (
@@ -333,7 +362,7 @@ def test_folders_laid_out_otherwise_are_refused(tmp_path):
         with pytest.raises(DataError, match=message):
             load_folder(folder, 8)
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(DataError, match=r"nothing: no images; allowed: \.png, \.jpg"):
+    with pytest.raises(DataError, match=r"nothing: no images; allowed: \.png, \.apng"):
         load_folder(tmp_path / "nothing", 8)
     file = tmp_path / "deep" / "a" / "b" / "0.png"
     with pytest.raises(DataError, match=r"0\.png: a file; allowed: a folder"):
@@ -375,20 +404,20 @@ def test_pipes_are_not_waited_for(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"image_size": 0}, r"data\.image_size=0; allowed: >= 1"),
-        ({"channels": 4}, r"data\.channels=4; allowed: auto, 1, 3"),
+        ({"image_size": -1}, r"data\.image_size=-1; allowed: >= 0"),
+        ({"channels": 4}, r"data\.channels=4; allowed: 0, 1, 3"),
         ({"bad_images": "ignore"}, r"data\.bad_images='ignore'; allowed: stop, skip"),
         ({"test_fraction": 0}, "test_fraction=0; allowed: between 0 and 1"),
         ({"image_size": 2**22}, "do not fit into memory; allowed: fewer or smaller"),
     ],
 )
 def test_wrong_options_are_refused(animals, options, message, monkeypatch):
-    def picture_of(file, image_size, channels):
-        shape = (image_size, image_size, 1)
-        return np.broadcast_to(np.uint8(0), shape), False
+    def picture_of(content, asked):
+        shape = (asked.image_size, asked.image_size, 1)
+        return Picture(np.broadcast_to(np.uint8(0), shape), (8, 8))
 
     # Scaling to a size that does not fit would itself take too much.
-    monkeypatch.setattr("ncgn_jax.images.folders._read_picture", picture_of)
+    monkeypatch.setattr("ncgn_jax.images.picture_files.read_picture", picture_of)
     with pytest.raises(DataError, match=message):
         load_folder(animals, **{"image_size": 8, **options})
 

@@ -20,9 +20,12 @@ from tests.images.image_tasks import REPOSITORY, small_config, small_task, stubb
     [
         (["model.label_dropout=1.0"], "model.label_dropout"),
         (["data.value_range=(1,1)"], "data.value_range"),
-        (["data.path=a.npz"], "data.path: .*'digits' does not read it; arrays, folder"),
+        (["data.path=a.npz"], "data.path: .*'digits' does not read it; arrays, idx"),
         (["data.split_seed=2"], "data.split_seed: .*does not read it"),
-        (["data.source=arrays", "data.channels=3"], "data.channels: .*; folder do"),
+        (
+            ["data.source=arrays", "data.channels=3"],
+            "data.channels: .*; folder, parq",
+        ),
         (["data.source=arrays", "data.bad_images=skip"], "data.bad_images"),
         (["data.source=latents", "data.image_size=32"], "data.image_size"),
         (

@@ -64,7 +64,7 @@ def test_paths_compile_nothing_and_end_in_the_samples(tmp_path, monkeypatch, ran
 def test_sheets_have_rows_of_classes_or_names_of_each_image(num_classes, monkeypatch):
     seen = {}
 
-    def record(rows, titles, path, captions=()):
+    def record(rows, titles, path, captions=(), note=""):
         seen.update(rows=rows, titles=titles, captions=captions)
 
     monkeypatch.setattr(image_pictures, "draw_image_rows", record)

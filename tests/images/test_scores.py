@@ -19,7 +19,10 @@ from ncgn_jax.images.features import (
     kernel_distance,
 )
 from ncgn_jax.images.inception import InceptionViews
-from ncgn_jax.images.pixels import nearest_training_distance
+from ncgn_jax.images.pixels import (
+    nearest_training_distance,
+    sliced_wasserstein_pixels,
+)
 from ncgn_jax.images.scores import ImageScorer
 from ncgn_jax.metrics.table import format_table
 
@@ -364,3 +367,39 @@ def test_samples_that_are_not_finite_are_refused_in_words(scorer):
     fresh[[3, 5], 1, 1] = np.nan
     with pytest.raises(DataError, match="samples 'ema': 2 of 20 images hold NaN or"):
         scorer.rows({"ema": (fresh, labels)}, max_images=20)
+
+
+def test_samples_of_some_classes_are_compared_with_test_images_of_these(data):
+    train, train_labels, test, test_labels = data
+    own = test_labels == 1
+    scorer = ImageScorer(*data, num_classes=3, num_steps=2, classes=(1, 1))
+    assert scorer.num_reference == own.sum() < len(test)
+    fresh, labels = make_images(60, 2)
+    rows = scorer.rows({"a": (fresh, labels)}, max_images=500)
+    assert rows["a"]["num_reference"] == own.sum()
+    assert rows["train"]["class_accuracy"] == pytest.approx(
+        np.mean(scorer_classes(scorer, train[train_labels == 1]) == 1), abs=0.05
+    )
+    whole = ImageScorer(*data, num_classes=3, num_steps=2)
+    distances = sliced_wasserstein_pixels(fresh, test[own])
+    assert rows["a"]["swd_pixels"] == pytest.approx(distances, rel=0.02)
+    assert (
+        whole.rows({"a": (fresh, labels)}, 500)["a"]["swd_pixels"]
+        != rows["a"]["swd_pixels"]
+    )
+    assert scorer.describe_reference("abc") == "test images of b"
+    assert whole.describe_reference("abc") == "test images of all classes"
+
+
+def scorer_classes(scorer, images):
+    params, _ = scorer._classifier
+    return extract_features(params, images).probabilities.argmax(axis=1)
+
+
+def test_too_few_test_images_of_the_classes_asked_for_are_said(data):
+    train, train_labels, test, _ = data
+    rare = np.where(np.arange(len(test)) < 3, 2, 0)
+    scorer = ImageScorer(train, train_labels, test, rare, 3, num_steps=2, classes=(2,))
+    assert scorer.lacks_classes
+    assert scorer.num_reference == len(test)
+    assert "ALL classes, as fewer than 4 are of c" in scorer.describe_reference("abc")

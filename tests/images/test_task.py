@@ -271,7 +271,6 @@ def test_patches_that_do_not_divide_the_image_are_refused():
         (["dmp.overlap=-0.1"], "dmp.overlap"),
         (["model.width=10"], "model.num_heads|multiple of 4"),
         (["model.size=Q"], "S, B, L, XL"),
-        (["data.source=folder"], "data.image_size"),
         (["data.source=latents", "data.flip=True"], "data.flip"),
         (["model.learned_variance=True"], "process.target"),
         ([*LEARNED, "sample.sampler=heun"], "sample.sampler"),
@@ -305,4 +304,23 @@ def test_runs_from_configuration_to_table_and_pictures(tmp_path, capsys, extra):
     for row in ("ema", "noise", "train"):
         assert f"\n{row}" in text or f"| {row}" in text
     names = {path.name for path in (tmp_path / "pictures").iterdir()}
-    assert names == {"samples.png", "paths.png", "nearest.png", "cost.png"}
+    assert names == {
+        "samples",
+        "samples.png",
+        "paths.png",
+        "nearest.png",
+        "cost.png",
+    }
+    assert len(list((tmp_path / "pictures" / "samples").glob("?-*.png"))) == 6
+
+
+def test_captions_name_classes_guidance_and_reference():
+    task = small_task("sample.classes=(3,)", "sample.guidance=1.5")
+    caption = task.caption()
+    own = int((task.dataset.test_labels == 3).sum())
+    assert caption["guidance"] == 1.5
+    assert caption["classes"] == "3"
+    assert caption["reference"] == "test images of 3"
+    assert caption["sizes"] == f"6 images per set, {own} test images"
+    assert not task.warnings({})
+    assert "reference" not in small_task().caption()

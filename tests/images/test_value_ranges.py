@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from ncgn_jax.faults import DataError
-from ncgn_jax.images.arrays import load_arrays
+from ncgn_jax.images.array_parts import ArrayOptions
+from ncgn_jax.images.arrays import load_arrays as load_named_arrays
+
+
+def load_arrays(path, **options):
+    return load_named_arrays(path, ArrayOptions(**options))
 
 
 def write(path, **arrays):
