@@ -9,6 +9,7 @@ Example:
   '_end'
 """
 
+import atexit
 import contextlib
 import os
 import signal
@@ -34,8 +35,15 @@ def stops_at_once() -> Iterator[None]:
     try:
         yield
     finally:
+        # At its very end Python runs callbacks of libraries, with nothing left to stop.
+        atexit.register(_ignore_signals)
         for number, handler in former.items():
             signal.signal(number, handler or signal.SIG_DFL)
+
+
+def _ignore_signals() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _end(number: int, frame: FrameType | None) -> None:
