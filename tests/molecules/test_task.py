@@ -329,7 +329,7 @@ def test_molecules_of_ones_own(tmp_path):
     task = make_task(config)
     assert len(task.dataset.train) == 16
     assert task.dataset.train.atoms.shape[1] == 24
-    assert "2 more were repetitions" in task.dataset.source
+    assert "2 equal to an earlier one (first line 23)" in str(task.report)
     assert sorted(task.dataset.train.properties) == ["gap"]
     assert len(task.dataset.all_smiles()) == 20
     with pytest.raises(DataError, match="line 22"):
