@@ -9,7 +9,7 @@
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
-from ncgn_jax.molecules.atom_classes import import_chem
+from ncgn_jax.molecules.atom_classes import atoms_of, bonds_of, import_chem
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
@@ -124,17 +124,18 @@ def find_fault(mol: "Mol", limits: Limits) -> Fault | None:
         return Fault(
             "of several fragments", f"{parts} fragments", "one, or data.salts=largest"
         )
-    if sum(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms()):
+    atoms = atoms_of(mol)
+    if any(atom.GetNumRadicalElectrons() for atom in atoms):
         return Fault("with unpaired electrons", chem.MolToSmiles(mol), "none")
-    symbols = {atom.GetSymbol() for atom in mol.GetAtoms() if atom.GetAtomicNum() != 1}
     if limits.elements is not None:
+        symbols = {a.GetSymbol() for a in atoms if a.GetAtomicNum() != 1}
         symbols -= set(limits.elements)
     else:
-        symbols = {a.GetSymbol() for a in mol.GetAtoms() if a.GetAtomicNum() == 0}
+        symbols = {a.GetSymbol() for a in atoms if a.GetAtomicNum() == 0}
     if symbols:
         allowed = ", ".join(limits.elements or ("any element",))
         return Fault("of other elements", ", ".join(sorted(symbols)), allowed)
-    kinds = {bond.GetBondType().name for bond in mol.GetBonds()}
+    kinds = {bond.GetBondType().name for bond in bonds_of(mol)}
     if kinds - {"SINGLE", "DOUBLE", "TRIPLE", "AROMATIC"}:
         allowed = "single, double, triple, aromatic"
         return Fault("with other bonds", ", ".join(sorted(kinds)), allowed)

@@ -300,6 +300,9 @@ class _Reader:
         """Returns the split that a text names; None for a further one, left out."""
         if split_of(text):
             return split_of(text)
+        if not text:
+            self._gathered.reading.leave_out(f"of no split: {column} is empty", place)
+            return None
         if split_in(text):  # `test_scaffolds` of MOSES, beside `test`
             self._gathered.reading.leave_out(f"of the further split {text!r}", place)
             return None

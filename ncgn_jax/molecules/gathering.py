@@ -24,7 +24,7 @@ import numpy as np
 from ncgn_jax.data.report import Reading
 from ncgn_jax.data.splits import SPLITS
 from ncgn_jax.faults import DataError
-from ncgn_jax.molecules.atom_classes import import_chem
+from ncgn_jax.molecules.atom_classes import atoms_of, bonds_of, import_chem
 from ncgn_jax.molecules.faults import (
     RDKIT_ERRORS,
     Fault,
@@ -205,21 +205,21 @@ class Gathered:
     def say_all(self) -> None:
         """Notes what the molecules lost and what was decided about them."""
         say = {
-            "stereo": "have stereo marks, which are not kept: forms that differ in "
+            "stereo": "with stereo marks, which are not kept: forms that differ in "
             "these alone are one molecule",
-            "isotope": "have isotopes, which are not kept",
-            "map": "have atom maps, which are not kept",
-            "reduced": "are the largest fragments of several (most heavy atoms, then "
-            "heaviest, then first by SMILES), their charges unchanged",
-            "conflict": "stand there again with another value of a property; the "
+            "isotope": "with isotopes, which are not kept",
+            "map": "with atom maps, which are not kept",
+            "reduced": "of several fragments, reduced to the largest (most heavy "
+            "atoms, then heaviest, then first by SMILES) with its charges",
+            "conflict": "that stand there again with another value of a property; the "
             "first is kept",
-            "between": "stand in several splits; they are kept in the last of train, "
+            "between": "in several splits, kept in the last of train, "
             "val, test that has them",
         }
         for key, words in say.items():
             if count := self._counts[key]:
                 first = self._first[key]
-                self.reading.say(f"{count:,} molecules {words} (first {first})")
+                self.reading.say(f"{count:,} {words} (first {first})")
         large, all_sizes = sum(self._too_large.values()), self._all_sizes()
         if large > _MANY_TOO_LARGE * sum(all_sizes.values()):
             self.reading.say(self._propose_size())
@@ -346,7 +346,7 @@ def _reduce(mol: "Mol") -> "tuple[bool, Mol | Fault]":
 
 def _find_hydrogen_fault(mol: "Mol", graph: Graph) -> Fault | None:
     """Returns the fault of a molecule whose hydrogens the graph does not tell."""
-    heavy = [atom for atom in mol.GetAtoms() if atom.GetAtomicNum() != 1]
+    heavy = [atom for atom in atoms_of(mol) if atom.GetAtomicNum() != 1]
     wanted = tuple(atom.GetTotalNumHs(includeNeighbors=True) for atom in heavy)
     if wanted == graph.num_hydrogens:
         return None
@@ -367,7 +367,7 @@ def _find_marks(mol: "Mol", graph: Graph) -> tuple[list[str], str]:
     """
     chem = import_chem()
     kinds = chem.rdchem
-    atoms, bonds = mol.GetAtoms(), mol.GetBonds()
+    atoms, bonds = atoms_of(mol), bonds_of(mol)
     isotope = any(atom.GetIsotope() for atom in atoms)
     mapped = any(atom.GetAtomMapNum() for atom in atoms)
     stereo = any(
@@ -380,7 +380,7 @@ def _find_marks(mol: "Mol", graph: Graph) -> tuple[list[str], str]:
     exact = graph.smiles
     if isotope or stereo:
         plain = chem.Mol(mol)
-        for atom in plain.GetAtoms():
+        for atom in atoms_of(plain):
             atom.SetAtomMapNum(0)
         try:
             chem.AssignStereochemistry(plain, cleanIt=True, force=True)

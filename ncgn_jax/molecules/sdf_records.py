@@ -95,4 +95,5 @@ def _to_record(start: int, lines: list[str], *, is_whole: bool) -> Record:
 
 
 def _is_counts_line(line: str) -> bool:
-    return line.rstrip().endswith(("V2000", "V3000")) and line[:6].strip().isdigit()
+    is_versioned = line.rstrip().endswith(("V2000", "V3000"))
+    return is_versioned and line[:6].replace(" ", "").isdigit()

@@ -22,7 +22,12 @@ import numpy as np
 
 from ncgn_jax.data.report import DataReport
 from ncgn_jax.faults import DataError
-from ncgn_jax.molecules.atom_classes import class_name, import_chem
+from ncgn_jax.molecules.atom_classes import (
+    atoms_of,
+    bonds_of,
+    class_name,
+    import_chem,
+)
 from ncgn_jax.molecules.atom_classes import max_valences as max_valences
 from ncgn_jax.molecules.faults import RDKIT_ERRORS
 
@@ -237,14 +242,14 @@ def to_graph(mol: "Mol") -> "tuple[Graph, RWMol]":
     chem = import_chem()
     try:
         plain = _strip_molecule(mol, chem)
-        bonds = [_to_bond(bond) for bond in plain.GetBonds()]
-        atoms = plain.GetAtoms()
+        bonds = [_to_bond(bond) for bond in bonds_of(plain)]
+        atoms = atoms_of(plain)
         names = tuple(class_name(a.GetSymbol(), a.GetFormalCharge()) for a in atoms)
         chem.SanitizeMol(plain)
         smiles = chem.MolToSmiles(plain)
     except RDKIT_ERRORS as error:
         raise DataError(str(error)) from error
-    num_hydrogens = tuple(atom.GetTotalNumHs() for atom in plain.GetAtoms())
+    num_hydrogens = tuple(atom.GetTotalNumHs() for atom in atoms)
     array = np.asarray(bonds, np.int8).reshape(-1, 3)
     return Graph(names, array, smiles, num_hydrogens), plain
 
@@ -253,13 +258,14 @@ def _strip_molecule(mol: "Mol", chem: ModuleType) -> "RWMol":
     """Copies elements, charges and Kekule bonds; hydrogens follow from these."""
     plain = chem.RWMol(mol)
     chem.RemoveStereochemistry(plain)
-    for atom in plain.GetAtoms():
+    atoms = atoms_of(plain)
+    for atom in atoms:
         atom.SetIsotope(0)
         atom.SetAtomMapNum(0)
-    if any(atom.GetAtomicNum() == 1 for atom in plain.GetAtoms()):
+    if any(atom.GetAtomicNum() == 1 for atom in atoms):
         plain = chem.RWMol(chem.RemoveHs(plain))
     chem.Kekulize(plain, clearAromaticFlags=True)
-    for atom in plain.GetAtoms():
+    for atom in atoms_of(plain):
         atom.SetNoImplicit(False)
         atom.SetNumExplicitHs(0)
         atom.SetNumRadicalElectrons(0)

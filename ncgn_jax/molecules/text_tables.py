@@ -381,7 +381,8 @@ def find_columns(
     below = rows[1:]
 
     def score(i: int, among: list[_Fields]) -> int:
-        return sum(count_atoms(row[i]) > 0 for row in among if len(row) > i)
+        texts = [row[i] for row in among if len(row) > i and _is_word(row[i])]
+        return sum(count_atoms(text) > 0 for text in texts)
 
     def is_smiles(i: int, among: list[_Fields]) -> bool:
         texts = [row[i] for row in among if len(row) > i and row[i].strip()]
@@ -419,6 +420,12 @@ def find_columns(
     best = max((score(i, below if has_header else rows) for i in found), default=0)
     how = "by its content" if len(numbers) > 1 else ""
     return Columns(names, has_header, found, how, best)
+
+
+def _is_word(text: str) -> bool:
+    """Tells whether nothing but an extension, `CC |...|`, stands behind a SMILES."""
+    words = text.split(maxsplit=1)
+    return len(words) == 1 or (len(words) == 2 and words[1].startswith("|"))
 
 
 def _is_name_of_smiles(name: str) -> bool:
