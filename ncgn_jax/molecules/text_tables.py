@@ -266,8 +266,9 @@ def split_rows(
         if not separator:
             yield number, text.split()
             continue
-        if '"' not in text:
-            yield number, text.split(separator)
+        if '"' not in text or separator == "\t":
+            # Behind tabs a quote is a letter of a name, but where it encloses all.
+            yield number, [_unquoted(field) for field in text.split(separator)]
             continue
         more: list[_Line] = []
         fields = _parse_row(text, separator)
@@ -279,6 +280,11 @@ def split_rows(
         if fields is None:
             waiting.extendleft(reversed(more))
         yield number, fields
+
+
+def _unquoted(field: str) -> str:
+    is_quoted = len(field) > 1 and field[0] == field[-1] == '"'
+    return field[1:-1].replace('""', '"') if is_quoted else field
 
 
 def _parse_row(text: str, separator: str) -> _Fields | None:
