@@ -333,7 +333,9 @@ def _settle_splits(
             "do; allowed: all or none, or data.split=random"
         )
     if "train" not in named:
-        raise DataError(f"{path}: no usable molecule of split train")
+        raise DataError(
+            f"{path}: no usable molecule of split train that is not in another split"
+        )
     return tuple(named), "; ".join(rules)
 
 

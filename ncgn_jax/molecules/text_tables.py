@@ -38,6 +38,7 @@ _WORDS = {
 _NUM_LOOKED_AT = 100  # lines that decide
 _MAX_QUOTED_LINES = 50
 _MAX_FIELD = 2**24
+_MAX_NAME = 60  # letters of a column's name, as opposed to a sentence
 # This share of a column must be SMILES, of two atoms or more, to be found by its
 # content: labels such as N and C are SMILES too.
 _SHARE = 0.5
@@ -299,7 +300,8 @@ def _without_comments(lines: Iterable[_Line], everywhere: bool) -> Iterator[_Lin
     """Drops empty lines and comments: those with # at the top, or everywhere."""
     is_top = True
     for number, text in lines:
-        is_comment = text.startswith("#") and not _is_name_of_smiles(text)
+        words = re.split(r"[#\s,;|]+", text) if text.startswith("#") else ()
+        is_comment = bool(words) and not any(map(_is_name_of_smiles, words))
         if is_comment and (is_top or everywhere):
             continue
         if text.strip():
@@ -407,16 +409,16 @@ def find_columns(
         return Columns(tuple(first) if has_header else numbers, has_header, (), "", 0)
     named = tuple(i for i in range(width) if _is_name_of_smiles(first[i]))
     some = tuple(i for i in named if score(i, below)) or named[:1]
-    # In a list "CCO smiles_1" is no header.
+    found = tuple(i for i in range(len(numbers)) if is_smiles(i, below or rows))
+    # In a list "CCO smiles_1" is no header, nor is a sentence about SMILES.
     is_molecule = any(count_atoms(text) > 1 for text in first)
-    if named and (score(some[0], below) or not is_molecule):
+    if named and (score(some[0], below) or not (is_molecule or found)):
         usual = first[some[0]].lower() == "smiles"
         how = "" if usual else "by its name"
         points = 1 + max(score(i, below) for i in some)
         return Columns(tuple(first), True, some, how, points)
     if is_list and (score(0, rows) >= _SHARE * len(rows) or len(numbers) < 2):
         return Columns(numbers or ("1",), False, (0,), "", score(0, rows))
-    found = tuple(i for i in range(len(numbers)) if is_smiles(i, below or rows))
     if not found and is_list:
         return Columns(numbers, False, (0,), "", score(0, rows))
     has_header = not is_list and not any(
@@ -436,4 +438,6 @@ def _is_word(text: str) -> bool:
 
 def _is_name_of_smiles(name: str) -> bool:
     letters = re.sub("[^a-z]", "", name.lower())
+    if len(name) > _MAX_NAME:
+        return False
     return "smiles" in letters or letters in ("smi", "cansmi", "isosmi", "smile")
