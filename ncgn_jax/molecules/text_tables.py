@@ -144,7 +144,7 @@ class TextTable:
         self._width = len(self.names) if is_named else widths.most_common(1)[0][0]
         named = self.names if is_named else ()
         self.split_column = find_split_column(named, sample, where, wanted.split)
-        self._decimal_commas = self._find_decimal_commas(sample)
+        self._decimal_commas = self._find_decimal_commas(sample) if start else []
         self.notes = self._decisions(usual) if start else []
 
     @property
@@ -265,7 +265,7 @@ def split_rows(
     while (line := take()) is not None:
         number, text = line
         if not separator:
-            yield number, text.split()
+            yield number, _split_at_space(text)
             continue
         if '"' not in text or separator == "\t":
             # Behind tabs a quote is a letter of a name, but where it encloses all.
@@ -281,6 +281,15 @@ def split_rows(
         if fields is None:
             waiting.extendleft(reversed(more))
         yield number, fields
+
+
+def _split_at_space(text: str) -> _Fields:
+    """Splits at white space, but for that in quotes, as R writes names."""
+    if text.count('"') >= 2:
+        fields = _parse_row(" ".join(text.split()), " ")
+        if fields is not None:
+            return fields
+    return text.split()
 
 
 def _unquoted(field: str) -> str:
@@ -408,6 +417,10 @@ def find_columns(
         has_header = not any(count_atoms(text) > 1 for text in first)
         return Columns(tuple(first) if has_header else numbers, has_header, (), "", 0)
     named = tuple(i for i in range(width) if _is_name_of_smiles(first[i]))
+    is_shifted = bool(named) and not score(named[0], below)
+    if is_shifted and score(named[0] + 1, below) and _has_row_names(width, below):
+        first, width = ["", *first], width + 1
+        named = tuple(i + 1 for i in named)
     some = tuple(i for i in named if score(i, below)) or named[:1]
     found = tuple(i for i in range(len(numbers)) if is_smiles(i, below or rows))
     # In a list "CCO smiles_1" is no header, nor is a sentence about SMILES.
@@ -424,10 +437,18 @@ def find_columns(
     has_header = not is_list and not any(
         count_atoms(first[i]) for i in found if i < width
     )
-    names = tuple(first) if has_header else numbers
+    # A header may be too short.
+    padded = (*first, *numbers[width : max(found, default=0) + 1])
+    names = padded if has_header else numbers
     best = max((score(i, below if has_header else rows) for i in found), default=0)
     how = "by its content" if len(numbers) > 1 else ""
     return Columns(names, has_header, found, how, best)
+
+
+def _has_row_names(width: int, below: list[_Fields]) -> bool:
+    """Tells whether rows are longer than the header by one, as R writes them."""
+    longer = sum(len(row) == width + 1 and bool(row[-1].strip()) for row in below)
+    return longer >= _SHARE * len(below)
 
 
 def _is_word(text: str) -> bool:

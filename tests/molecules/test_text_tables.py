@@ -46,6 +46,9 @@ def smiles(found):
          "1\tx\tCCO", "2\ty\tCCN"], ["CCO", "CCN"], "column 3, by its content"),
         ("a.tsv", ["smiles\tname", 'CCO\t"5-one', 'CC\t"a ""b"""'], ["CCO", "CC"], ""),
         ("a.csv", ["smiles,num_smiles", "CCO,3"], ["CCO"], ""),
+        ("a.txt", ['"smiles" "y"', '"1" "CCO" 0.5', '"2" "CCN" 1'], ["CCO", "CCN"], ""),
+        ("a.csv", ["id,smiles", "1,CCO,,", "2,CCN,"], ["CCO", "CCN"], ""),
+        ("a.csv", ["id", "1,CCO", "2,CCN"], ["CCO", "CCN"], "column '2', by its c"),
         ("a.csv", ["smiles,x,", "CCO,1,", "CC,2,,"], ["CCO", "CC"], ""),
     ],
 )  # fmt: skip
