@@ -6,6 +6,7 @@
 ('unreadable SMILES', 3, 0)
 """
 
+import re
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 MIN_ATOMS = 2  # heavy atoms of a usable molecule
 _SHOWN = 60  # characters of a faulty entry in a message
 _MAX_LENGTH = 20_000  # of a SMILES: RDKit takes minutes for much longer ones
+# How a SMILES begins; numbers are told from it without RDKit.
+_START = re.compile(r"[A-Za-z\[*]")
 # What RDKit raises, besides its own subclasses, for what it did not expect.
 RDKIT_ERRORS = (ValueError, RuntimeError, TypeError, KeyError, OverflowError)
 
@@ -46,7 +49,7 @@ def count_atoms(text: str) -> int:
     from rdkit import rdBase
 
     words = text.split(maxsplit=1)
-    if not words or len(words[0]) > _MAX_LENGTH or not words[0].isascii():
+    if not words or not _START.match(words[0]) or len(words[0]) > _MAX_LENGTH:
         return 0
     with rdBase.BlockLogs():
         try:

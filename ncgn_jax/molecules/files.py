@@ -235,10 +235,8 @@ class _Reader:
             self.about[table.about] = None
             used = {table.smiles, table.split_column, *wanted.properties}
             unused = [name for name in table.names if name and name not in used]
-            if unused and table.has_header:
-                more = ", ..." * (len(unused) > _MOST_SHOWN)
-                listed = f"{', '.join(unused[:_MOST_SHOWN])}{more}"
-                self.about[f"columns not read: {listed}"] = None
+            if table.has_header:
+                self._say_unused("columns", unused)
         if table.split_column is not None:
             self.rules[f"by column {table.split_column!r}"] = None
 
@@ -295,6 +293,15 @@ class _Reader:
         self._find(f"records of {source.ending}", source, count)
         if count:
             self.about["structures of records, without their coordinates"] = None
+            used = {*self._wanted.properties, asked}
+            unused = [name for name in self._known_properties if name not in used]
+            self._say_unused("properties", unused)
+
+    def _say_unused(self, what: str, names: Sequence[str]) -> None:
+        more = ", ..." * (len(names) > _MOST_SHOWN)
+        listed = f"{', '.join(names[:_MOST_SHOWN])}{more}"
+        if names:
+            self.about[f"{what} not read: {listed}"] = None
 
     def _read_split(self, text: str, column: str, place: str) -> str | None:
         """Returns the split that a text names; None for a further one, left out."""

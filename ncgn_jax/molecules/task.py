@@ -93,7 +93,12 @@ class MoleculeTask(Task[MoleculeDataset, MoleculeFacts]):
     def write_data(cls, data: Any, stem: Path) -> tuple[Path, dict[str, Any]]:
         """Writes data as `own_data.write_molecules`."""
         path, properties = write_molecules(data, stem)
-        return path, {"data.source": "file", "data.properties": properties}
+        return path, {
+            "data.source": "file",
+            "data.smiles_column": "smiles",
+            "data.properties": properties,
+            "data.split": "random",
+        }
 
     def trained(self, weights: Weights, about: ModelFile) -> TrainedMolecules:
         """Joins the model with weights to one that stands on its own."""

@@ -135,6 +135,7 @@ class TextTable:
         self._lines = itertools.chain(start, kept)
         self._separator, self._columns = self._choose(start, usual, wanted.smiles)
         self.names = self._columns.names
+        self._is_filled = bool(start)
         if start:
             check_columns(self._columns, where, wanted)
         rows = [fields for _, fields in split_rows(start, self._separator) if fields]
@@ -165,7 +166,7 @@ class TextTable:
 
     def rows(self) -> Iterator[Row]:
         """Reads the rows, once."""
-        if not self._columns.smiles:
+        if not self._is_filled:
             return
         wanted = {name: self.names.index(name) for name in self._properties}
         smiles, has_header = self._columns.smiles[0], self._columns.has_header

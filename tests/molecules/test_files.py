@@ -283,6 +283,13 @@ def test_absent_files_and_columns(tmp_path):
         read(write(tmp_path / "a.sdf", RECORD), smiles_column="a")
 
 
+@pytest.mark.parametrize("name", ["a.smi", "a.csv", "a.sdf"])
+def test_an_empty_file_has_no_columns_to_miss(tmp_path, name):
+    file = write(tmp_path / name, "\n")
+    with pytest.raises(DataError, match="no molecules in it"):
+        read(file, property_columns=["gap"])
+
+
 def test_wrong_options(tmp_path):
     file = write(tmp_path / "a.smi", "CC\n")
     with pytest.raises(DataError, match=r"data.invalid='drop'; allowed: skip, stop"):
@@ -339,3 +346,16 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
             write_smiles(tmp_path / "a.smi", ["CO"] * 9)
     assert (tmp_path / "a.smi").read_text() == "CC\n"
     assert [file.name for file in tmp_path.iterdir()] == ["a.smi"]
+
+
+def test_what_is_not_read_of_a_file_is_said(tmp_path):
+    file = write(tmp_path / "a.csv", "id,smiles,gap,mu\n1,CCO,2,3\n")
+    loaded = load_molecules(file, max_atoms=4, property_columns=["gap"])
+    assert loaded.about == ("SMILES in column 'smiles'", "columns not read: id, mu")
+    loaded = load_molecules(write(tmp_path / "a.sdf", RECORD), max_atoms=4)
+    assert loaded.about[1] == "properties not read: gap"
+
+
+def test_names_without_a_letter_of_ascii_are_no_smiles(tmp_path):
+    file = write(tmp_path / "a.smi", "CCO\nÉ\n\U0001f600 x\nCC\n")
+    assert read(file)[1] == "2 unreadable SMILES (first line 2)"
