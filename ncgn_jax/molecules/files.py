@@ -147,7 +147,7 @@ def load_molecules(
     splits, rule = _settle_splits(gathered.splits, reader.rules, path)
     if splits is None and split == "given":
         _say_siblings(path, reading)
-    return Loaded(molecules, splits, rule, reading, tuple(reader.about))
+    return Loaded(molecules, splits, rule, reading, reader.phrases)
 
 
 def looks_like_molecules(path: Path) -> bool:
@@ -188,6 +188,8 @@ class _Reader:
         self._gathered, self._wanted = gathered, wanted
         self._is_named = is_named
         self._known_properties: dict[str, None] = {}
+        self._columns: dict[str, None] = {}
+        self._used: set[str] = set()
         self._has_tables = self._has_sound_records = False
         self.num_found = 0
         self.about: dict[str, None] = {}
@@ -201,6 +203,22 @@ class _Reader:
             self._read_table(source)
         if source.split is not None:
             self.rules["as the files are named"] = None
+
+    @property
+    def phrases(self) -> tuple[str, ...]:
+        """How the molecules stand in the files, and what else these have."""
+        used = self._used | set(self._wanted.properties)
+        found = list(self.about)
+        for what, names in (
+            ("columns", self._columns),
+            ("properties", self._known_properties),
+        ):
+            unused = [name for name in names if name not in used]
+            more = ", ..." * (len(unused) > _MOST_SHOWN)
+            if unused:
+                listed = ", ".join(unused[:_MOST_SHOWN])
+                found.append(f"{what} not read: {listed}{more}")
+        return tuple(found)
 
     def check_names(self, path: Path) -> None:
         """Raises DataError if a property was asked for that no record has."""
@@ -233,10 +251,10 @@ class _Reader:
         self._find(f"{kind} of {source.ending}", source, count)
         if count:
             self.about[table.about] = None
-            used = {table.smiles, table.split_column, *wanted.properties}
-            unused = [name for name in table.names if name and name not in used]
             if table.has_header:
-                self._say_unused("columns", unused)
+                self._columns.update(dict.fromkeys(filter(None, table.names)))
+            used = (table.smiles, table.split_column, *wanted.properties)
+            self._used.update(filter(None, used))
         if table.split_column is not None:
             self.rules[f"by column {table.split_column!r}"] = None
 
@@ -286,6 +304,7 @@ class _Reader:
                     if split is None:
                         continue
                     self.rules[f"by property {key!r}"] = None
+                    self._used.add(key)
                 mol = parse_record(record.text)
                 self._gathered.add(place, mol, record.values, split)
         for note in lines.notes:
@@ -293,15 +312,6 @@ class _Reader:
         self._find(f"records of {source.ending}", source, count)
         if count:
             self.about["structures of records, without their coordinates"] = None
-            used = {*self._wanted.properties, asked}
-            unused = [name for name in self._known_properties if name not in used]
-            self._say_unused("properties", unused)
-
-    def _say_unused(self, what: str, names: Sequence[str]) -> None:
-        more = ", ..." * (len(names) > _MOST_SHOWN)
-        listed = f"{', '.join(names[:_MOST_SHOWN])}{more}"
-        if names:
-            self.about[f"{what} not read: {listed}"] = None
 
     def _read_split(self, text: str, column: str, place: str) -> str | None:
         """Returns the split that a text names; None for a further one, left out."""

@@ -38,6 +38,7 @@ _WORDS = {
 _NUM_LOOKED_AT = 100  # lines that decide
 _MAX_QUOTED_LINES = 50
 _MAX_FIELD = 2**24
+_MOST_LISTED = 40  # names in a message
 _MAX_NAME = 60  # letters of a column's name, as opposed to a sentence
 # This share of a column must be SMILES, of two atoms or more, to be found by its
 # content: labels such as N and C are SMILES too.
@@ -321,7 +322,7 @@ def _without_comments(lines: Iterable[_Line], everywhere: bool) -> Iterator[_Lin
 
 def check_columns(columns: Columns, where: str, wanted: Wanted) -> None:
     """Raises DataError if there is not one column for SMILES and each property."""
-    names, listed = columns.names, ", ".join(columns.names)
+    names, listed = columns.names, _listed(columns.names)
     smiles_column = wanted.smiles
     if smiles_column is not None and len(columns.smiles) != 1:
         raise DataError(
@@ -330,7 +331,7 @@ def check_columns(columns: Columns, where: str, wanted: Wanted) -> None:
             f"{did_you_mean(smiles_column, names)}"
         )
     if len(columns.smiles) > 1:
-        several = ", ".join(names[i] for i in columns.smiles)
+        several = _listed([names[i] for i in columns.smiles])
         raise DataError(
             f"{where}: several columns may be the SMILES: {several}; name one with "
             "data.smiles_column"
@@ -367,7 +368,7 @@ def find_split_column(
         if list(names).count(asked) != 1:
             raise DataError(
                 f"{where}: {list(names).count(asked)} columns {asked!r} "
-                f"(data.split_column); allowed: one of {', '.join(names)}"
+                f"(data.split_column); allowed: one of {_listed(names)}"
             )
         return asked
     for i, name in enumerate(names if asked is None else ()):
@@ -444,6 +445,13 @@ def find_columns(
     best = max((score(i, below if has_header else rows) for i in found), default=0)
     how = "by its content" if len(numbers) > 1 else ""
     return Columns(names, has_header, found, how, best)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Lists names for a message, long ones and long lists cut short."""
+    shown = [n if len(n) <= _MAX_NAME else f"{n[:_MAX_NAME]}..." for n in names]
+    more = f" and {len(shown) - _MOST_LISTED} more" * (len(shown) > _MOST_LISTED)
+    return ", ".join(shown[:_MOST_LISTED]) + more
 
 
 def _has_row_names(width: int, below: list[_Fields]) -> bool:

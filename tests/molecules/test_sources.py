@@ -309,3 +309,22 @@ def test_too_few_are_refused_with_what_was_left_out(tmp_path, num):
     ):
         load(file)
     assert [len(p) for p in parts(load(write(file, CHAINS[:3])))] == [1, 1, 1]
+
+
+def test_many_records_are_described_once(tmp_path):
+    """Files of a folder have other properties each."""
+    from rdkit import Chem
+
+    from ncgn_jax.molecules.export import write_sdf
+
+    for i, text in enumerate(CHAINS):
+        mol = Chem.MolFromSmiles(text)
+        mol.SetProp(f"p{i}", "1")
+        write_sdf(tmp_path / f"{i}.sdf", [mol])
+    report = load(tmp_path).report
+    assert [str(tally) for tally in report.found] == [
+        "10 records of .sdf (first 0.sdf)"
+    ]
+    assert report.contents[1] == (
+        "properties not read: p0, p1, p2, p3, p4, p5, p6, p7, p8, p9"
+    )
