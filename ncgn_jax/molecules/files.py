@@ -34,6 +34,7 @@ from ncgn_jax.faults import DataError, did_you_mean
 from ncgn_jax.molecules.atom_classes import import_chem
 from ncgn_jax.molecules.faults import (
     MIN_ATOMS,
+    Fault,
     Limits,
     count_atoms,
     parse_record,
@@ -56,11 +57,13 @@ from ncgn_jax.molecules.text_tables import (
     Row,
     TextTable,
     Wanted,
+    like_splits,
 )
 
 SPLITTINGS = ("given", "random")
 # Endings of files that may hold anything.
 _SHARED_ENDINGS = (".txt", *TABLE_ENDINGS, *PARQUET_ENDINGS)
+_NUM_LOOKED_AT = 50  # rows that decide whether a text has molecules
 _MOST_SHOWN = 12  # columns that are not read
 
 
@@ -147,6 +150,11 @@ def load_molecules(
     splits, rule = _settle_splits(gathered.splits, reader.rules, path)
     if splits is None and split == "given":
         _say_siblings(path, reading)
+        for name in like_splits(reader.columns):
+            reading.say(
+                f"{name!r} is not followed as a split: its values are not train, val "
+                "or test"
+            )
     return Loaded(molecules, splits, rule, reading, reader.phrases)
 
 
@@ -170,7 +178,12 @@ def _has_smiles(source: Source) -> bool:
             if source.ending in PARQUET_ENDINGS:
                 return bool(ParquetTable(stream, source.name).names)
             table = TextTable(TextLines(stream, source.name), source.name)
-            return any(count_atoms(row.smiles) > 1 for row in islice(table.rows(), 50))
+            first = [row.smiles for row in islice(table.rows(), _NUM_LOOKED_AT)]
+            sound = sum(
+                count_atoms(text) > 1 and not isinstance(parse_smiles(text), Fault)
+                for text in first
+            )
+            return sound >= max(1, len(first) / 2)
         except DataError as error:
             return "several columns may be the SMILES" in str(error)
 
@@ -182,13 +195,14 @@ class _Reader:
       num_found: Number of rows or records.
       about: How they stand in the files, a phrase each.
       rules: Where splits come from, a phrase each.
+      columns: Names of all columns.
     """
 
     def __init__(self, gathered: Gathered, wanted: Wanted, is_named: bool):
         self._gathered, self._wanted = gathered, wanted
         self._is_named = is_named
         self._known_properties: dict[str, None] = {}
-        self._columns: dict[str, None] = {}
+        self.columns: dict[str, None] = {}
         self._used: set[str] = set()
         self._has_tables = self._has_sound_records = False
         self.num_found = 0
@@ -210,7 +224,7 @@ class _Reader:
         used = self._used | set(self._wanted.properties)
         found = list(self.about)
         for what, names in (
-            ("columns", self._columns),
+            ("columns", self.columns),
             ("properties", self._known_properties),
         ):
             unused = [name for name in names if name not in used]
@@ -252,7 +266,7 @@ class _Reader:
         if count:
             self.about[table.about] = None
             if table.has_header:
-                self._columns.update(dict.fromkeys(filter(None, table.names)))
+                self.columns.update(dict.fromkeys(filter(None, table.names)))
             used = (table.smiles, table.split_column, *wanted.properties)
             self._used.update(filter(None, used))
         if table.split_column is not None:

@@ -44,6 +44,7 @@ MOST_ATOMS = 64  # that `data.max_atoms` may be
 _MANY_TOO_LARGE = 0.02  # of the molecules: a note names the field
 _KEPT_SHARE = 0.99
 _SHOWN_CLASSES = 12
+_BAD = "with a bad"  # value; the first of them is shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,7 +236,8 @@ class Gathered:
                 f"{self.reading.origin}, {place}: {fault.reason} ({fault.found}); "
                 f"allowed: {fault.allowed}, or data.invalid=skip"
             )
-        self.reading.leave_out(fault.reason, place)
+        shown = f": {fault.found}" if fault.reason.startswith(_BAD) else ""
+        self.reading.leave_out(fault.reason, f"{place}{shown}")
 
     def _read_values(
         self, values: Mapping[str, str]
@@ -244,7 +246,7 @@ class Gathered:
         for name, number in zip(self._names, numbers, strict=True):
             if number is None:
                 text = repr(values[name][:60])
-                return [], Fault(f"with a bad {name}", text, "a number or nothing")
+                return [], Fault(f"{_BAD} {name}", text, "a number or nothing")
         return [number for number in numbers if number is not None], None
 
     def _drop(

@@ -44,7 +44,9 @@ _MAX_NAME = 60  # letters of a column's name, as opposed to a sentence
 # content: labels such as N and C are SMILES too.
 _SHARE = 0.5
 _SPLIT_NAMES = frozenset(("split", "splits", "dataset_split", "data_split"))
-_MAYBE_SPLIT_NAMES = frozenset(("set", "subset", "partition", "group", "dataset"))
+_LIKE_SPLITS = re.compile(
+    r"(?i)(.*[ _.-])?(split|folds?)([ _.-]?\d+)?|(is[ _-])?(train(ing)?|test|holdout)"
+)
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
 
 _OPEN_QUOTE = Fault("rows with an open quote", "a quote", "quotes in pairs")
@@ -137,6 +139,8 @@ class TextTable:
         self._separator, self._columns = self._choose(start, usual, wanted.smiles)
         self.names = self._columns.names
         self._is_filled = bool(start)
+        if any(text.startswith(("$$$$", "M  END")) for _, text in start):
+            raise DataError(f"{where}: records of .sdf in it; give it that ending")
         if start:
             check_columns(self._columns, where, wanted)
         rows = [fields for _, fields in split_rows(start, self._separator) if fields]
@@ -328,7 +332,7 @@ def check_columns(columns: Columns, where: str, wanted: Wanted) -> None:
         raise DataError(
             f"{where}: {len(columns.smiles)} columns {smiles_column!r} "
             f"(data.smiles_column); allowed: one of {listed}"
-            f"{did_you_mean(smiles_column, names)}"
+            f"{'' if columns.smiles else did_you_mean(smiles_column, names)}"
         )
     if len(columns.smiles) > 1:
         several = _listed([names[i] for i in columns.smiles])
@@ -346,7 +350,7 @@ def check_columns(columns: Columns, where: str, wanted: Wanted) -> None:
         if count != 1:
             raise DataError(
                 f"{where}: {count} columns {name!r} (data.properties); allowed: one "
-                f"of {listed}{did_you_mean(name, names)}"
+                f"of {listed}{'' if count else did_you_mean(name, names)}"
             )
 
 
@@ -371,13 +375,34 @@ def find_split_column(
                 f"(data.split_column); allowed: one of {_listed(names)}"
             )
         return asked
-    for i, name in enumerate(names if asked is None else ()):
-        key = re.sub(r"\W+", "_", name.lower())
-        values = {fields[i] for fields in sample if len(fields) > i}
-        is_split = bool(values) and all(map(split_of, values))
-        if key in _SPLIT_NAMES or (key in _MAYBE_SPLIT_NAMES and is_split):
-            return name
-    return None
+    if asked == "":
+        return None
+    named = [n for n in names if re.sub(r"\W+", "_", n.lower()) in _SPLIT_NAMES]
+    found = named or [
+        name
+        for i, name in enumerate(names)
+        if _are_splits({fields[i].strip() for fields in sample if len(fields) > i})
+    ]
+    if len(found) > 1:
+        raise DataError(
+            f"{where}: several columns name splits: {_listed(found)}; name one with "
+            "data.split_column, or set data.split=random"
+        )
+    return found[0] if found else None
+
+
+def like_splits(names: Iterable[str]) -> list[str]:
+    """Returns the names of columns that may tell splits in another form, such as 0/1.
+
+    Example:
+      >>> like_splits(["smiles", "is_train", "fold", "training_time", "folder"])
+      ['is_train', 'fold']
+    """
+    return [name for name in names if _LIKE_SPLITS.fullmatch(name.strip())]
+
+
+def _are_splits(values: set[str]) -> bool:
+    return bool(values) and all(len(v) > 2 and split_of(v) for v in values)
 
 
 def find_columns(

@@ -122,7 +122,7 @@ def test_properties(tmp_path):
     file = write(tmp_path / "b.csv", text)
     found, left_out = read(file, max_atoms=2, property_columns=["gap"])
     assert found.smiles.tolist() == ["CN"]
-    assert left_out == "4 with a bad gap (first line 2)"
+    assert left_out == "4 with a bad gap (first line 2: 'high')"
     with pytest.raises(DataError, match=r"line 2: with a bad gap \('high'\); .*number"):
         read(file, max_atoms=2, property_columns=["gap"], invalid="stop")
 
@@ -138,7 +138,7 @@ def test_decimal_commas_are_read_and_said(tmp_path):
     found, left_out = read(tmp_path / "b.csv", property_columns=["mw"])
     assert (found.smiles.tolist(), left_out) == (
         ["CC"],
-        "1 with a bad mw (first line 2)",
+        "1 with a bad mw (first line 2: '1,5')",
     )
 
 
@@ -243,6 +243,9 @@ def test_nothing_left(tmp_path):
         ("a.smi", b"CC\0\n", "not a text"),
         ("a.smi.gz", gzip.compress(os.urandom(99))[:60], "not readable"),
         ("a.csv", b"name,gap\nethanol,1\n", "no column of SMILES.*name one of name, g"),
+        ("a.csv", b"<!DOCTYPE html>\n<html>", "a web page in the place"),
+        ("a.sdf", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        ("a.smi", CUT.encode(), r"records of \.sdf in it; give it that ending"),
         ("a.csv", b"smiles,smiles\nCC,CC\n", "several columns.*: smiles, smiles; name"),
         ("a.csv", b"smiles,canonical_smiles\nCC,CC\n", "several.*data.smiles_column"),
     ],

@@ -173,6 +173,27 @@ def test_other_values_in_a_column_of_splits_are_refused(tmp_path):
     assert str(left_out) == "1 of no split: split is empty (first line 12)"
 
 
+@pytest.mark.parametrize("column", ["fold", "is_train", "Split 0", "cv.fold"])
+def test_splits_in_another_form_are_said_not_to_be_followed(tmp_path, column):
+    rows = [f"{text},{i % 2}" for i, text in enumerate(CHAINS)]
+    data = load(write(tmp_path / "a.csv", rows, f"smiles,{column}"))
+    (note,) = data.report.notes
+    assert note.startswith(f"{column!r} is not followed as a split")
+
+
+def test_several_columns_of_splits_are_refused(tmp_path):
+    rows = [f"{text},train,test" for text in CHAINS]
+    file = write(tmp_path / "a.csv", rows, "smiles,scaffold_split,random_split")
+    with pytest.raises(
+        DataError, match=r"scaffold_split, random_split; .*column"
+    ):
+        load(file)
+    with pytest.raises(DataError, match="no usable molecule of split train"):
+        load(file, split_column="random_split")
+    assert load(file, split_column="scaffold_split").report.split_rule.startswith("by")
+    assert load(file, split="random").report.split_rule == "at random, seed 0"
+
+
 def test_a_property_of_records_may_name_splits(tmp_path):
     from rdkit import Chem
 
@@ -286,6 +307,8 @@ def test_lines_are_not_held(tmp_path):
         ("genes.tsv", "cell\tHLA-A\tSOX9\n1\t0\t3\n", False),
         ("a.csv", "smiles,isosmiles\nCCO,OCC\n", True),
         ("a.xyz", "CC\n", False),
+        ("a.txt", "notes on images\n", False),
+        ("a.txt", "C\nN\n", False),
     ],
 )
 def test_molecules_are_recognised_by_a_look(tmp_path, name, content, is_own):

@@ -118,7 +118,9 @@ def test_an_open_quote_costs_its_row_alone():
         ("split", ("0", "1"), "split"),
         ("set", ("train", "valid"), "set"),
         ("set", ("red", "blue"), None),
-        ("other", ("train", "test"), None),
+        ("scaffold_split", ("train", "test"), "scaffold_split"),
+        ("kind", ("Training", "Validation"), "kind"),
+        ("kind", ("tr", "te"), None),
     ],
 )
 def test_split_columns_are_found_by_their_names(header, values, expected):
