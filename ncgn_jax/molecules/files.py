@@ -147,6 +147,8 @@ def load_molecules(
         raise DataError(f"{path}: no molecules in it; allowed: one or more")
     molecules = gathered.encode()
     gathered.say_all()
+    if len(molecules) < reader.num_found / 2:
+        reading.say(f"only {len(molecules):,} of {reader.num_found:,} are used")
     splits, rule = _settle_splits(gathered.splits, reader.rules, path)
     if splits is None and split == "given":
         _say_siblings(path, reading)

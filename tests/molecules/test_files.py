@@ -351,6 +351,12 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["a.smi"]
 
 
+def test_a_file_of_which_little_is_used_says_so(tmp_path):
+    file = write(tmp_path / "a.txt", "CCO\nCC\n//\n// Salts\n[Cl,Br\n")
+    loaded = load_molecules(file, max_atoms=4)
+    assert loaded.reading.report({}).notes == ("only 2 of 5 are used",)
+
+
 def test_what_is_not_read_of_a_file_is_said(tmp_path):
     file = write(tmp_path / "a.csv", "id,smiles,gap,mu\n1,CCO,2,3\n")
     loaded = load_molecules(file, max_atoms=4, property_columns=["gap"])

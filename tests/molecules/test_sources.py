@@ -184,9 +184,7 @@ def test_splits_in_another_form_are_said_not_to_be_followed(tmp_path, column):
 def test_several_columns_of_splits_are_refused(tmp_path):
     rows = [f"{text},train,test" for text in CHAINS]
     file = write(tmp_path / "a.csv", rows, "smiles,scaffold_split,random_split")
-    with pytest.raises(
-        DataError, match=r"scaffold_split, random_split; .*column"
-    ):
+    with pytest.raises(DataError, match=r"scaffold_split, random_split; .*column"):
         load(file)
     with pytest.raises(DataError, match="no usable molecule of split train"):
         load(file, split_column="random_split")
