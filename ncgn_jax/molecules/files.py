@@ -138,7 +138,9 @@ def load_molecules(
     )
     of_split = "" if split == "random" else split_column
     wanted = Wanted(smiles_column, names, of_split)
-    with open_sources(path, reading, by_split=split == "given") as sources:
+    # A column that is asked for goes before the names of files.
+    by_split = split == "given" and split_column is None
+    with open_sources(path, reading, by_split=by_split) as sources:
         reader = _Reader(gathered, wanted, len(sources) > 1)
         for source in sources:
             reader.read(source)
@@ -152,7 +154,7 @@ def load_molecules(
     splits, rule = _settle_splits(gathered.splits, reader.rules, path)
     if splits is None and split == "given":
         _say_siblings(path, reading)
-        for name in like_splits(reader.columns):
+        for name in like_splits((*reader.columns, *reader.properties)):
             reading.say(
                 f"{name!r} is not followed as a split: its values are not train, val "
                 "or test"
@@ -198,12 +200,13 @@ class _Reader:
       about: How they stand in the files, a phrase each.
       rules: Where splits come from, a phrase each.
       columns: Names of all columns.
+      properties: Names of all properties of records.
     """
 
     def __init__(self, gathered: Gathered, wanted: Wanted, is_named: bool):
         self._gathered, self._wanted = gathered, wanted
         self._is_named = is_named
-        self._known_properties: dict[str, None] = {}
+        self.properties: dict[str, None] = {}
         self.columns: dict[str, None] = {}
         self._used: set[str] = set()
         self._has_tables = self._has_sound_records = False
@@ -227,7 +230,7 @@ class _Reader:
         found = list(self.about)
         for what, names in (
             ("columns", self.columns),
-            ("properties", self._known_properties),
+            ("properties", self.properties),
         ):
             unused = [name for name in names if name not in used]
             more = ", ..." * (len(unused) > _MOST_SHOWN)
@@ -238,7 +241,7 @@ class _Reader:
 
     def check_names(self, path: Path) -> None:
         """Raises DataError if a property was asked for that no record has."""
-        known = list(self._known_properties)
+        known = list(self.properties)
         asked = (*self._wanted.properties, self._wanted.split)
         is_known = self._has_sound_records and not self._has_tables
         for name in asked if is_known else ():
@@ -306,7 +309,7 @@ class _Reader:
             for record in read_records(lines, is_single=is_single):
                 count += 1
                 place = self._place(source, record.number)
-                self._known_properties.update(dict.fromkeys(record.values))
+                self.properties.update(dict.fromkeys(record.values))
                 if record.fault is not None:
                     self._gathered.leave_out(place, record.fault)
                     continue

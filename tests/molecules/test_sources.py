@@ -162,6 +162,15 @@ def test_a_column_of_splits_is_followed_and_said(tmp_path, column):
     assert load(file, split="random").report.split_rule == "at random, seed 0"
 
 
+def test_a_column_that_is_asked_for_goes_before_the_names_of_files(tmp_path):
+    write(tmp_path / "train.csv", [f"{text},train" for text in CHAINS], "smiles,part")
+    write(tmp_path / "val.csv", [f"{text},test" for text in ENDS], "smiles,part")
+    assert parts(load(tmp_path))[1] == ENDS
+    data = load(tmp_path, split_column="part")
+    assert parts(data)[2] == ENDS
+    assert data.report.split_rule.startswith("by column 'part'; val drawn from train")
+
+
 def test_other_values_in_a_column_of_splits_are_refused(tmp_path):
     rows = [f"{text},{i % 5}" for i, text in enumerate(CHAINS)]
     file = write(tmp_path / "a.csv", rows, "smiles,split")
