@@ -7,8 +7,8 @@ Hardware: 2 CPU cores, 1 device
 Expect:   see README.md, "Results"
 
 Without data.path (or NCGN_MOLECULES, or an installed qm9pack) it trains on the 600
-molecules that come with the package and says so. A file of one's own (.smi, .csv,
-.sdf) does as well.
+molecules that come with the package and says so. A file, folder or archive of one's
+own (.smi, .csv, .sdf, .parquet) does as well; set data.max_atoms for it.
 """
 
 from ml_collections import ConfigDict

@@ -416,9 +416,13 @@ def _parse_tuple(text: str, old: tuple) -> tuple:
     """
     kinds = {type(item) for item in old}
     if len(kinds) == 1 and kinds <= set(_PLAIN):
-        inner = text.strip().removeprefix("(").removesuffix(")")
-        items = [item.strip().strip("'\"") for item in inner.split(",")]
         (kind,) = kinds
+        items = _quoted(text) if kind is str else None
+        if items is None:
+            inner = text.strip()
+            if _is_enclosed(inner):
+                inner = inner[1:-1]
+            items = tuple(item.strip().strip("'\"") for item in inner.split(","))
         return tuple(_parse(item, kind, 0) for item in items if item)
     try:
         value = _to_tuple(ast.literal_eval(text))
@@ -432,6 +436,30 @@ def _parse_tuple(text: str, old: tuple) -> tuple:
     if not isinstance(value, tuple) or not _is_plain(value):
         raise ValueError(text)
     return value
+
+
+def _quoted(text: str) -> tuple[str, ...] | None:
+    """Returns texts that stand in quotes, as Python reads them; None for others."""
+    try:
+        value = ast.literal_eval(text.strip())
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return None
+    items = (value,) if isinstance(value, str) else _to_tuple(value)
+    is_text = isinstance(items, tuple) and all(isinstance(item, str) for item in items)
+    return items if is_text else None
+
+
+def _is_enclosed(text: str) -> bool:
+    """Tells whether the first bracket of a text is closed by its last letter.
+
+    The brackets of `(a, b)` are those of the tuple, those of `IC50 (nM)` are not.
+    """
+    depth = 0
+    for i, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if depth <= 0:
+            return text.startswith("(") and i == len(text) - 1
+    return False
 
 
 def _type_in_words(kind: type, old: Any) -> str:

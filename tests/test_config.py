@@ -287,3 +287,27 @@ def test_items_have_the_type_that_is_said():
     assert apply_overrides(config, ["genes=1,2"]).genes == (1, 2)
     names = apply_overrides(config, ["genes=1,2"], {"genes": str})
     assert names.genes == ("1", "2")
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("IC50 (nM)", ("IC50 (nM)",)),
+        ("IC50 (nM),log(P)", ("IC50 (nM)", "log(P)")),
+        ("(nM) IC50", ("(nM) IC50",)),
+        ("(IC50 (nM), gap)", ("IC50 (nM)", "gap")),
+        ("(a),(b)", ("(a)", "(b)")),
+        ("(a, b)", ("a", "b")),
+        ("('a, b', 'c')", ("a, b", "c")),
+        ('"a, b"', ("a, b",)),
+        ("'a', b", ("a", "b")),
+        ("1,2", ("1", "2")),
+        ("gap", ("gap",)),
+        ("()", ()),
+    ],
+)
+def test_names_may_have_brackets_and_commas(config, text, names):
+    with config.unlocked():
+        config.train.names = ()
+    found = apply_overrides(config, [f"train.names={text}"], {"train.names": str})
+    assert found.train.names == names

@@ -10,10 +10,14 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ncgn_jax.faults import DataError
+
+if TYPE_CHECKING:
+    from rdkit.Chem import Atom, Bond, Mol
 
 # Limit for decoders, because RDKit's periodic table has no valence for metals.
 METAL_VALENCE = 8
@@ -37,6 +41,20 @@ def import_chem() -> ModuleType:
             "`pip install 'ncgn_jax[molecules]'`"
         ) from error
     return Chem
+
+
+def atoms_of(mol: "Mol") -> "list[Atom]":
+    """Returns the atoms of a molecule.
+
+    `GetAtoms` of RDKit asks for their number at every step, which takes longer than
+    all else that is done with them.
+    """
+    return [mol.GetAtomWithIdx(i) for i in range(mol.GetNumAtoms())]
+
+
+def bonds_of(mol: "Mol") -> "list[Bond]":
+    """Returns the bonds of a molecule, for the same reason."""
+    return [mol.GetBondWithIdx(i) for i in range(mol.GetNumBonds())]
 
 
 @lru_cache(maxsize=1024)

@@ -14,6 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ncgn_jax.data.batches import batch_indices
+from ncgn_jax.data.report import DataReport
 from ncgn_jax.faults import Faults
 from ncgn_jax.metrics.table import Column, Row
 from ncgn_jax.molecules.codec import (
@@ -79,8 +80,13 @@ class AutoencoderTask(Task[MoleculeDataset, MoleculeFacts]):
         return learn_facts(dataset.train)
 
     def describe_data(self) -> list[str]:
-        """Describes the data in a line."""
-        return [f"data: {self.dataset.source}"]
+        """Describes the data in a few lines."""
+        return self.dataset.report.lines(self.dataset.name)
+
+    @property
+    def report(self) -> DataReport | None:
+        """How the data were read; None without them."""
+        return self._dataset.report if self._dataset is not None else None
 
     def describe_model(self) -> list[str]:
         """Describes the model in a line."""

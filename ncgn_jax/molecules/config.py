@@ -19,7 +19,8 @@ from ncgn_jax.molecules.autoencoder import (
 from ncgn_jax.molecules.codec import CodecSettings, MoleculeCodec
 from ncgn_jax.molecules.denoiser import NETWORKS
 from ncgn_jax.molecules.facts import MoleculeFacts
-from ncgn_jax.molecules.files import INVALID
+from ncgn_jax.molecules.files import SPLITTINGS
+from ncgn_jax.molecules.gathering import INVALID, MOST_ATOMS, SALTS
 from ncgn_jax.molecules.model import (
     NUM_TIME_BINS,
     SELF_CONDITIONINGS,
@@ -68,8 +69,8 @@ _DATA_FIELDS = (
     Field(
         "data.max_atoms",
         9,
-        "Atoms that molecules of a file may have; QM9 has 9.",
-        whole(2, 64),
+        "Heavy atoms that molecules of a file may have; QM9 has 9.",
+        whole(2, MOST_ATOMS),
     ),
     Field(
         "data.invalid",
@@ -77,8 +78,33 @@ _DATA_FIELDS = (
         "What to do with lines of a file that are no molecules.",
         one_of(INVALID),
     ),
-    Field("data.smiles_column", None, "Column of a table that holds SMILES.", kind=str),
+    Field(
+        "data.salts",
+        "refuse",
+        "Molecules of several fragments: left out, or reduced to their largest.",
+        one_of(SALTS),
+    ),
+    Field(
+        "data.smiles_column",
+        None,
+        "Column of a table that holds SMILES, or its number from 1 where there is no "
+        "header; unset finds it.",
+        kind=str,
+    ),
     Field("data.properties", (), "Columns of a file to read as numbers.", items=str),
+    Field(
+        "data.split",
+        "given",
+        "Splits: those that a column or the names of files give, else 80, 10 and 10 % "
+        "at random; or at random in any case.",
+        one_of(SPLITTINGS),
+    ),
+    Field(
+        "data.split_column",
+        None,
+        "Column, or property of .sdf, that says train, val or test; unset finds it.",
+        kind=str,
+    ),
     NUM_TRAIN,
     Field("data.num_validation", 20_000, "Validation molecules, likewise.", whole()),
     CACHE_DIR,

@@ -10,6 +10,9 @@ from ncgn_jax.faults import DataError
 from ncgn_jax.molecules.descriptors import DESCRIPTORS
 from ncgn_jax.molecules.sets import MoleculeSet
 
+# A property varies if its values differ by more than rounding to float32.
+_RELATIVE_SPREAD = 1e-6
+
 
 @dataclasses.dataclass(frozen=True)
 class PropertyFacts:
@@ -76,6 +79,21 @@ def learn_facts(
     )
 
 
+def check_wanted(values: Sequence[float], facts: MoleculeFacts) -> None:
+    """Raises DataError if a value is asked for that no training molecule comes near.
+
+    Args:
+      values: A number for each condition; none to ask for nothing.
+      facts: What the training molecules taught.
+    """
+    for value, own in zip(values, facts.properties, strict=False):
+        if not own.low <= value <= own.high:
+            raise DataError(
+                f"sample.condition_values: found {own.name} {value:g}; the training "
+                f"molecules have {own.low:g} to {own.high:g}"
+            )
+
+
 def mean_log_degree(molecules: MoleculeSet) -> float:
     """Returns the mean of log(degree + 1) over all atoms, delta of `models.pna`."""
     degrees = (molecules.bonds > 0).sum(axis=2)[molecules.node_mask]
@@ -93,9 +111,9 @@ def _property_facts(molecules: MoleculeSet, name: str) -> PropertyFacts:
     if not values.size:
         raise DataError(f"model.conditions: {name!r} is known of no molecule")
     low, high = float(values.min()), float(values.max())
-    if low == high:
+    if high - low <= _RELATIVE_SPREAD * max(abs(low), abs(high)):
         raise DataError(
             f"model.conditions: {name!r} is {low:g} in every molecule, so nothing "
-            "follows from it"
+            "follows from it; leave it out"
         )
     return PropertyFacts(name, float(values.mean()), float(values.std()), low, high)

@@ -1,22 +1,27 @@
-"""Finds what makes a molecule unusable, in words that can be counted.
+"""Reads molecules with RDKit, and finds what makes one unusable, in words.
 
 >>> find_fault(parse_smiles("[Na+].[Cl-]"), Limits(max_atoms=9)).reason
 'of several fragments'
->>> describe_faults([(3, parse_smiles("C1CC")), (7, parse_smiles("?"))])
-'left out: 2 unreadable SMILES (first in line 3)'
+>>> parse_smiles("C1CC").reason, count_atoms("CCO ethanol"), count_atoms("I1")
+('unreadable SMILES', 3, 0)
 """
 
-from collections.abc import Iterable
+import re
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
-from ncgn_jax.molecules.atom_classes import import_chem
+from ncgn_jax.molecules.atom_classes import atoms_of, bonds_of, import_chem
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
 
 MIN_ATOMS = 2  # heavy atoms of a usable molecule
 _SHOWN = 60  # characters of a faulty entry in a message
+_MAX_LENGTH = 20_000  # of a SMILES: RDKit takes minutes for much longer ones
+# How a SMILES begins; numbers are told from it without RDKit.
+_START = re.compile(r"[A-Za-z\[*]")
+# What RDKit raises, besides its own subclasses, for what it did not expect.
+RDKIT_ERRORS = (ValueError, RuntimeError, TypeError, KeyError, OverflowError)
 
 
 class Fault(NamedTuple):
@@ -34,15 +39,24 @@ class Limits(NamedTuple):
     elements: tuple[str, ...] | None = None
 
 
-def describe_faults(faults: Iterable[tuple[int, Fault]]) -> str:
-    """Counts faults by reason, and names the line of the first of each."""
-    first: dict[str, int] = {}
-    counts: dict[str, int] = {}
-    for line, fault in faults:
-        first.setdefault(fault.reason, line)
-        counts[fault.reason] = counts.get(fault.reason, 0) + 1
-    listed = [f"{counts[r]} {r} (first in line {first[r]})" for r in counts]
-    return f"left out: {', '.join(listed) or 'none'}"
+def count_atoms(text: str) -> int:
+    """Counts the atoms of a SMILES, of which a name may stand behind white space.
+
+    Returns:
+      Their number as written; 0 for what is no SMILES.
+    """
+    chem = import_chem()
+    from rdkit import rdBase
+
+    words = text.split(maxsplit=1)
+    if not words or not _START.match(words[0]) or len(words[0]) > _MAX_LENGTH:
+        return 0
+    with rdBase.BlockLogs():
+        try:
+            mol = chem.MolFromSmiles(words[0], sanitize=False)
+        except RDKIT_ERRORS:
+            return 0
+    return 0 if mol is None else mol.GetNumAtoms()
 
 
 def parse_smiles(text: str) -> "Mol | Fault":
@@ -50,11 +64,17 @@ def parse_smiles(text: str) -> "Mol | Fault":
     chem = import_chem()
     from rdkit import rdBase
 
+    fault = Fault("unreadable SMILES", repr(text[:_SHOWN]), "SMILES")
+    if not text:
+        return Fault("without SMILES", "nothing", "SMILES")
+    if len(text) > _MAX_LENGTH:
+        return fault._replace(found=f"{len(text):,} characters")
     with rdBase.BlockLogs():
-        mol = chem.MolFromSmiles(text, sanitize=False) if text else None
-        if mol is None:
-            return Fault("unreadable SMILES", repr(text[:_SHOWN]), "SMILES")
-        return _sanitise(mol, text, chem)
+        try:
+            mol = chem.MolFromSmiles(text, sanitize=False)
+        except RDKIT_ERRORS:
+            return fault
+        return fault if mol is None else _sanitise(mol, text, chem)
 
 
 def parse_record(text: str) -> "Mol | Fault":
@@ -62,23 +82,41 @@ def parse_record(text: str) -> "Mol | Fault":
     chem = import_chem()
     from rdkit import rdBase
 
+    fault = Fault("unreadable records", repr(text.strip()[:_SHOWN]), "V2000 or V3000")
     with rdBase.BlockLogs():
-        supplier = chem.SDMolSupplier()
-        supplier.SetData(text, sanitize=False, removeHs=False)
-        mol = supplier[0] if len(supplier) else None
-        if mol is None:
-            found = repr(text.strip()[:_SHOWN])
-            return Fault("unreadable records", found, "V2000 or V3000")
-        return _sanitise(mol, "record", chem)
+        try:
+            mol = chem.MolFromMolBlock(text, removeHs=False)
+            if mol is not None:
+                return mol
+            # Once more, to tell what is unsound from what is unreadable.
+            mol = chem.MolFromMolBlock(text, sanitize=False, removeHs=False)
+        except RDKIT_ERRORS:
+            return fault
+        return fault if mol is None else _sanitise(mol, "record", chem)
 
 
 def _sanitise(mol: "Mol", text: str, chem: ModuleType) -> "Mol | Fault":
     try:
         chem.SanitizeMol(mol)
-    except ValueError as error:  # RDKit's exceptions for valences and aromatic rings
+    except RDKIT_ERRORS as error:  # those for valences and aromatic rings too
         found = f"{text[:_SHOWN]!r}: {error}"
         return Fault("unsound structure", found, "usual valences and rings")
     return mol
+
+
+def largest_fragment(mol: "Mol") -> "Mol":
+    """Returns the fragment with most heavy atoms, its charge unchanged.
+
+    Of several that large it is the heaviest, and then the first by its SMILES: RDKit's
+    own rule.
+    """
+    from rdkit import rdBase
+    from rdkit.Chem.MolStandardize import rdMolStandardize
+
+    parameters = rdMolStandardize.CleanupParameters()
+    parameters.largestFragmentChooserCountHeavyAtomsOnly = True  # type: ignore
+    with rdBase.BlockLogs():
+        return rdMolStandardize.LargestFragmentChooser(parameters).choose(mol)
 
 
 def find_fault(mol: "Mol", limits: Limits) -> Fault | None:
@@ -86,27 +124,38 @@ def find_fault(mol: "Mol", limits: Limits) -> Fault | None:
     chem = import_chem()
     parts = len(chem.GetMolFrags(mol))
     if parts > 1:
-        return Fault("of several fragments", f"{parts} fragments", "one")
-    if sum(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms()):
+        return Fault(
+            "of several fragments", f"{parts} fragments", "one, or data.salts=largest"
+        )
+    atoms = atoms_of(mol)
+    if any(atom.GetNumRadicalElectrons() for atom in atoms):
         return Fault("with unpaired electrons", chem.MolToSmiles(mol), "none")
-    symbols = {atom.GetSymbol() for atom in mol.GetAtoms() if atom.GetAtomicNum() != 1}
     if limits.elements is not None:
+        symbols = {a.GetSymbol() for a in atoms if a.GetAtomicNum() != 1}
         symbols -= set(limits.elements)
     else:
-        symbols = {a.GetSymbol() for a in mol.GetAtoms() if a.GetAtomicNum() == 0}
+        symbols = {a.GetSymbol() for a in atoms if a.GetAtomicNum() == 0}
     if symbols:
         allowed = ", ".join(limits.elements or ("any element",))
         return Fault("of other elements", ", ".join(sorted(symbols)), allowed)
-    kinds = {bond.GetBondType().name for bond in mol.GetBonds()}
+    kinds = {bond.GetBondType().name for bond in bonds_of(mol)}
     if kinds - {"SINGLE", "DOUBLE", "TRIPLE", "AROMATIC"}:
         allowed = "single, double, triple, aromatic"
         return Fault("with other bonds", ", ".join(sorted(kinds)), allowed)
     num = mol.GetNumHeavyAtoms()
-    sizes = f"{MIN_ATOMS} to {limits.max_atoms}"
     if num < MIN_ATOMS:
+        allowed = f"{MIN_ATOMS} to {limits.max_atoms}"
         reason = f"of fewer than {MIN_ATOMS} heavy atoms"
-    elif num > limits.max_atoms:
-        reason = f"of more than {limits.max_atoms} heavy atoms"
-    else:
+        return Fault(reason, f"{num} heavy atoms", allowed)
+    return None
+
+
+def find_size_fault(num: int, limits: Limits) -> Fault | None:
+    """Returns the fault of a molecule that is too large, or None if it is not."""
+    if num <= limits.max_atoms:
         return None
-    return Fault(reason, f"{num} heavy atoms", sizes)
+    return Fault(
+        f"of more than {limits.max_atoms} heavy atoms (data.max_atoms)",
+        f"{num} heavy atoms",
+        f"{MIN_ATOMS} to {limits.max_atoms}",
+    )

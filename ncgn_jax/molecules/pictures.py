@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,7 +11,13 @@ from ncgn_jax.molecules.draw_molecules import (
     draw_molecule_sheet,
     draw_nearest,
 )
-from ncgn_jax.molecules.files import write_sdf, write_smiles
+from ncgn_jax.molecules.export import (
+    RAW,
+    REPAIRED,
+    smiles_to_molecules,
+    write_sdf,
+    write_smiles,
+)
 from ncgn_jax.molecules.sets import MoleculeDataset
 from ncgn_jax.molecules.validity import check_molecules, to_molecule
 
@@ -34,21 +39,20 @@ def draw_all(
     Args:
       codec: The autoencoder.
       variables: Of the autoencoder.
-      samples: `atoms` and `bonds`, as decoded.
+      samples: `atoms`, `bonds` and `bonds_valency`, as decoded.
       dataset: The data; None to draw the molecules alone.
       paths: Latents, t and mask of the first samples, from noise to data.
       folder: Where to.
 
     Returns:
       Paths of the pictures. Beside them `molecules.smi` and `molecules.sdf` hold the
-      valid molecules, as decoded and in one piece, in the order of the samples.
+      molecules of `usable_molecules`, each with `raw` or `repaired` and the number of
+      its sample.
     """
     classes = codec.classes
-    checks = check_molecules(samples["atoms"], samples["bonds"], classes)
-    whole = np.flatnonzero(checks.valid & checks.connected)
-    smiles = [checks.smiles[i] for i in whole]
-    write_smiles(folder / "molecules.smi", smiles)
-    write_sdf(folder / "molecules.sdf", smiles_to_molecules(smiles))
+    smiles, about = usable_molecules(samples, classes)
+    write_smiles(folder / "molecules.smi", smiles, about)
+    write_sdf(folder / "molecules.sdf", smiles_to_molecules(smiles, about))
     drawn = [
         to_molecule(*pair, classes)
         for pair in zip(
@@ -64,6 +68,31 @@ def draw_all(
     if dataset is not None:
         pictures.append(draw_latent_space(codec, variables, dataset, folder))
     return pictures
+
+
+def usable_molecules(
+    samples: Mapping[str, np.ndarray], classes: Sequence[str]
+) -> tuple[list[str], list[tuple[str, int]]]:
+    """Finds the valid molecules in one piece, in the order of the samples.
+
+    A sample gives its molecule as decoded (`raw`: these are counted in `VC %`), or, if
+    that is not valid and in one piece, the one with bonds decoded within valences
+    (`repaired`: of `tree VC %`).
+
+    Args:
+      samples: `atoms`, `bonds` and `bonds_valency`, as decoded.
+      classes: Name of each atom class.
+
+    Returns:
+      SMILES; and, of each, the kind and the number of the sample.
+    """
+    found: dict[int, tuple[str, str]] = {}
+    for kind, name in ((REPAIRED, "bonds_valency"), (RAW, "bonds")):
+        checks = check_molecules(samples["atoms"], samples[name], classes)
+        for i in np.flatnonzero(checks.valid & checks.connected).tolist():
+            found[i] = checks.smiles[i], kind
+    order = sorted(found)
+    return [found[i][0] for i in order], [(found[i][1], i) for i in order]
 
 
 def draw_latent_space(
@@ -86,21 +115,6 @@ def draw_latent_space(
         pairs=np.stack([number[molecule, one], number[molecule, other]], axis=1),
         bonds=test.bonds[molecule, one, other],
     )
-
-
-def smiles_to_molecules(smiles: list[str]) -> list[Any]:
-    """Reads canonical SMILES; each molecule gets a drawing and its SMILES as name."""
-    from rdkit import Chem
-    from rdkit.Chem import rdDepictor
-
-    read = {text: Chem.MolFromSmiles(text) for text in smiles}
-    # What RDKit wrote itself it reads but for rare faults of its own.
-    molecules = [read[text] for text in smiles if read[text] is not None]
-    for molecule in molecules:
-        text = Chem.MolToSmiles(molecule)
-        rdDepictor.Compute2DCoords(molecule)
-        molecule.SetProp("_Name", text)
-    return molecules
 
 
 def _draw_paths(

@@ -17,38 +17,29 @@ moment in debye, and the isotropic `polarizability` in bohr^3.
 """
 
 import csv
+import dataclasses
 import io
+import json
 import lzma
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 import numpy as np
 from tqdm import tqdm
 
 from ncgn_jax.data.cache import cached_arrays
+from ncgn_jax.data.report import Reading
+from ncgn_jax.data.splits import SPLITS
 from ncgn_jax.faults import DataError
-from ncgn_jax.molecules.faults import (
-    Fault,
-    Limits,
-    describe_faults,
-    find_fault,
-    parse_smiles,
-)
-from ncgn_jax.molecules.sets import (
-    MoleculeDataset,
-    MoleculeSet,
-    encode_molecules,
-    split_molecules,
-)
-
-if TYPE_CHECKING:
-    from rdkit.Chem import Mol
+from ncgn_jax.molecules.faults import Limits, parse_smiles
+from ncgn_jax.molecules.gathering import Gathered, Rules, describe_contents
+from ncgn_jax.molecules.sets import MoleculeDataset, MoleculeSet, split_molecules
 
 QM9_CLASSES = ("C", "N", "O", "F", "N+", "O-", "N-", "C-")
 MAX_ATOMS = 9
@@ -57,11 +48,12 @@ QM9_COLUMNS = {
     "dipole": "Dipole_debye",
     "polarizability": "Polarizability_bohr3",
 }
+_UNITS = ("gap in hartree", "dipole in debye", "polarizability in bohr^3")
 SAMPLE_FILE = Path(__file__).parent / "embedded" / "qm9_sample.csv"
 _TABLES = tuple(f"qm9_part{part}.csv" for part in (1, 2, 3))
 _HOW = "`pip install qm9pack==1.0.3 --no-deps`, or data.path=... (its .whl or folder)"
 _FIELD_BYTES = 2**24  # cells of the tables hold whole geometries
-_VERSION = 1  # to raise when the arrays change, because they are cached
+_VERSION = 2  # to raise when the arrays change, because they are cached
 # Raised by the readers of tables and, as flipped bits show, by those of zip archives.
 _UNREADABLE = (
     *(csv.Error, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
@@ -114,11 +106,18 @@ def load_qm9(
             "version": _VERSION,
         }
         arrays = cached_arrays(cache_dir, "qm9", settings, lambda: _build(tables))
-    report = str(arrays.pop("report"))
+    reading = Reading(f"QM9 (qm9pack, {path.name})", "molecules")
+    _repeat(json.loads(str(arrays.pop("reading"))), reading)
     molecules = _from_arrays(arrays)
     parts = split_molecules(molecules, num_train, num_validation, seed=0)
-    source = f"QM9 (qm9pack, {path.name}): {len(molecules)} molecules; {report}"
-    return MoleculeDataset("QM9", f"{source}; split seed 0", *parts)
+    return _to_dataset("QM9", parts, reading)
+
+
+def is_qm9(path: Path) -> bool:
+    """Tells whether a path is the wheel of qm9pack, or a folder with its tables."""
+    if path.is_dir():
+        return any(True for _ in path.rglob(_TABLES[0]))
+    return path.suffix.lower() == ".whl"
 
 
 def load_sample() -> MoleculeDataset:
@@ -130,18 +129,16 @@ def load_sample() -> MoleculeDataset:
     columns = {name: name for name in QM9_COLUMNS}
     with SAMPLE_FILE.open(newline="", encoding="utf-8") as file:
         rows = list(_read_rows(file, SAMPLE_FILE.name, "smiles", columns))
-    molecules, _ = _encode_rows(rows)
+    origin = "molecules of QM9 that come with the package, not the whole of QM9"
+    reading = Reading(origin, "molecules")
+    molecules = _encode_rows([(SAMPLE_FILE.name, *row) for row in rows], reading)
     tenth = len(molecules) // 10
     parts = split_molecules(molecules, len(molecules) - 2 * tenth, tenth, seed=0)
-    source = (
-        f"{len(molecules)} molecules of QM9 that come with the package; "
-        "split seed 0; not the whole of QM9"
-    )
-    return MoleculeDataset("QM9 sample", source, *parts)
+    return _to_dataset("QM9 sample", parts, reading)
 
 
 _Table = tuple[str, int, TextIO]  # name, bytes, opened
-_Row = tuple[int, str, list[float]]  # line, SMILES, properties
+_Row = tuple[int, str, dict[str, str]]  # line, SMILES, properties
 
 
 @contextmanager
@@ -191,12 +188,18 @@ def _check_tables(found: Iterable[str], path: Path) -> None:
 
 def _build(tables: list[_Table]) -> dict[str, np.ndarray]:
     rows = (
-        row
+        (name, *row)
         for name, _, file in tables
         for row in _read_rows(file, name, "SMILES", QM9_COLUMNS)
     )
     bar = tqdm(rows, desc="reading QM9", unit="molecule", disable=None)
-    molecules, report = _encode_rows(bar)
+    reading = Reading("", "molecules")
+    molecules = _encode_rows(bar, reading)
+    report = reading.report({})
+    counts = {
+        kind: [dataclasses.astuple(tally) for tally in tallies]
+        for kind, tallies in (("found", report.found), ("left_out", report.left_out))
+    }
     places = molecules.depictions
     assert places is not None
     return {
@@ -204,7 +207,7 @@ def _build(tables: list[_Table]) -> dict[str, np.ndarray]:
         "bonds": molecules.bonds,
         "smiles": molecules.smiles,
         "depictions": places.astype(np.float16),
-        "report": np.asarray(report),
+        "reading": np.asarray(json.dumps({**counts, "notes": report.notes})),
         **molecules.properties,
     }
 
@@ -233,7 +236,9 @@ def _read_rows(
         header = reader.fieldnames or []
         absent = [name for name in (smiles, *columns.values()) if name not in header]
         for row in reader if not absent else ():
-            values = [float(row[column] or "nan") for column in columns.values()]
+            values = {name: row[column] for name, column in columns.items()}
+            for text in values.values():
+                float(text or "nan")
             yield reader.line_num, row[smiles].strip(), values
     except _UNREADABLE as error:
         raise DataError(f"{where}, line {reader.line_num}: {error}") from error
@@ -243,23 +248,37 @@ def _read_rows(
         )
 
 
-def _encode_rows(rows: Iterable[_Row]) -> tuple[MoleculeSet, str]:
-    faults: list[tuple[int, Fault]] = []
-    values: list[list[float]] = []
+def _encode_rows(
+    rows: Iterable[tuple[str, int, str, dict[str, str]]], reading: Reading
+) -> MoleculeSet:
     limits = Limits(MAX_ATOMS, elements=("C", "N", "O", "F"))
+    rules = Rules(repeated=True, depict=True)
+    gathered = Gathered(reading, limits, tuple(QM9_COLUMNS), rules)
+    for table, line, smiles, values in rows:
+        reading.find("rows", f"{table}, line {line}")
+        gathered.add(f"{table}, line {line}", parse_smiles(smiles), values)
+    gathered.say_all()
+    return gathered.encode(QM9_CLASSES)
 
-    def usable() -> "Iterator[Mol]":
-        for line, smiles, numbers in rows:
-            mol = parse_smiles(smiles)
-            if isinstance(mol, Fault):
-                faults.append((line, mol))
-            elif fault := find_fault(mol, limits):
-                faults.append((line, fault))
-            else:
-                values.append(numbers)
-                yield mol
 
-    molecules = encode_molecules(usable(), QM9_CLASSES, MAX_ATOMS, depict=True)
-    columns = np.asarray(values, np.float32).reshape(len(values), len(QM9_COLUMNS)).T
-    molecules.properties.update(zip(QM9_COLUMNS, columns.copy(), strict=True))
-    return molecules, describe_faults(faults)
+def _repeat(stored: dict[str, list], reading: Reading) -> None:
+    """Tells a reading what another one counted when the cache was made."""
+    for kind, count, first in stored["found"]:
+        reading.find(kind, first, count)
+    for reason, count, first in stored["left_out"]:
+        reading.leave_out(reason, first, count)
+    for note in stored["notes"]:
+        reading.say(note)
+
+
+def _to_dataset(
+    name: str, parts: Sequence[MoleculeSet], reading: Reading
+) -> MoleculeDataset:
+    smiles = np.concatenate([part.smiles for part in parts])
+    report = reading.report(
+        dict(zip(SPLITS, map(len, parts), strict=True)),
+        "at random, seed 0",
+        contents=(*describe_contents(parts), *_UNITS),
+        num_repeated=len(smiles) - len(np.unique(smiles)),
+    )
+    return MoleculeDataset(name, report, *parts)

@@ -20,9 +20,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ncgn_jax.data.report import DataReport
 from ncgn_jax.faults import DataError
-from ncgn_jax.molecules.atom_classes import class_name, import_chem
+from ncgn_jax.molecules.atom_classes import (
+    atoms_of,
+    bonds_of,
+    class_name,
+    import_chem,
+)
 from ncgn_jax.molecules.atom_classes import max_valences as max_valences
+from ncgn_jax.molecules.faults import RDKIT_ERRORS
 
 if TYPE_CHECKING:
     from rdkit.Chem import Bond, Mol, RWMol
@@ -111,14 +118,14 @@ class MoleculeDataset:
 
     Attributes:
       name: Name in every table, e.g. "QM9".
-      source: One line on the origin of the molecules and what was left out.
+      report: How the molecules were read.
       train: Molecules to learn from.
       validation: Molecules to choose models by.
       test: Molecules to report on.
     """
 
     name: str
-    source: str
+    report: DataReport
     train: MoleculeSet
     validation: MoleculeSet
     test: MoleculeSet
@@ -129,11 +136,22 @@ class MoleculeDataset:
         return frozenset(text for part in parts for text in part.smiles.tolist())
 
 
-class _Graph(NamedTuple):
-    names: list[str]  # class of each atom
-    bonds: list[tuple[int, int, int]]  # begin, end, order
+class Graph(NamedTuple):
+    """A molecule between RDKit and the arrays.
+
+    Attributes:
+      names: Class of each atom.
+      bonds: Begin, end and order of each bond, int8 [bond, 3].
+      smiles: Canonical SMILES of what is stored.
+      num_hydrogens: Hydrogens of each atom, as they follow from its bonds.
+      places: Place of each atom in a drawing, [atom, 2]; None without one.
+    """
+
+    names: tuple[str, ...]
+    bonds: np.ndarray
     smiles: str
-    places: np.ndarray | None  # [atom, 2]
+    num_hydrogens: tuple[int, ...]
+    places: np.ndarray | None = None
 
 
 def encode_molecules(
@@ -159,7 +177,24 @@ def encode_molecules(
         atom of another class, a bond that is not single, double or triple, or a
         valence that is too high.
     """
-    graphs = [_to_graph(mol, index, depict) for index, mol in enumerate(mols)]
+    graphs = []
+    for index, mol in enumerate(mols):
+        try:
+            graph, plain = to_graph(mol)
+        except DataError as error:
+            raise DataError(f"molecule {index}: {error}") from error
+        graphs.append(graph._replace(places=draw(plain)) if depict else graph)
+    return encode_graphs(graphs, classes, max_atoms, depict=depict)
+
+
+def encode_graphs(
+    graphs: Sequence[Graph],
+    classes: Sequence[str] | None = None,
+    max_atoms: int | None = None,
+    *,
+    depict: bool = False,
+) -> MoleculeSet:
+    """Converts graphs to arrays; arguments as those of `encode_molecules`."""
     if classes is None:
         counts = Counter(name for graph in graphs for name in graph.names)
         classes = sorted(counts, key=lambda name: (-counts[name], name))
@@ -172,8 +207,8 @@ def encode_molecules(
     for row, graph in enumerate(graphs):
         _check_graph(graph, row, indices, max_atoms)
         atoms[row, : len(graph.names)] = [indices[name] for name in graph.names]
-        for begin, end, order in graph.bonds:
-            bonds[row, begin, end] = bonds[row, end, begin] = order
+        begin, end, order = graph.bonds.T
+        bonds[row, begin, end] = bonds[row, end, begin] = order
         if graph.places is not None:
             places[row, : len(graph.names)] = graph.places
     smiles = np.asarray([graph.smiles for graph in graphs], np.str_)
@@ -182,7 +217,7 @@ def encode_molecules(
 
 
 def _check_graph(
-    graph: _Graph, row: int, indices: dict[str, int], max_atoms: int
+    graph: Graph, row: int, indices: dict[str, int], max_atoms: int
 ) -> None:
     where = f"molecule {row} ({graph.smiles})"
     if len(graph.names) > max_atoms:
@@ -194,31 +229,43 @@ def _check_graph(
         )
 
 
-def _to_graph(mol: "Mol", index: int, depict: bool) -> _Graph:
+def to_graph(mol: "Mol") -> "tuple[Graph, RWMol]":
+    """Converts a sanitised molecule, which is not changed.
+
+    Returns:
+      The graph, and the molecule that it stands for.
+
+    Raises:
+      DataError: If it has a bond that is not single, double or triple, a valence that
+        is too high, or is otherwise beyond RDKit.
+    """
     chem = import_chem()
     try:
         plain = _strip_molecule(mol, chem)
-        bonds = [_to_bond(bond) for bond in plain.GetBonds()]
-        atoms = plain.GetAtoms()
-        names = [class_name(a.GetSymbol(), a.GetFormalCharge()) for a in atoms]
+        bonds = [_to_bond(bond) for bond in bonds_of(plain)]
+        atoms = atoms_of(plain)
+        names = tuple(class_name(a.GetSymbol(), a.GetFormalCharge()) for a in atoms)
         chem.SanitizeMol(plain)
-    except (ValueError, RuntimeError) as error:
-        raise DataError(f"molecule {index}: {error}") from error
-    smiles = chem.MolToSmiles(plain)
-    return _Graph(names, bonds, smiles, _draw(plain) if depict else None)
+        smiles = chem.MolToSmiles(plain)
+    except RDKIT_ERRORS as error:
+        raise DataError(str(error)) from error
+    num_hydrogens = tuple(atom.GetTotalNumHs() for atom in atoms)
+    array = np.asarray(bonds, np.int8).reshape(-1, 3)
+    return Graph(names, array, smiles, num_hydrogens), plain
 
 
 def _strip_molecule(mol: "Mol", chem: ModuleType) -> "RWMol":
     """Copies elements, charges and Kekule bonds; hydrogens follow from these."""
     plain = chem.RWMol(mol)
     chem.RemoveStereochemistry(plain)
-    for atom in plain.GetAtoms():
+    atoms = atoms_of(plain)
+    for atom in atoms:
         atom.SetIsotope(0)
         atom.SetAtomMapNum(0)
-    if any(atom.GetAtomicNum() == 1 for atom in plain.GetAtoms()):
+    if any(atom.GetAtomicNum() == 1 for atom in atoms):
         plain = chem.RWMol(chem.RemoveHs(plain))
     chem.Kekulize(plain, clearAromaticFlags=True)
-    for atom in plain.GetAtoms():
+    for atom in atoms_of(plain):
         atom.SetNoImplicit(False)
         atom.SetNumExplicitHs(0)
         atom.SetNumRadicalElectrons(0)
@@ -234,13 +281,14 @@ def _to_bond(bond: "Bond") -> tuple[int, int, int]:
     return bond.GetBeginAtomIdx(), bond.GetEndAtomIdx(), int(order)
 
 
-def _draw(mol: "Mol") -> np.ndarray:
+def draw(mol: "Mol") -> np.ndarray:
+    """Draws a molecule; returns the place of each atom, float32 [atom, 2], mean 0."""
     from rdkit.Chem import rdDepictor
 
     # RDKit's own algorithm, whatever the session's default, so that runs agree.
     rdDepictor.Compute2DCoords(mol, canonOrient=True, forceRDKit=True)
     places = mol.GetConformer().GetPositions()[:, :2]
-    return places - places.mean(axis=0)
+    return (places - places.mean(axis=0)).astype(np.float32)
 
 
 def split_molecules(

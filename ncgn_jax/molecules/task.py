@@ -15,6 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ncgn_jax.data.batches import batch_indices
+from ncgn_jax.data.report import DataReport
 from ncgn_jax.faults import Faults
 from ncgn_jax.metrics.table import Row
 from ncgn_jax.molecules.autoencoder_task import AutoencoderTask, reconstruct
@@ -27,8 +28,8 @@ from ncgn_jax.molecules.config import (
     first_stage_config,
     make_model,
 )
-from ncgn_jax.molecules.facts import MoleculeFacts, learn_facts
-from ncgn_jax.molecules.load import load_dataset
+from ncgn_jax.molecules.facts import MoleculeFacts, check_wanted, learn_facts
+from ncgn_jax.molecules.load import load_dataset, recognise
 from ncgn_jax.molecules.own_data import write_molecules
 from ncgn_jax.molecules.process import masked_noise
 from ncgn_jax.molecules.scores import COLUMNS, PUBLISHED_SIZES, evaluate_molecules
@@ -62,6 +63,7 @@ class MoleculeTask(Task[MoleculeDataset, MoleculeFacts]):
         facts: MoleculeFacts | None = None,
     ) -> None:
         super().__init__(config, dataset, facts)
+        check_wanted(config.sample.condition_values, self.facts)
         self.model = make_model(config, self.facts)
         self.sampling = make_sampling(config)
         self.bucket_names = self.model.bucket_names
@@ -83,10 +85,20 @@ class MoleculeTask(Task[MoleculeDataset, MoleculeFacts]):
         return load_dataset(config)
 
     @classmethod
+    def recognise(cls, path: Path) -> dict[str, Any] | None:
+        """Recognises files, folders and archives of molecules, and QM9."""
+        return recognise(path)
+
+    @classmethod
     def write_data(cls, data: Any, stem: Path) -> tuple[Path, dict[str, Any]]:
         """Writes data as `own_data.write_molecules`."""
         path, properties = write_molecules(data, stem)
-        return path, {"data.source": "file", "data.properties": properties}
+        return path, {
+            "data.source": "file",
+            "data.smiles_column": "smiles",
+            "data.properties": properties,
+            "data.split": "random",
+        }
 
     def trained(self, weights: Weights, about: ModelFile) -> TrainedMolecules:
         """Joins the model with weights to one that stands on its own."""
@@ -112,8 +124,13 @@ class MoleculeTask(Task[MoleculeDataset, MoleculeFacts]):
         return first_stage_config(config)
 
     def describe_data(self) -> list[str]:
-        """Describes the data in a line."""
-        return [f"data: {self.dataset.source}"]
+        """Describes the data in a few lines."""
+        return self.dataset.report.lines(self.dataset.name)
+
+    @property
+    def report(self) -> DataReport | None:
+        """How the data were read; None without them."""
+        return self._dataset.report if self._dataset is not None else None
 
     def describe_model(self) -> list[str]:
         """Describes stages and process in a few lines."""

@@ -9,7 +9,13 @@ import numpy as np
 
 from ncgn_jax.faults import RequestError, did_you_mean
 from ncgn_jax.molecules.descriptors import describe
-from ncgn_jax.molecules.files import write_sdf, write_smiles
+from ncgn_jax.molecules.export import (
+    RAW,
+    REPAIRED,
+    smiles_to_molecules,
+    write_sdf,
+    write_smiles,
+)
 from ncgn_jax.molecules.model import MoleculeModel
 from ncgn_jax.molecules.rdkit_graphs import to_molecule
 from ncgn_jax.molecules.validity import check_molecules
@@ -31,6 +37,8 @@ class Molecules:
       bonds: Order of each bond, int [molecule, atom, atom].
       classes: Name of each atom class.
       asked: Value of each property that was asked for.
+      repaired: Whether the bonds differ from the most likely ones, to keep to valences
+        and in one piece, bool [molecule]; None where that is not known.
     """
 
     smiles: tuple[str | None, ...]
@@ -38,6 +46,7 @@ class Molecules:
     bonds: np.ndarray
     classes: tuple[str, ...]
     asked: dict[str, float] = dataclasses.field(default_factory=dict)
+    repaired: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.smiles)
@@ -75,6 +84,9 @@ class Molecules:
     def save(self, path: str | Path) -> list[Path]:
         """Writes the valid molecules as .smi or .sdf, or draws all as .png.
 
+        Behind each SMILES stands `raw` or `repaired`, and the number of the molecule
+        from 0; in .sdf these are the properties `bonds` and `sample`.
+
         Args:
           path: File; its ending chooses the format.
 
@@ -90,10 +102,16 @@ class Molecules:
             from ncgn_jax.molecules.draw_molecules import draw_molecule_sheet
 
             return [draw_molecule_sheet(self.drawn(), path)]
+        changed = np.zeros(len(self), bool) if self.repaired is None else self.repaired
+        about = [
+            (REPAIRED if changed[i] else RAW, i)
+            for i, text in enumerate(self.smiles)
+            if text is not None
+        ]
         if path.suffix.lower() == ".smi":
-            write_smiles(path, self.valid)
+            write_smiles(path, self.valid, about)
         else:
-            write_sdf(path, [mol for mol in self.to_rdkit() if mol is not None])
+            write_sdf(path, smiles_to_molecules(self.valid, about))
         return [path]
 
 
@@ -157,7 +175,8 @@ class TrainedMolecules(TrainedModel[MoleculeModel]):
         classes, bonds = model.codec.classes, found["bonds_valency"]
         checks = check_molecules(found["atoms"], bonds, classes)
         smiles = tuple(text or None for text in checks.smiles)
-        return Molecules(smiles, found["atoms"], bonds, classes, asked)
+        repaired = (bonds != found["bonds"]).any(axis=(1, 2))
+        return Molecules(smiles, found["atoms"], bonds, classes, asked, repaired)
 
     def _asked(self, properties: Mapping[str, float]) -> dict[str, float]:
         """Returns the values in the model's order."""

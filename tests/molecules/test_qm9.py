@@ -32,11 +32,11 @@ MOLECULES = (
 )
 KEPT = ("CC", "c1cc[nH]c1", "C[N+](=O)[O-]", "C#N", "OC1CC1F", "CC(=O)[N-]C")
 KEPT += ("C[N+]#[C-]", "CCCCCCCCC")
-REPORT = (
-    "8 molecules; left out: 1 of fewer than 2 heavy atoms (first in line 2), "
-    "1 of other elements (first in line 5), "
-    "1 of more than 9 heavy atoms (first in line 4), "
-    "1 of several fragments (first in line 5)"
+LEFT_OUT = (
+    "1 of fewer than 2 heavy atoms (first qm9_part1.csv, line 2), "
+    "1 of other elements (first qm9_part2.csv, line 5), "
+    "1 of more than 9 heavy atoms (data.max_atoms) (first qm9_part3.csv, line 4), "
+    "1 of several fragments (first qm9_part3.csv, line 5)"
 )
 
 
@@ -92,7 +92,11 @@ def check_fake(data):
         assert num == Chem.MolFromSmiles(text).GetNumAtoms()
     assert [len(p) for p in (data.train, data.validation, data.test)] == [5, 2, 1]
     assert list(data.train.properties) == ["gap", "dipole", "polarizability"]
-    assert REPORT in data.source
+    assert ", ".join(map(str, data.report.left_out)) == LEFT_OUT
+    assert [str(t) for t in data.report.found] == [
+        "12 rows (first qm9_part1.csv, line 2)"
+    ]
+    assert data.report.num_repeated == 0
 
 
 def test_folders_and_wheels(tmp_path, folder):
@@ -102,7 +106,7 @@ def test_folders_and_wheels(tmp_path, folder):
     wheel = make_wheel(tmp_path / "qm9pack-1.0.3-py3-none-any.whl", folder)
     data = load_qm9(wheel, **sizes)
     check_fake(data)
-    assert "qm9pack-1.0.3-py3-none-any.whl" in data.source
+    assert "qm9pack-1.0.3-py3-none-any.whl" in data.report.origin
     one = load_qm9(folder / "qm9_part2.csv", num_train=1, num_validation=1)
     assert set(joined(one)) == {Chem.CanonSmiles(text) for text in KEPT[3:6]}
 
@@ -188,7 +192,7 @@ def test_sample():
     parts = (data.train, data.validation, data.test)
     assert [len(part) for part in parts] == [480, 60, 60]
     assert data.name == "QM9 sample"
-    assert "not the whole of QM9" in data.source
+    assert "not the whole of QM9" in str(data.report)
     found = joined(data)
     assert len(found) == len(data.all_smiles()) == 600
     assert sum(num <= 5 for num, *_ in found.values()) == 60
@@ -215,8 +219,8 @@ def test_whole_set(whole_set):
         part.check()
     assert [len(part) for part in parts] == [100_000, 20_000, 10_828]
     # 130,831 rows, three of them with one heavy atom.
-    left_out = "130828 molecules; left out: 3 of fewer than 2 heavy atoms (first in"
-    assert left_out in whole_set.source
+    (left_out,) = whole_set.report.left_out
+    assert (left_out.count, left_out.kind) == (3, "of fewer than 2 heavy atoms")
     num = np.concatenate([part.num_atoms for part in parts])
     sizes = {2: 5, 3: 9, 4: 31, 5: 127, 6: 608, 7: 3138, 8: 17879, 9: 109031}
     assert Counter(num.tolist()) == sizes

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 pytest.importorskip("rdkit")
 from rdkit import Chem, rdBase
 
+from ncgn_jax.data.report import DataReport
 from ncgn_jax.faults import DataError
 from ncgn_jax.molecules.sets import (
     MoleculeDataset,
@@ -235,7 +236,7 @@ def test_split_depends_on_the_seed_alone():
 def test_all_smiles():
     found = numbered(12)
     parts = found.take(slice(2)), found.take(slice(2, 4)), found.take([4, 5])
-    data = MoleculeDataset("alkanes", "made here", *parts)
+    data = MoleculeDataset("alkanes", DataReport("made here", "molecules", {}), *parts)
     assert data.all_smiles() == {"C", "CC", "CCC", "CCCC", "CCCCC"}
 
 

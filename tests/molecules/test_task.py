@@ -309,6 +309,24 @@ def test_the_first_guess_is_none_at_all(rng):
     np.testing.assert_allclose(plain, guided, atol=1e-5)
 
 
+def test_both_tasks_report_their_data():
+    stage = default_autoencoder_config().lock()
+    stage = with_fields(stage, {"data.source": "sample"})
+    for task in (task_of(), make_task(stage)):
+        first, found, *_ = task.describe_data()
+        assert first.startswith("data: QM9 sample; molecules of QM9 that come with")
+        assert "600 molecules, 480 train, 60 val, 60 test" in first
+        assert found == "  found: 600 rows (first qm9_sample.csv, line 2)"
+        assert task.report is task.dataset.report
+
+
+def test_conditions_far_out_are_refused_before_training():
+    """Asked for 301 of what goes from 0.1 to 0.6, samples would say nothing."""
+    fields = {"model__conditions": ("gap",)}
+    with pytest.raises(DataError, match=r"found gap 301; the training molecules have"):
+        task_of(**fields, sample__condition_values=(301.0,))
+
+
 def test_unknown_property_is_named_with_those_there_are():
     with pytest.raises(DataError, match=r"no property 'colour'.*dipole, gap"):
         task_of(model__conditions=("colour",))
@@ -329,7 +347,7 @@ def test_molecules_of_ones_own(tmp_path):
     task = make_task(config)
     assert len(task.dataset.train) == 16
     assert task.dataset.train.atoms.shape[1] == 24
-    assert "2 more were repetitions" in task.dataset.source
+    assert "2 equal to an earlier one (first line 23)" in str(task.report)
     assert sorted(task.dataset.train.properties) == ["gap"]
     assert len(task.dataset.all_smiles()) == 20
     with pytest.raises(DataError, match="line 22"):
