@@ -4,9 +4,10 @@ Schedulers send SIGTERM some time before they take a machine away. The exit code
 (`EX_TEMPFAIL`) tells them to start the same command again. In the training loop,
 where state would be lost, the signal is kept until the next step is finished and the
 loop queries it (`reached`). Everywhere else it ends the run at once, because all
-finished work is on disk. A second Ctrl-C ends the process whatever it does. The request
-is kept until it is obeyed, since code that catches everything, such as the callbacks of
-a garbage collector, may swallow what is raised. With several processes, JAX's
+finished work is on disk. A second Ctrl-C ends the process whatever it does. A signal
+that comes while a callback of the garbage collector runs, which would swallow what is
+raised, is repeated after it. The request is kept until it is obeyed, since other code
+may catch everything too. With several processes, JAX's
 preemption service makes them agree on the step after which to stop, whichever of them
 received SIGTERM.
 
@@ -24,6 +25,8 @@ Example:
 """
 
 import contextlib
+import gc
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -34,6 +37,7 @@ from jax.experimental import multihost_utils
 from ncgn_jax import processes
 from ncgn_jax.run.early_stop import INTERRUPTED_CODE, PREEMPTED_CODE, SIGNALS
 
+_REPEAT_SECONDS = 0.02
 _Handler = Callable[[int, FrameType | None], object] | int | None
 
 
@@ -79,6 +83,7 @@ class Preemption:
         """
         self._code = code
         self._postponed = False
+        self._is_repeated = False
         self._requested: signal.Signals | None = None
         self._former: dict[signal.Signals, _Handler] = {}
 
@@ -92,7 +97,7 @@ class Preemption:
         for number, former in self._former.items():
             signal.signal(number, former or signal.SIG_DFL)
         self._former = {}
-        if kind is None:
+        if kind is None or kind is SystemExit:
             self.check()
 
     def check(self) -> None:
@@ -145,10 +150,31 @@ class Preemption:
         return self._requested is not None
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        if number == signal.SIGINT and self._requested == signal.SIGINT:
+        is_second = self._requested == signal.SIGINT and not self._is_repeated
+        if number == signal.SIGINT and is_second:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.raise_signal(signal.SIGINT)
+        self._is_repeated = False
         self._requested = signal.Signals(number)
-        if not self._postponed:
-            raise self.stopped()
+        if self._postponed:
+            return
+        if _loses_exceptions(frame):
+            self._is_repeated = True
+            again = threading.Timer(_REPEAT_SECONDS, os.kill, (os.getpid(), number))
+            again.daemon = True
+            again.start()
+            return
+        raise self.stopped()
+
+
+def _loses_exceptions(frame: FrameType | None) -> bool:
+    """Tells whether code runs that the interpreter calls and whose errors it prints.
+
+    That is a callback of the garbage collector, such as JAX's, or a finaliser.
+    """
+    callbacks = {getattr(call, "__code__", None) for call in gc.callbacks}
+    while frame is not None:
+        if frame.f_code in callbacks or frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False

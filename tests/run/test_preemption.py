@@ -5,6 +5,7 @@ says how each found the folder and left it.
 """
 
 import contextlib
+import gc
 import os
 import signal
 import subprocess
@@ -93,6 +94,43 @@ def test_a_signal_that_was_swallowed_is_obeyed_later(kind, code):
             work()
         assert stop.value.code == code
     assert later == ["goes on until somebody looks"]
+
+
+@KINDS
+def test_a_signal_in_a_callback_of_the_collector_is_repeated(kind, code, capfd):
+    reached = []
+
+    def callback(phase, info):
+        if phase == "start" and not reached:
+            reached.append("callback")
+            os.kill(os.getpid(), kind)
+            sum(range(1000))  # the handler runs here
+
+    class Finalised:
+        def __del__(self):
+            reached.append("finaliser")
+            os.kill(os.getpid(), kind)
+            sum(range(1000))
+
+    def work(interrupt):
+        with Preemption():
+            interrupt()
+            for _ in range(500):
+                time.sleep(0.01)
+            reached.append("never")
+
+    gc.callbacks.append(callback)
+    try:
+        with pytest.raises(Preempted) as stop:
+            work(gc.collect)
+        assert stop.value.code == code
+    finally:
+        gc.callbacks.remove(callback)
+    with pytest.raises(Preempted) as stop:
+        work(Finalised)
+    assert stop.value.code == code
+    assert reached == ["callback", "finaliser"]
+    assert "ignored" not in capfd.readouterr().err
 
 
 def test_a_second_interrupt_ends_the_process_whatever_it_does():
