@@ -3,6 +3,7 @@
 A `DataError` names the file that is wrong, and the array in it.
 """
 
+import io
 import lzma
 import os
 import struct
@@ -54,24 +55,47 @@ def read_npz(
       DataError: If the file is absent, not an archive, damaged or cut short, if an
         array holds pickled objects or records, or if a required one is missing.
     """
-    arrays = {}
-    try:
-        with zipfile.ZipFile(_existing_file(path)) as archive:
-            for member in archive.infolist():
-                name = member.filename.removesuffix(".npy")
-                arrays[name] = _read_member(archive, member, f"{path}, array {name!r}")
-    except DataError:
-        raise
-    except _SPOILT as error:
-        raise _unreadable(path, ".npz file", error) from error
-    if not arrays:
-        raise DataError(f"{path}: an archive without arrays; allowed: {_ALLOWED}")
+    arrays = _read_archive(_existing_file(path), str(path))
     missing = [name for name in required if name not in arrays]
     if missing:
         raise DataError(
             f"{path}: no array {', '.join(missing)}; found {', '.join(arrays)}"
         )
     return arrays
+
+
+def parse_npz(content: bytes, where: str) -> dict[str, np.ndarray]:
+    """Reads all arrays of the content of an `.npz` archive, as `read_npz` does.
+
+    Args:
+      content: Content of the archive.
+      where: Its name, for messages.
+
+    Raises:
+      DataError: As `read_npz`.
+    """
+    return _read_archive(io.BytesIO(content), where)
+
+
+def parse_npy(content: bytes, where: str) -> np.ndarray:
+    """Reads the array in the content of an `.npy` file.
+
+    Args:
+      content: Content of the file.
+      where: Its name, for messages.
+
+    Raises:
+      DataError: If it is not an `.npy` file or cut short, or if it holds pickled
+        objects or records.
+    """
+    file = io.BytesIO(content)
+    try:
+        array = np.lib.format.read_array(file, allow_pickle=False)
+    except _SPOILT as error:
+        raise _unreadable(where, ".npy file", error) from error
+    if file.read(1):
+        raise DataError(f"{where}: more bytes than shape {array.shape} takes")
+    return _checked(array, where)
 
 
 def open_npy(path: str | os.PathLike[str]) -> np.ndarray:
@@ -100,6 +124,22 @@ def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) ->
     """Writes arrays into a compressed `.npz` archive, whole or not at all."""
     with whole_file(path) as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # not its option
+
+
+def _read_archive(file: Path | io.BytesIO, where: str) -> dict[str, np.ndarray]:
+    arrays = {}
+    try:
+        with zipfile.ZipFile(file) as archive:
+            for member in archive.infolist():
+                name = member.filename.removesuffix(".npy")
+                arrays[name] = _read_member(archive, member, f"{where}, array {name!r}")
+    except DataError:
+        raise
+    except _SPOILT as error:
+        raise _unreadable(where, ".npz file", error) from error
+    if not arrays:
+        raise DataError(f"{where}: an archive without arrays; allowed: {_ALLOWED}")
+    return arrays
 
 
 def _existing_file(path: str | os.PathLike[str]) -> Path:
