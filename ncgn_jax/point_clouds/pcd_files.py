@@ -189,7 +189,7 @@ def _decompress(body: bytes, expected: int, where: str) -> bytes:
                 raise DataError(f"{where}: damaged compressed points")
             piece = out[start : start + length + 2]
             while len(piece) < length + 2:
-                piece += piece
+                piece = piece + piece
             out += piece[: length + 2]
     except IndexError as error:
         raise DataError(f"{where}: damaged compressed points") from error

@@ -158,10 +158,7 @@ class _Beside:
     def __init__(self, beside: Beside):
         self._beside = beside
 
-    def get(self, name: str) -> bytes:
-        return self._beside(name)
-
-    def get_base64(self, name: str) -> bytes:
+    def __getitem__(self, name: str) -> bytes:
         return self._beside(name)
 
 

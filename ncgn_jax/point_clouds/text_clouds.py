@@ -18,7 +18,8 @@ import numpy as np
 from ncgn_jax.faults import DataError
 
 _AXES = ("x", "y", "z")
-_COMMENTS = re.compile(r"^\s*(?:#|//|%|;|\").*$")
+_COMMENTS = re.compile(r"^\s*(?:(?:#|//|%|;|\").*|[{}])$")
+_COUNT = re.compile(r"(?:n_points:\s*)?([0-9]{1,12})")
 _MAX_HEADER_LINES = 40
 
 
@@ -162,5 +163,5 @@ def _find_header(lines: list[str], width: int) -> list[str] | None:
 
 def _find_count(lines: list[str]) -> int | None:
     """Returns the number of points, if a line before them is one whole number."""
-    counts = [int(line) for line in lines if re.fullmatch(r"[0-9]{1,12}", line)]
-    return counts[0] if counts else None
+    counts = [match for match in map(_COUNT.fullmatch, lines) if match]
+    return int(counts[0].group(1)) if counts else None
