@@ -113,19 +113,35 @@ def open_arrays(entry: Entry, where: str) -> Iterator[Mapping[str, ArrayLike]]:
     is_plain = entry.path is not None and not entry.name.lower().endswith(".gz")
     if ending == ".npy":
         if is_plain and entry.path is not None:
-            yield {"": open_npy(entry.path)}
+            array = open_npy(entry.path, records=True)
         else:
-            yield {"": parse_npy(entry.read(), where)}
+            array = parse_npy(entry.read(), where, records=True)
+        yield _without_records({"": array})
     elif ending == ".npz":
         if is_plain and entry.path is not None:
-            yield read_npz(entry.path)
+            yield _without_records(read_npz(entry.path, records=True))
         else:
-            yield parse_npz(entry.read(), where)
+            yield _without_records(parse_npz(entry.read(), where, records=True))
     elif ending in (".h5", ".hdf5"):
         with _open_hdf5(entry.path if is_plain else None, entry, where) as arrays:
             yield arrays
     else:
         yield _read_torch(entry.read(), where)
+
+
+def _without_records(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Takes x, y and z out of records that have them, and lists their other fields."""
+    found = {}
+    for key, array in arrays.items():
+        names = {name.lower(): name for name in array.dtype.names or ()}
+        if not names or not {"x", "y", "z"} <= names.keys():
+            found[key] = array
+            continue
+        columns = [array[names[axis]] for axis in "xyz"]
+        found[key] = np.stack(columns, axis=-1)
+        for name in names.keys() - {"x", "y", "z"}:
+            found[f"{key}/{name}" if key else name] = array[names[name]]
+    return found
 
 
 @contextlib.contextmanager

@@ -72,6 +72,29 @@ class Cloud(NamedTuple):
     content: bytes  # a digest of all its points
 
 
+class _Blocks:
+    """Keeps arrays in large blocks.
+
+    The memory of a block goes back when all arrays in it are let go, which that of
+    many small arrays does not.
+    """
+
+    _SIZE = 2**23
+
+    def __init__(self) -> None:
+        self._free: dict[np.dtype, np.ndarray] = {}
+
+    def keep(self, array: np.ndarray) -> np.ndarray:
+        """Returns a copy of an array that lies in a block."""
+        free = self._free.get(array.dtype, np.empty(0, array.dtype))
+        if len(free) < array.size:
+            free = np.empty(max(self._SIZE, array.size), array.dtype)
+        self._free[array.dtype] = free[array.size :]
+        kept = free[: array.size].reshape(array.shape)
+        kept[...] = array
+        return kept
+
+
 class CloudReader:
     """Reads files one by one, and counts what is odd about their clouds."""
 
@@ -94,6 +117,7 @@ class CloudReader:
         self._coarse: list[tuple[float, float, str]] = []  # step, size, name
         self._padded: list[tuple[float, str]] = []  # share, name
         self.smallest = 0
+        self._blocks = _Blocks()
 
     def read(self, layout: Layout) -> list[Cloud]:
         """Returns the clouds of all files but those that are kept apart."""
@@ -115,14 +139,18 @@ class CloudReader:
         """Notes what is odd about the clouds, with the worst of each."""
         if self._coarse:
             step, size, name = max(self._coarse, key=lambda item: item[0] / item[1])
+            way = (
+                "whole numbers may be something else than coordinates"
+                if step == 1
+                else "subtract a common point before saving as float32, or save float64"
+            )
             self.reading.say(
                 f"{len(self._coarse)} clouds have coarse numbers: steps of {step:.3g} "
                 f"on {2 * size:.3g} in {name}, so shapes are cut into "
-                f"{2 * size / step:.0f} layers; subtract a common point before saving "
-                "as float32, or save float64"
+                f"{2 * size / step:.0f} layers; {way}"
             )
         if self._padded:
-            share, name = max(self._padded)
+            share, name = max(self._padded, key=lambda item: item[0])
             self.reading.say(
                 f"{len(self._padded)} clouds repeat points, as padded ones do: "
                 f"{share:.0%} of those of {name}"
@@ -175,7 +203,8 @@ class CloudReader:
                 points = sample_surface(points, shape.faces, most, rng, where)
         check_clouds(points, where, self.num_points)
         kept, center, size = self._keep(points[None], rng)
-        self._look_at(shape.points, float(size[0]), entry.name)
+        is_drawn = points is not shape.points
+        self._look_at(shape.points, float(size[0]), entry.name, is_drawn=is_drawn)
         return Cloud(
             kept[0], entry.name, item.split, item.category, center[0], size[0], content
         )
@@ -293,16 +322,19 @@ class CloudReader:
             source = source.astype(np.float64)
         most = MAX_STORED_RATIO * self.num_points
         order = rng.random(points.shape[:2]).argsort(axis=1)[:, :most]
-        return np.take_along_axis(source, order[:, :, None], axis=1), centers, sizes
+        kept = np.take_along_axis(source, order[:, :, None], axis=1)
+        return self._blocks.keep(kept), centers, sizes
 
-    def _look_at(self, points: np.ndarray, size: float, name: str) -> None:
-        """Looks for coarse numbers and repeated points."""
+    def _look_at(
+        self, points: np.ndarray, size: float, name: str, *, is_drawn: bool = False
+    ) -> None:
+        """Looks for coarse numbers, and for repeated points of what is no surface."""
         largest = np.abs(points).max()
         is_whole = points.dtype.kind != "f"
         step = 1.0 if is_whole else float(np.spacing(largest))
         if step > _COARSE * 2 * size:
             self._coarse.append((step, size, name))
-        share = _repeated_share(points)
+        share = 0.0 if is_drawn else _repeated_share(points)
         if share > _PADDED:
             self._padded.append((share, name))
 

@@ -16,7 +16,7 @@ from ncgn_jax.point_clouds.polygons import cut_polygons
 
 _TYPES = {
     **dict.fromkeys(("char", "int8"), "i1"),
-    **dict.fromkeys(("uchar", "uint8"), "u1"),
+    **dict.fromkeys(("uchar", "uint8", "bool"), "u1"),
     **dict.fromkeys(("short", "int16"), "i2"),
     **dict.fromkeys(("ushort", "uint16"), "u2"),
     **dict.fromkeys(("int", "int32"), "i4"),

@@ -92,6 +92,8 @@ def _is_npy_of_clouds(head: bytes) -> bool:
 
 
 def _is_shape_of_clouds(shape: tuple[int, ...], kind: np.dtype) -> bool:
+    if kind.names:
+        return {"x", "y", "z"} <= {name.lower() for name in kind.names}
     is_number = kind.kind == "f" or kind in (np.int16, np.int32, np.int64)
     return is_number and len(shape) in (2, 3) and 3 <= shape[-1] <= 6
 

@@ -19,6 +19,8 @@ import numpy as np
 from ncgn_jax.data.report import DataReport
 from ncgn_jax.faults import DataError
 
+# Bytes of clouds whose deviation is found at once.
+_STD_AT_ONCE = 2**28
 NORMALISATIONS = ("cloud", "set", "none")
 
 
@@ -279,5 +281,11 @@ def standardise(train: np.ndarray) -> float:
     Returns:
       The scale, > 0.
     """
-    deviations = train.std(axis=(0, 1), dtype=np.float64)
-    return float(np.sqrt(np.square(deviations).mean()))
+    if train.nbytes <= _STD_AT_ONCE:
+        deviations = train.std(axis=(0, 1), dtype=np.float64)
+        return float(np.sqrt(np.square(deviations).mean()))
+    # In parts, because numpy holds twice the set in double precision.
+    mean = train.mean(axis=(0, 1), dtype=np.float64)
+    parts = np.array_split(train, max(1, train.nbytes // _STD_AT_ONCE * 4))
+    squares = [np.square(part - mean).sum(axis=(0, 1)) for part in parts]
+    return float(np.sqrt((np.sum(squares, axis=0) / train[..., 0].size).mean()))

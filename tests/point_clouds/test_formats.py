@@ -476,3 +476,17 @@ def test_a_pattern_chooses_files(tmp_path):
     data = load_point_files(tmp_path, 8, options=FileOptions(pattern="a*"))
     assert len(data.train) + len(data.test) == 2
     assert "2 not of data.pattern=a* (first b1.npy)" in say(data)
+
+
+def test_records_of_coordinates(tmp_path):
+    kind = [("x", "f4"), ("y", "f4"), ("z", "f4"), ("nx", "f4"), ("red", "u1")]
+    for i in range(2):
+        records = np.zeros(20, kind)
+        for axis, values in zip("xyz", CLOUD.T + i, strict=True):
+            records[axis] = values
+        np.save(tmp_path / f"{i}.npy", records)
+        np.savez(tmp_path / f"more{i}.npz", points=records)
+    np.testing.assert_array_equal(read_scan(tmp_path / "0.npy"), CLOUD)
+    data = load_point_files(tmp_path, 8)
+    assert len(data.train) + len(data.test) == 4
+    assert "other arrays (first 0.npy:" in say(data)
