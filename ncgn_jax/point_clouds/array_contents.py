@@ -18,9 +18,9 @@ from ncgn_jax.data.optional import import_optional
 from ncgn_jax.data.splits import split_in, split_of
 from ncgn_jax.faults import DataError
 from ncgn_jax.point_clouds.entries import Entry
-from ncgn_jax.point_clouds.shape_files import ending_of
 
 MAX_COLUMNS = 16
+_MAX_READ_BYTES = 2**24
 _CLOUDS = frozenset((
     "point", "points", "data", "xyz", "pos", "position", "positions", "cloud", "clouds",
     "pc", "pcs", "pcd", "pcds", "pointcloud", "pointclouds", "pointset", "pointsets",
@@ -109,10 +109,11 @@ def open_arrays(entry: Entry, where: str) -> Iterator[Mapping[str, ArrayLike]]:
     Raises:
       DataError: If it is damaged, or would have to be unpickled.
     """
-    ending = ending_of(entry.name)
+    ending = entry.ending
     is_plain = entry.path is not None and not entry.name.lower().endswith(".gz")
     if ending == ".npy":
-        if is_plain and entry.path is not None:
+        # Small files are read at once, because that takes less time than mapping them.
+        if is_plain and entry.path is not None and entry.size > _MAX_READ_BYTES:
             array = open_npy(entry.path, records=True)
         else:
             array = parse_npy(entry.read(), where, records=True)

@@ -27,7 +27,7 @@ from ncgn_jax.point_clouds.entries import Entry, Listing
 from ncgn_jax.point_clouds.layout import Item, Layout
 from ncgn_jax.point_clouds.off_files import sample_surface
 from ncgn_jax.point_clouds.sets import check_clouds, normalise_each
-from ncgn_jax.point_clouds.shape_files import ARRAY_ENDINGS, ending_of, read_shape
+from ncgn_jax.point_clouds.shape_files import ARRAY_ENDINGS, read_shape
 from ncgn_jax.point_clouds.synsets import SYNSETS
 
 MAX_STORED_RATIO = 4
@@ -128,7 +128,7 @@ class CloudReader:
         ):
             if item.split == "val" and "test" in parts:
                 self.reading.leave_out(APART, item.entry.name)
-            elif ending_of(item.entry.name) in ARRAY_ENDINGS:
+            elif item.entry.ending in ARRAY_ENDINGS:
                 clouds += self._read_arrays(item)
             else:
                 cloud = self._read_shape(item)

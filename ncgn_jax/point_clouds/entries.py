@@ -5,6 +5,8 @@ they lead out of it or in a circle.
 """
 
 import contextlib
+import dataclasses
+import functools
 import gzip
 import io
 import os
@@ -26,7 +28,18 @@ from ncgn_jax.faults import DataError
 _HEAD_BYTES = 2**16
 
 
-class Entry(NamedTuple):
+def ending_of(name: str | PurePosixPath) -> str:
+    """Returns the ending that tells the format, in small letters, without .gz.
+
+    Example:
+      >>> ending_of("a/CHAIR.PLY"), ending_of("b.npy.gz"), ending_of("c.tar.gz")
+      ('.ply', '.npy', '.tar')
+    """
+    return PurePosixPath(str(name).lower().removesuffix(".gz")).suffix
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
     """A file.
 
     Attributes:
@@ -41,10 +54,22 @@ class Entry(NamedTuple):
     read: Callable[[], bytes]
     path: Path | None = None
 
-    @property
+    @functools.cached_property
     def place(self) -> PurePosixPath:
         """Its name as a path."""
         return PurePosixPath(self.name)
+
+    @functools.cached_property
+    def ending(self) -> str:
+        """What tells its format, see `ending_of`."""
+        return ending_of(self.name)
+
+    @functools.cached_property
+    def stem(self) -> str:
+        """Its name without folders and endings."""
+        plain = self.place.name
+        plain = plain[:-3] if plain.lower().endswith(".gz") else plain
+        return PurePosixPath(plain).stem
 
     def head(self) -> bytes:
         """Returns the first bytes of its content."""
@@ -135,7 +160,7 @@ def list_folder(root: Path) -> Listing:
     links: list[str] = []
     num_hidden = 0
 
-    def visit(folder: Path, above: tuple[Path, ...]) -> None:
+    def visit(folder: Path, prefix: str, above: tuple[Path, ...]) -> None:
         nonlocal num_hidden
         try:
             found = sorted(os.scandir(folder), key=lambda item: item.name)
@@ -143,7 +168,7 @@ def list_folder(root: Path) -> Listing:
             raise DataError(f"{folder}: not readable ({error})") from error
         for item in found:
             path = Path(item.path)
-            name = path.relative_to(root).as_posix()
+            name = f"{prefix}{item.name}"
             if is_hidden(item.name):
                 num_hidden += 1
                 continue
@@ -152,9 +177,9 @@ def list_folder(root: Path) -> Listing:
                 links.append(name)
             elif item.is_dir():
                 here = folder.resolve() / item.name if real is None else real
-                visit(path, (*above, here))
+                visit(path, f"{name}/", (*above, here))
             elif item.is_file():
                 entries.append(_entry(name, path))
 
-    visit(root, (top,))
+    visit(root, "", (top,))
     return Listing(tuple(entries), num_hidden, tuple(links))

@@ -32,7 +32,7 @@ from ncgn_jax.point_clouds.cloud_reader import (
 from ncgn_jax.point_clouds.entries import open_entries
 from ncgn_jax.point_clouds.layout import Layout, find_layout
 from ncgn_jax.point_clouds.sets import Frame, PointDataset, make_dataset
-from ncgn_jax.point_clouds.shape_files import ARRAY_ENDINGS, ending_of
+from ncgn_jax.point_clouds.shape_files import ARRAY_ENDINGS
 from ncgn_jax.point_clouds.synsets import SYNSETS
 
 
@@ -151,8 +151,7 @@ def _choose_items(
     names = {item.category for item in items}
     # Files of arrays may say otherwise than their folders.
     sure = layout.has_classes and not any(
-        ending_of(item.entry.name) in ARRAY_ENDINGS
-        and ending_of(item.entry.name) != ".npy"
+        item.entry.ending in ARRAY_ENDINGS and item.entry.ending != ".npy"
         for item in items
     )
     if categories is not None and sure:
@@ -398,5 +397,6 @@ def _stack(
     for place, index in enumerate(which.tolist()):
         cloud = clouds[index]
         found[place] = frame.from_file(cloud.points[:num_points])
-        clouds[index] = cloud._replace(points=cloud.points[:0])
+        # A part of the points would keep all of them in memory.
+        clouds[index] = cloud._replace(points=np.empty((0, 3)))
     return found

@@ -21,7 +21,6 @@ from ncgn_jax.point_clouds.shape_files import (
     ENDINGS,
     OTHERS,
     TEXT_ENDINGS,
-    ending_of,
 )
 from ncgn_jax.point_clouds.synsets import SYNSETS
 from ncgn_jax.point_clouds.text_clouds import has_points
@@ -110,7 +109,7 @@ def find_layout(
     for entry in texts:
         if entry.name in names:
             reading.find("list of class names", entry.name)
-        elif not split_in(_stem(entry)):
+        elif not split_in(entry.stem):
             reading.leave_out("texts without points", entry.name)
     if names and names[0].endswith(_OFFSETS):
         categories = [class_list.get(name, name) for name in categories]
@@ -128,7 +127,7 @@ def _sort_out(
     """Returns files of clouds, and texts that may be lists."""
     clouds, texts = [], []
     for entry in entries:
-        ending = ending_of(entry.name)
+        ending = entry.ending
         is_list = ending in LIST_ENDINGS and not (
             ending in TEXT_ENDINGS and has_points(entry.head())
         )
@@ -162,7 +161,7 @@ def _nothing(
     if num == 1 and not left and pattern is None:
         return f"{origin}: no points: no line begins with three numbers"
     if num == 1 and listing.entries[0].path is not None and pattern is None:
-        ending = ending_of(listing.entries[0].name)
+        ending = listing.entries[0].ending
         way = f" ({OTHERS[ending]})" if ending in OTHERS else ""
         if listing.entries[0].path.as_posix() == PurePosixPath(origin).as_posix():
             return (
@@ -172,30 +171,22 @@ def _nothing(
     return f"{origin}: {num} files, none of them usable{found}; allowed: {allowed}"
 
 
-def _stem(entry: Entry) -> str:
-    """Returns the name of a file without folders and endings."""
-    name = entry.place.name
-    if name.lower().endswith(".gz"):
-        name = name[:-3]
-    return PurePosixPath(name).stem
-
-
 def _leave_companions(clouds: list[Entry], reading: Reading) -> list[Entry]:
     """Leaves out files of normals, colours and labels beside those of points."""
-    stems = {(entry.place.parent, _stem(entry)) for entry in clouds}
+    stems = {(entry.place.parent, entry.stem) for entry in clouds}
     kept = []
     for entry in clouds:
-        words = re.split(r"[^A-Za-z0-9]+", _stem(entry))
+        words = re.split(r"[^A-Za-z0-9]+", entry.stem)
         more = [word for word in words if word.lower() in _COMPANIONS]
         rest = re.sub(
             rf"[^A-Za-z0-9]*(?:{'|'.join(map(re.escape, more)) or '$^'})",
             "",
-            _stem(entry),
+            entry.stem,
         )
         folders = entry.place.parts[:-1]
         if any(folder.lower() in _NORMAL_FOLDERS for folder in folders):
             reading.leave_out("normals, by the name of their folder", entry.name)
-        elif more and rest != _stem(entry) and (entry.place.parent, rest) in stems:
+        elif more and rest != entry.stem and (entry.place.parent, rest) in stems:
             reading.leave_out(f"{more[0].lower()} of points, by name", entry.name)
         else:
             kept.append(entry)
@@ -208,7 +199,7 @@ def _one_format_each(clouds: list[Entry], reading: Reading) -> list[Entry]:
     """Keeps one of several formats of a shape: arrays, then clouds, then meshes."""
     best: dict[tuple[PurePosixPath, str], Entry] = {}
     for entry in clouds:
-        place = entry.place.parent, _stem(entry)
+        place = entry.place.parent, entry.stem
         other = best.get(place)
         if other is None or _rank(entry) < _rank(other):
             best[place] = entry
@@ -216,31 +207,31 @@ def _one_format_each(clouds: list[Entry], reading: Reading) -> list[Entry]:
     left = [entry for entry in clouds if entry.name not in kept]
     for entry in left:
         reading.leave_out(
-            f"{ending_of(entry.name)} of shapes that are read in another format",
+            f"{entry.ending} of shapes that are read in another format",
             entry.name,
         )
     if left:
-        endings = Counter(ending_of(best[e.place.parent, _stem(e)].name) for e in left)
+        endings = Counter(best[e.place.parent, e.stem].ending for e in left)
         reading.say(
             f"shapes that come in several formats are read once, from "
             f"{' or '.join(endings)} (data.pattern, such as "
-            f"*{ending_of(left[0].name)}, chooses another)"
+            f"*{left[0].ending}, chooses another)"
         )
     return [entry for entry in clouds if entry.name in kept]
 
 
 def _rank(entry: Entry) -> int:
-    return ENDINGS.index(ending_of(entry.name))
+    return ENDINGS.index(entry.ending)
 
 
 def _plain_scans(clouds: list[Entry], reading: Reading) -> list[Entry]:
     """Reads the plain files of ScanObjectNN, not those with more noise beside them."""
     folders = defaultdict(set)
     for entry in clouds:
-        folders[entry.place.parent].add(_stem(entry))
+        folders[entry.place.parent].add(entry.stem)
     kept = []
     for entry in clouds:
-        plain = re.match(r"(?:training|test)_objectdataset(?=_)", _stem(entry))
+        plain = re.match(r"(?:training|test)_objectdataset(?=_)", entry.stem)
         if plain and plain.group() in folders[entry.place.parent]:
             reading.leave_out(
                 "augmented variants (data.pattern reads them)", entry.name
@@ -258,7 +249,7 @@ def _find_splits(
     split: str,
 ) -> tuple[list[str | None], str]:
     """Returns the part of each file, `unlisted` for none of the lists, and the rule."""
-    lists = [entry for entry in texts if split_in(_stem(entry))]
+    lists = [entry for entry in texts if split_in(entry.stem)]
     if split == "random":
         for entry in lists:
             reading.leave_out("lists of a split (data.split=random)", entry.name)
@@ -277,7 +268,7 @@ def _find_splits(
         for entry in lists:
             reading.leave_out("lists of a split, which folders name too", entry.name)
         return found, "by folders"
-    names = [split_in(_stem(entry)) for entry in clouds]
+    names = [split_in(entry.stem) for entry in clouds]
     if len(set(names) - {None}) > 1 or (all(names) and len(clouds) > 1):
         lost = [entry for entry, part in zip(clouds, names, strict=True) if not part]
         if lost:
@@ -320,9 +311,9 @@ def _splits_of_lists(
     """Returns the part of each file by the lists that name the most files."""
     groups: dict[str, dict[str, list[Entry]]] = defaultdict(lambda: defaultdict(list))
     for entry in lists:
-        part = split_in(_stem(entry))
+        part = split_in(entry.stem)
         assert part is not None
-        words = re.split(r"[^A-Za-z0-9]+", _stem(entry).lower())
+        words = re.split(r"[^A-Za-z0-9]+", entry.stem.lower())
         rest = "_".join(word for word in words if not split_of(word))
         groups[f"{entry.place.parent}/{rest}"][part].append(entry)
     places = _Places(clouds)
@@ -375,7 +366,7 @@ class _Places:
     """Finds files by the names that lists give them."""
 
     def __init__(self, clouds: Sequence[Entry]):
-        self._names = [(*entry.place.parts[:-1], _stem(entry)) for entry in clouds]
+        self._names = [(*entry.place.parts[:-1], entry.stem) for entry in clouds]
         self._by_stem: dict[str, list[int]] = defaultdict(list)
         for index, parts in enumerate(self._names):
             self._by_stem[parts[-1]].append(index)
@@ -414,7 +405,7 @@ def _shared_end(one: Sequence[str], two: Sequence[str]) -> int:
 def _read_list(entry: Entry) -> list[str]:
     """Returns the names in a list, one a line or as JSON."""
     text = entry.read().removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
-    if ending_of(entry.name) == ".json":
+    if entry.ending == ".json":
         try:
             names = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -468,14 +459,14 @@ def _find_classes(
     names = [parts[level] for parts in folders]
     if len(set(names)) < len(names):
         return names, True
-    if len(names) >= _MANY_FOLDERS and len({_stem(entry) for entry in clouds}) == 1:
+    if len(names) >= _MANY_FOLDERS and len({entry.stem for entry in clouds}) == 1:
         name = shared[-1] if shared else NO_CLASS
         reading.say(
             f"each folder holds one file {clouds[0].place.name}, so folders are shapes "
             "and name no classes (data.class_level)"
         )
         return [name] * len(clouds), bool(shared)
-    if ending_of(clouds[0].name) not in ARRAY_ENDINGS:
+    if clouds[0].ending not in ARRAY_ENDINGS:
         reading.say(
             "each class folder holds one file; data.class_level=0 if folders are shapes"
         )
@@ -521,10 +512,10 @@ def _find_class_list(texts: list[Entry]) -> tuple[dict[str, str], list[str]]:
             return {p[1]: p[0] for p in pairs if len(p) == 2}, [entry.name]
     found = []
     for entry in texts:
-        words = set(re.split(r"[^a-z0-9]+", _stem(entry).lower()))
+        words = set(re.split(r"[^a-z0-9]+", entry.stem.lower()))
         of_what = {"shape", "class", "category", "label"}
         says_names = words & {"names", "name", "list"} and words & of_what
-        if says_names or _stem(entry).lower() in ("classes", "categories"):
+        if says_names or entry.stem.lower() in ("classes", "categories"):
             found.append(entry)
     if len(found) != 1:
         return {}, []

@@ -24,7 +24,7 @@ from ncgn_jax.point_clouds.sets import (
     PointDataset,
     make_dataset,
 )
-from ncgn_jax.point_clouds.shape_files import ENDINGS, ending_of
+from ncgn_jax.point_clouds.shape_files import ENDINGS
 from ncgn_jax.point_clouds.shapes import load_embedded
 
 SOURCES = ("auto", "modelnet", "files", "embedded", "primitives")
@@ -193,10 +193,8 @@ def is_modelnet(path: Path) -> bool:
         clouds = [
             entry.place
             for entry in listing.entries
-            if ending_of(entry.name) in ENDINGS
-            and not (
-                ending_of(entry.name) in LIST_ENDINGS and len(entry.place.parts) < 3
-            )
+            if entry.ending in ENDINGS
+            and not (entry.ending in LIST_ENDINGS and len(entry.place.parts) < 3)
         ]
     return bool(clouds) and all(
         place.suffix.lower() == ".off"

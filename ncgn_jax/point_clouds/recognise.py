@@ -8,7 +8,7 @@ import numpy as np
 from ncgn_jax.faults import DataError
 from ncgn_jax.point_clouds.array_contents import find_clouds, open_arrays
 from ncgn_jax.point_clouds.entries import Entry, open_entries
-from ncgn_jax.point_clouds.shape_files import ENDINGS, ending_of
+from ncgn_jax.point_clouds.shape_files import ENDINGS
 from ncgn_jax.point_clouds.text_clouds import read_text_cloud
 
 # Formats of nothing else.
@@ -41,8 +41,8 @@ def looks_like_clouds(path: Path) -> bool:
     """
     try:
         with open_entries(path) as listing:
-            likely = [e for e in listing.entries if ending_of(e.name) in ENDINGS]
-            if any(ending_of(entry.name) in _SURE for entry in likely):
+            likely = [e for e in listing.entries if e.ending in ENDINGS]
+            if any(entry.ending in _SURE for entry in likely):
                 return True
             return any(map(_holds_clouds, likely[:_MAX_LOOKED_AT]))
     except DataError:
@@ -50,7 +50,7 @@ def looks_like_clouds(path: Path) -> bool:
 
 
 def _holds_clouds(entry: Entry) -> bool:
-    ending = ending_of(entry.name)
+    ending = entry.ending
     try:
         if ending in _TEXT:
             return _is_text_cloud(entry)

@@ -7,12 +7,11 @@ import numpy as np
 
 from ncgn_jax.faults import DataError
 from ncgn_jax.point_clouds.array_contents import find_clouds, open_arrays
-from ncgn_jax.point_clouds.entries import open_entries
+from ncgn_jax.point_clouds.entries import ending_of, open_entries
 from ncgn_jax.point_clouds.model import DIM
 from ncgn_jax.point_clouds.shape_files import (
     ARRAY_ENDINGS,
     ENDINGS,
-    ending_of,
     read_shape,
 )
 

@@ -6,13 +6,13 @@ others hold one. Every format may be compressed (.gz).
 
 import io
 from collections.abc import Callable
-from pathlib import PurePosixPath
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from ncgn_jax.data.optional import import_optional
 from ncgn_jax.faults import DataError
+from ncgn_jax.point_clouds.entries import ending_of
 from ncgn_jax.point_clouds.obj_files import read_obj
 from ncgn_jax.point_clouds.off_files import check_corners, read_off
 from ncgn_jax.point_clouds.pcd_files import read_pcd
@@ -76,16 +76,6 @@ class Shape(NamedTuple):
     others: tuple[str, ...] = ()
     num_missing: int = 0
     note: str = ""
-
-
-def ending_of(name: str | PurePosixPath) -> str:
-    """Returns the ending that tells the format, in small letters, without .gz.
-
-    Example:
-      >>> ending_of("a/CHAIR.PLY"), ending_of("b.npy.gz"), ending_of("c.tar.gz")
-      ('.ply', '.npy', '.tar')
-    """
-    return PurePosixPath(str(name).lower().removesuffix(".gz")).suffix
 
 
 def read_shape(content: bytes, name: str, where: str, beside: Beside) -> Shape:
