@@ -37,6 +37,11 @@ _NAMES = frozenset((
     "shapenames", "classlist",
 ))  # fmt: skip
 _NORMALS = frozenset(("norm", "norms", "nrm", "nrms", "n", "nxyz"))
+_FACES = frozenset(("face", "faces", "triangles", "tri", "tris"))
+_NAMES_OF_CLOUDS = frozenset((
+    "name", "names", "id", "ids", "uid", "uids", "file", "files", "filename",
+    "filenames", "path", "paths", "modelid", "modelids", "shapeid", "objectid", "index",
+))  # fmt: skip
 # Triples that are no clouds.
 _OTHERS = frozenset((
     "rgb", "rgba", "color", "colors", "colour", "colours", "face", "faces", "faceid",
@@ -394,7 +399,7 @@ def _choose_labels(
         likely = [
             item
             for item in likely
-            if not (len(item.array.shape) == 2 and item.array.shape[1] > 1)
+            if not _is_of_points(item, cloud)
             and not (single and item.array.shape not in ((), (1,)))
             and not (
                 item.word in _NAMES
@@ -415,13 +420,23 @@ def _choose_labels(
     if not likely:
         return None
     (item,) = likely
-    size = int(np.prod(item.array.shape))
-    if size != num or item.array.dtype.kind not in "biufUSO":
+    size = int(np.prod(item.array.shape[:1]))
+    if (
+        size != num
+        or len(item.array.shape) > 2
+        or item.array.dtype.kind not in "biufUSO"
+    ):
         raise DataError(
             f"{where}: {num} clouds, but class indices {item.array.dtype} of shape "
             f"{tuple(item.array.shape)} in {item.key!r}"
         )
     return item
+
+
+def _is_of_points(item: _Named, cloud: _Named) -> bool:
+    """Tells whether an array has a number for each point."""
+    shape = tuple(item.array.shape)
+    return len(shape) > 1 and shape[:2] == tuple(cloud.array.shape[:2])
 
 
 def _drop_names(likely: list[_Named]) -> list[_Named]:
@@ -451,6 +466,10 @@ def _why_unused(item: _Named, clouds: list[_Named]) -> str:
         return "arrays of normals"
     sizes = {cloud.array.shape[0] for cloud in clouds if len(cloud.array.shape) == 3}
     shape = tuple(item.array.shape)
+    if item.word in _FACES:
+        return "arrays of faces, whose surface is not drawn (save meshes as .ply)"
+    if item.word in _NAMES_OF_CLOUDS:
+        return "arrays of names or numbers of clouds"
     if len(shape) == 1 and shape[0] in sizes and item.array.dtype.kind in "iuUS":
         return "arrays that could be classes (data.label_key)"
     if len(shape) == 2 and shape[0] in sizes and item.array.dtype.kind in "iu":

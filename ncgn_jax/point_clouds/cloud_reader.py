@@ -228,6 +228,10 @@ class CloudReader:
                     continue
                 place = f"{entry.name}:{cloud.key}" if cloud.key else entry.name
                 group = _class_of_group(cloud.group, groups)
+                if group and cloud.label_key is None:
+                    self.reading.say(
+                        f"classes are groups of arrays (first {cloud.group})"
+                    )
                 labels = self._labels(
                     arrays, cloud, found, group or item.category, inside
                 )
@@ -254,7 +258,10 @@ class CloudReader:
         num = array.shape[0] if len(array.shape) == 3 else 1
         if cloud.label_key is None:
             return [category] * num
-        values = np.asarray(arrays[cloud.label_key][()]).reshape(-1)
+        values = np.asarray(arrays[cloud.label_key][()])
+        if values.ndim == 2 and values.shape[1] > 1:
+            values = _of_one_hot(values, f"{where}: classes in {cloud.label_key!r}")
+        values = values.reshape(-1)
         if values.dtype.kind in "USO":
             return [*to_texts(values)]
         whole = values.astype(np.int64) if np.isfinite(values).all() else values
@@ -285,7 +292,7 @@ class CloudReader:
             check_clouds(np.asarray(array[()]), where)
         if shape[-1] > 3:
             self.reading.leave_out(
-                f"columns 4 to {shape[-1]} of points", place, len(labels)
+                "columns of points after the third", place, len(labels)
             )
         single = len(shape) == 2
         for start in range(0, len(labels), _CHUNK):
@@ -346,6 +353,20 @@ def _join_splits(of_file: str | None, of_array: str | None, where: str) -> str |
             f"{of_array}; rename one, or data.split=random"
         )
     return of_array or of_file
+
+
+def _of_one_hot(values: np.ndarray, where: str) -> np.ndarray:
+    """Returns the column of the one in each row."""
+    is_number = values.dtype.kind in "biuf"
+    if (
+        not (is_number and ((values == 1) | (values == 0)).all())
+        or (values.sum(axis=1) != 1).any()
+    ):
+        raise DataError(
+            f"{where} of shape {values.shape}; allowed: a number or name for each "
+            "cloud, or one-hot rows"
+        )
+    return values.argmax(axis=1)
 
 
 def _class_of_group(group: str, groups: set[str]) -> str:

@@ -33,6 +33,13 @@ _COMPANIONS = frozenset((
     "normal", "normals", "color", "colors", "colour", "colours", "rgb", "label",
     "labels", "seg", "faces", "features",
 ))  # fmt: skip
+# Folders of formats and the like, which name no class if there is another.
+_CONTAINERS = frozenset((
+    "points", "pts", "pointcloud", "pointclouds", "point_cloud", "point_clouds",
+    "clouds", "xyz", "data", "dataset", "mesh", "meshes", "models", "shapes", "npy",
+    "npz", "ply", "off", "obj", "stl", "raw", "processed",
+))  # fmt: skip
+_PARTS = re.compile(r"(?:fold|split|part|batch|chunk|shard|cv|partition)[ _-]?[0-9]+")
 _OFFSETS = "synsetoffset2category.txt"
 # So many folders with one file each, all of one name, are shapes and not classes.
 _MANY_FOLDERS = 10
@@ -315,7 +322,7 @@ def _splits_of_lists(
         assert part is not None
         words = re.split(r"[^A-Za-z0-9]+", entry.stem.lower())
         rest = "_".join(word for word in words if not split_of(word))
-        groups[f"{entry.place.parent}/{rest}"][part].append(entry)
+        groups[rest][part].append(entry)
     places = _Places(clouds)
     best: list[str | None] = []
     best_rule, best_lists, most = "", set[str](), 0
@@ -325,8 +332,9 @@ def _splits_of_lists(
         splits: list[str | None] = [None] * len(clouds)
         num_absent, first_absent, num_found = 0, "", 0
         for part, members in group.items():
-            for name in (name for entry in members for name in _read_list(entry)):
-                at = places.find(name, origin)
+            named = [(entry, name) for entry in members for name in _read_list(entry)]
+            for entry, name in named:
+                at = places.find(name, entry.place.parent, origin)
                 if at is None:
                     num_absent += 1
                     first_absent = first_absent or name
@@ -346,7 +354,9 @@ def _splits_of_lists(
                 if num_absent
                 else ""
             )
-            best_rule = f"by the lists {' and '.join(sorted(best_lists))}{absent}"
+            shown = sorted(best_lists)
+            more = f" and {len(shown) - 4} more" if shown[4:] else ""
+            best_rule = f"by the lists {' and '.join(shown[:4])}{more}{absent}"
     if not most:
         raise DataError(
             f"{origin}: the lists {', '.join(entry.name for entry in lists[:4])} name "
@@ -366,21 +376,36 @@ class _Places:
     """Finds files by the names that lists give them."""
 
     def __init__(self, clouds: Sequence[Entry]):
-        self._names = [(*entry.place.parts[:-1], entry.stem) for entry in clouds]
+        self._names = {
+            i: (*entry.place.parts[:-1], entry.stem) for i, entry in enumerate(clouds)
+        }
         self._by_stem: dict[str, list[int]] = defaultdict(list)
-        for index, parts in enumerate(self._names):
+        self._by_folder: dict[str, list[int]] = defaultdict(list)
+        for index, parts in self._names.items():
             self._by_stem[parts[-1]].append(index)
+            self._by_folder["/".join(parts[-2:-1])].append(index)
 
-    def find(self, name: str, origin: str) -> int | None:
-        """Returns the number of the file that ends like a name, or begins so."""
+    def find(self, name: str, folder: PurePosixPath, origin: str) -> int | None:
+        """Returns the number of the file that a list in a folder names.
+
+        That is a file of that name, or the only one in a folder of that name.
+        """
         place = PurePosixPath(name.replace("\\", "/"))
         parts = (*(p for p in place.parts[:-1] if p not in (".", "/")), place.name)
-        found = self._by_stem.get(parts[-1], [])
+        found, names = self._by_stem.get(parts[-1], []), self._names
         if not found:
             parts = (*parts[:-1], place.stem)
             found = self._by_stem.get(parts[-1], [])
+        if not found:
+            found = self._by_folder.get(place.name, [])
+            names = {i: self._names[i][:-1] for i in found}
+            parts = (*parts[:-1], place.name)
+        below = [
+            i for i in found if self._names[i][: len(folder.parts)] == folder.parts
+        ]
+        found = below or found
         if len(found) > 1 and len(parts) > 1:
-            shared = {i: _shared_end(self._names[i], parts) for i in found}
+            shared = {i: _shared_end(names[i], parts) for i in found}
             longest = max(shared.values())
             found = [i for i in found if shared[i] == longest]
         if len(found) > 1:
@@ -436,7 +461,9 @@ def _find_classes(
     flat = [at for at, parts in enumerate(folders) if len(parts) == len(shared)]
     if len(flat) == len(folders):
         # One folder holds all: it is the class, those above it are not.
-        shared, last = shared[:-1], shared[-1:]
+        named = [name for name in shared if name.lower() not in _CONTAINERS]
+        last = named[-1:]
+        shared = [name for name in shared if name not in last]
         name = last[0] if last else NO_CLASS
         if not last and PurePosixPath(origin).name in SYNSETS:
             name, last = PurePosixPath(origin).name, [origin]
@@ -457,6 +484,11 @@ def _find_classes(
             f"{deeper[0].place.parent}) name none (data.class_level)"
         )
     names = [parts[level] for parts in folders]
+    if all(_PARTS.fullmatch(name.lower()) for name in names):
+        raise DataError(
+            f"{origin}: folders such as {names[0]} may be parts and no classes; "
+            f"data.class_level=0 for one class, or {level + 1} if they are classes"
+        )
     if len(set(names)) < len(names):
         return names, True
     if len(names) >= _MANY_FOLDERS and len({entry.stem for entry in clouds}) == 1:

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from ncgn_jax.data.optional import import_optional
 from ncgn_jax.faults import DataError
 from ncgn_jax.point_clouds.entries import ending_of
+from ncgn_jax.point_clouds.lidar_files import read_lidar
 from ncgn_jax.point_clouds.obj_files import read_obj
 from ncgn_jax.point_clouds.off_files import check_corners, read_off
 from ncgn_jax.point_clouds.pcd_files import read_pcd
@@ -106,40 +106,13 @@ def read_shape(content: bytes, name: str, where: str, beside: Beside) -> Shape:
             raise DataError(f"{where}: no points: all {len(points)} are NaN")
         return Shape(points[seen], no_faces, others, int((~seen).sum()))
     if ending in (".las", ".laz"):
-        return _read_lidar(content, where)
+        points, others = read_lidar(content, ending == ".laz", where)
+        return Shape(points, no_faces, others)
     if ending in (".glb", ".gltf"):
         return _read_gltf(content, ending, where, beside)
     cloud = read_text_cloud(content, where)
     note = "commas are decimal points, as in 0,5" if cloud.decimal_comma else ""
     return Shape(cloud.points, no_faces, cloud.others, note=note)
-
-
-def _read_lidar(content: bytes, where: str) -> Shape:
-    laspy = import_optional("laspy", "lidar", where)
-    try:
-        with laspy.open(io.BytesIO(content)) as file:
-            announced = int(file.header.point_count)
-            # A damaged header would have memory set aside for all it announces.
-            if announced > 64 * len(content):
-                raise DataError(
-                    f"{where}: truncated: {announced} points announced in "
-                    f"{len(content)} bytes"
-                )
-            data = file.read()
-        points = np.stack([np.asarray(data[axis], float) for axis in "xyz"], axis=1)
-    except DataError:
-        raise
-    except Exception as error:  # laspy and its decompressors list no errors
-        raise DataError(f"{where}: not readable ({error!r})") from error
-    if len(points) < announced:
-        raise DataError(
-            f"{where}: truncated: {announced} points announced, {len(points)} found"
-        )
-    if not len(points):
-        raise DataError(f"{where}: no points")
-    names = [str(name) for name in data.point_format.dimension_names]
-    others = tuple(name for name in names if name not in ("X", "Y", "Z"))
-    return Shape(points, np.zeros((0, 3), np.int64), others)
 
 
 class _Beside:

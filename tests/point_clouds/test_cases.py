@@ -323,7 +323,7 @@ def test_further_columns_are_said_and_not_used(tmp_path):
     assert "2 further numbers of points (4, 5, 6) (first ball/0.txt)" in say(data)
     write(tmp_path, [f"{i}.npy" for i in range(3)], columns=6)
     data = load_point_files(tmp_path, 8)
-    assert "3 columns 4 to 6 of points (first 0.npy)" in say(data)
+    assert "3 columns of points after the third (first 0.npy)" in say(data)
     first = cloud(0, columns=6)[:, :3].astype(float)
     first -= first.mean(0)
     first /= np.abs(first).max()
@@ -478,3 +478,51 @@ def test_clouds_scaled_each_say_that_their_size_is_lost(tmp_path):
     assert "these numbers are not kept, so samples have none (data.normalise)" in text
     sizes = [np.abs(c - c.mean(0)).max() for c in map(cloud, range(3))]
     assert f"on average {np.mean(sizes):.4g}" in text
+
+
+def test_lists_in_class_folders_name_folders_of_shapes(tmp_path):
+    for category in ("02691156", "03001627"):
+        write(tmp_path, [f"{category}/{i:032x}/pointcloud.npy" for i in range(5)])
+        for part, which in (("train", (0, 1, 2)), ("val", (3,)), ("test", (4,))):
+            names = "\n".join(f"{i:032x}" for i in which)
+            (tmp_path / category / f"{part}.lst").write_text(names)
+    data = load_point_files(tmp_path, 8)
+    assert by_class(data) == {"airplane": (3, 1), "chair": (3, 1)}
+    assert "2 of the validation split, kept apart" in say(data)
+    for part, i in (("train", 0), ("test", 1)):
+        for category in ("02691156", "03001627"):
+            for old in (tmp_path / category).glob("*.lst"):
+                old.unlink()
+        (tmp_path / f"{part}.txt").write_text(f"data/03001627/{i:032x}\n")
+    assert by_class(load_point_files(tmp_path, 8)) == {"chair": (1, 1)}
+
+
+def test_numbered_parts_are_no_classes_unless_said(tmp_path):
+    write(tmp_path, [f"fold_{k}/{i}.npy" for k in range(3) for i in range(2)])
+    with pytest.raises(DataError, match=r"fold_0 may be parts.*data\.class_level=0"):
+        load_point_files(tmp_path, 8)
+    for level, num in ((0, 1), (1, 3)):
+        data = load_point_files(tmp_path, 8, options=FileOptions(class_level=level))
+        assert len(data.class_names) == num
+
+
+def test_folders_of_points_and_normals_name_no_class(tmp_path):
+    write(
+        tmp_path,
+        [f"lamp/{kind}/{i}.npy" for kind in ("points", "normals") for i in (1, 2)],
+    )
+    data = load_point_files(tmp_path, 8)
+    assert data.class_names == ("lamp",)
+    assert "2 normals, by the name of their folder (first lamp/normals/1.npy)" in say(
+        data
+    )
+
+
+def test_one_hot_classes(tmp_path):
+    points = np.stack([cloud(i) for i in range(6)])
+    np.savez(tmp_path / "a.npz", points=points, label=np.eye(3)[[0, 1, 2, 2, 1, 0]])
+    data = load_point_files(tmp_path / "a.npz", 8)
+    assert [sum(n) for n in by_class(data).values()] == [2, 2, 2]
+    np.savez(tmp_path / "a.npz", points=points, label=np.ones((6, 3)))
+    with pytest.raises(DataError, match="allowed: a number or name for each cloud"):
+        load_point_files(tmp_path / "a.npz", 8)
