@@ -109,9 +109,7 @@ def find_layout(
     clouds = _one_format_each(clouds, reading)
     clouds = _plain_scans(clouds, reading)
     splits, rule = _find_splits(clouds, texts, origin, reading, split)
-    listed = [c for c, s in zip(clouds, splits, strict=True) if s != "unlisted"]
-    splits = [s for s in splits if s != "unlisted"]
-    categories, has_classes = _find_classes(listed, origin, reading, class_level)
+    categories, has_classes = _find_classes(clouds, origin, reading, class_level)
     class_list, names = _find_class_list(texts)
     for entry in texts:
         if entry.name in names:
@@ -122,7 +120,8 @@ def find_layout(
         categories = [class_list.get(name, name) for name in categories]
     items = [
         Item(entry, part, category)
-        for entry, part, category in zip(listed, splits, categories, strict=True)
+        for entry, part, category in zip(clouds, splits, categories, strict=True)
+        if part != "unlisted"
     ]
     numbered = tuple(class_list.values()) if not has_classes else ()
     return Layout(items, rule, has_classes, numbered)
@@ -457,6 +456,9 @@ def _find_classes(
     ]
     if class_level is not None:
         return _classes_at(folders, clouds, origin, class_level)
+    of_shapenet = [[p for p in parts if p in SYNSETS][:1] for parts in folders]
+    if all(of_shapenet):
+        return [name for (name,) in of_shapenet], True
     shared = _shared_start(folders)
     flat = [at for at, parts in enumerate(folders) if len(parts) == len(shared)]
     if len(flat) == len(folders):

@@ -171,13 +171,13 @@ class PointCloudTask(Task[PointDataset, CloudFacts]):
         return digest({n: v for n, v in content.items() if n not in left})
 
     @property
-    def report(self) -> DataReport:
-        """How the clouds were read or made."""
-        return self.dataset.report
+    def report(self) -> DataReport | None:
+        """How the clouds were read or made; None without them."""
+        return self.dataset.report if self.has_data else None
 
     def describe_data(self) -> list[str]:
         """Describes the data and how they were read."""
-        lines = self.report.lines(self.dataset.name)
+        lines = self.dataset.report.lines(self.dataset.name)
         if not self.dataset.name.startswith("embedded"):
             return lines
         return [
