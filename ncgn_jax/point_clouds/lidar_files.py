@@ -15,6 +15,8 @@ from ncgn_jax.data.optional import import_optional
 from ncgn_jax.faults import DataError
 
 _TIMEOUT_SECONDS = 3600.0
+_LEAST_HEADER_BYTES = 227
+_LEAST_RECORD_BYTES = 54
 # Writes the names of other dimensions in a line, then x, y and z of all points.
 _READ = """
 import io, sys
@@ -45,6 +47,7 @@ def read_lidar(
       DataError: If it is damaged, cut short or has no points, or laspy is missing.
     """
     laspy = import_optional("laspy", "lidar", where)
+    _check_header(content, where)
     if is_compressed:
         points, announced, names = _read_apart(content, where)
     else:
@@ -71,6 +74,23 @@ def read_lidar(
     if not len(points):
         raise DataError(f"{where}: no points")
     return points, tuple(name for name in names if name not in ("X", "Y", "Z"))
+
+
+def _check_header(content: bytes, where: str) -> None:
+    """Refuses headers that announce more records than the file has bytes for.
+
+    laspy would read on without end.
+    """
+    if not content.startswith(b"LASF") or len(content) < _LEAST_HEADER_BYTES:
+        raise DataError(f"{where}: not a LAS file, or cut in its header")
+    num_records = int.from_bytes(content[100:104], "little")
+    if content[25] >= 4:  # version 1.4 and later
+        num_records += int.from_bytes(content[243:247], "little")
+    if num_records * _LEAST_RECORD_BYTES > len(content):
+        raise DataError(
+            f"{where}: truncated: {num_records} records announced in {len(content)} "
+            "bytes"
+        )
 
 
 def _read_apart(content: bytes, where: str) -> tuple[np.ndarray, int, list[str]]:

@@ -123,6 +123,21 @@ def test_lidar(tmp_path, kind):
         read_scan(tmp_path / f"a.{kind}")
 
 
+def test_lidar_headers_that_announce_too_much_are_refused(tmp_path):
+    laspy = pytest.importorskip("laspy")
+    file = laspy.LasData(laspy.LasHeader(point_format=6, version="1.4"))
+    file.x, file.y, file.z = CLOUD.T.astype(float)
+    file.write(str(tmp_path / "a.las"))
+    content = bytearray((tmp_path / "a.las").read_bytes())
+    content[243:247] = b"\xff\xff\xff\x7f"  # extended records
+    (tmp_path / "a.las").write_bytes(content)
+    with pytest.raises(DataError, match="truncated: 2147483647 records announced"):
+        read_scan(tmp_path / "a.las")
+    (tmp_path / "a.las").write_bytes(b"rubbish")
+    with pytest.raises(DataError, match="not a LAS file"):
+        read_scan(tmp_path / "a.las")
+
+
 @pytest.mark.parametrize("kind", ["glb", "gltf"])
 def test_gltf_with_its_buffers_beside_it(tmp_path, kind):
     scene = trimesh.Scene()
