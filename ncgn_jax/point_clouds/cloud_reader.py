@@ -229,9 +229,7 @@ class CloudReader:
                 place = f"{entry.name}:{cloud.key}" if cloud.key else entry.name
                 group = _class_of_group(cloud.group, groups)
                 if group and cloud.label_key is None:
-                    self.reading.say(
-                        f"classes are groups of arrays (first {cloud.group})"
-                    )
+                    self.reading.say("classes are the groups of arrays in a file")
                 labels = self._labels(
                     arrays, cloud, found, group or item.category, inside
                 )

@@ -248,6 +248,7 @@ def test_shapenet_hdf5(tmp_path):
     data = load_point_files(tmp_path / "shapenet.hdf5", 8)
     assert data.class_names == ("airplane", "chair")
     assert data.report.classes == {"airplane": (5, 3), "chair": (5, 3)}
+    assert data.report.notes == ("classes are the groups of arrays in a file",)
     left = "4 of the validation split, kept apart (first shapenet.hdf5:02691156/val)"
     assert left in say(data)
 
