@@ -39,6 +39,7 @@ from ml_collections import ConfigDict
 
 from ncgn_jax import parallel
 from ncgn_jax.config import apply_overrides, load_config, split_config_arguments
+from ncgn_jax.data.report import DataReport
 from ncgn_jax.domains import validate
 from ncgn_jax.faults import one_line_errors
 from ncgn_jax.graphs import build_graphs, join_graphs
@@ -88,7 +89,8 @@ def random_task(config: ConfigDict) -> PointCloudTask:
     shape = (config.train.batch_size, config.data.num_points, 3)
     clouds = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     labels = np.zeros(len(clouds), np.int32)
-    dataset = make_dataset("random", clouds, clouds, labels, labels, ("none",), "none")
+    report = DataReport("random numbers", "clouds", {"train": len(clouds)})
+    dataset = make_dataset("random", clouds, clouds, labels, labels, ("none",), report)
     return PointCloudTask(config, dataset)
 
 

@@ -66,7 +66,7 @@ def test_the_example_reads_trains_and_measures(tmp_path, capsys):
     validate(config)
     task = make_task(config)
     assert len(task.dataset.train) + len(task.dataset.test) == 40
-    assert f"{path} (reader of a plug-in): 40 clouds" in task.dataset.source
+    assert f"{path} (reader of a plug-in): 40 clouds" in str(task.report)
     state = train(config, tmp_path / "run", task)
     assert "Dense_0" in state.params
     points = np.random.default_rng(1).normal(size=(4, 16, 3)).astype("f4")

@@ -3,6 +3,7 @@
 A `DataError` names the file that is wrong, and the array in it.
 """
 
+import io
 import lzma
 import os
 import struct
@@ -39,13 +40,17 @@ _SPOILT = (
 
 
 def read_npz(
-    path: str | os.PathLike[str], required: Sequence[str] = ()
+    path: str | os.PathLike[str],
+    required: Sequence[str] = (),
+    *,
+    records: bool = False,
 ) -> dict[str, np.ndarray]:
     """Reads all arrays of an `.npz` archive, compressed or not.
 
     Args:
       path: Path of the archive.
       required: Names of arrays that the archive must hold.
+      records: Whether arrays may hold records of numbers.
 
     Returns:
       The arrays by name, in the order of the archive.
@@ -54,18 +59,7 @@ def read_npz(
       DataError: If the file is absent, not an archive, damaged or cut short, if an
         array holds pickled objects or records, or if a required one is missing.
     """
-    arrays = {}
-    try:
-        with zipfile.ZipFile(_existing_file(path)) as archive:
-            for member in archive.infolist():
-                name = member.filename.removesuffix(".npy")
-                arrays[name] = _read_member(archive, member, f"{path}, array {name!r}")
-    except DataError:
-        raise
-    except _SPOILT as error:
-        raise _unreadable(path, ".npz file", error) from error
-    if not arrays:
-        raise DataError(f"{path}: an archive without arrays; allowed: {_ALLOWED}")
+    arrays = _read_archive(_existing_file(path), str(path), records)
     missing = [name for name in required if name not in arrays]
     if missing:
         raise DataError(
@@ -74,11 +68,50 @@ def read_npz(
     return arrays
 
 
-def open_npy(path: str | os.PathLike[str]) -> np.ndarray:
+def parse_npz(
+    content: bytes, where: str, *, records: bool = False
+) -> dict[str, np.ndarray]:
+    """Reads all arrays of the content of an `.npz` archive, as `read_npz` does.
+
+    Args:
+      content: Content of the archive.
+      where: Its name, for messages.
+      records: Whether arrays may hold records of numbers.
+
+    Raises:
+      DataError: As `read_npz`.
+    """
+    return _read_archive(io.BytesIO(content), where, records)
+
+
+def parse_npy(content: bytes, where: str, *, records: bool = False) -> np.ndarray:
+    """Reads the array in the content of an `.npy` file.
+
+    Args:
+      content: Content of the file.
+      where: Its name, for messages.
+      records: Whether the array may hold records of numbers.
+
+    Raises:
+      DataError: If it is not an `.npy` file or cut short, or if it holds pickled
+        objects or records.
+    """
+    file = io.BytesIO(content)
+    try:
+        array = np.lib.format.read_array(file, allow_pickle=False)
+    except _SPOILT as error:
+        raise _unreadable(where, ".npy file", error) from error
+    if file.read(1):
+        raise DataError(f"{where}: more bytes than shape {array.shape} takes")
+    return _checked(array, where, records)
+
+
+def open_npy(path: str | os.PathLike[str], *, records: bool = False) -> np.ndarray:
     """Maps the array of an `.npy` file into memory, so that only used parts are read.
 
     Args:
       path: Path of the file.
+      records: Whether the array may hold records of numbers.
 
     Returns:
       The array, read-only. The file stays open as long as the array lives.
@@ -93,13 +126,33 @@ def open_npy(path: str | os.PathLike[str]) -> np.ndarray:
         raise
     except _SPOILT as error:
         raise _unreadable(path, ".npy file", error) from error
-    return _checked(np.asarray(array), str(path))
+    return _checked(np.asarray(array), str(path), records)
 
 
 def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
     """Writes arrays into a compressed `.npz` archive, whole or not at all."""
     with whole_file(path) as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # not its option
+
+
+def _read_archive(
+    file: Path | io.BytesIO, where: str, records: bool
+) -> dict[str, np.ndarray]:
+    arrays = {}
+    try:
+        with zipfile.ZipFile(file) as archive:
+            for member in archive.infolist():
+                name = member.filename.removesuffix(".npy")
+                arrays[name] = _read_member(
+                    archive, member, f"{where}, array {name!r}", records
+                )
+    except DataError:
+        raise
+    except _SPOILT as error:
+        raise _unreadable(where, ".npz file", error) from error
+    if not arrays:
+        raise DataError(f"{where}: an archive without arrays; allowed: {_ALLOWED}")
+    return arrays
 
 
 def _existing_file(path: str | os.PathLike[str]) -> Path:
@@ -111,7 +164,7 @@ def _existing_file(path: str | os.PathLike[str]) -> Path:
 
 
 def _read_member(
-    archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str, records: bool
 ) -> np.ndarray:
     try:
         with archive.open(member) as file:
@@ -121,11 +174,12 @@ def _read_member(
         raise _unreadable(where, "array", error) from error
     if rest:
         raise DataError(f"{where}: more bytes than shape {array.shape} takes")
-    return _checked(array, where)
+    return _checked(array, where, records)
 
 
-def _checked(array: np.ndarray, where: str) -> np.ndarray:
-    if array.dtype.kind not in _KINDS:
+def _checked(array: np.ndarray, where: str, records: bool) -> np.ndarray:
+    of_numbers = records and array.dtype.names and not array.dtype.hasobject
+    if array.dtype.kind not in _KINDS and not of_numbers:
         raise DataError(f"{where}: dtype {array.dtype}; allowed: {_ALLOWED}")
     return array
 

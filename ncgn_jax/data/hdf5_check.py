@@ -12,32 +12,40 @@ import sys
 from ncgn_jax.faults import DataError
 
 _READ_ALL = """
-import sys, h5py
+import io, sys, h5py
+source = sys.argv[1] if len(sys.argv) > 1 else io.BytesIO(sys.stdin.buffer.read())
 def read(name, item):
     dict(item.attrs)
     if isinstance(item, h5py.Dataset):
         item[()]
-with h5py.File(sys.argv[1], "r") as file:
+with h5py.File(source, "r") as file:
     read("/", file)
     file.visititems(read)
 """
 
 
-def check_hdf5(path: str | os.PathLike[str], timeout_seconds: float = 3600.0) -> None:
+def check_hdf5(
+    path: str | os.PathLike[str],
+    timeout_seconds: float = 3600.0,
+    content: bytes | None = None,
+) -> None:
     """Reads all of an HDF5 file in a separate process; h5py must be installed.
 
     Args:
-      path: The file.
+      path: The file, or its name in messages if the content is given.
       timeout_seconds: Longest time to wait.
+      content: Content of the file, where it does not lie on disk by itself.
 
     Raises:
       DataError: If the process reports an error, crashes or does not end.
     """
     # -P keeps Python from importing a file h5py.py in the current folder.
-    command = [sys.executable, "-P", "-c", _READ_ALL, os.fspath(path)]
+    command = [sys.executable, "-P", "-c", _READ_ALL]
+    if content is None:
+        command.append(os.fspath(path))
     try:
         result = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout_seconds
+            command, capture_output=True, input=content, timeout=timeout_seconds
         )
     except subprocess.TimeoutExpired as error:
         raise DataError(
@@ -48,5 +56,6 @@ def check_hdf5(path: str | os.PathLike[str], timeout_seconds: float = 3600.0) ->
         name = signal.Signals(-result.returncode).name
         raise DataError(f"{path}: damaged: the HDF5 library ended with {name}")
     if result.returncode:
-        reason = result.stderr.strip().splitlines()[-1:] or ["no reason given"]
+        said = result.stderr.decode(errors="replace").strip().splitlines()
+        reason = said[-1:] or ["no reason given"]
         raise DataError(f"{path}: not readable as HDF5 ({reason[0]})")

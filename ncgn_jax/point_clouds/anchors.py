@@ -18,6 +18,9 @@ from ncgn_jax.data.batches import split_reference
 
 ANCHOR_NAMES = ("noise", "origin", "train", "held_out")
 
+# So many clouds have two halves of two.
+_LEAST_HALVED = 4
+
 
 def make_anchor_sets(
     train: ArrayLike,
@@ -34,7 +37,8 @@ def make_anchor_sets(
     - `train`: random training clouds without replacement. It is **the floor**, compared
       with the whole test set like a model's row.
     - `held_out`: the second half of the test set. Compare it with the first half alone
-      (`split_reference`, same seed), and its values with rows of that size.
+      (`split_reference`, same seed), and its values with rows of that size. Fewer than
+      four test clouds have no halves to compare, and no such set.
 
     Args:
       train: Training clouds in the scaling the metrics use, [R, N, D].
@@ -55,10 +59,11 @@ def make_anchor_sets(
         raise ValueError(f"num_clouds is {num_clouds}; it must be at least 1")
     rng = np.random.default_rng(seed)
     shape = (num_clouds, *test.shape[1:])
-    _, second_half = split_reference(test, seed)
-    return {
+    sets = {
         "noise": rng.standard_normal(shape, np.float32),
         "origin": np.zeros(shape, np.float32),
         "train": train[rng.permutation(len(train))[:num_clouds]],
-        "held_out": second_half[:num_clouds],
     }
+    if len(test) >= _LEAST_HALVED:
+        sets["held_out"] = split_reference(test, seed)[1][:num_clouds]
+    return sets

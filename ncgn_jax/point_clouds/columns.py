@@ -106,3 +106,21 @@ def warn_below_floor(rows: Mapping[str, Row]) -> list[str]:
         if sizes[0] != sizes[1]:
             lines.append(f"{name}: sizes {sizes[0]}, but the floor's are {sizes[1]}")
     return lines
+
+
+def say_unmeasured(rows: Mapping[str, Row]) -> list[str]:
+    """Says which rows are too small to be measured, one line each.
+
+    Example:
+      >>> say_unmeasured({"model": {"num_generated": 1, "num_reference": 3}})
+      ['model: 1 generated and 3 reference clouds; measures need 2 of each']
+    """
+    lines = [
+        f"{name}: {row['num_generated']} generated and {row['num_reference']} "
+        "reference clouds; measures need 2 of each"
+        for name, row in rows.items()
+        if min(row.get("num_generated", 2), row.get("num_reference", 2)) < 2
+    ]
+    if FLOOR_ROW in rows and "held_out" not in rows:
+        lines.append("held_out: left out, since its two halves need 4 test clouds")
+    return lines

@@ -6,9 +6,12 @@ from ncgn_jax import fields
 from ncgn_jax.faults import Faults
 from ncgn_jax.fields import Field, one_of, whole, with_defaults
 from ncgn_jax.parallel import num_devices
+from ncgn_jax.point_clouds.cloud_reader import SAMPLINGS, FileOptions
 from ncgn_jax.point_clouds.facts import CloudFacts
+from ncgn_jax.point_clouds.layout import SPLIT_CHOICES
 from ncgn_jax.point_clouds.load import SOURCES
 from ncgn_jax.point_clouds.model import DIM, NOISE_CONDITIONINGS, PointCloudModel
+from ncgn_jax.point_clouds.sets import NORMALISATIONS
 from ncgn_jax.tasks.bucketed import BatchLayout, make_batch_layout
 from ncgn_jax.tasks.settings import (
     BASE_FIELDS,
@@ -44,11 +47,52 @@ FIELDS = with_defaults(
         Field("data.num_points", 400, "Points per cloud.", whole(2), decides="size"),
         Field(
             "data.sampling",
-            "vertices",
-            "Points of a mesh: its vertices (published), or drawn on its surface.",
-            one_of(("vertices", "surface")),
+            "auto",
+            "Points of a mesh: its vertices (published), or drawn on its surface; auto "
+            "takes vertices of ModelNet, the surface of others.",
+            one_of(SAMPLINGS),
         ),
-        Field("data.categories", (), "Categories to load; () for all.", items=str),
+        Field("data.categories", (), "Classes to load; () for all.", items=str),
+        Field(
+            "data.normalise",
+            "cloud",
+            "Centre and scale each cloud by itself (published), or all of the set "
+            "alike, or none; the last two give samples in the units of the file.",
+            one_of(NORMALISATIONS),
+        ),
+        Field(
+            "data.split",
+            "auto",
+            "Take the split that folders, lists or names of files give, or draw a "
+            "random one.",
+            one_of(SPLIT_CHOICES),
+        ),
+        Field(
+            "data.class_level",
+            None,
+            "Level of the folders below data.path that name classes, from 1, without "
+            "those of the split; 0 for no classes; unset takes the first that differs.",
+            whole(0),
+            kind=int,
+        ),
+        Field(
+            "data.points_key",
+            None,
+            "Array of the clouds in .npz, .h5 and .pt; unset finds it.",
+            kind=str,
+        ),
+        Field(
+            "data.label_key",
+            None,
+            "Array of the classes in .npz, .h5 and .pt; unset finds it.",
+            kind=str,
+        ),
+        Field(
+            "data.pattern",
+            None,
+            "Files to read, such as *.ply; unset reads all.",
+            kind=str,
+        ),
         NUM_TRAIN,
         NUM_TEST,
         TEST_FRACTION,
@@ -109,6 +153,18 @@ def check_training(config: ConfigDict, faults: Faults) -> None:
             make_layout(config)
         except ValueError as error:
             faults.lines.append(f"dmp / train.batch_size: {error}")
+
+
+def file_options(config: ConfigDict) -> FileOptions:
+    """Returns what a configuration decides of files that leave it open."""
+    data = config.data
+    return FileOptions(
+        split=data.split,
+        class_level=data.class_level,
+        points_key=data.points_key,
+        label_key=data.label_key,
+        pattern=data.pattern,
+    )
 
 
 def make_layout(config: ConfigDict) -> BatchLayout:

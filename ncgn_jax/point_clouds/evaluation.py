@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ncgn_jax.data.batches import split_reference
-from ncgn_jax.faults import DataError
 from ncgn_jax.metrics.table import Row
 from ncgn_jax.metrics.transport import (
     draw_subset,
@@ -31,6 +30,10 @@ from ncgn_jax.point_clouds.distances import (
     nearest_neighbor_accuracy,
 )
 from ncgn_jax.point_clouds.statistics import cloud_statistics, statistics_distance
+
+# Measures compare pairs in a set, so it needs two clouds.
+_LEAST_COMPARED = 2
+_NO_DISTANCES = np.zeros((0, 0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +107,7 @@ def prepare_reference(
     """Computes the results that all rows against the same reference share.
 
     Args:
-      reference: Reference clouds, [T, N, D] with T > 1.
+      reference: Reference clouds, [T, N, D].
       settings: Settings of the measurements.
       num_generated: Size of the largest generated set, which bounds that of all
         subsets; None if unknown.
@@ -117,12 +120,14 @@ def prepare_reference(
     most = len(reference) if num_generated is None else num_generated
     chamfer = draw_subset(scaled, min(settings.max_chamfer_clouds, most), settings.seed)
     emd = draw_subset(scaled, min(settings.max_emd_clouds, most), settings.seed)
+    if min(len(reference), most) < _LEAST_COMPARED:
+        chamfer, emd = chamfer[:0], emd[:0]
     return PreparedReference(
         clouds=reference,
         chamfer_clouds=chamfer,
-        chamfer_distances=chamfer_matrix(chamfer),
+        chamfer_distances=chamfer_matrix(chamfer) if len(chamfer) else _NO_DISTANCES,
         emd_clouds=emd,
-        emd_distances=emd_matrix(emd) if len(emd) else np.zeros((0, 0)),
+        emd_distances=emd_matrix(emd) if len(emd) else _NO_DISTANCES,
         statistics=cloud_statistics(scaled),
         settings=settings,
     )
@@ -150,16 +155,15 @@ def evaluate_clouds(
       reference, in [-1, 1] (see `cloud_statistics`).
 
     Args:
-      generated: Generated clouds, [S, N, D] with S > 1, points in random order.
-      reference: Reference clouds, [T, N, D] with T > 1, in the same scaling, or the
-        result of `prepare_reference` with the same settings.
+      generated: Generated clouds, [S, N, D], points in random order.
+      reference: Reference clouds, [T, N, D], in the same scaling, or the result of
+        `prepare_reference` with the same settings.
       settings: Settings of the measurements.
 
     Returns:
-      Plain numbers by name.
+      Plain numbers by name; sizes and spread alone if S or T is 1.
 
     Raises:
-      DataError: If there are fewer than two clouds to compare.
       ValueError: If shapes or settings do not fit or a coordinate is not finite.
     """
     generated = np.asarray(generated)
@@ -169,17 +173,20 @@ def evaluate_clouds(
         raise ValueError(
             f"reference prepared for {reference.settings}, asked for {settings}"
         )
-    if min(len(generated), len(reference.clouds)) < 2:
-        raise DataError(
-            f"measures: found {len(generated)} generated and {len(reference.clouds)} "
-            "reference clouds; allowed: at least 2: ask for more by "
-            "sample.num_samples, and hold out at least 4 (data.test_fraction)"
-        )
-    scaled = generated / settings.half_width
-    return {
+    sizes: Row = {
         "num_generated": len(generated),
         "num_reference": len(reference.clouds),
         "num_points": generated.shape[1],
+    }
+    spreads: Row = {
+        "spread": float(np.std(generated, dtype=np.float64)),
+        "spread_reference": float(np.std(reference.clouds, dtype=np.float64)),
+    }
+    if min(len(generated), len(reference.clouds)) < _LEAST_COMPARED:
+        return {**sizes, **spreads}
+    scaled = generated / settings.half_width
+    return {
+        **sizes,
         "w_flat": wasserstein_flat(generated, reference.clouds),
         **_matched_row(generated, reference),
         **_chamfer_row(scaled, reference),
@@ -189,8 +196,7 @@ def evaluate_clouds(
             reference.clouds / settings.half_width,
             resolution=settings.resolution,
         ),
-        "spread": float(np.std(generated, dtype=np.float64)),
-        "spread_reference": float(np.std(reference.clouds, dtype=np.float64)),
+        **spreads,
         **_statistics_row(scaled, reference),
     }
 
@@ -214,18 +220,19 @@ def evaluate_anchors(
       reference: `prepare_reference(test, settings)`; computed here if None.
 
     Returns:
-      Rows by anchor name.
+      Rows by anchor name, without `held_out` for fewer than four test clouds.
     """
     sets = make_anchor_sets(train, test, num_clouds=num_clouds, seed=settings.seed)
-    held_out = sets.pop("held_out")
-    first_half, _ = split_reference(test, settings.seed)
+    held_out = sets.pop("held_out", None)
     if reference is None:
         reference = prepare_reference(test, settings, num_generated=num_clouds)
     rows = {
         name: evaluate_clouds(clouds, reference, settings)
         for name, clouds in sets.items()
     }
-    rows["held_out"] = evaluate_clouds(held_out, first_half, settings)
+    if held_out is not None:
+        first_half, _ = split_reference(test, settings.seed)
+        rows["held_out"] = evaluate_clouds(held_out, first_half, settings)
     return rows
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import ClassVar, Self
 
-from ncgn_jax.point_clouds.sets import PointDataset
+from ncgn_jax.point_clouds.sets import Frame, PointDataset
 from ncgn_jax.tasks.classes import count_classes
 
 
@@ -15,6 +15,8 @@ class CloudFacts:
       scale: Their standard deviation, over all coordinates.
       class_names: Their classes.
       class_counts: Training clouds of each class.
+      frame: How clouds were moved and scaled, so that samples come in the units of the
+        file.
     """
 
     relied_on: ClassVar[tuple[str, ...]] = ("class_names",)
@@ -22,6 +24,7 @@ class CloudFacts:
     scale: float
     class_names: tuple[str, ...]
     class_counts: tuple[int, ...]
+    frame: Frame = Frame()
 
     def with_another_name(self) -> Self:
         """Returns facts with a name more, see `tasks.facts`."""
@@ -38,4 +41,5 @@ def learn_facts(dataset: PointDataset) -> CloudFacts:
         float(dataset.scale),
         tuple(dataset.class_names),
         count_classes(dataset.train_labels, dataset.class_names),
+        dataset.frame,
     )

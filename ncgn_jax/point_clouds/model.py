@@ -2,7 +2,7 @@
 
 Positions are what is generated, so clusters and neighbours are found anew at every
 step, on the device (arXiv 2507.09391, section 5.1). Clouds have unit variance here;
-times `scale` they are those of the data.
+times `scale` they are those of the data, after these were normalised (`sets.Frame`).
 """
 
 import dataclasses

@@ -17,8 +17,11 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from ncgn_jax.data.archives import is_hidden
 from ncgn_jax.data.cache import cached_arrays
+from ncgn_jax.data.report import Reading, classes_by_split, count_repeated
 from ncgn_jax.faults import DataError
+from ncgn_jax.point_clouds.entries import list_folder
 from ncgn_jax.point_clouds.off_files import read_off, sample_surface
 from ncgn_jax.point_clouds.sets import (
     PointDataset,
@@ -47,6 +50,14 @@ _SPOILT = (
 _Read = Callable[[str], bytes]
 
 
+class _File(NamedTuple):
+    """A file of the data set, hidden ones left away."""
+
+    name: str
+    size: int
+    stamp: str
+
+
 class _Mesh(NamedTuple):
     """A mesh file of the data set."""
 
@@ -71,7 +82,7 @@ def load_modelnet(
       path: The official zip, or a folder that holds `category/{train,test}/*.off`.
       num_points: Points per cloud.
       sampling: "vertices" draws mesh vertices without replacement, as in
-        arXiv 2507.09391; shapes with too few are left out and counted in `source`.
+        arXiv 2507.09391; shapes with too few are left out and counted.
         "surface" draws points uniformly by area.
       categories: Categories to use; None for all.
       seed: Seed of the draws. Each shape has its own stream, so its cloud does not
@@ -88,9 +99,14 @@ def load_modelnet(
     if sampling not in SAMPLINGS:
         raise DataError(f"sampling={sampling!r}; allowed: {', '.join(SAMPLINGS)}")
     path = Path(path)
-    with _open(path) as (meshes, read):
+    reading = Reading(path, "clouds")
+    with _open(path) as (found, read):
+        meshes = _to_meshes(found, path, reading)
         names = sorted({mesh.category for mesh in meshes})
         names = _choose_categories(names, categories, path)
+        for mesh in meshes:
+            if mesh.category not in names:
+                reading.leave_out("of other classes (data.categories)", mesh.file)
         meshes = [mesh for mesh in meshes if mesh.category in names]
         settings = {
             "path": str(path.resolve()),
@@ -106,10 +122,23 @@ def load_modelnet(
             return _build(meshes, names, read, num_points, sampling, seed)
 
         arrays = cached_arrays(cache_dir, "modelnet", settings, build)
+    skipped = int(arrays["num_skipped"])
+    reading.leave_out(f"meshes with fewer than {num_points} vertices", count=skipped)
     unit = "mesh vertices" if sampling == "vertices" else "surface points"
     family = next((n for n in ("ModelNet40", "ModelNet10") if n in path.name), "meshes")
     title = family if family != "meshes" else f"meshes in {path.name}"
-    skipped = int(arrays["num_skipped"])
+    labels = {split: arrays[f"{split}_labels"] for split in SPLITS}
+    report = reading.report(
+        {split: len(arrays[split]) for split in SPLITS},
+        "by folders",
+        classes=classes_by_split(names, *labels.values()),
+        contents=(
+            f"{num_points} {unit} of each",
+            "each cloud is centred and divided by its own largest coordinate; these "
+            "numbers are not kept, so samples have none (data.normalise)",
+        ),
+        num_repeated=count_repeated(arrays["train"], arrays["test"]),
+    )
     return make_dataset(
         f"{title} (OFF, {num_points} {unit})",
         arrays["train"],
@@ -117,14 +146,13 @@ def load_modelnet(
         arrays["train_labels"],
         arrays["test_labels"],
         tuple(names),
-        f"{path}: {len(arrays['train'])} train and {len(arrays['test'])} test shapes, "
-        f"{unit}; {skipped} shapes with fewer than {num_points} vertices not used",
+        report,
     )
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[tuple[list[_Mesh], _Read]]:
-    """Yields the meshes of a folder or zip, and a function that reads one."""
+def _open(path: Path) -> Iterator[tuple[list[_File], _Read]]:
+    """Yields the files of a folder or zip, and a function that reads one."""
     if path.is_dir():
         yield _list_folder(path), lambda file: (path / file).read_bytes()
         return
@@ -145,34 +173,38 @@ def _open(path: Path) -> Iterator[tuple[list[_Mesh], _Read]]:
         yield _list_zip(archive, path), read
 
 
-def _list_folder(path: Path) -> list[_Mesh]:
+def _list_folder(path: Path) -> list[_File]:
     found = []
-    for file in sorted(path.rglob("*")):
-        if file.suffix.lower() == ".off" and not file.name.startswith("."):
-            state = file.stat()
-            name = file.relative_to(path).as_posix()
-            found.append((name, state.st_size, str(state.st_mtime_ns)))
-    return _to_meshes(found, path)
+    for entry in list_folder(path).entries:
+        if entry.path is not None:
+            state = entry.path.stat()
+            found.append(_File(entry.name, state.st_size, str(state.st_mtime_ns)))
+    return found
 
 
-def _list_zip(archive: zipfile.ZipFile, path: Path) -> list[_Mesh]:
+def _list_zip(archive: zipfile.ZipFile, path: Path) -> list[_File]:
     found = []
     for member in archive.infolist():
         name = PurePosixPath(member.filename.replace("\\", "/"))
         drive = ":" in name.parts[0] if name.parts else False
         if name.is_absolute() or ".." in name.parts or drive:
             raise DataError(f"{path}: unsafe member path {member.filename!r}")
-        hidden = any(part.startswith((".", "__MACOSX")) for part in name.parts)
-        if name.suffix.lower() == ".off" and not hidden:
-            found.append((member.filename, member.file_size, hex(member.CRC)))
-    return _to_meshes(sorted(found), path)
+        if not is_hidden(name) and not member.is_dir():
+            found.append(_File(member.filename, member.file_size, hex(member.CRC)))
+    return sorted(found)
 
 
-def _to_meshes(found: list[tuple[str, int, str]], path: Path) -> list[_Mesh]:
+def _to_meshes(found: list[_File], path: Path, reading: Reading) -> list[_Mesh]:
     meshes = []
     for file, size, stamp in found:
         parts = PurePosixPath(file).parts
+        ending = PurePosixPath(file).suffix.lower()
+        if ending != ".off":
+            reading.leave_out(f"{ending or 'other'} files", file)
+            continue
+        reading.find(ending, file)
         if len(parts) < 3 or parts[-2] not in SPLITS:
+            reading.leave_out("not in category/{train,test}", file)
             continue
         if size > MAX_MEMBER_BYTES:
             raise DataError(

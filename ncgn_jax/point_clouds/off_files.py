@@ -5,17 +5,19 @@ import re
 import numpy as np
 
 from ncgn_jax.faults import DataError
+from ncgn_jax.point_clouds.polygons import cut_polygons
 
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _HEADER = re.compile(r"^(?:ST)?C?N?OFF")
 
 
 def read_off(text: str | bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Parses an OFF mesh with one vertex or face per line, as ModelNet writes it.
+    """Parses an OFF mesh, with one vertex or face per line or in free layout.
 
     Counts may follow the header without a space (`OFF1568 1484 0`, a known fault of
-    many ModelNet files). Comments, blank lines, and colours and normals after the
-    coordinates are skipped. Polygons become fans of triangles; points and edges become
-    none.
+    many ModelNet files). Comments, blank lines, a byte order mark, and colours and
+    normals after the coordinates are skipped. Polygons are cut into triangles; points
+    and edges become none.
 
     Args:
       text: Content of the file.
@@ -30,11 +32,51 @@ def read_off(text: str | bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
         is allocated.
     """
     if isinstance(text, bytes):
+        # Comments may be in any encoding.
+        text = re.sub(rb"#[^\r\n]*", b"", text.removeprefix(_BYTE_ORDER_MARK))
         try:
             text = text.decode("utf-8")
         except UnicodeDecodeError as error:
             raise DataError(f"{where}: not a text file ({error.reason})") from error
     lines = [part for part in map(_strip, text.splitlines()) if part]
+    try:
+        return _read_by_line(lines, where)
+    except DataError:
+        free = _lay_out(lines)
+        if free is None:
+            raise
+        return _read_by_line(free, where)
+
+
+def _lay_out(lines: list[str]) -> list[str] | None:
+    """Returns a file in free layout with a line for each thing, None if it is none.
+
+    Then the numbers that the counts ask for are all there are.
+    """
+    match = _HEADER.match(lines[0]) if lines else None
+    words = " ".join(lines).split()
+    if match is None or words[0] != match.group():
+        return None
+    words = words[1:]
+    if len(words) < 3 or not all(re.fullmatch(r"[0-9]{1,9}", w) for w in words[:3]):
+        return None
+    num_vertices, num_faces, at = int(words[0]), int(words[1]), 3
+    if 3 * num_vertices + num_faces > len(words):
+        return None
+    rows = [lines[0][: match.end()], " ".join(words[:3])]
+    for _ in range(num_vertices):
+        rows.append(" ".join(words[at : at + 3]))
+        at += 3
+    for _ in range(num_faces):
+        if at >= len(words) or not re.fullmatch(r"[0-9]{1,9}", words[at]):
+            return None
+        stop = at + 1 + int(words[at])
+        rows.append(" ".join(words[at:stop]))
+        at = stop
+    return rows if at == len(words) else None
+
+
+def _read_by_line(lines: list[str], where: str) -> tuple[np.ndarray, np.ndarray]:
     num_vertices, num_faces, lines = _read_header(lines, where)
     if num_vertices + num_faces > len(lines):
         raise DataError(
@@ -42,14 +84,8 @@ def read_off(text: str | bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
             f"announced, {len(lines)} lines of data found"
         )
     vertices = _read_vertices(lines[:num_vertices], where)
-    faces = _read_faces(lines[num_vertices : num_vertices + num_faces], where)
-    bad = np.argwhere((faces < 0) | (faces >= num_vertices))
-    if bad.size:
-        raise DataError(
-            f"{where}: a triangle refers to vertex {faces[tuple(bad[0])]}; "
-            f"allowed: 0..{num_vertices - 1}"
-        )
-    return vertices, faces
+    rows = lines[num_vertices : num_vertices + num_faces]
+    return vertices, _read_faces(rows, vertices, where)
 
 
 def _strip(line: str) -> str:
@@ -102,21 +138,42 @@ def _read_vertices(lines: list[str], where: str) -> np.ndarray:
     return vertices
 
 
-def _read_faces(lines: list[str], where: str) -> np.ndarray:
+def _read_faces(lines: list[str], vertices: np.ndarray, where: str) -> np.ndarray:
     tokens = [line.split() for line in lines]
     if all(row[0] == "3" and len(row) == 4 for row in tokens):
         try:
             table = np.array([[int(t) for t in row] for row in tokens], dtype=np.int64)
-            return table.reshape(-1, 4)[:, 1:]
+            faces = table.reshape(-1, 4)[:, 1:]
+            check_corners(faces.reshape(-1), len(vertices), where)
+            return faces
         except (ValueError, OverflowError):
             pass  # the slow way below finds the line at fault
-    triangles: list[tuple[int, int, int]] = []
-    for index, row in enumerate(tokens):
-        corners = _read_polygon(row, f"{where}: face {index}")
-        triangles += [
-            (corners[0], corners[i], corners[i + 1]) for i in range(1, len(corners) - 1)
-        ]
-    return np.array(triangles, dtype=np.int64).reshape(-1, 3)
+    polygons = [
+        _read_polygon(row, f"{where}: face {index}") for index, row in enumerate(tokens)
+    ]
+    corners = np.array([corner for row in polygons for corner in row], np.int64)
+    check_corners(corners, len(vertices), where)
+    counts = np.array([len(row) for row in polygons], np.int64)
+    return cut_polygons(vertices, corners, counts)
+
+
+def check_corners(corners: np.ndarray, num_vertices: int, where: str) -> None:
+    """Refuses corners that are no vertices.
+
+    Args:
+      corners: Numbers of vertices, int [corner].
+      num_vertices: Number of vertices.
+      where: Name of the mesh, for the message.
+
+    Raises:
+      DataError: If a corner is not in [0, num_vertices).
+    """
+    bad = corners[(corners < 0) | (corners >= num_vertices)]
+    if bad.size:
+        raise DataError(
+            f"{where}: a triangle refers to vertex {bad[0]}; "
+            f"allowed: 0..{num_vertices - 1}"
+        )
 
 
 def _read_polygon(row: list[str], where: str) -> list[int]:

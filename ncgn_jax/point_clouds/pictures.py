@@ -55,8 +55,8 @@ def draw_all(
       model: The model.
       params: The parameters that made the samples.
       model_state: Batch statistics.
-      samples: `points` [cloud, point, 3] in [-1, 1] and `label` [cloud].
-      dataset: The data, for the clouds beside the samples; None to go without.
+      samples: `points` [cloud, point, 3] as the model sees them, and `label`.
+      dataset: The data, likewise, for clouds beside the samples; None to go without.
       sampling: Settings of the samples.
       seed: Seed of the samples.
       folder: Where to; the run's folder, with its metrics, is one above.

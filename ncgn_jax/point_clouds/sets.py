@@ -16,7 +16,54 @@ import dataclasses
 
 import numpy as np
 
+from ncgn_jax.data.report import DataReport
 from ncgn_jax.faults import DataError
+
+# Bytes of clouds whose deviation is found at once.
+_STD_AT_ONCE = 2**28
+NORMALISATIONS = ("cloud", "set", "none")
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """Says how clouds were moved and scaled, so that it can be undone.
+
+    Attributes:
+      normalise: `cloud` if each was centred and scaled by itself, which cannot be
+        undone; `set` if all were by the same numbers; `none`.
+      center: What was subtracted from all, in the units of the file.
+      unit: What all were divided by, in the units of the file.
+    """
+
+    normalise: str = "cloud"
+    center: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    unit: float = 1.0
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether clouds are in the units in which they are handed out."""
+        return self.unit == 1.0 and not any(self.center)
+
+    def to_file(self, points: np.ndarray) -> np.ndarray:
+        """Returns clouds in the units of the file, float64 unless nothing changes.
+
+        Args:
+          points: Clouds as a model sees them, [..., 3].
+        """
+        if self.is_plain:
+            return points
+        return np.asarray(points, np.float64) * self.unit + np.asarray(self.center)
+
+    def from_file(self, points: np.ndarray) -> np.ndarray:
+        """Returns clouds as a model sees them, float32 unless nothing changes.
+
+        Args:
+          points: Clouds in the units of the file, [..., 3].
+        """
+        if self.is_plain:
+            return points
+        moved = np.asarray(points, np.float64) - np.asarray(self.center)
+        return (moved / self.unit).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +78,9 @@ class PointDataset:
       train_labels: Class of each training cloud, int32 [shape].
       test_labels: Class of each test cloud, int32 [shape].
       class_names: Name of each class.
-      source: Origin of the clouds, and how many were left out and why, in one line.
+      report: How the clouds were read or made.
       scale: Overall standard deviation of `train`; `train / scale` has variance 1.
+      frame: How `train` and `test` were moved and scaled.
     """
 
     name: str
@@ -41,8 +89,9 @@ class PointDataset:
     train_labels: np.ndarray
     test_labels: np.ndarray
     class_names: tuple[str, ...]
-    source: str
+    report: DataReport
     scale: float
+    frame: Frame = Frame()
 
 
 def make_dataset(
@@ -52,7 +101,8 @@ def make_dataset(
     train_labels: np.ndarray,
     test_labels: np.ndarray,
     class_names: tuple[str, ...],
-    source: str,
+    report: DataReport,
+    frame: Frame | None = None,
 ) -> PointDataset:
     """Checks arrays and joins them into a `PointDataset` with its scale.
 
@@ -63,7 +113,8 @@ def make_dataset(
       train_labels: Class indices of `train`.
       test_labels: Class indices of `test`.
       class_names: Name of each class.
-      source: One-line description.
+      report: How they were read or made.
+      frame: How they were moved and scaled; None for each by itself.
 
     Returns:
       The dataset, clouds float32 and labels int32.
@@ -93,8 +144,9 @@ def make_dataset(
         train_labels=np.asarray(train_labels, dtype=np.int32),
         test_labels=np.asarray(test_labels, dtype=np.int32),
         class_names=tuple(str(c) for c in class_names),
-        source=source,
+        report=report,
         scale=standardise(train),
+        frame=frame or Frame(),
     )
 
 
@@ -165,11 +217,32 @@ def normalise_clouds(points: np.ndarray, where: str = "points") -> np.ndarray:
       DataError: As `check_clouds`.
     """
     check_clouds(points, where)
+    return normalise_each(points)[0]
+
+
+def normalise_each(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Normalises clouds that were checked, and returns how.
+
+    Args:
+      points: Clouds, [..., point, 3].
+
+    Returns:
+      Clouds float32 of the same shape, their means float64 [..., 3], and their largest
+      distances of a coordinate from the mean, float64 [...].
+    """
     unit = points.astype(np.float64)
-    unit /= np.abs(unit).max(axis=(-2, -1), keepdims=True)  # the sums cannot overflow
-    unit -= unit.mean(axis=-2, keepdims=True)
-    unit /= np.abs(unit).max(axis=(-2, -1), keepdims=True)
-    return unit.astype(np.float32)
+    most = np.abs(unit).max(axis=(-2, -1), keepdims=True)
+    unit /= most  # the sums cannot overflow
+    center = unit.mean(axis=-2, keepdims=True)
+    unit -= center
+    size = np.abs(unit).max(axis=(-2, -1), keepdims=True)
+    unit /= size
+    with np.errstate(over="ignore"):
+        return (
+            unit.astype(np.float32),
+            (center * most)[..., 0, :],
+            (size * most)[..., 0, 0],
+        )
 
 
 def draw_points(
@@ -208,5 +281,11 @@ def standardise(train: np.ndarray) -> float:
     Returns:
       The scale, > 0.
     """
-    deviations = train.std(axis=(0, 1), dtype=np.float64)
-    return float(np.sqrt(np.square(deviations).mean()))
+    if train.nbytes <= _STD_AT_ONCE:
+        deviations = train.std(axis=(0, 1), dtype=np.float64)
+        return float(np.sqrt(np.square(deviations).mean()))
+    # In parts, because numpy holds twice the set in double precision.
+    mean = train.mean(axis=(0, 1), dtype=np.float64)
+    parts = np.array_split(train, max(1, train.nbytes // _STD_AT_ONCE * 4))
+    squares = [np.square(part - mean).sum(axis=(0, 1)) for part in parts]
+    return float(np.sqrt((np.sum(squares, axis=0) / train[..., 0].size).mean()))

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ncgn_jax.data.cache import cached_arrays
+from ncgn_jax.data.report import DataReport, classes_by_split
 from ncgn_jax.faults import DataError
 from ncgn_jax.point_clouds.sets import PointDataset, make_dataset, normalise_clouds
 from ncgn_jax.point_clouds.shape_categories import BUILDERS, Draws
@@ -118,10 +119,23 @@ def load_embedded(
         }
 
     arrays = cached_arrays(cache_dir, "embedded", settings, build)
+    report = DataReport(
+        origin=f"embedded generator, seed {seed}, not ModelNet",
+        unit="clouds",
+        splits={"train": num_train, "test": num_test},
+        split_rule="from streams of their own",
+        classes=classes_by_split(names, arrays["train_labels"], arrays["test_labels"]),
+        contents=(
+            f"{num_points} surface points of each",
+            "each shape is centred and divided by its own largest coordinate",
+        ),
+    )
     return make_dataset(
         "embedded parametric shapes",
-        class_names=names,
-        source=f"embedded generator, seed {seed}: {num_train} train and {num_test} "
-        f"test shapes of {len(names)} kinds, {num_points} surface points; not ModelNet",
-        **arrays,
+        arrays["train"],
+        arrays["test"],
+        arrays["train_labels"],
+        arrays["test_labels"],
+        names,
+        report,
     )

@@ -14,6 +14,7 @@ from ncgn_jax.data.whole_files import whole_file, write_whole
 from ncgn_jax.faults import RequestError
 from ncgn_jax.point_clouds.distances import one_way_distances
 from ncgn_jax.point_clouds.model import DIM, PointCloudModel
+from ncgn_jax.point_clouds.sets import Frame
 from ncgn_jax.tasks.classes import Label
 from ncgn_jax.tasks.trained import ClassedModel, at_least
 
@@ -29,7 +30,8 @@ class Clouds:
 
     Attributes:
       points: float32 [cloud, point, 3], in the units of the training clouds, or of what
-        was given.
+        was given; float64 where `data.normalise=set` is undone, so that places far
+        from the origin stay exact.
       labels: Name of the class of each cloud; () without classes.
       note: What was assumed to make them, in words; empty for nothing.
     """
@@ -125,7 +127,7 @@ class TrainedClouds(ClassedModel[PointCloudModel]):
             raise RequestError("guidance: this model was trained without classes")
         model, labels = self._sized(num_points), self._labels(label, num, seed)
         points = model.sample(self.params, self.model_state, labels, seed, sampling)
-        return Clouds(points, self._names(labels))
+        return Clouds(self._frame.to_file(points), self._names(labels))
 
     def complete(
         self,
@@ -147,7 +149,9 @@ class TrainedClouds(ClassedModel[PointCloudModel]):
         those nearest to them. Then it is noised half way and generated anew around the
         given points, which are kept. Training clouds have their mean at 0 and their
         largest coordinate at 1, z up. Where the whole shape lies is unknown of a part:
-        say `center` and `extent`, or those of the part are taken.
+        say `center` and `extent`, or those of the part are taken. A model of clouds
+        that were not scaled each by itself knows: its scans are in the units of the
+        training clouds.
 
         Args:
           scan: Given points, [point, 3], in any unit.
@@ -175,6 +179,11 @@ class TrainedClouds(ClassedModel[PointCloudModel]):
                 f"scan: found {len(points)} points; allowed: fewer than num_points, "
                 f"{model.num_points}"
             )
+        frame = self._frame
+        if frame.normalise != "cloud":
+            # The model knows where shapes lie, in the units of its data.
+            center = frame.center if center is None else center
+            extent = frame.unit if extent is None else extent
         middle = points.mean(0) if center is None else np.asarray(center, float)
         if middle.shape != (DIM,):
             raise RequestError(f"center: found {center!r}; allowed: three numbers")
@@ -205,7 +214,8 @@ class TrainedClouds(ClassedModel[PointCloudModel]):
         whole = model.refine(
             *weights, whole, is_given, labels, seed + 1, sampling, _REFINED_FROM
         )
-        found = (whole.astype(float) * size + middle).astype(np.float32)
+        found = whole.astype(float) * size + middle
+        found = found if not frame.is_plain else found.astype(np.float32)
         # To the bit, whatever the units.
         found[:, : len(points)] = points
         return Clouds(found, self._names(labels), "; ".join(assumed))
@@ -238,6 +248,7 @@ class TrainedClouds(ClassedModel[PointCloudModel]):
         """
         num = at_least("num", num, 2)
         ends = np.stack([_cloud("first", first), _like(first, second)])
+        ends = self._frame.from_file(ends)
         model = self._sized(ends.shape[1])
         if self.model.num_classes and label is None:
             raise RequestError(f"label: needed; allowed: {', '.join(self.class_names)}")
@@ -252,7 +263,7 @@ class TrainedClouds(ClassedModel[PointCloudModel]):
         points = model.from_noise(
             self.params, self.model_state, mixed.astype(np.float32), labels, sampling
         )
-        return Clouds(points, self._names(labels))
+        return Clouds(self._frame.to_file(points), self._names(labels))
 
     def log_likelihood(
         self,
@@ -282,7 +293,8 @@ class TrainedClouds(ClassedModel[PointCloudModel]):
         Raises:
           RequestError: If an argument is not possible.
         """
-        points = np.asarray(clouds, np.float32)
+        frame = self._frame
+        points = np.asarray(clouds, np.float64 if not frame.is_plain else np.float32)
         if points.ndim != 3 or points.shape[2] != DIM or not len(points):
             raise RequestError(
                 f"clouds: found shape {points.shape}; allowed: [cloud, point, {DIM}]"
@@ -291,15 +303,21 @@ class TrainedClouds(ClassedModel[PointCloudModel]):
             raise RequestError("clouds: found numbers that are not finite")
         if self.model.num_classes and label is None:
             raise RequestError(f"label: needed; allowed: {', '.join(self.class_names)}")
-        return self._sized(points.shape[1]).log_likelihood(
+        found = self._sized(points.shape[1]).log_likelihood(
             self.params,
             self.model_state,
-            points,
+            frame.from_file(points),
             self._labels(label, len(points), seed),
             seed,
             self._settings(steps=steps, guidance=0.0),
             0 if exact else at_least("probes", probes, 1),
         )
+        return found - points[0].size * np.log(frame.unit)
+
+    @property
+    def _frame(self) -> Frame:
+        """How the training clouds were moved and scaled."""
+        return self.model.facts.frame
 
     def _sized(self, num_points: int | None) -> PointCloudModel:
         """Returns the model of a number of points; kept, since compiling is slow."""

@@ -115,7 +115,7 @@ def add_truth(
       New rows. `origin` has no surface and is not changed.
     """
     sets = make_anchor_sets(train, test, num_clouds=num_clouds, seed=0)
-    clouds = {name: sets[name] / half_width for name in _ANCHORS}
+    clouds = {name: sets[name] / half_width for name in _ANCHORS if name in sets}
     clouds |= {name: arrays["points"] for name, arrays in samples.items()}
     return {
         name: {**row, **truth_row(clouds[name])} if name in clouds else dict(row)

@@ -57,7 +57,7 @@ def test_zip_and_folder_agree(folder, archive):
     np.testing.assert_array_equal(one.train_labels, [0, 1, 1])
     np.testing.assert_array_equal(one.test_labels, [0, 0, 1, 1])
     assert one.train.shape == (3, 30, 3)
-    assert "1 shapes with fewer than 30 vertices not used" in one.source
+    assert "1 meshes with fewer than 30 vertices" in str(one.report)
     assert one.name == "ModelNet40 (OFF, 30 mesh vertices)"
 
 
@@ -75,7 +75,7 @@ def test_vertices_are_drawn_from_the_mesh(folder, members):
 def test_surface_keeps_small_shapes(folder):
     data = load_modelnet(folder, 100, "surface")
     assert data.train.shape == data.test.shape == (4, 100, 3)
-    assert "0 shapes with fewer" in data.source
+    assert "fewer than" not in str(data.report)
 
 
 def test_seeded_and_independent_of_other_categories(folder):
@@ -155,7 +155,7 @@ def test_cache_is_used_and_follows_the_files(folder, tmp_path, monkeypatch):
         )
         again = load_modelnet(folder, 30, cache_dir=cache)
     np.testing.assert_array_equal(first.train, again.train)
-    assert first.source == again.source
+    assert first.report == again.report
     file = folder / "table" / "test" / "table_0002.off"
     file.write_text(write_off(60, seed=99))
     changed = load_modelnet(folder, 30, cache_dir=cache)

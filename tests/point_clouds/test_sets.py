@@ -139,3 +139,9 @@ def test_dataset_is_typed_and_checked(clouds):
         make_dataset("n", clouds, clouds, labels[:5], labels, ("a",), "")
     with pytest.raises(DataError, match="labels 1..1 for 1 class names"):
         make_dataset("n", clouds, clouds, labels + 1, labels, ("a",), "")
+
+
+def test_the_scale_of_large_sets_is_found_in_parts(clouds, monkeypatch):
+    whole = standardise(clouds)
+    monkeypatch.setattr("ncgn_jax.point_clouds.sets._STD_AT_ONCE", 1000)
+    assert standardise(clouds) == pytest.approx(whole, rel=1e-12)

@@ -120,7 +120,7 @@ def test_embedded_set_is_cached_and_its_splits_are_distinct(tmp_path, monkeypatc
     assert data.test.shape == (30, 60, 3)
     boxes = np.concatenate([data.train, data.test]).max(axis=1)
     assert len(np.unique(np.round(boxes, 5), axis=0)) == 60
-    assert "not ModelNet" in data.source
+    assert "not ModelNet" in str(data.report)
     with monkeypatch.context() as patch:
         patch.setattr(Solids, "sample", lambda *_: pytest.fail("made again"))
         again = load_embedded(30, 30, 60, seed=2, cache_dir=tmp_path)

@@ -1,0 +1,114 @@
+"""Reads points of LAS files, and of compressed ones (LAZ) in a separate process.
+
+The decompressor trusts the headers of a file. A damaged one ends the program that reads
+it, or has it set aside all memory.
+"""
+
+import io
+import signal
+import subprocess
+import sys
+
+import numpy as np
+
+from ncgn_jax.data.optional import import_optional
+from ncgn_jax.faults import DataError
+
+_TIMEOUT_SECONDS = 3600.0
+_LEAST_HEADER_BYTES = 227
+_LEAST_RECORD_BYTES = 54
+# Writes the names of other dimensions in a line, then x, y and z of all points.
+_READ = """
+import io, sys
+import laspy, numpy
+data = laspy.read(io.BytesIO(sys.stdin.buffer.read()))
+points = numpy.stack([numpy.asarray(data[a], "<f8") for a in "xyz"], axis=1)
+names = [str(name) for name in data.point_format.dimension_names]
+sys.stdout.buffer.write(
+    f"{data.header.point_count} {' '.join(names)}\\n".encode() + points.tobytes()
+)
+"""
+
+
+def read_lidar(
+    content: bytes, is_compressed: bool, where: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Parses a LAS or LAZ file.
+
+    Args:
+      content: Content of the file.
+      is_compressed: Whether it is LAZ.
+      where: Name of the file, for messages.
+
+    Returns:
+      Points float64 [point, 3], and the names of all other dimensions.
+
+    Raises:
+      DataError: If it is damaged, cut short or has no points, or laspy is missing.
+    """
+    laspy = import_optional("laspy", "lidar", where)
+    _check_header(content, where)
+    if is_compressed:
+        points, announced, names = _read_apart(content, where)
+    else:
+        try:
+            with laspy.open(io.BytesIO(content)) as file:
+                announced = int(file.header.point_count)
+                # A damaged header would have memory set aside for all it announces.
+                if announced > len(content):
+                    raise DataError(
+                        f"{where}: truncated: {announced} points announced, "
+                        f"{len(content)} bytes found"
+                    )
+                data = file.read()
+            points = np.stack([np.asarray(data[a], float) for a in "xyz"], axis=1)
+            names = [str(name) for name in data.point_format.dimension_names]
+        except DataError:
+            raise
+        except Exception as error:  # laspy lists no errors
+            raise DataError(f"{where}: not readable ({error!r})") from error
+    if len(points) < announced:
+        raise DataError(
+            f"{where}: truncated: {announced} points announced, {len(points)} found"
+        )
+    if not len(points):
+        raise DataError(f"{where}: no points")
+    return points, tuple(name for name in names if name not in ("X", "Y", "Z"))
+
+
+def _check_header(content: bytes, where: str) -> None:
+    """Refuses headers that announce more records than the file has bytes for.
+
+    laspy would read on without end.
+    """
+    if not content.startswith(b"LASF") or len(content) < _LEAST_HEADER_BYTES:
+        raise DataError(f"{where}: not a LAS file, or cut in its header")
+    num_records = int.from_bytes(content[100:104], "little")
+    if content[25] >= 4:  # version 1.4 and later
+        num_records += int.from_bytes(content[243:247], "little")
+    if num_records * _LEAST_RECORD_BYTES > len(content):
+        raise DataError(
+            f"{where}: truncated: {num_records} records announced in {len(content)} "
+            "bytes"
+        )
+
+
+def _read_apart(content: bytes, where: str) -> tuple[np.ndarray, int, list[str]]:
+    # -P keeps Python from importing a file laspy.py in the current folder.
+    command = [sys.executable, "-P", "-c", _READ]
+    try:
+        result = subprocess.run(
+            command, capture_output=True, input=content, timeout=_TIMEOUT_SECONDS
+        )
+    except subprocess.TimeoutExpired as error:
+        raise DataError(f"{where}: damaged: reading it does not end") from error
+    if result.returncode < 0:
+        name = signal.Signals(-result.returncode).name
+        raise DataError(f"{where}: damaged: the decompressor ended with {name}")
+    if result.returncode:
+        said = result.stderr.decode(errors="replace").strip().splitlines()
+        reason = said[-1] if said else "no reason given"
+        raise DataError(f"{where}: not readable ({reason})")
+    head, _, body = result.stdout.partition(b"\n")
+    announced, *names = head.decode().split()
+    return np.frombuffer(body, "<f8").reshape(-1, 3), int(announced), names

@@ -1,0 +1,162 @@
+"""Reads one cloud or mesh from the bytes of a file, whatever its format.
+
+`ARRAY_ENDINGS` are formats of arrays, which may hold many clouds (`array_files`); all
+others hold one. Every format may be compressed (.gz).
+"""
+
+import io
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from ncgn_jax.faults import DataError
+from ncgn_jax.point_clouds.entries import ending_of
+from ncgn_jax.point_clouds.lidar_files import read_lidar
+from ncgn_jax.point_clouds.obj_files import read_obj
+from ncgn_jax.point_clouds.off_files import check_corners, read_off
+from ncgn_jax.point_clouds.pcd_files import read_pcd
+from ncgn_jax.point_clouds.ply_files import read_ply
+from ncgn_jax.point_clouds.stl_files import read_stl
+from ncgn_jax.point_clouds.text_clouds import read_text_cloud
+
+ARRAY_ENDINGS = (".npz", ".npy", ".h5", ".hdf5", ".pt", ".pth")
+TEXT_ENDINGS = (".xyz", ".pts", ".asc", ".txt", ".csv")
+# Of one shape in several formats the first is read: points as someone prepared them,
+# then meshes that keep numbers as they are, then text.
+SHAPE_ENDINGS = (
+    ".ply", ".pcd", ".las", ".laz", ".off", ".obj", ".glb", ".gltf", ".stl",
+    *TEXT_ENDINGS,
+)  # fmt: skip
+ENDINGS = (*ARRAY_ENDINGS, *SHAPE_ENDINGS)
+# Endings of clouds and meshes that are known but not read, and a way out.
+_WAYS = (
+    (".fbx .blend .3ds .max .ma .mb", "a mesh: export it as .glb, .ply or .obj"),
+    (
+        ".dae .3mf .x3d .wrl .vrml .usd .usda .usdc .usdz .abc",
+        "a mesh: convert it to .glb, .ply or .obj (Blender and MeshLab do)",
+    ),
+    (".step .stp .iges .igs .brep", "a CAD model: mesh it, and save as .stl or .ply"),
+    (
+        ".e57 .ptx .rcp .rcs .fls .copc",
+        "a scan: export it as .las, .ply or .pcd (CloudCompare does)",
+    ),
+    (
+        ".vtk .vtp .vtu .msh .mesh .bdf .inp",
+        "a mesh: convert it to .ply or .stl (meshio does)",
+    ),
+    (
+        ".pkl .pickle .p",
+        "a pickle, which may run code: save its arrays as .npz or .npy",
+    ),
+    (".mat", "save its arrays as .npz (scipy.io.loadmat reads it)"),
+    (".bin", "numbers without a shape: save them as .npy"),
+    (".tfrecord .tfrecords .lmdb .mdb", "records: save the clouds as .npz or .h5"),
+    (".zip .tar .tgz", "an archive among files: name it by data.path"),
+    (".rar .7z", "an archive: repack it as .zip or .tar"),
+)
+OTHERS = {ending: way for endings, way in _WAYS for ending in endings.split()}
+# Returns the bytes of a file that another refers to, by its name beside it.
+Beside = Callable[[str], bytes]
+
+
+class Shape(NamedTuple):
+    """A cloud, or a mesh.
+
+    Attributes:
+      points: Points or vertices, [point, 3], in the precision of the file.
+      faces: Triangles, int64 [triangle, 3]; none of a cloud.
+      others: Names of further numbers of the points, which are not used.
+      num_missing: Points that the file marks as not seen, which are left out.
+      note: What was decided to read it, in words.
+    """
+
+    points: np.ndarray
+    faces: np.ndarray
+    others: tuple[str, ...] = ()
+    num_missing: int = 0
+    note: str = ""
+
+
+def read_shape(content: bytes, name: str, where: str, beside: Beside) -> Shape:
+    """Reads a format that holds one shape.
+
+    Args:
+      content: Content of the file, uncompressed.
+      name: Its name, whose ending is one of `SHAPE_ENDINGS`.
+      where: Name for messages.
+      beside: Returns other files that it refers to.
+
+    Raises:
+      DataError: If it is damaged, or has no points.
+    """
+    ending, no_faces = ending_of(name), np.zeros((0, 3), np.int64)
+    if ending == ".off":
+        return Shape(*read_off(content, where))
+    if ending == ".ply":
+        return Shape(*read_ply(content, where))
+    if ending == ".obj":
+        return Shape(*read_obj(content, where))
+    if ending == ".stl":
+        return Shape(*read_stl(content, where))
+    if ending == ".pcd":
+        points, others = read_pcd(content, where)
+        seen = np.isfinite(points).all(axis=1)
+        if not seen.any():
+            raise DataError(f"{where}: no points: all {len(points)} are NaN")
+        return Shape(points[seen], no_faces, others, int((~seen).sum()))
+    if ending in (".las", ".laz"):
+        points, others = read_lidar(content, ending == ".laz", where)
+        return Shape(points, no_faces, others)
+    if ending in (".glb", ".gltf"):
+        return _read_gltf(content, ending, where, beside)
+    cloud = read_text_cloud(content, where)
+    note = "commas are decimal points, as in 0,5" if cloud.decimal_comma else ""
+    return Shape(cloud.points, no_faces, cloud.others, note=note)
+
+
+class _Beside:
+    """Lets trimesh read files beside a .gltf, and no others."""
+
+    def __init__(self, beside: Beside):
+        self._beside = beside
+
+    def __getitem__(self, name: str) -> bytes:
+        return self._beside(name)
+
+
+def _read_gltf(content: bytes, ending: str, where: str, beside: Beside) -> Shape:
+    import trimesh  # slow to import, and needed for this format only
+
+    try:
+        scene = trimesh.load_scene(
+            io.BytesIO(content),
+            file_type=ending[1:],
+            resolver=cast(Any, _Beside(beside)),  # what it asks of one
+            process=False,
+            skip_materials=True,
+        )
+        parts = [
+            part
+            for part in scene.dump()
+            if isinstance(part, trimesh.Trimesh | trimesh.PointCloud)
+        ]
+        vertices = [np.asarray(part.vertices, np.float64) for part in parts]
+        faces = [
+            np.asarray(part.faces if isinstance(part, trimesh.Trimesh) else ())
+            .reshape(-1, 3)
+            .astype(np.int64)
+            for part in parts
+        ]
+    except DataError:
+        raise
+    except Exception as error:  # trimesh lists no errors of its readers
+        raise DataError(f"{where}: not readable ({error!r})") from error
+    starts = np.cumsum([0, *map(len, vertices)])
+    if not starts[-1]:
+        raise DataError(f"{where}: no vertices")
+    joined = np.concatenate(
+        [part + start for part, start in zip(faces, starts[:-1], strict=True)]
+    )
+    check_corners(joined.reshape(-1), int(starts[-1]), where)
+    return Shape(np.concatenate(vertices), joined)
