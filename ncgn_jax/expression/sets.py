@@ -11,13 +11,17 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 from scipy.spatial import cKDTree
 
 from ncgn_jax.data.array_files import read_npz
 from ncgn_jax.data.cache import cached_arrays
-from ncgn_jax.expression.cell_files import CellTable, load_cells
+from ncgn_jax.data.report import DataReport, Reading, count_repeated
+from ncgn_jax.expression.cell_files import CellOptions, CellTable, load_cells
+from ncgn_jax.expression.host_memory import require_bytes
+from ncgn_jax.expression.sections import hold_out
 from ncgn_jax.expression.turing import (
     GENES,
     SIMULATOR_VERSION,
@@ -31,6 +35,11 @@ from ncgn_jax.expression.units import CellUnits
 from ncgn_jax.faults import DataError
 
 FIELD_SOURCES = ("turing", "profiles", "cells")
+_PROFILE_ARRAYS = ("expression", "genes", "age_minutes", "time")
+# Genes that are in double precision together.
+_BLOCK = 512
+# From so many genes on, the report proposes to choose some.
+_MANY_GENES = 2000
 Grid = tuple[tuple[float, ...], tuple[float, ...]]  # times and places
 # Published positions are divided by the largest of the training grid.
 _UNITS = np.asarray([max(TRAIN_TIMES), max(TRAIN_PLACES)], np.float64)
@@ -103,7 +112,7 @@ class FieldDataset:
 
     Attributes:
       name: Name in every table.
-      source: Origin and preparation of the fields, in one line.
+      report: How the fields were found or made, and prepared.
       genes: Name of each gene.
       train: Training fields.
       test: Test fields.
@@ -116,7 +125,7 @@ class FieldDataset:
     """
 
     name: str
-    source: str
+    report: DataReport
     genes: tuple[str, ...]
     train: FieldSet
     test: FieldSet
@@ -127,9 +136,14 @@ class FieldDataset:
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns each gene's mean and standard deviation over the training nodes."""
-        nodes = self.train.values[self.train.point_mask].astype(np.float64)
-        scale = nodes.std(axis=0)
-        return nodes.mean(axis=0), np.where(scale > 1e-6, scale, 1.0)
+        values, real = self.train.values, self.train.point_mask
+        mean, scale = np.empty((2, values.shape[2]))
+        # Some genes at a time, because double precision takes twice the memory.
+        for start in range(0, values.shape[2], _BLOCK):
+            genes = slice(start, start + _BLOCK)
+            nodes = values[..., genes][real].astype(np.float64)
+            mean[genes], scale[genes] = nodes.mean(axis=0), nodes.std(axis=0)
+        return mean, np.where(scale > 1e-6, scale, 1.0)
 
 
 def load_turing(
@@ -193,7 +207,17 @@ def load_turing(
     zero = np.zeros((1, len(grid[0]), num_places, len(GENES)), np.float32)
     return FieldDataset(
         name=f"Turing system, {len(grid[0])} x {num_places} times and places",
-        source=f"simulated: {num_train} training, {num_test} test, seed {seed}",
+        report=Reading(f"simulated with seed {seed}", "fields").report(
+            {"train": num_train, "test": num_test},
+            "simulations of their own",
+            contents=(
+                f"{len(GENES)} genes ({', '.join(GENES)})",
+                f"{len(TRAIN_TIMES)} x {len(TRAIN_PLACES)} times and places in "
+                f"training, {len(grid[0])} x {num_places} in the test",
+                f"{num_test} knock-outs",
+                "scaled to [0, 1] at each time by the training simulations",
+            ),
+        ),
         genes=GENES,
         train=make(sets["train"], (TRAIN_TIMES, TRAIN_PLACES)),
         test=make(sets["test"], grid),
@@ -231,10 +255,15 @@ def load_profiles(
         value is not finite.
     """
     arrays = read_npz(path, ("expression", "genes"))
-    times = arrays.get("age_minutes", arrays.get("time"))
+    clock_name = "age_minutes" if "age_minutes" in arrays else "time"
     expression, known = arrays["expression"], [str(g) for g in arrays["genes"]]
-    if times is None:
+    if clock_name not in arrays:
         raise DataError(f"{path}: no array 'age_minutes' or 'time'")
+    times = arrays[clock_name]
+    if "time" in arrays and clock_name != "time":
+        raise DataError(
+            f"{path}: arrays 'age_minutes' and 'time'; allowed: one of them"
+        )
     if expression.ndim != 3 or expression.shape[::2] != (len(times), len(known)):
         raise DataError(
             f"{path}: expression {expression.shape} for {len(times)} times and "
@@ -252,6 +281,20 @@ def load_profiles(
     _refuse_nan(path, values, [f"profile {i}" for i in range(len(values))], known, kept)
     if not np.isfinite(times).all():
         raise DataError(f"{path}: profile {np.argmin(np.isfinite(times))} has no time")
+    reading = Reading(path, "profiles")
+    reading.find("profiles", count=len(values))
+    reading.find("genes", known[0], len(known))
+    if len(kept) < len(known):
+        others = [gene for i, gene in enumerate(known) if i not in kept]
+        reading.leave_out("genes that were not asked for", others[0], len(others))
+    unused = [
+        name for name in arrays if name not in ("expression", "genes", clock_name)
+    ]
+    if unused:
+        reading.leave_out("arrays", unused[0], len(unused))
+    reading.leave_out(
+        "places outside data.extent or between nodes", "", length - num_nodes
+    )
     every = max(2, round(1 / test_fraction))
     rank = np.argsort(np.argsort(times, kind="stable"), kind="stable")
     is_test = rank % every == every // 2
@@ -272,8 +315,17 @@ def load_profiles(
     )
     return FieldDataset(
         name=f"{Path(path).stem} ({num_nodes} places)",
-        source=f"{path}: {len(train)} training and {len(test)} test profiles, "
-        f"times {times.min():.3g} to {times.max():.3g}",
+        report=reading.report(
+            {"train": len(train), "test": len(test)},
+            f"every {every}th in order of time is test",
+            contents=(
+                f"{len(kept)} genes ({', '.join(known[i] for i in kept)})",
+                f"{num_nodes} of {length} places in [{extent[0]:g}, {extent[1]:g}]",
+                f"{clock_name} {times.min():.3g} to {times.max():.3g}",
+                "genes scaled to [0, 1] by the training profiles",
+            ),
+            num_repeated=count_repeated(values),
+        ),
         genes=tuple(known[i] for i in kept),
         train=train,
         test=test,
@@ -284,84 +336,189 @@ def load_profiles(
 def load_tissue(
     path: str | os.PathLike[str],
     *,
-    coordinates: str | os.PathLike[str] | None = None,
-    genes: Sequence[str] = (),
     num_nodes: int = 128,
     num_train: int = 500,
     num_test: int = 100,
     test_fraction: float = 0.2,
     seed: int = 0,
-    time_column: str | None = None,
     logarithm: bool = False,
-    repeated_cells: str = "refuse",
+    library_size: float | str | None = None,
+    **options: Unpack[CellOptions],
 ) -> FieldDataset:
     """Loads a tissue and cuts it into patches of neighbouring cells, each one graph.
 
     The test patches come from an end of the longest axis that no training patch
-    reaches. A patch is a cell with its nearest ones. A section (cells of one time)
-    with fewer cells than `num_nodes` is one smaller graph. Positions are relative to
-    the middle of the patch, in units of a typical patch's half-width, followed by the
-    time if there is one. Genes are standardised by the training cells.
+    reaches, in each section. A patch is a cell with its nearest ones of the same
+    section and time. A section with fewer cells than `num_nodes` is one smaller graph.
+    Positions are relative to the middle of the patch, in units of a typical patch's
+    half-width, followed by the time if there is one. Counts are scaled to a library
+    size and taken the logarithm of, as asked; then genes are standardised by the
+    training cells.
 
     Args:
       path: Expression, see `cell_files.load_cells`.
-      coordinates: File of the positions if they are in another file.
-      genes: Names of the genes; () for all.
       num_nodes: Cells per patch.
       num_train: Training patches.
       num_test: Test patches.
-      test_fraction: Share of the cells that is held out, at the end of the axis.
+      test_fraction: Share of the cells of each section that is held out.
       seed: Seed of the cells at the middle of the patches.
-      time_column: Column with the time of each cell.
-      logarithm: Whether to take log(1 + expression) first, for counts.
-      repeated_cells: See `load_cells`.
+      logarithm: Whether to take log(1 + expression), for counts.
+      library_size: What the counts of all genes of a cell are scaled to first, a number
+        or `median` for the median of the training cells; None leaves them.
+      **options: How the file is read, see `load_cells`.
 
     Raises:
-      DataError: As `load_cells`, or if a count under the logarithm is negative or a
-        part has fewer than two cells.
+      DataError: As `load_cells`, or if a count under the logarithm is negative, a part
+        has fewer than two cells, or the patches do not fit into memory.
     """
-    table = load_cells(
-        path,
-        coordinates=coordinates,
-        gene_columns=list(genes) or None,
-        time_column=time_column,
-        repeated_cells=repeated_cells,
+    table = load_cells(path, **options, with_totals=library_size is not None)
+    reading, (num_cells, num_genes) = table.reading, table.expression.shape
+    _check_counts(table, logarithm, library_size is not None, path)
+    # Patches are held twice: as they are, and standardised for training.
+    num_patches = min(num_train, num_cells) + min(num_test, num_cells)
+    require_bytes(
+        4 * num_genes * (2 * num_nodes * num_patches + num_cells),
+        f"{path}: {num_patches:,} patches of {num_nodes} cells x {num_genes:,} genes",
+        "data.genes=top:500, which reads the most variable, or fewer of data.num_train "
+        "and data.num_test",
     )
-    expression = table.expression.astype(np.float64)
-    if logarithm and expression.min() < 0:
-        raise DataError(
-            f"{path}: expression {expression.min():.4g} is negative; "
-            "data.logarithm is for counts"
+    if num_genes >= _MANY_GENES:
+        reading.say(
+            f"{num_genes:,} genes are inputs and outputs of every node; "
+            "data.genes=top:500 reads the most variable"
         )
-    known = np.log1p(expression) if logarithm else expression
-    axis = int(np.argmax(np.ptp(table.positions, axis=0)))
-    along = table.positions[:, axis]
-    cut = np.quantile(along, 1 - test_fraction)
-    is_test = along >= cut
-    mean, scale = known[~is_test].mean(axis=0), known[~is_test].std(axis=0)
-    times = table.time
-    units = CellUnits(
-        bool(logarithm),
-        tuple(mean.tolist()),
-        tuple(np.where(scale > 1e-9, scale, 1.0).tolist()),
-        _half_width(table, num_nodes),
-        None if times is None else float(times.min()),
-        None if times is None else float(np.ptp(times)),
-    )
-    values = units.to_fields(expression)
+    sections = None
+    if table.sections is not None:
+        sections = np.unique(table.sections, return_inverse=True)[1]
+    is_test, rule = hold_out(table.positions, sections, test_fraction)
+    units = _learn_units(table, sections, ~is_test, num_nodes, logarithm, library_size)
+    values = np.empty(table.expression.shape, np.float32)
+    for genes in _gene_blocks(num_genes):
+        part = units.select(genes)
+        values[:, genes] = part.to_fields(table.expression[:, genes], table.totals)
     rng = np.random.default_rng(seed)
     parts = []
     for rows, count in ((~is_test, num_train), (is_test, num_test)):
-        parts.append(_cut(table, values, rows, count, num_nodes, units, rng, path))
+        parts.append(
+            _cut(table, sections, values, rows, count, num_nodes, units, rng, path)
+        )
+    contents = (
+        *table.contents,
+        f"{len(parts[0]):,} training and {len(parts[1]):,} test patches of "
+        f"{num_nodes} cells, half-width {units.half_width:.4g} in the unit of the file",
+        _describe_units(units),
+    )
     return FieldDataset(
         name=f"{Path(path).stem} (patches of {num_nodes} cells)",
-        source=f"{table.source}; {len(parts[0])} training and {len(parts[1])} test "
-        f"patches, test where axis {axis} >= {cut:.4g}",
+        report=reading.report(
+            {"train": int((~is_test).sum()), "test": int(is_test.sum())},
+            rule,
+            contents=contents,
+            num_repeated=table.num_repeated,
+        ),
         genes=table.genes,
         train=parts[0],
         test=parts[1],
         units=units,
     )
+
+
+def _check_counts(
+    table: CellTable,
+    logarithm: bool,
+    is_scaled: bool,
+    path: str | os.PathLike[str],
+) -> None:
+    """Refuses negative counts, and says what looks as if it were no counts."""
+    values, say = table.expression, table.reading.say
+    lowest = values.min()
+    is_whole = all(
+        bool((values[:, genes] == np.round(values[:, genes])).all())
+        for genes in _gene_blocks(values.shape[1])
+    )
+    asked = "data.library_size" if is_scaled else "data.logarithm"
+    if (logarithm or is_scaled) and lowest < 0:
+        raise DataError(
+            f"{path}: expression {lowest:.4g} is negative; {asked} is for counts "
+            "(data.layer may name those of AnnData)"
+        )
+    if (logarithm or is_scaled) and not is_whole:
+        say(
+            f"expression has fractions, and {asked} is for counts: perhaps it was "
+            "scaled already (data.layer may name the counts of AnnData)"
+        )
+    if not logarithm and is_whole and lowest >= 0 and values.max() > 1:
+        say(
+            f"counts up to {values.max():.6g} are trained on as they are; "
+            "data.logarithm=true takes log(1 + count), data.library_size=median scales "
+            "cells to equal sums before"
+        )
+    if table.totals is not None and (table.totals == 0).any():
+        say(f"{(table.totals == 0).sum():,} cells have no counts and stay at 0")
+
+
+def _learn_units(
+    table: CellTable,
+    sections: np.ndarray | None,
+    is_train: np.ndarray,
+    num_nodes: int,
+    logarithm: bool,
+    library_size: float | str | None,
+) -> CellUnits:
+    """Finds scales of the training cells."""
+    usual, target, shares = None, None, np.zeros(0)
+    totals = table.totals
+    if totals is not None and library_size is not None:
+        some = totals[is_train & (totals > 0)]
+        if not some.size:
+            raise DataError(f"{table.reading.origin}: no training cell has counts")
+        usual = float(np.median(some))
+        target = usual if library_size == "median" else float(library_size)
+        counts = table.expression[is_train].sum(axis=0, dtype=np.float64)
+        shares = counts / totals[is_train].sum()
+    times, num_genes = table.time, table.expression.shape[1]
+    blank = CellUnits(
+        bool(logarithm),
+        (),
+        (),
+        _half_width(table, sections, num_nodes),
+        None if times is None else float(times.min()),
+        None if times is None else float(np.ptp(times)),
+        target,
+        usual,
+        tuple(shares.tolist()),
+        table.layer,
+    )
+    mean, scale = np.empty((2, num_genes))
+    for genes in _gene_blocks(num_genes):
+        known = blank.transform(
+            table.expression[is_train, genes],
+            None if totals is None else totals[is_train],
+        )
+        mean[genes], scale[genes] = known.mean(axis=0), known.std(axis=0)
+    scale = np.where(scale > 1e-9, scale, 1.0)
+    return dataclasses.replace(
+        blank, mean=tuple(mean.tolist()), scale=tuple(scale.tolist())
+    )
+
+
+def _describe_units(units: CellUnits) -> str:
+    """Returns how expression was prepared, in order."""
+    steps = []
+    if units.library_size is not None:
+        steps.append(
+            f"cells scaled to a sum of {units.library_size:.6g} over all genes (median "
+            f"{units.usual_total:.6g}, which generated cells get)"
+        )
+    if units.logarithm:
+        steps.append("log(1 + x)")
+    steps.append("genes standardised by the training cells")
+    return "expression: " + ", then ".join(steps)
+
+
+def _gene_blocks(num_genes: int) -> list[slice]:
+    """Cuts genes into slices, because double precision takes twice the memory."""
+    return [slice(i, i + _BLOCK) for i in range(0, num_genes, _BLOCK)]
 
 
 def _grid_positions(times: Sequence[float], places: Sequence[float]) -> np.ndarray:
@@ -378,18 +535,22 @@ def _nearest_in_time(train: FieldSet, test: FieldSet) -> np.ndarray:
     return train.values[np.abs(asked[:, None] - known[None, :]).argmin(axis=1)]
 
 
-def _half_width(table: CellTable, num_nodes: int) -> float:
+def _half_width(table: CellTable, sections: np.ndarray | None, num_nodes: int) -> float:
     """Estimates the root mean square half-width of a patch of evenly spread cells."""
     dim = table.positions.shape[1]
-    tree = cKDTree(table.positions)
-    some = table.positions[:: max(1, len(table.positions) // 200)]
-    nearest = min(num_nodes, len(table.positions))
-    far, _ = tree.query(some, k=[nearest])
-    return float(np.median(far)) / math.sqrt(dim) + 1e-12
+    group = np.zeros(len(table.cells), int) if sections is None else sections
+    found = []
+    for section in np.unique(group):
+        own = table.positions[group == section]
+        some = own[:: max(1, len(own) // 200)]
+        far, _ = cKDTree(own).query(some, k=[min(num_nodes, len(own))])
+        found.append(far)
+    return float(np.median(np.concatenate(found))) / math.sqrt(dim) + 1e-12
 
 
 def _cut(
     table: CellTable,
+    sections: np.ndarray | None,
     expression: np.ndarray,
     rows: np.ndarray,
     count: int,
@@ -398,24 +559,42 @@ def _cut(
     rng: np.random.Generator,
     path: str | os.PathLike[str],
 ) -> FieldSet:
-    """Cuts `count` patches out of the chosen rows of a table."""
+    """Cuts `count` patches out of the chosen rows of a table, of each section."""
     index = np.flatnonzero(rows)
     if len(index) < 2:
         raise DataError(
             f"{path}: {len(index)} cells on one side of the split; allowed: >= 2"
         )
     moments = np.zeros(len(index)) if table.time is None else table.time[index]
-    patches = []
-    for moment, share in zip(*np.unique(moments, return_counts=True), strict=True):
-        own = index[moments == moment]
-        tree = cKDTree(table.positions[own])
+    pieces = np.zeros(len(index)) if sections is None else sections[index]
+    keys = np.stack([pieces, moments], axis=1)
+    kinds, kind = np.unique(keys, axis=0, return_inverse=True)
+    patches, num_small = [], 0
+    for number in range(len(kinds)):
+        own = index[kind.reshape(-1) == number]
+        if len(own) < 2 < len(index):
+            name = table.cells[own[0]]
+            table.reading.leave_out("cells alone in their part of a section", name)
+            continue
         if len(own) <= num_nodes:
+            num_small += len(own) < num_nodes
             patches.append(own)
             continue
-        wanted = max(1, round(count * share / len(index)))
+        tree = cKDTree(table.positions[own])
+        wanted = max(1, round(count * len(own) / len(index)))
         middles = rng.choice(len(own), min(wanted, len(own)), replace=False)
         _, nearest = tree.query(table.positions[own[middles]], k=num_nodes)
         patches.extend(own[near] for near in nearest)
+    if not patches:
+        raise DataError(
+            f"{path}: no two cells of one section and time on one side of the split"
+        )
+    if num_small:
+        table.reading.say(
+            f"{num_small} of {len(kinds)} pieces of tissue, each of one section, time "
+            f"and split, have fewer than data.num_nodes={num_nodes} cells and are one "
+            "smaller graph each"
+        )
     longest = max(map(len, patches))
     values = np.zeros((len(patches), longest, expression.shape[1]), np.float32)
     layouts = []
