@@ -416,7 +416,9 @@ def _parse_tuple(text: str, old: tuple) -> tuple:
     """
     kinds = {type(item) for item in old}
     if len(kinds) == 1 and kinds <= set(_PLAIN):
-        inner = text.strip().removeprefix("(").removesuffix(")")
+        inner = text.strip()
+        if inner.startswith("("):  # but not `IC50 (nM)`
+            inner = inner.removeprefix("(").removesuffix(")")
         items = [item.strip().strip("'\"") for item in inner.split(",")]
         (kind,) = kinds
         return tuple(_parse(item, kind, 0) for item in items if item)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ncgn_jax.data.archives import plain_name
-from ncgn_jax.expression.cell_matrices import HDF5_ENDINGS, is_10x_folder, is_zarr
+from ncgn_jax.expression.cell_matrices import HDF5_ENDINGS, is_10x_folder
 from ncgn_jax.expression.cell_names import list_some
 from ncgn_jax.expression.cell_tables import TABLE_ENDINGS, TEXT_ENDINGS, is_table
+from ncgn_jax.expression.zarr_folders import is_zarr
 from ncgn_jax.faults import DataError
 
 # What other programs write, and what to do with it.

@@ -6,9 +6,9 @@ from ncgn_jax.expression.config import parse_library_size, split_genes
 from ncgn_jax.expression.sets import (
     FieldDataset,
     load_profiles,
-    load_tissue,
     load_turing,
 )
+from ncgn_jax.expression.tissue import load_tissue
 from ncgn_jax.tasks.settings import require_data_path
 
 # The second named cells before this domain had a variable of its own.

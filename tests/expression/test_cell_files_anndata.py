@@ -118,9 +118,7 @@ def test_anndata_faults(tmp_path, annotated):
     annotated().write_h5ad(file)
     with pytest.raises(DataError, match="obs: cell 'left', column 'region' is 'L1'"):
         load_cells(file, time_column="region")
-    with pytest.raises(
-        DataError, match="no column 'day' for data.time_column; .*'age'"
-    ):
+    with pytest.raises(DataError, match="no column 'day' for data.time_c.*'age'"):
         load_cells(file, time_column="day")
     with pytest.raises(DataError, match="no gene 'Vip'; .*'Gad2'"):
         load_cells(file, gene_columns=["Vip"])
