@@ -31,20 +31,33 @@ _WAYS_OUT = {
     ".tar": "unpack it and name the folder",
     ".tgz": "unpack it and name the folder",
 }
+_OTHERS = (
+    "coordinates",
+    "coords",
+    "coord",
+    "locations",
+    "location",
+    "locs",
+    "positions",
+    "centroids",
+    "metadata",
+)
 # Names of expression, and what the file of positions beside it is called instead.
 _BESIDE = (
     ("cell_by_gene", ("cell_metadata",)),  # MERSCOPE
     ("exprMat_file", ("metadata_file",)),  # CosMx
     ("MappedDGEForR", ("BeadLocationsForR",)),  # Slide-seq
-    ("expression", ("cell_coordinates", "coordinates", "locations", "positions")),
-    ("expr", ("coordinates", "coords", "locations", "positions", "metadata")),
-    ("counts", ("coordinates", "coords", "locations", "positions", "metadata")),
+    ("expression", ("cell_coordinates", "cell_locations", *_OTHERS)),
+    ("expr", _OTHERS),
+    ("counts", _OTHERS),
+    ("count_matrix", _OTHERS),
+    ("matrix", _OTHERS),
 )
 # Tables of positions, by their path from the folder of a matrix of 10x.
 _PLACES = ("tissue_positions", "tissue_positions_list", "cells")
 _MATRIX = re.compile(
-    r"(filtered|raw)_(feature_bc|gene_bc|feature_cell|bc)_matri(x|ces)"
-    r"(_h5)?|cell_feature_matrix",
+    r"(filtered|raw)_((feature|gene|probe)_)?(bc|cell)_matri(x|ces)"
+    r"|cell_feature_matrix",
     re.IGNORECASE,
 )
 _TABLE = re.compile(r"cell_by_gene|exprMat_file|MappedDGEForR", re.IGNORECASE)
@@ -62,6 +75,15 @@ class CellFiles(NamedTuple):
     expression: Path
     places: Path | None
     notes: tuple[str, ...]
+
+
+def name_of(path: Path) -> str:
+    """Returns the name of a file without its endings, or that of a folder."""
+    name = path.resolve().name
+    for ending in sorted((*TABLE_ENDINGS, *HDF5_ENDINGS, ".zarr"), key=len)[::-1]:
+        if name.lower().endswith(ending):
+            return name[: -len(ending)]
+    return name
 
 
 def find_files(path: Path) -> CellFiles:

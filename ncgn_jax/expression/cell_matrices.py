@@ -295,10 +295,8 @@ def _choose_layer(
     known = [*layers, *(["raw"] if has_raw else [])]
     if layer is None and content.X is None:
         if len(layers) != 1:
-            raise DataError(
-                f"{path}: no expression matrix X; data.layer names another, out of "
-                f"{list_some(known)}"
-            )
+            way = f"; data.layer names another, out of {list_some(known)}"
+            raise DataError(f"{path}: no expression matrix X{way if known else ''}")
         (layer,) = layers
         notes: tuple[str, ...] = (
             f"X is empty; layer {layer!r}, the only one, is read",

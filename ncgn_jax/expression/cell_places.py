@@ -3,6 +3,7 @@
 Positions lie in `obsm` of AnnData, in columns, or in a table beside.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +31,11 @@ from ncgn_jax.expression.cell_tables import (
 from ncgn_jax.faults import DataError
 
 MAX_AXES = 3
+# Keys of `obsm` with places in no tissue.
+_EMBEDDING = re.compile(
+    r"(X_)?(pca|umap|tsne|scvi|scanvi|diffmap|draw_graph|harmony|phate|mofa|emb)",
+    re.IGNORECASE,
+)
 
 
 class Wanted(NamedTuple):
@@ -226,11 +232,13 @@ def _choose_axes(
         return list(chosen), ()
     found = find_axes(columns)
     if not found:
-        keys = f"data.spatial_key out of {list_some(source.places)}, "
+        keys = [key for key in source.places if not _EMBEDDING.match(key)]
+        ways = [f"data.spatial_key out of {list_some(keys)}"] if keys else []
+        if columns:
+            ways.append(f"data.coordinate_columns out of {list_some(columns)}")
+        ways.append("a table of them in data.coordinates")
         raise DataError(
-            f"{where}: no positions by a usual name; name them with "
-            f"{keys if source.places else ''}data.coordinate_columns out of "
-            f"{list_some(columns)}, or give a table of them as data.coordinates"
+            f"{where}: no positions by a usual name; allowed: {', or '.join(ways)}"
         )
     axes = found[0]
     twice = [

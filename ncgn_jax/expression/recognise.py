@@ -11,7 +11,7 @@ from ncgn_jax.expression.cell_names import CELL_COLUMNS, find_axes, is_no_gene
 from ncgn_jax.expression.cell_tables import is_table
 
 _CELLS = {"data.source": "cells"}
-_MATRIX = ("feature_bc_matrix", "feature_matrix", "gene_bc_matri", "cellbin", "adata")
+_MATRIX = ("feature_bc_matrix", "feature_matrix", "gene_bc_matri", "probe_bc_matri")
 _LONGEST_HEADER = 2**22
 # Columns of point clouds beside their coordinates.
 _OF_POINTS = frozenset(

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from ncgn_jax.expression.cell_files import CellOptions, CellTable, load_cells
+from ncgn_jax.expression.cell_folders import name_of
 from ncgn_jax.expression.host_memory import require_bytes
 from ncgn_jax.expression.sections import hold_out
 from ncgn_jax.expression.sets import FieldDataset, FieldSet
@@ -98,7 +99,7 @@ def load_tissue(
         _describe_units(units),
     )
     return FieldDataset(
-        name=f"{Path(path).stem} (patches of {num_nodes} cells)",
+        name=f"{name_of(Path(path))} (patches of {num_nodes} cells)",
         report=reading.report(
             {"train": int((~is_test).sum()), "test": int(is_test.sum())},
             rule,

@@ -247,7 +247,7 @@ def test_positions_of_columns_of_obs_are_found(tmp_path):
     )
     content.obs = content.obs[[]]
     content.write_h5ad(tmp_path / "a.h5ad")
-    with pytest.raises(DataError, match="no positions by a usual name; name them with"):
+    with pytest.raises(DataError, match="no positions by a usual name; allowed: a tab"):
         load_cells(tmp_path / "a.h5ad")
 
 

@@ -278,9 +278,7 @@ def test_damaged_market_files_are_refused(tmp_path, counts):
     for content, message in cases.items():
         file.write_text(content)
         with pytest.raises(DataError, match=message):
-            load_cells(
-                tmp_path / "m", coordinates=tmp_path / "spatial/tissue_positions.csv"
-            )
+            load_cells(tmp_path / "m", coordinates=places)
 
 
 @pytest.mark.parametrize("ending", [".csv.gz", ".tsv.gz", ".txt.gz", ".parquet"])
