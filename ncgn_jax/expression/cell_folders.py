@@ -25,6 +25,7 @@ _WAYS_OUT = {
     ".h5mu": "`mudata.read_h5mu(...)['rna'].write_h5ad(...)` writes one of its tables",
     ".xlsx": "export the sheet as .csv",
     ".xls": "export the sheet as .csv",
+    ".npz": "profiles along an axis are read by data.source=profiles",
     ".pkl": "pickled files run code; write it as .h5ad or .csv",
     ".pickle": "pickled files run code; write it as .h5ad or .csv",
     ".zip": "unpack it and name the folder",

@@ -237,8 +237,12 @@ def _choose_axes(
         if columns:
             ways.append(f"data.coordinate_columns out of {list_some(columns)}")
         ways.append("a table of them in data.coordinates")
+        hint = ""
+        if ".zarr" in source.where:
+            hint = "; SpatialData keeps them as shapes, whose centroids obsm may hold"
         raise DataError(
             f"{where}: no positions by a usual name; allowed: {', or '.join(ways)}"
+            f"{hint}"
         )
     axes = found[0]
     twice = [

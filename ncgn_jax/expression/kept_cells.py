@@ -1,5 +1,6 @@
 """Keeps the cells of a file that can be used, and counts the others by reason."""
 
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -271,6 +272,8 @@ def _not_finite(
     way = ""
     if is_missing(raw):
         way = "; data.drop_missing=true leaves out cells whose values are missing"
+    elif re.fullmatch(r"\s*-?\d+,\d+\s*", str(raw)):
+        way = ", with a decimal point"
     return (
         f"{where}: cell {cell!r}, {kind} {label!r} is {str(raw)!r} ({count} such "
         f"entries); allowed: finite float32 numbers{way}"

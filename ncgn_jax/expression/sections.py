@@ -22,6 +22,8 @@ from ncgn_jax.faults import DataError
 AUTO, NONE = "auto", "none"
 # With fewer cells for each value, a column names something else than sections.
 _FEWEST_CELLS = 4
+# What stands before the first mark in the name of a cell.
+_FIRST = r"^([^-_.:#]+)[-_.:#]"
 # Share of cells inside the frames of others from which on frames overlap.
 _OVERLAP = 0.5
 
@@ -92,18 +94,22 @@ def choose_section_column(
 def suspect_names(
     names: Sequence[str], positions: np.ndarray, say: Callable[[str], None]
 ) -> None:
-    """Says if names of cells end as if several sections were joined in one frame."""
-    ends = [re.search(r"[-_.](\d{1,3})$", name) for name in names]
-    if not all(ends):
-        return
-    values, group = np.unique([end[1] for end in ends if end], return_inverse=True)
-    many = len(names) >= _FEWEST_CELLS * len(values)
-    if len(values) > 1 and many and _overlap(positions, group) >= _OVERLAP:
-        say(
-            f"names of cells end in {list_some(values, 3)}, and these overlap: perhaps "
-            "several sections in one frame; data.section_column names a column that "
-            "tells them apart"
-        )
+    """Says if names of cells look as if several sections were joined in one frame."""
+    for side, pattern in (("end in", r"[-_.:#]([^-_.:#]+)$"), ("begin with", _FIRST)):
+        found = [re.search(pattern, name) for name in names]
+        parts = [match[1] for match in found if match]
+        if len(parts) < len(names):
+            continue
+        values, group = np.unique(parts, return_inverse=True)
+        if len(values) < 2 or len(names) < _FEWEST_CELLS * len(values):
+            continue
+        if _overlap(positions, group) >= _OVERLAP:
+            say(
+                f"names of cells {side} {list_some(values, 3)}, and these overlap: "
+                "perhaps several sections in one frame; data.section_column names a "
+                "column that tells them apart"
+            )
+            return
 
 
 def hold_out(

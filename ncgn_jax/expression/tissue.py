@@ -186,6 +186,17 @@ def _learn_units(
             None if totals is None else totals[is_train],
         )
         mean[genes], scale[genes] = known.mean(axis=0), known.std(axis=0)
+    constant = np.flatnonzero(scale <= 1e-9)
+    if len(constant) == num_genes:
+        raise DataError(
+            f"{table.reading.origin}: no gene varies over the training cells; allowed: "
+            "at least one that does"
+        )
+    if constant.size:
+        table.reading.say(
+            f"{len(constant):,} of {num_genes:,} genes are equal in all training cells "
+            f"(first {table.genes[constant[0]]}); data.genes may leave them out"
+        )
     scale = np.where(scale > 1e-9, scale, 1.0)
     return dataclasses.replace(
         blank, mean=tuple(mean.tolist()), scale=tuple(scale.tolist())

@@ -154,6 +154,17 @@ def test_sections_without_a_column_are_suspected_from_names(tmp_path):
     assert "names of cells end in '0', '1', and these overlap: perhaps" in notes(table)
 
 
+@pytest.mark.parametrize("form", ["{1}_AAC{0}", "AAC{0}-{1}", "AAC{0}#{1}"])
+def test_marks_before_and_behind_names_are_suspected(tmp_path, form):
+    content = two_sections("nothing")
+    del content.obs["nothing"]
+    content.obs_names = [form.format(i % 60, "uv"[i // 60]) for i in range(120)]
+    content.write_h5ad(tmp_path / "a.h5ad")
+    assert "'u', 'v', and these overlap: perhaps" in notes(
+        load_cells(tmp_path / "a.h5ad")
+    )
+
+
 def test_every_section_gives_a_region_to_the_test():
     rng = np.random.default_rng(0)
     places = rng.uniform(size=(300, 2)) * [1, 10]
@@ -346,6 +357,19 @@ def test_genes_that_look_like_numbers_and_sums_are_names(tmp_path):
     genes = ("HLA-A", "1700001C02Rik", "ENSG00000000001.12", "1", "IC50 (nM)")
     assert config.data.genes == load_dataset(config).genes == genes
     assert config.sample.hidden_genes == ("HLA-A", "1")
+
+
+def test_genes_that_never_vary_are_said_and_refused_if_all_are_so(tmp_path):
+    content = annotated(60)
+    content.X[:, 2] = 1
+    content.write_h5ad(tmp_path / "a.h5ad")
+    data = load_tissue(tmp_path / "a.h5ad", num_nodes=8)
+    message = "1 of 4 genes are equal in all training cells (first ENSG00000000001.12)"
+    assert message in str(data.report)
+    content.X[:] = 1
+    content.write_h5ad(tmp_path / "a.h5ad")
+    with pytest.raises(DataError, match="no gene varies over the training cells"):
+        load_tissue(tmp_path / "a.h5ad", num_nodes=8)
 
 
 def test_genes_that_share_a_name_hinder_no_others(tmp_path):
