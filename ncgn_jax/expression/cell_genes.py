@@ -168,29 +168,10 @@ def most_variable(
     Returns:
       Numbers of genes, and the rule in words.
     """
-    is_sparse = scipy.sparse.issparse(source.matrix)
-    matrix = source.sparse(genes, rows).tocsc() if is_sparse else None
-    starts = range(0, len(genes), _BLOCK)
-
-    def block(start: int) -> np.ndarray:
-        if matrix is not None:
-            return matrix[:, start : start + _BLOCK].toarray().astype(np.float64)
-        return source.take(genes[start : start + _BLOCK], rows).astype(np.float64)
-
-    total, are_counts = np.zeros(len(rows)), True
-    for start in starts:
-        part = block(start)
-        are_counts &= bool((part >= 0).all() and (part == np.round(part)).all())
-        total += part.sum(axis=1)
-    factor = np.median(total[total > 0]) if (total > 0).any() else 1.0
-    scale = np.where(total > 0, factor / np.where(total > 0, total, 1.0), 0.0)
-    variance = np.empty(len(genes))
-    for start in starts:
-        part = block(start)
-        if are_counts:
-            part = np.log1p(part * scale[:, None])
-        with np.errstate(invalid="ignore"):
-            variance[start : start + part.shape[1]] = part.var(axis=0)
+    if scipy.sparse.issparse(source.matrix):
+        variance, are_counts = _variance_of_sparse(source.sparse(genes, rows).tocsc())
+    else:
+        variance, are_counts = _variance_of_dense(source, genes, rows)
     # Genes with missing values come last.
     order = np.argsort(-np.nan_to_num(variance, nan=-1.0), kind="stable")[:count]
     of_what = "log(1 + counts per median cell)" if are_counts else "expression"
@@ -199,3 +180,54 @@ def most_variable(
         f"out of {len(genes):,}"
     )
     return [genes[i] for i in sorted(order)], rule
+
+
+def _variance_of_sparse(matrix: scipy.sparse.csc_matrix) -> tuple[np.ndarray, bool]:
+    """Returns the variance of each gene, and whether the values are counts."""
+    values = matrix.data.astype(np.float64)
+    are_counts = _are_counts(values)
+    if are_counts:
+        total = np.asarray(matrix.sum(axis=1, dtype=np.float64)).reshape(-1)
+        # Logarithms of zeros are zeros, and stay away.
+        values = np.log1p(values * _factors(total)[matrix.indices])
+    owner = np.repeat(np.arange(matrix.shape[1]), np.diff(matrix.indptr))
+    first, second = (
+        np.bincount(owner, power, matrix.shape[1]) / matrix.shape[0]
+        for power in (values, values**2)
+    )
+    return second - first**2, are_counts
+
+
+def _variance_of_dense(
+    source: Source, genes: Sequence[int], rows: np.ndarray
+) -> tuple[np.ndarray, bool]:
+    """Returns the same for a dense matrix, some genes at a time."""
+    starts = range(0, len(genes), _BLOCK)
+
+    def block(start: int) -> np.ndarray:
+        return source.take(genes[start : start + _BLOCK], rows).astype(np.float64)
+
+    total, are_counts = np.zeros(len(rows)), True
+    for start in starts:
+        part = block(start)
+        are_counts &= _are_counts(part)
+        total += part.sum(axis=1)
+    variance = np.empty(len(genes))
+    for start in starts:
+        part = block(start)
+        if are_counts:
+            part = np.log1p(part * _factors(total)[:, None])
+        with np.errstate(invalid="ignore"):
+            variance[start : start + part.shape[1]] = part.var(axis=0)
+    return variance, are_counts
+
+
+def _are_counts(values: np.ndarray) -> bool:
+    return bool((values >= 0).all() and (values == np.round(values)).all())
+
+
+def _factors(total: np.ndarray) -> np.ndarray:
+    """Returns what scales cells to the median of their sums; 0 for empty cells."""
+    has_some = total > 0
+    usual = np.median(total[has_some]) if has_some.any() else 1.0
+    return np.divide(usual, total, out=np.zeros_like(total), where=has_some)
