@@ -69,7 +69,8 @@ class CellTable:
     """Expression of single cells at known places.
 
     Attributes:
-      positions: Place of each cell in the unit of the file, float64 [cell, dim].
+      positions: Place of each cell in the unit of the file, float64 [cell, dim];
+        rounded as float32 where the cells lie far enough apart.
       expression: Values as in the file, float32 [cell, gene], finite.
       genes: Name of each gene, all different.
       cells: Name of each cell.
@@ -220,7 +221,7 @@ def load_cells(
     if column is not None:
         labels = to_names(cells.column(column))
     table = CellTable(
-        positions=np.ascontiguousarray(located.values[cells.places]),
+        positions=_rounded(located.values[cells.places]),
         expression=expression,
         genes=tuple(names),
         cells=tuple(cells.names),
@@ -259,6 +260,17 @@ def read_anndata_file(path: Path) -> "AnnData":
     if content.X is None and not content.layers:
         raise DataError(f"{path}: no expression matrix X and no layers")
     return content
+
+
+def _rounded(positions: np.ndarray) -> np.ndarray:
+    """Rounds positions as float32, in float64, unless that would move cells.
+
+    Runs know their data by the bits, and those of earlier versions had float32.
+    """
+    rounded = positions.astype(np.float32).astype(np.float64)
+    spacing = np.ptp(positions, axis=0).max() / np.sqrt(len(positions))
+    is_near = np.abs(rounded - positions).max() <= 1e-4 * spacing
+    return np.ascontiguousarray(rounded if is_near else positions)
 
 
 def _warn_of_steps(table: CellTable, located: Located, reading: Reading) -> None:

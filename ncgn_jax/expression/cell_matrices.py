@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.io
 import scipy.sparse
 
 from ncgn_jax.data.archives import read_plain_or_gzip
@@ -34,6 +33,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 HDF5_ENDINGS = (".h5ad", ".h5", ".hdf5", ".h5ad.gz", ".h5.gz")
+
+# First line of a sparse matrix in text, without the type of its numbers.
+_MARKET = ("%%matrixmarket", "matrix", "coordinate", "general")
 
 Matrix = Any  # numpy array, or matrix or array of scipy.sparse
 
@@ -391,21 +393,41 @@ def _column_lines(path: Path) -> list[list[str]]:
 
 
 def _read_market(path: Path, shape: tuple[int, int]) -> Any:
-    content = read_plain_or_gzip(path)
+    """Reads a sparse matrix in text.
+
+    That is not by `scipy.io.mmread`, which crashes the program on some damaged files.
+    """
+    content = io.BytesIO(read_plain_or_gzip(path))
+    first = content.readline().decode(errors="replace").lower().split()
+    if len(first) != 5 or (*first[:3], first[4]) != _MARKET:
+        raise DataError(
+            f"{path}: not a readable Matrix Market file: {' '.join(first)[:80]!r}; "
+            f"allowed: {' '.join(_MARKET[:3])} <type> {_MARKET[3]}"
+        )
     try:
-        rows, columns, entries, form, _, _ = scipy.io.mminfo(io.BytesIO(content))
-        if (rows, columns) != shape:
-            raise DataError(
-                f"{path}: {rows} x {columns} entries for {shape[0]} features and "
-                f"{shape[1]} barcodes"
-            )
-        # Each entry takes some bytes of text, so that larger numbers are damage.
-        if form != "coordinate" or entries > len(content):
-            raise ValueError(f"{entries} entries, {form}")
-        return scipy.sparse.coo_matrix(scipy.io.mmread(io.BytesIO(content)))
-    except DataError:
-        raise
-    except (ValueError, TypeError, OverflowError, MemoryError, IndexError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that there are no entries
+            sizes = np.loadtxt(content, comments="%", ndmin=2, max_rows=1)
+            rows, columns, entries = (int(number) for number in sizes[0])
+            table = np.loadtxt(content, comments="%", ndmin=2)
+    except (ValueError, OverflowError, IndexError) as error:
         raise DataError(
             f"{path}: not a readable Matrix Market file ({error})"
         ) from error
+    if (rows, columns) != shape:
+        raise DataError(
+            f"{path}: {rows} x {columns} entries for {shape[0]} features and "
+            f"{shape[1]} barcodes"
+        )
+    width = 2 if first[3] == "pattern" else 3
+    table = table if table.size else np.zeros((0, width))
+    if table.shape != (entries, width):
+        raise DataError(
+            f"{path}: {len(table)} lines of {table.shape[1]} numbers; announced: "
+            f"{entries} of {width}"
+        )
+    place = table[:, :2] - 1
+    if not ((place >= 0) & (place < shape) & (place == np.floor(place))).all():
+        raise DataError(f"{path}: entries outside {rows} x {columns}")
+    values = table[:, 2] if width == 3 else np.ones(len(table))
+    return scipy.sparse.coo_matrix((values, place.astype(np.int64).T), shape=shape)

@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from ncgn_jax.data.digest import ADDED_LATER
+
 
 @dataclasses.dataclass(frozen=True)
 class CellUnits:
@@ -29,10 +31,10 @@ class CellUnits:
     half_width: float
     first_time: float | None = None
     time_span: float | None = None
-    library_size: float | None = None
-    usual_total: float | None = None
-    shares: tuple[float, ...] = ()
-    layer: str = ""
+    library_size: float | None = dataclasses.field(default=None, metadata=ADDED_LATER)
+    usual_total: float | None = dataclasses.field(default=None, metadata=ADDED_LATER)
+    shares: tuple[float, ...] = dataclasses.field(default=(), metadata=ADDED_LATER)
+    layer: str = dataclasses.field(default="", metadata=ADDED_LATER)
 
     def select(self, genes: slice) -> "CellUnits":
         """Returns the units of some of the genes."""

@@ -28,8 +28,10 @@ def _undamaged(monkeypatch):
 def cells_of(num, seed=0, *, genes=GENES):
     """Counts and positions of some cells."""
     rng = np.random.default_rng(seed)
-    places = rng.uniform(0, 1000, (num, 2))
-    return places, rng.poisson(3, (num, len(genes))).astype(np.float32)
+    places = rng.uniform(0, 1000, (num, 2)).astype(np.float32)
+    return places.astype(np.float64), rng.poisson(3, (num, len(genes))).astype(
+        np.float32
+    )
 
 
 def annotated(num=80, seed=0, genes=GENES, **parts):

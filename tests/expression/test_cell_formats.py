@@ -271,9 +271,12 @@ def test_damaged_market_files_are_refused(tmp_path, counts):
     assert size in good
     cases = {
         good.replace(size, "999999999999 999999999 "): "999999999999 x 999999999 entr",
-        good.replace(size, f"{size}9999999"): "not a readable Matrix Market file",
+        good.replace(size, f"{size}9999999"): "lines of 3 numbers; announced: 9999999",
         good.replace("%%MatrixMarket", "%%Market"): "not a readable Matrix Market file",
-        good[: len(good) // 2]: "not a readable Matrix Market file",
+        good[: len(good) // 2]: "lines of 3 numbers; announced:|not a readable",
+        good.replace("\n1 1 ", "\n99 1 "): "entries outside 6 x 12",
+        good.replace("\n1 1 ", "\nnan 1 "): "entries outside 6 x 12",
+        good.replace("\n1 1 ", "\none 1 "): "not a readable Matrix Market file",
     }
     for content, message in cases.items():
         file.write_text(content)
