@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import ncgn_jax as ncgn
+from ncgn_jax.data.digest import digest
 from ncgn_jax.expression.facts import FieldFacts
 from ncgn_jax.expression.tissue import load_tissue
 from ncgn_jax.expression.trained import (
@@ -129,9 +130,17 @@ def test_facts_of_older_runs_load():
     facts = FieldFacts(("a",), (0.0,), (1.0,), 2, (((0.0,), (1.0,)),))
     facts = dataclasses.replace(facts, units=CellUnits(True, (1.0,), (2.0,), 3.0))
     stored = to_plain(facts)
+    assert tuple(stored["units"]) == old
     assert from_plain(FieldFacts, stored) == facts
-    stored["units"] = {name: stored["units"][name] for name in old}
-    assert from_plain(FieldFacts, stored) == facts
+    # Nor does what is not set change the digest that a run knows its data by.
+    types = [(name, object) for name in old]
+    earlier = dataclasses.make_dataclass("CellUnits", types)
+    values = [getattr(facts.units, name) for name in old]
+    assert digest(facts.units) == digest(earlier(*values))
+    scaled = dataclasses.replace(facts, units=units_of())
+    assert to_plain(scaled)["units"]["library_size"] == 100.0
+    assert from_plain(FieldFacts, to_plain(scaled)) == scaled
+    assert digest(scaled.units) != digest(dataclasses.replace(units_of(), layer="a"))
 
 
 # Imputation.
