@@ -146,7 +146,7 @@ def in_zarr(name: str, form: int) -> Kind:
 
 KINDS = (
     Kind("c.tsv", lambda: CELLS, load_cells),
-    Kind("t.csv", lambda: TISSUE, tissue),
+    Kind("tissue.csv", lambda: TISSUE, tissue),
     Kind("c.csv.gz", lambda: gzip.compress(CELLS, mtime=0), load_cells),
     Kind(
         "matrix.csv",
