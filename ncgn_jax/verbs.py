@@ -87,12 +87,16 @@ def impute(arguments: Sequence[str]) -> None:
         "impute", "Fills in genes and values (NaN) that were not measured."
     )
     parser.add_argument("model", help=_MODEL)
-    parser.add_argument("cells", help="AnnData file, .h5ad, with obsm['spatial']")
+    parser.add_argument("cells", help="AnnData: .h5ad or .zarr, with positions in obsm")
     parser.add_argument("out", help="the same with layers imputed and imputed_std")
     parser.add_argument("--genes", nargs="+", help="to fill in, measured or not")
     parser.add_argument("--draws", type=int, default=16, help="fields to average")
     parser.add_argument("--steps", type=int, help="sampler steps")
     parser.add_argument("--spatial_key", help="of the positions, in obsm")
+    parser.add_argument("--layer", help="with the expression; that of training")
+    parser.add_argument(
+        "--sections", help="column of obs that tells sections apart, or none"
+    )
     parser.add_argument("--seed", type=int)
     asked = _given(parser.parse_args(arguments))
     source, cells, out = (asked.pop(name) for name in ("model", "cells", "out"))

@@ -19,6 +19,20 @@ _NOT_CONTENT = frozenset(("name", "source", "report", "smiles", "depictions"))
 # Rows of data that stay on disk are looked at here and there.
 _NUM_LOOKED_AT = 256
 
+# Metadata of a field of a dataclass that a later version added. It counts where it is
+# set, so that digests and stored facts of earlier versions stay equal to today's.
+ADDED_LATER = {"added_later": True}
+
+
+def counts(field: dataclasses.Field, value: object) -> bool:
+    """Tells whether a field counts: always, or if it was added later, where it is set.
+
+    Args:
+      field: A field of a dataclass.
+      value: Its value.
+    """
+    return "added_later" not in field.metadata or value != field.default
+
 
 def digest(content: Any) -> str:
     """Returns 16 letters that change with any array, number or name in a data set.
@@ -41,8 +55,9 @@ def _pieces(content: Any) -> Iterator[bytes | memoryview]:
         yield f"{content.dtype.str} {content.shape} ".encode()
         yield np.ascontiguousarray(content).reshape(-1).view(np.uint8).data
     elif dataclasses.is_dataclass(content):
-        names = {field.name for field in dataclasses.fields(content)} - _NOT_CONTENT
-        yield from _pieces({n: getattr(content, n) for n in names})
+        fields = {field.name: field for field in dataclasses.fields(content)}
+        values = {n: getattr(content, n) for n in fields.keys() - _NOT_CONTENT}
+        yield from _pieces({n: v for n, v in values.items() if counts(fields[n], v)})
     elif isinstance(content, Mapping):
         for name in sorted(content):
             yield f"{name} ".encode()

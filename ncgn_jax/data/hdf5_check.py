@@ -1,7 +1,8 @@
 """Checks in a separate process that an HDF5 file can be read.
 
 The HDF5 library trusts the headers of a file. A damaged file can crash the program
-that reads it (segmentation fault) or exhaust the memory.
+that reads it (segmentation fault) or exhaust the memory. It also follows links to
+other files, which are refused.
 """
 
 import os
@@ -14,10 +15,18 @@ from ncgn_jax.faults import DataError
 _READ_ALL = """
 import io, sys, h5py
 source = sys.argv[1] if len(sys.argv) > 1 else io.BytesIO(sys.stdin.buffer.read())
+def refuse(name):
+    sys.exit(f"{name}: links to another file; allowed: links within the file")
 def read(name, item):
     dict(item.attrs)
     if isinstance(item, h5py.Dataset):
+        if item.external or item.is_virtual:
+            refuse(name)
         item[()]
+    else:
+        for key in item:
+            if isinstance(item.get(key, getlink=True), h5py.ExternalLink):
+                refuse(f"{name.rstrip('/')}/{key}")
 with h5py.File(source, "r") as file:
     read("/", file)
     file.visititems(read)
@@ -37,7 +46,8 @@ def check_hdf5(
       content: Content of the file, where it does not lie on disk by itself.
 
     Raises:
-      DataError: If the process reports an error, crashes or does not end.
+      DataError: If the process reports an error or a link to another file, crashes or
+        does not end.
     """
     # -P keeps Python from importing a file h5py.py in the current folder.
     command = [sys.executable, "-P", "-c", _READ_ALL]

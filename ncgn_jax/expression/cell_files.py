@@ -1,15 +1,18 @@
-r"""Loads your own spatial transcriptomics: .h5ad, .csv, .tsv or .txt.
+r"""Loads your own spatial transcriptomics.
 
 Layouts:
-  1. AnnData (.h5ad): expression in `X`, dense or sparse, positions in
-     `obsm[spatial_key]` or in columns of `obs`, time in a column of `obs`.
-  2. One text table with a row per cell; names, positions, time and genes are columns.
-  3. An expression matrix, genes x cells or cells x genes, and a table `coordinates`
-     with columns ID, X, Y and, for volumes, Z. The axis that holds the IDs is that of
-     the cells. As R writes them, a header may be one name shorter than the rows;
-     each row then begins with its name.
-Text is separated by tabs or commas and held in memory, so keep more than some 10^7
-numbers as .h5ad. Nothing is ever unpickled.
+  1. AnnData: .h5ad, or a .zarr folder (of SpatialData, its table). Expression in `X`
+     or a layer, dense or sparse; positions in `obsm` or in columns of `obs`.
+  2. One table with a row per cell (.csv, .tsv, .txt, each also .gz, or .parquet):
+     names, positions, time, section and genes are columns.
+  3. An expression matrix, genes x cells or cells x genes, and a table of coordinates.
+     The axis that holds the names of its rows is that of the cells. As R writes them, a
+     header may be one name shorter than the rows; each row then begins with its name.
+  4. A matrix of 10x, as .h5 or as a folder of matrix.mtx, features.tsv and
+     barcodes.tsv, with tissue_positions or cells beside; and the whole folders that
+     Space Ranger, Xenium, MERSCOPE and CosMx write.
+Tables are held in memory, so keep more than some 10^7 numbers as .h5ad. Nothing is ever
+unpickled. What has a usual name (`cell_names`) is found by it, which the report says.
 
 >>> import pathlib, tempfile
 >>> with tempfile.TemporaryDirectory() as folder:
@@ -20,27 +23,44 @@ numbers as .h5ad. Nothing is ever unpickled.
 (('left', 'right'), ('Gad2', 'Sox10'), [[0.0, 0.0], [1.0, 0.0]])
 """
 
-import csv
 import dataclasses
 import os
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, SupportsFloat
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
 from ncgn_jax.data.hdf5_check import check_hdf5
-from ncgn_jax.data.text_tables import read_lines
+from ncgn_jax.data.report import Reading
+from ncgn_jax.expression import sections as of_sections
+from ncgn_jax.expression.cell_folders import find_files
+from ncgn_jax.expression.cell_genes import (
+    choose_genes,
+    find_candidates,
+    most_variable,
+    sum_counts,
+)
+from ncgn_jax.expression.cell_matrices import (
+    Source,
+    import_anndata,
+    read_anndata,
+)
+from ncgn_jax.expression.cell_places import (
+    Located,
+    Wanted,
+    check_table,
+    locate,
+    read_files,
+)
+from ncgn_jax.expression.cell_tables import to_names, to_numbers
+from ncgn_jax.expression.kept_cells import KeptCells
+from ncgn_jax.expression.zarr_folders import check_zarr
 from ncgn_jax.faults import DataError
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-TEXT_EXTENSIONS = (".csv", ".tsv", ".txt")
-ANNDATA_EXTENSION = ".h5ad"
-CELL_COLUMNS = ("", "id", "cell", "cell_id", "cell_name", "barcode")
-AXES = ("x", "y", "z")
 REPEATED_CELLS = ("refuse", "drop", "keep")
 
 
@@ -49,12 +69,19 @@ class CellTable:
     """Expression of single cells at known places.
 
     Attributes:
-      positions: Place of each cell in the unit of the file, float32 [cell, dim].
+      positions: Place of each cell in the unit of the file, float64 [cell, dim];
+        rounded as float32 where the cells lie far enough apart.
       expression: Values as in the file, float32 [cell, gene], finite.
       genes: Name of each gene, all different.
-      cells: Name of each cell, all different.
+      cells: Name of each cell.
       time: Time of each cell, float32 [cell]; None if no column was named.
-      source: Files, sizes, and counts of what was left out, in one line.
+      sections: Name of the section of each cell; None if they are of one.
+      totals: Sum of all genes of the file in each cell, float64 [cell]; None if it was
+        not asked for.
+      layer: Layer of AnnData that was read, empty for the usual matrix.
+      reading: What was found, left out and decided.
+      num_repeated: Cells that equal an earlier one in place and expression.
+      contents: What the table holds, a phrase each.
     """
 
     positions: np.ndarray
@@ -62,46 +89,41 @@ class CellTable:
     genes: tuple[str, ...]
     cells: tuple[str, ...]
     time: np.ndarray | None
-    source: str
+    sections: tuple[str, ...] | None
+    totals: np.ndarray | None
+    layer: str
+    reading: Reading
+    num_repeated: int = 0
+    contents: tuple[str, ...] = ()
+
+    def take(self, rows: np.ndarray) -> "CellTable":
+        """Returns some cells, in their order."""
+        return dataclasses.replace(
+            self,
+            positions=self.positions[rows],
+            expression=self.expression[rows],
+            cells=tuple(self.cells[row] for row in rows),
+            time=None if self.time is None else self.time[rows],
+            sections=self.sections and tuple(self.sections[row] for row in rows),
+            totals=None if self.totals is None else self.totals[rows],
+        )
 
 
-class _Choice(NamedTuple):
-    """Columns that the caller chose; None leaves the choice to their names."""
+class CellOptions(TypedDict, total=False):
+    """How a file of cells is read; see `load_cells`."""
 
-    genes: Sequence[str] | None
-    places: Sequence[str] | None
-    time: str | None
-    cell: str | None
-
-
-class _Table(NamedTuple):
-    """A table with named rows and columns, not yet converted."""
-
-    where: str
-    names: list[str]
-    columns: list[str]
-    fields: np.ndarray  # objects, [row, column]
-    name_column: str | None = None
-
-    def take(self, columns: Sequence[str], kind: str = "column") -> np.ndarray:
-        """Converts columns to numbers, [row, column]; rows must be cells."""
-        fields = self.fields[:, _find(columns, self.columns)]
-        return _to_finite(fields, self.names, columns, self.where, kind)
-
-    def take_time(self, column: str | None) -> np.ndarray | None:
-        """Returns a column as numbers, [row], or None if the table lacks it."""
-        return self.take([column])[:, 0] if column in self.columns else None
-
-
-class _Cells(NamedTuple):
-    """Cells of one file."""
-
-    where: str
-    names: list[str]
-    positions: np.ndarray  # [cell, dim]; [cell, 0] if the file has none
-    time: np.ndarray | None  # [cell]; None if the file has none
-    genes: list[str]
-    expression: np.ndarray  # [cell, gene]
+    coordinates: str | os.PathLike[str] | None
+    gene_columns: Sequence[str] | None
+    top_genes: int | None
+    coordinate_columns: Sequence[str] | None
+    time_column: str | None
+    cell_column: str | None
+    section_column: str
+    sections: Sequence[str]
+    spatial_key: str | None
+    layer: str | None
+    drop_missing: bool
+    repeated_cells: str
 
 
 def load_cells(
@@ -109,31 +131,45 @@ def load_cells(
     *,
     coordinates: str | os.PathLike[str] | None = None,
     gene_columns: Sequence[str] | None = None,
+    top_genes: int | None = None,
     coordinate_columns: Sequence[str] | None = None,
     time_column: str | None = None,
     cell_column: str | None = None,
-    spatial_key: str = "spatial",
+    section_column: str = of_sections.AUTO,
+    sections: Sequence[str] = (),
+    spatial_key: str | None = None,
+    layer: str | None = None,
+    drop_missing: bool = False,
     repeated_cells: str = "refuse",
+    with_totals: bool = False,
 ) -> CellTable:
     """Loads the expression and the positions of cells, in the order of the file.
 
     Args:
-      path: Expression, .h5ad, .csv, .tsv or .txt.
-      coordinates: Text table with the positions, if they are in another file. Its
-        rows may be in any order; cells without expression are left out.
-      gene_columns: Genes to keep, in this order. By default all; in a text table
-        with a row per cell these are all columns that have no other use.
+      path: Expression, or a folder that holds it; see above.
+      coordinates: Table with the positions, if they are in another file. Its rows may
+        be in any order; cells without expression are left out.
+      gene_columns: Genes to keep, in this order. By default all but controls; in a
+        table with a row per cell these are all columns that have no other use.
+      top_genes: Keeps so many of all genes, those that vary most.
       coordinate_columns: One to three columns with the positions, in `coordinates`
-        if given, else in the table or in `obs`. By default x, y and, if present, z in
-        upper or lower case, and `obsm[spatial_key]` in AnnData.
+        if given, else in the table or in `obs`. By default those with usual names, or
+        positions in `obsm`.
       time_column: Column with the time of each cell, in either file.
       cell_column: Column with the names of the cells, in either file. By default the
-        index of `obs`; in text the column called id, cell, cell_id, cell_name, barcode
-        or nothing, else the first one of `coordinates` and its matrix, else numbers.
-      spatial_key: Key of the positions in `obsm` of AnnData.
-      repeated_cells: Treatment of cells that share place and time, as in some
+        index of `obs`; in a table the column with a usual name, else the first one of
+        `coordinates` and its matrix, else numbers.
+      section_column: Column that tells sections apart; `auto` for one with a usual
+        name, `none` for cells of one section.
+      sections: Sections to read; () for all.
+      spatial_key: Key of the positions in `obsm` of AnnData; None for a usual one.
+      layer: Layer of AnnData, or `raw`; None for `X`.
+      drop_missing: Leaves cells out whose place, time, section or expression is
+        missing, rather than refusing them.
+      repeated_cells: Treatment of cells that share place, time and section, as in some
         published tables: "refuse" them, "drop" all but the first of those that share
         their expression too (others are still refused), or "keep" them all.
+      with_totals: Whether to sum the genes of each cell, before any are chosen.
 
     Returns:
       The cells. Values are neither scaled nor transformed.
@@ -145,327 +181,168 @@ def load_cells(
     """
     if repeated_cells not in REPEATED_CELLS:
         raise DataError(
-            f"repeated_cells={repeated_cells!r}; allowed: {', '.join(REPEATED_CELLS)}"
+            f"data.repeated_cells={repeated_cells!r}; allowed: "
+            f"{', '.join(REPEATED_CELLS)}"
         )
-    choice = _Choice(gene_columns, coordinate_columns, time_column, cell_column)
-    path = Path(path)
-    _check_file(path, (*TEXT_EXTENSIONS, ANNDATA_EXTENSION))
-    files, places = str(path), None
+    reading = Reading(path, "cells")
+    files = find_files(Path(path))
     if coordinates is not None:
-        _check_file(Path(coordinates), TEXT_EXTENSIONS)
-        places = _read_text(Path(coordinates), choice.cell, first_column=True)
-        files += f" with {places.where}"
-    if path.suffix.lower() == ANNDATA_EXTENSION:
-        cells, columns = _read_anndata(path, choice, spatial_key, places is None)
-    else:
-        table = _read_text(path, choice.cell, first_column=places is not None)
-        cells, columns = _read_expression(table, choice, places)
-    columns = columns + (places.columns if places else [])
+        check_table(Path(coordinates))
+        files = files._replace(places=Path(coordinates))
+    is_asked = coordinates is not None
+    wanted = Wanted(coordinate_columns, spatial_key, cell_column)
+    source, places = read_files(files, wanted, layer, is_asked, reading)
+    cells = KeptCells(source, places, reading, drop_missing, cell_column)
+    located = locate(source, places, wanted)
+    for note in located.notes:
+        reading.say(note)
     for option, name in (("time_column", time_column), ("cell_column", cell_column)):
-        if name is not None and name not in columns:
-            raise DataError(
-                f"{files}: no column {name!r} for {option}; allowed: "
-                f"{_list_some(columns)}"
-            )
-    num_unused = len(places.names) - len(cells.names) if places else 0
-    cells = _locate(cells, places, choice) if places else cells
-    cells, num_dropped = _treat_repeated(cells, repeated_cells)
-    return CellTable(
-        positions=np.ascontiguousarray(cells.positions),
-        expression=np.ascontiguousarray(cells.expression),
-        genes=tuple(cells.genes),
+        cells.require(option, name)
+    cells.leave_out_outside()
+    cells.keep_located(located)
+    column = cells.choose_sections(section_column, sections, located, time_column)
+    if time_column is not None:
+        cells.keep_numbers(time_column)
+    candidates = find_candidates(source, {*located.columns, time_column, column})
+    genes, names = choose_genes(source, candidates, gene_columns, reading)
+    counted = genes
+    if gene_columns is not None and with_totals:
+        counted, _ = choose_genes(source, candidates, None, Reading(path, "cells"))
+    if top_genes is not None and gene_columns is None:
+        name_of = dict(zip(genes, names, strict=True))
+        genes, rule = most_variable(source, genes, cells.rows, top_genes)
+        names = [name_of[gene] for gene in genes]
+        reading.say(rule)
+    expression = cells.take_expression(genes, names)
+    totals = sum_counts(source, counted, cells.rows) if with_totals else None
+    time = labels = None
+    if time_column is not None:
+        time = to_numbers(cells.column(time_column)).astype(np.float32)
+    if column is not None:
+        labels = to_names(cells.column(column))
+    table = CellTable(
+        positions=_rounded(located.values[cells.places]),
+        expression=expression,
+        genes=tuple(names),
         cells=tuple(cells.names),
-        time=cells.time,
-        source=f"{files}: {len(cells.names)} cells, {len(cells.genes)} genes, "
-        f"{cells.positions.shape[1]}-D; left out: {num_dropped} repeated cells, "
-        f"{num_unused} places without expression",
+        time=time,
+        sections=None if labels is None else tuple(labels),
+        totals=totals,
+        layer=source.layer,
+        reading=reading,
+    )
+    _warn_of_steps(table, located, reading)
+    table = _treat_repeated(table, repeated_cells, source.where)
+    return dataclasses.replace(
+        table, contents=_describe(table, located.what, column, source)
     )
 
 
-def _check_file(path: Path, allowed: tuple[str, ...]) -> None:
-    if path.suffix.lower() not in allowed:
-        raise DataError(
-            f"{path}: ending {path.suffix!r}; allowed: {', '.join(allowed)}"
-        )
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-
-
-def _read_text(path: Path, cell_column: str | None, first_column: bool) -> _Table:
-    """Reads a text table and finds the column, if any, that names its rows."""
-    try:
-        lines, wrong = read_lines(path)
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a table in UTF-8 ({error})") from error
-    if len(lines) < 2:
-        raise DataError(f"{path}: {'a header alone' if lines else 'empty file'}")
-    if max(len(line) for _, line in lines[:2]) < 2:
-        raise DataError(f"{path}: no tab and no comma in the first two lines")
-    columns, width = _to_names(lines[0][1]), len(lines[1][1])
-    few, many = len(columns), len(columns) + 1
-    if wrong is not None:
-        number, line = wrong
-        raise DataError(
-            f"{path}, line {number}: {len(line)} fields; allowed: {few} as in the "
-            f"header, or {many} in all rows if they begin with a name"
-        )
-    _check_unique(columns, str(path), "column")
-    fields = np.array([line for _, line in lines[1:]], dtype=object)
-    name_column: str | None
-    if cell_column in columns:
-        name_column = cell_column
-    elif width > len(columns):
-        return _Table(str(path), _to_names(fields[:, 0]), columns, fields[:, 1:])
-    else:
-        usual = [column for column in columns if column.lower() in CELL_COLUMNS]
-        usual += columns[:1] if first_column else []
-        name_column = usual[0] if usual else None
-    fields = fields[:, width - few :]
-    names: Iterable[object] = range(1, len(fields) + 1)
-    if name_column is not None:
-        names = fields[:, columns.index(name_column)]
-    return _Table(str(path), _to_names(names), columns, fields, name_column)
-
-
-def _read_expression(
-    table: _Table, choice: _Choice, places: _Table | None
-) -> tuple[_Cells, list[str]]:
-    """Reads a matrix either way round; returns the cells, and all other columns."""
-    if places is not None and not _cells_are_rows(table, choice.cell, places):
-        _check_unique(table.names, table.where, "gene")
-        names = [column for column in table.columns if column != table.name_column]
-        fields = table.fields[:, _find(names, table.columns)].T
-        flipped = _Table(table.where, names, table.names, fields)
-        genes = _choose_genes(table.names, choice.genes, table.where)
-        expression = flipped.take(genes, "gene")
-        nowhere = np.empty((len(names), 0), np.float32)
-        return _Cells(table.where, names, nowhere, None, genes, expression), []
-    axes = [] if places else _find_axes(table, choice.places)
-    used = {table.name_column, choice.time, *axes}
-    used |= {column for column in table.columns if column.lower() in CELL_COLUMNS}
-    genes = [column for column in table.columns if column not in used]
-    genes = _choose_genes(genes, choice.genes, table.where)
-    positions = np.empty((len(table.names), 0), np.float32)
-    if axes:
-        positions = table.take(axes)
-    time, expression = table.take_time(choice.time), table.take(genes, "gene")
-    cells = _Cells(table.where, table.names, positions, time, genes, expression)
-    return cells, table.columns
-
-
 def read_anndata_file(path: Path) -> "AnnData":
-    """Reads an AnnData file that has a matrix of expression.
+    """Reads an AnnData file or zarr folder.
 
     Args:
-      path: The file, .h5ad.
+      path: The file, .h5ad or .zarr.
 
     Raises:
       DataError: If anndata is not installed, or the file is absent or damaged.
     """
-    _check_file(path, (ANNDATA_EXTENSION,))
-    try:
-        import anndata  # an optional extra for this format
-    except ImportError as error:
-        raise DataError(
-            f"{path}: .h5ad needs anndata, which does not import ({error}); "
-            "`pip install 'ncgn_jax[anndata]'`, or export the table as .csv"
-        ) from error
-    check_hdf5(path)
-    try:
-        content = anndata.read_h5ad(path)
-    except Exception as error:  # anndata passes on errors of h5py, zarr and pandas
-        raise DataError(f"{path}: not readable as .h5ad ({error!r})") from error
-    if content.X is None:
-        raise DataError(f"{path}: no expression matrix X")
+    if path.suffix.lower() not in (".h5ad", ".zarr"):
+        raise DataError(f"{path}: ending {path.suffix!r}; allowed: .h5ad, .zarr")
+    if not path.exists():
+        raise DataError(f"{path}: no such file")
+    import_anndata(path)
+    if path.is_dir():
+        check_zarr(path)
+    else:
+        check_hdf5(path)
+    content = read_anndata(path)
+    if content.X is None and not content.layers:
+        raise DataError(f"{path}: no expression matrix X and no layers")
     return content
 
 
-def _read_anndata(
-    path: Path, choice: _Choice, spatial_key: str, with_places: bool
-) -> tuple[_Cells, list[str]]:
-    content = read_anndata_file(path)
-    columns, found = _to_names(content.obs.columns), _to_names(content.var_names)
-    _check_unique(columns, f"{path}, obs", "column")
-    _check_unique(found, str(path), "gene")
-    # As objects, so that categories, dates and texts all go through one check.
-    fields = content.obs.to_numpy(dtype=object)
-    names = content.obs_names
-    if choice.cell in columns:
-        names = fields[:, columns.index(choice.cell)]
-    obs = _Table(f"{path}, obs", _to_names(names), columns, fields)
-    genes = _choose_genes(found, choice.genes, str(path))
-    values = content.X[:, _find(genes, found)]
-    values = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
-    positions = np.empty((len(obs.names), 0), np.float32)
-    if with_places and choice.places is not None:
-        positions = obs.take(_find_axes(obs, choice.places))
-    elif with_places:
-        positions = _read_spatial(content.obsm, spatial_key, obs)
-    expression = _to_finite(values, obs.names, genes, str(path), "gene")
-    time = obs.take_time(choice.time)
-    return _Cells(str(path), obs.names, positions, time, genes, expression), columns
+def _rounded(positions: np.ndarray) -> np.ndarray:
+    """Rounds positions as float32, in float64, unless that would move cells.
+
+    Runs know their data by the bits, and those of earlier versions had float32.
+    """
+    rounded = positions.astype(np.float32).astype(np.float64)
+    spacing = np.ptp(positions, axis=0).max() / np.sqrt(len(positions))
+    is_near = np.abs(rounded - positions).max() <= 1e-4 * spacing
+    return np.ascontiguousarray(rounded if is_near else positions)
 
 
-def _read_spatial(
-    obsm: Mapping[str, np.ndarray], spatial_key: str, obs: _Table
-) -> np.ndarray:
-    where = f"{obs.where}m[{spatial_key!r}]"
-    if spatial_key not in obsm:
-        raise DataError(
-            f"{where}: no such positions; allowed: spatial_key out of "
-            f"{_list_some(obsm)}, or coordinate_columns of obs, or coordinates"
+def _warn_of_steps(table: CellTable, located: Located, reading: Reading) -> None:
+    """Says if positions in float32 are too coarse for how near the cells lie."""
+    if not located.is_single or len(table.cells) < 2:
+        return
+    largest = float(np.abs(table.positions).max())
+    step = float(np.spacing(np.float32(largest)))
+    extent = float(np.ptp(table.positions, axis=0).max())
+    spacing = extent / np.sqrt(len(table.cells))
+    if spacing > 0 and step > 0.01 * spacing:
+        reading.say(
+            f"positions are float32 in the file: steps of {step:g} at {largest:g}, "
+            f"where cells are some {spacing:g} apart"
         )
-    places = np.asarray(obsm[spatial_key])
-    if places.ndim != 2 or not 1 <= places.shape[1] <= len(AXES):
-        raise DataError(f"{where}: shape {places.shape}; allowed: [cell, 1 to 3]")
-    return _to_finite(places, obs.names, AXES[: places.shape[1]], where, "axis")
 
 
-def _cells_are_rows(table: _Table, cell_column: str | None, places: _Table) -> bool:
-    if cell_column in table.columns:
-        return True
-    known = set(places.names)
-    in_rows = sum(name in known for name in table.names)
-    in_columns = sum(name in known for name in table.columns)
-    if in_rows == in_columns:
-        raise DataError(
-            f"{table.where}: {in_rows} rows and {in_columns} columns named like cells "
-            f"of {places.where} (rows {_list_some(table.names, 3)}; columns "
-            f"{_list_some(table.columns, 3)}; cells {_list_some(places.names, 3)}); "
-            "allowed: cells in rows or in columns"
-        )
-    return in_rows > in_columns
-
-
-def _find_axes(table: _Table, chosen: Sequence[str] | None) -> list[str]:
-    columns, where = table.columns, table.where
-    if chosen is not None:
-        different = set(chosen) & set(columns)
-        if not 1 <= len(chosen) <= len(AXES) or len(different) < len(chosen):
-            raise DataError(
-                f"{where}: coordinate_columns={chosen}; allowed: one to three of the "
-                f"columns {_list_some(columns)}"
-            )
-        return list(chosen)
-    found = {axis: [c for c in columns if c.lower() == axis] for axis in AXES}
-    twice = [names for names in found.values() if len(names) > 1]
-    if twice or not (found["x"] and found["y"]):
-        problem = f"both {' and '.join(twice[0])}" if twice else "no columns x and y"
-        raise DataError(
-            f"{where}: {problem} for the positions; name them with coordinate_columns, "
-            f"or give a coordinates file; columns found: {_list_some(columns)}"
-        )
-    return [names[0] for names in found.values() if names]
-
-
-def _choose_genes(
-    found: list[str], chosen: Sequence[str] | None, where: str
-) -> list[str]:
-    chosen = found if chosen is None else list(chosen)
-    known = set(found)
-    absent = [gene for gene in chosen if gene not in known]
-    if absent or not chosen:
-        raise DataError(
-            f"{where}: {'no gene ' + _list_some(absent) if absent else 'no genes'}; "
-            f"allowed: one or more of {_list_some(found)}"
-        )
-    _check_unique(chosen, f"{where}, gene_columns", "gene")
-    return chosen
-
-
-def _to_finite(
-    values: np.ndarray, cells: list[str], columns: Sequence[str], where: str, kind: str
-) -> np.ndarray:
-    """Converts [cell, column] to float32 and refuses what is not a finite number."""
-    _check_unique(cells, where, "cell")
-    if not values.size:
-        raise DataError(f"{where}: no cells; allowed: at least one")
-    to_numbers = np.vectorize(_to_float, otypes=[np.float64])
-    numbers = values if values.dtype.kind in "biuf" else to_numbers(values)
-    with np.errstate(over="ignore"):  # overflow becomes infinite, hence refused
-        numbers = numbers.astype(np.float32)
-    bad = np.argwhere(~np.isfinite(numbers))
-    if bad.size:
-        row, column = bad[0]
-        raise DataError(
-            f"{where}: cell {cells[row]!r}, {kind} {columns[column]!r} is "
-            f"{str(values[row, column])!r} ({len(bad)} such entries); allowed: finite "
-            "float32 numbers"
-        )
-    return numbers
-
-
-def _to_float(value: str | SupportsFloat) -> float:
-    try:
-        return float(value)
-    except (ValueError, TypeError):
-        return np.nan
-
-
-def _locate(cells: _Cells, places: _Table, choice: _Choice) -> _Cells:
-    """Adds positions to the cells, and the time if only their table has it."""
-    _check_unique(places.names, places.where, "cell")
-    known = set(places.names)
-    absent = [name for name in cells.names if name not in known]
-    if absent:
-        raise DataError(
-            f"{places.where}: no coordinates of {len(absent)} of {len(cells.names)} "
-            f"cells of {cells.where}: {_list_some(absent)}"
-        )
-    rows = _find(cells.names, places.names)
-    places = places._replace(names=cells.names, fields=places.fields[rows])
-    positions = places.take(_find_axes(places, choice.places))
-    time = places.take_time(choice.time) if cells.time is None else cells.time
-    return cells._replace(positions=positions, time=time)
-
-
-def _treat_repeated(cells: _Cells, policy: str) -> tuple[_Cells, int]:
-    """Returns the cells, and the number dropped because they share place and time."""
-    keys = cells.positions + np.float32(0)  # -0 becomes 0
-    if cells.time is not None:
-        keys = np.column_stack([keys, cells.time])
-    _, first, group = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+def _treat_repeated(table: CellTable, policy: str, where: str) -> CellTable:
+    """Refuses, drops or counts cells that share place, time and section."""
+    keys: list[np.ndarray] = [table.positions + 0.0]  # -0 becomes 0
+    if table.time is not None:
+        keys.append(table.time[:, None])
+    if table.sections is not None:
+        keys.append(np.unique(table.sections, return_inverse=True)[1][:, None])
+    _, first, group = np.unique(
+        np.concatenate(keys, axis=1), axis=0, return_index=True, return_inverse=True
+    )
     first = first[group.reshape(-1)]  # of each cell, the first one at its place
-    is_repeated = first != np.arange(len(first))
-    if policy == "keep" or not is_repeated.any():
-        return cells, 0
-    differs = (cells.expression != cells.expression[first]).any(axis=1)
-    refused = np.flatnonzero(is_repeated if policy == "refuse" else differs)
+    later = np.flatnonzero(first != np.arange(len(first)))
+    if not later.size:
+        return table
+    same = (table.expression[later] == table.expression[first[later]]).all(axis=1)
+    if policy == "keep":
+        return dataclasses.replace(table, num_repeated=int(same.sum()))
+    refused = later if policy == "refuse" else later[~same]
     if refused.size:
         one, other = first[refused[0]], refused[0]
         raise DataError(
-            f"{cells.where}: cells {cells.names[one]!r} and {cells.names[other]!r} are "
-            f"both at {cells.positions[one].tolist()} ({is_repeated.sum()} such cells, "
-            f"{differs.sum()} of them with another expression); allowed: one cell per "
-            f"place and time, repeated_cells='drop' if none differs, or 'keep'"
+            f"{where}: cells {table.cells[one]!r} and {table.cells[other]!r} are both "
+            f"at {table.positions[one].tolist()} ({len(later)} such cells, "
+            f"{(~same).sum()} of them with another expression); allowed: one cell per "
+            "place, time and section, data.repeated_cells='drop' if none differs, or "
+            "'keep'; data.section_column tells sections apart"
         )
-    kept = np.flatnonzero(~is_repeated)
-    return cells._replace(
-        names=[cells.names[row] for row in kept],
-        positions=cells.positions[kept],
-        time=None if cells.time is None else cells.time[kept],
-        expression=cells.expression[kept],
-    ), len(cells.names) - len(kept)
+    table.reading.leave_out("repeated cells", table.cells[later[0]], len(later))
+    return table.take(np.setdiff1d(np.arange(len(first)), later))
 
 
-def _check_unique(names: Sequence[str], where: str, kind: str) -> None:
-    if len(set(names)) < len(names):
-        name, count = Counter(names).most_common(1)[0]
-        raise DataError(
-            f"{where}: {kind} {name!r} appears {count} times; allowed: once"
-        )
-
-
-def _find(names: Sequence[str], among: Sequence[str]) -> list[int]:
-    place_of = {name: place for place, name in enumerate(among)}
-    return [place_of[name] for name in names]
-
-
-def _to_names(values: Iterable[object]) -> list[str]:
-    return [str(value).strip() for value in values]
-
-
-def _list_some(names: Iterable[str], most: int = 8) -> str:
-    names = [repr(str(name)) for name in names]
-    more = f", ... ({len(names)} in all)" if len(names) > most else ""
-    return (", ".join(names[:most]) or "none") + more
+def _describe(
+    table: CellTable, places: str, column: str | None, source: Source
+) -> tuple[str, ...]:
+    """Returns what a table holds, a phrase each."""
+    genes = ", ".join(table.genes[:6])
+    more = f" and {len(table.genes) - 6:,} more" if len(table.genes) > 6 else ""
+    low, high = table.positions.min(axis=0), table.positions.max(axis=0)
+    extents = " x ".join(f"{size:.6g}" for size in high - low)
+    values = table.expression
+    is_whole = all(
+        np.array_equal(part, np.round(part))
+        for part in np.array_split(values, max(1, values.size // 10**7))
+    )
+    kind = "whole numbers" if is_whole else "numbers"
+    of_layer = f" of layer {table.layer!r}" if source.layer else ""
+    found = [
+        f"{len(table.genes):,} genes ({genes}{more})",
+        f"expression{of_layer}: {kind}, {values.min():.6g} to {values.max():.6g}",
+        f"positions: {places}, {table.positions.shape[1]}-D, {extents} in the "
+        "unit of the file",
+    ]
+    if table.sections is not None:
+        names, counts = np.unique(table.sections, return_counts=True)
+        shown = [f"{n} {c:,}" for n, c in zip(names, counts, strict=True)]
+        most = ", ".join(shown[:12]) + (", ..." if len(shown) > 12 else "")
+        found.append(f"{len(names):,} sections of column {column!r}: {most}")
+    return tuple(found)

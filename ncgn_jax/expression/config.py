@@ -1,5 +1,8 @@
 """Declares the fields of expression over space and time, and makes its model."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -56,6 +59,72 @@ _FACTORS = Check(
     "a positive factor for each axis, or ()",
 )
 
+
+def split_genes(genes: Sequence[str]) -> tuple[tuple[str, ...], int | None]:
+    """Returns the names of `data.genes`, or how many of the most variable it asks for.
+
+    Raises:
+      ValueError: If it asks for both, or for no number of genes.
+    """
+    counts = [gene for gene in genes if gene.lower().startswith(_TOP)]
+    if not counts:
+        return tuple(genes), None
+    count = int(counts[0][len(_TOP) :])
+    if len(genes) > 1 or count < 1:
+        raise ValueError(f"{genes}")
+    return (), count
+
+
+def parse_library_size(text: str) -> float | str | None:
+    """Returns the number in `data.library_size`, `median`, or None for none.
+
+    Raises:
+      ValueError: If it is neither.
+    """
+    if text.lower() in ("none", "median"):
+        return None if text.lower() == "none" else "median"
+    size = float(text)
+    if not 0 < size < float("inf"):
+        raise ValueError(text)
+    return size
+
+
+def _parses(parse: Callable[[Any], object]) -> Callable[[Any], bool]:
+    def passes(value: Any) -> bool:
+        try:
+            parse(value)
+        except (ValueError, AttributeError):
+            return False
+        return True
+
+    return passes
+
+
+_TOP = "top:"
+_GENES = Check(_parses(split_genes), "names of genes, or top:N alone")
+_LIBRARY_SIZE = Check(
+    _parses(parse_library_size), "none, median, or a positive number such as 10000"
+)
+# Fields of the data that a source does not read.
+_ONLY_CELLS = (
+    "coordinates",
+    "coordinate_columns",
+    "spatial_key",
+    "layer",
+    "time_column",
+    "cell_column",
+    "section_column",
+    "section",
+    "drop_missing",
+    "library_size",
+    "logarithm",
+)
+_UNREAD = {
+    "turing": (*_ONLY_CELLS, "path", "genes", "extent", "num_nodes", "test_fraction"),
+    "profiles": (*_ONLY_CELLS, "test_times", "test_places"),
+    "cells": ("extent", "test_times", "test_places"),
+}
+
 FIELDS = with_defaults(
     (
         Field(
@@ -71,14 +140,58 @@ FIELDS = with_defaults(
             "File of the cells' positions, if apart from data.path.",
             kind=str,
         ),
+        Field(
+            "data.coordinate_columns",
+            (),
+            "Columns of the positions; () for those with usual names.",
+            items=str,
+        ),
+        Field(
+            "data.spatial_key",
+            None,
+            "Key of the positions in obsm of AnnData; unset for a usual one.",
+            kind=str,
+        ),
+        Field(
+            "data.layer",
+            None,
+            "Layer of AnnData with the expression, or raw; unset for X.",
+            kind=str,
+        ),
         Field("data.time_column", None, "Column of the time of a cell.", kind=str),
-        Field("data.genes", (), "Genes to read; () for all.", items=str),
+        Field("data.cell_column", None, "Column of the name of a cell.", kind=str),
+        Field(
+            "data.section_column",
+            "auto",
+            "Column that tells sections of tissue apart, which patches never mix; auto "
+            "for one with a usual name, none for a single section.",
+        ),
+        Field("data.section", (), "Sections to read; () for all.", items=str),
+        Field(
+            "data.genes",
+            (),
+            "Genes to read, by name, or top:500 for so many that vary most; () for "
+            "all.",
+            _GENES,
+            items=str,
+        ),
+        Field(
+            "data.drop_missing",
+            False,
+            "Leave out cells whose place, time, section or expression is missing.",
+        ),
         NUM_TRAIN,
         NUM_TEST,
         Field("data.num_nodes", 100, "Nodes of a training graph.", whole(2)),
         TEST_FRACTION,
         Field("data.extent", (0.1, 0.9), "Part of a profile that is read.", _EXTENT),
-        Field("data.logarithm", False, "Take log(1 + expression) first, for counts."),
+        Field(
+            "data.library_size",
+            "none",
+            "Scale the counts of each cell to this sum first: a number, or median.",
+            _LIBRARY_SIZE,
+        ),
+        Field("data.logarithm", False, "Take log(1 + expression), for counts."),
         Field(
             "data.repeated_cells",
             "refuse",
@@ -159,6 +272,20 @@ def num_nodes(config: ConfigDict) -> int:
 def check(config: ConfigDict, faults: Faults) -> None:
     """Checks what holds between fields."""
     check_base(config, faults)
+    defaults = {row.name: row.default for row in FIELDS}
+    for name in _UNREAD[config.data.source]:
+        field, value = f"data.{name}", config.data[name]
+        readers = [s for s in FIELD_SOURCES if name not in _UNREAD[s]]
+        faults.check(
+            value == defaults[field],
+            field,
+            value,
+            f"its default, because data.source={config.data.source} does not read it; "
+            f"{' and '.join(readers)} does",
+        )
+    if config.data.source == "profiles" and not faults.lines:
+        _, top = split_genes(config.data.genes)
+        faults.check(top is None, "data.genes", config.data.genes, "names, of profiles")
     tasks = tuple(config.sample.tasks)
     faults.check(len(tasks) > 0, "sample.tasks", tasks, f"some of {FIELD_TASKS}")
     faults.check(

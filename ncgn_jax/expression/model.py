@@ -123,7 +123,9 @@ class ExpressionModel:
     def standardise(self, values: np.ndarray) -> np.ndarray:
         """Takes fields from the units of the data to those of training."""
         mean, scale = self._moments
-        return ((values - mean) / scale).astype(np.float32)
+        found = np.subtract(values, mean, dtype=np.float32)
+        found /= scale  # in place, because fields of many genes are large
+        return found
 
     def undo(self, values: np.ndarray) -> np.ndarray:
         """Takes fields from the units of training to those of the data."""

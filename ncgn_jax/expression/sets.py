@@ -3,21 +3,20 @@
 A field holds the expression of a few genes at every node of a layout. Layouts may
 differ in size; arrays are padded to the largest. The sources are simulations of a
 Turing system (`turing`), profiles along an axis measured at several times
-(`profiles`), and tissue cut into patches of neighbouring cells (`cells`).
+(`profiles`), and tissue cut into patches of neighbouring cells (`cells`, in
+`expression.tissue`).
 """
 
 import dataclasses
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from ncgn_jax.data.array_files import read_npz
 from ncgn_jax.data.cache import cached_arrays
-from ncgn_jax.expression.cell_files import CellTable, load_cells
+from ncgn_jax.data.report import DataReport, Reading, count_repeated
 from ncgn_jax.expression.turing import (
     GENES,
     SIMULATOR_VERSION,
@@ -31,6 +30,9 @@ from ncgn_jax.expression.units import CellUnits
 from ncgn_jax.faults import DataError
 
 FIELD_SOURCES = ("turing", "profiles", "cells")
+_PROFILE_ARRAYS = ("expression", "genes", "age_minutes", "time")
+# Genes that are in double precision together.
+_BLOCK = 512
 Grid = tuple[tuple[float, ...], tuple[float, ...]]  # times and places
 # Published positions are divided by the largest of the training grid.
 _UNITS = np.asarray([max(TRAIN_TIMES), max(TRAIN_PLACES)], np.float64)
@@ -103,7 +105,7 @@ class FieldDataset:
 
     Attributes:
       name: Name in every table.
-      source: Origin and preparation of the fields, in one line.
+      report: How the fields were found or made, and prepared.
       genes: Name of each gene.
       train: Training fields.
       test: Test fields.
@@ -116,7 +118,7 @@ class FieldDataset:
     """
 
     name: str
-    source: str
+    report: DataReport
     genes: tuple[str, ...]
     train: FieldSet
     test: FieldSet
@@ -127,9 +129,14 @@ class FieldDataset:
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns each gene's mean and standard deviation over the training nodes."""
-        nodes = self.train.values[self.train.point_mask].astype(np.float64)
-        scale = nodes.std(axis=0)
-        return nodes.mean(axis=0), np.where(scale > 1e-6, scale, 1.0)
+        values, real = self.train.values, self.train.point_mask
+        mean, scale = np.empty((2, values.shape[2]))
+        # Some genes at a time, because double precision takes twice the memory.
+        for start in range(0, values.shape[2], _BLOCK):
+            genes = slice(start, start + _BLOCK)
+            nodes = values[..., genes][real].astype(np.float64)
+            mean[genes], scale[genes] = nodes.mean(axis=0), nodes.std(axis=0)
+        return mean, np.where(scale > 1e-6, scale, 1.0)
 
 
 def load_turing(
@@ -193,7 +200,17 @@ def load_turing(
     zero = np.zeros((1, len(grid[0]), num_places, len(GENES)), np.float32)
     return FieldDataset(
         name=f"Turing system, {len(grid[0])} x {num_places} times and places",
-        source=f"simulated: {num_train} training, {num_test} test, seed {seed}",
+        report=Reading(f"simulated with seed {seed}", "fields").report(
+            {"train": num_train, "test": num_test},
+            "simulations of their own",
+            contents=(
+                f"{len(GENES)} genes ({', '.join(GENES)})",
+                f"{len(TRAIN_TIMES)} x {len(TRAIN_PLACES)} times and places in "
+                f"training, {len(grid[0])} x {num_places} in the test",
+                f"{num_test} knock-outs",
+                "scaled to [0, 1] at each time by the training simulations",
+            ),
+        ),
         genes=GENES,
         train=make(sets["train"], (TRAIN_TIMES, TRAIN_PLACES)),
         test=make(sets["test"], grid),
@@ -231,10 +248,15 @@ def load_profiles(
         value is not finite.
     """
     arrays = read_npz(path, ("expression", "genes"))
-    times = arrays.get("age_minutes", arrays.get("time"))
+    clock_name = "age_minutes" if "age_minutes" in arrays else "time"
     expression, known = arrays["expression"], [str(g) for g in arrays["genes"]]
-    if times is None:
+    if clock_name not in arrays:
         raise DataError(f"{path}: no array 'age_minutes' or 'time'")
+    times = arrays[clock_name]
+    if "time" in arrays and clock_name != "time":
+        raise DataError(
+            f"{path}: arrays 'age_minutes' and 'time'; allowed: one of them"
+        )
     if expression.ndim != 3 or expression.shape[::2] != (len(times), len(known)):
         raise DataError(
             f"{path}: expression {expression.shape} for {len(times)} times and "
@@ -252,6 +274,20 @@ def load_profiles(
     _refuse_nan(path, values, [f"profile {i}" for i in range(len(values))], known, kept)
     if not np.isfinite(times).all():
         raise DataError(f"{path}: profile {np.argmin(np.isfinite(times))} has no time")
+    reading = Reading(path, "profiles")
+    reading.find("profiles", count=len(values))
+    reading.find("genes", known[0], len(known))
+    if len(kept) < len(known):
+        others = [gene for i, gene in enumerate(known) if i not in kept]
+        reading.leave_out("genes that were not asked for", others[0], len(others))
+    unused = [
+        name for name in arrays if name not in ("expression", "genes", clock_name)
+    ]
+    if unused:
+        reading.leave_out("arrays", unused[0], len(unused))
+    reading.leave_out(
+        "places outside data.extent or between nodes", "", length - num_nodes
+    )
     every = max(2, round(1 / test_fraction))
     rank = np.argsort(np.argsort(times, kind="stable"), kind="stable")
     is_test = rank % every == every // 2
@@ -272,95 +308,21 @@ def load_profiles(
     )
     return FieldDataset(
         name=f"{Path(path).stem} ({num_nodes} places)",
-        source=f"{path}: {len(train)} training and {len(test)} test profiles, "
-        f"times {times.min():.3g} to {times.max():.3g}",
+        report=reading.report(
+            {"train": len(train), "test": len(test)},
+            f"every {every}th in order of time is test",
+            contents=(
+                f"{len(kept)} genes ({', '.join(known[i] for i in kept)})",
+                f"{num_nodes} of {length} places in [{extent[0]:g}, {extent[1]:g}]",
+                f"{clock_name} {times.min():.3g} to {times.max():.3g}",
+                "genes scaled to [0, 1] by the training profiles",
+            ),
+            num_repeated=count_repeated(values),
+        ),
         genes=tuple(known[i] for i in kept),
         train=train,
         test=test,
         floor=_nearest_in_time(train, test),
-    )
-
-
-def load_tissue(
-    path: str | os.PathLike[str],
-    *,
-    coordinates: str | os.PathLike[str] | None = None,
-    genes: Sequence[str] = (),
-    num_nodes: int = 128,
-    num_train: int = 500,
-    num_test: int = 100,
-    test_fraction: float = 0.2,
-    seed: int = 0,
-    time_column: str | None = None,
-    logarithm: bool = False,
-    repeated_cells: str = "refuse",
-) -> FieldDataset:
-    """Loads a tissue and cuts it into patches of neighbouring cells, each one graph.
-
-    The test patches come from an end of the longest axis that no training patch
-    reaches. A patch is a cell with its nearest ones. A section (cells of one time)
-    with fewer cells than `num_nodes` is one smaller graph. Positions are relative to
-    the middle of the patch, in units of a typical patch's half-width, followed by the
-    time if there is one. Genes are standardised by the training cells.
-
-    Args:
-      path: Expression, see `cell_files.load_cells`.
-      coordinates: File of the positions if they are in another file.
-      genes: Names of the genes; () for all.
-      num_nodes: Cells per patch.
-      num_train: Training patches.
-      num_test: Test patches.
-      test_fraction: Share of the cells that is held out, at the end of the axis.
-      seed: Seed of the cells at the middle of the patches.
-      time_column: Column with the time of each cell.
-      logarithm: Whether to take log(1 + expression) first, for counts.
-      repeated_cells: See `load_cells`.
-
-    Raises:
-      DataError: As `load_cells`, or if a count under the logarithm is negative or a
-        part has fewer than two cells.
-    """
-    table = load_cells(
-        path,
-        coordinates=coordinates,
-        gene_columns=list(genes) or None,
-        time_column=time_column,
-        repeated_cells=repeated_cells,
-    )
-    expression = table.expression.astype(np.float64)
-    if logarithm and expression.min() < 0:
-        raise DataError(
-            f"{path}: expression {expression.min():.4g} is negative; "
-            "data.logarithm is for counts"
-        )
-    known = np.log1p(expression) if logarithm else expression
-    axis = int(np.argmax(np.ptp(table.positions, axis=0)))
-    along = table.positions[:, axis]
-    cut = np.quantile(along, 1 - test_fraction)
-    is_test = along >= cut
-    mean, scale = known[~is_test].mean(axis=0), known[~is_test].std(axis=0)
-    times = table.time
-    units = CellUnits(
-        bool(logarithm),
-        tuple(mean.tolist()),
-        tuple(np.where(scale > 1e-9, scale, 1.0).tolist()),
-        _half_width(table, num_nodes),
-        None if times is None else float(times.min()),
-        None if times is None else float(np.ptp(times)),
-    )
-    values = units.to_fields(expression)
-    rng = np.random.default_rng(seed)
-    parts = []
-    for rows, count in ((~is_test, num_train), (is_test, num_test)):
-        parts.append(_cut(table, values, rows, count, num_nodes, units, rng, path))
-    return FieldDataset(
-        name=f"{Path(path).stem} (patches of {num_nodes} cells)",
-        source=f"{table.source}; {len(parts[0])} training and {len(parts[1])} test "
-        f"patches, test where axis {axis} >= {cut:.4g}",
-        genes=table.genes,
-        train=parts[0],
-        test=parts[1],
-        units=units,
     )
 
 
@@ -376,54 +338,6 @@ def _nearest_in_time(train: FieldSet, test: FieldSet) -> np.ndarray:
         for part in (train, test)
     )
     return train.values[np.abs(asked[:, None] - known[None, :]).argmin(axis=1)]
-
-
-def _half_width(table: CellTable, num_nodes: int) -> float:
-    """Estimates the root mean square half-width of a patch of evenly spread cells."""
-    dim = table.positions.shape[1]
-    tree = cKDTree(table.positions)
-    some = table.positions[:: max(1, len(table.positions) // 200)]
-    nearest = min(num_nodes, len(table.positions))
-    far, _ = tree.query(some, k=[nearest])
-    return float(np.median(far)) / math.sqrt(dim) + 1e-12
-
-
-def _cut(
-    table: CellTable,
-    expression: np.ndarray,
-    rows: np.ndarray,
-    count: int,
-    num_nodes: int,
-    units: CellUnits,
-    rng: np.random.Generator,
-    path: str | os.PathLike[str],
-) -> FieldSet:
-    """Cuts `count` patches out of the chosen rows of a table."""
-    index = np.flatnonzero(rows)
-    if len(index) < 2:
-        raise DataError(
-            f"{path}: {len(index)} cells on one side of the split; allowed: >= 2"
-        )
-    moments = np.zeros(len(index)) if table.time is None else table.time[index]
-    patches = []
-    for moment, share in zip(*np.unique(moments, return_counts=True), strict=True):
-        own = index[moments == moment]
-        tree = cKDTree(table.positions[own])
-        if len(own) <= num_nodes:
-            patches.append(own)
-            continue
-        wanted = max(1, round(count * share / len(index)))
-        middles = rng.choice(len(own), min(wanted, len(own)), replace=False)
-        _, nearest = tree.query(table.positions[own[middles]], k=num_nodes)
-        patches.extend(own[near] for near in nearest)
-    longest = max(map(len, patches))
-    values = np.zeros((len(patches), longest, expression.shape[1]), np.float32)
-    layouts = []
-    for row, patch in zip(values, patches, strict=True):
-        row[: len(patch)] = expression[patch]
-        times = None if table.time is None else table.time[patch]
-        layouts.append(units.place(table.positions[patch], times))
-    return FieldSet(values, tuple(layouts), np.arange(len(patches), dtype=np.int32))
 
 
 def _choose(

@@ -15,6 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ncgn_jax.data.batches import take_batch
+from ncgn_jax.data.report import DataReport
 from ncgn_jax.expression.conditioning import given_mask
 from ncgn_jax.expression.config import (
     FIELDS,
@@ -28,6 +29,7 @@ from ncgn_jax.expression.facts import FieldFacts, learn_facts
 from ncgn_jax.expression.load import load_dataset
 from ncgn_jax.expression.model import Fixed, Layouts
 from ncgn_jax.expression.own_data import write_cells
+from ncgn_jax.expression.recognise import recognise
 from ncgn_jax.expression.scores import (
     BASELINES,
     FIELD_COLUMNS,
@@ -90,6 +92,11 @@ class ExpressionTask(Task[FieldDataset, FieldFacts]):
         return load_dataset(config)
 
     @classmethod
+    def recognise(cls, path: Path) -> dict[str, Any] | None:
+        """Returns the fields that load a file or folder of cells or profiles."""
+        return recognise(path)
+
+    @classmethod
     def write_data(cls, data: Any, stem: Path) -> tuple[Path, dict[str, Any]]:
         """Writes data as `own_data.write_cells`."""
         path, fields = write_cells(data, stem)
@@ -119,14 +126,13 @@ class ExpressionTask(Task[FieldDataset, FieldFacts]):
         return self.model.connect(layouts, self.facts.num_nodes)
 
     def describe_data(self) -> list[str]:
-        """Describes the data in a line."""
-        data = self.dataset
-        names = ", ".join(data.genes[:6])
-        more = f" and {len(data.genes) - 6} more" if len(data.genes) > 6 else ""
-        return [
-            f"data: {data.name}; {data.source}; {len(data.train.layouts)} layouts; "
-            f"genes {names}{more}"
-        ]
+        """Describes the data: found, used and left out."""
+        return self.report.lines(self.dataset.name)
+
+    @property
+    def report(self) -> DataReport:
+        """How the data were read."""
+        return self.dataset.report
 
     def describe_model(self) -> list[str]:
         """Describes graphs and model in a few lines."""

@@ -16,6 +16,7 @@ Example:
   Facts(scale=0.5, names=('chair', 'lamp'))
 """
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, Self, TypeVar
@@ -23,6 +24,7 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 import msgspec
 import numpy as np
 
+from ncgn_jax.data.digest import counts
 from ncgn_jax.faults import DataError
 
 
@@ -48,7 +50,7 @@ def to_plain(facts: Any) -> dict[str, Any]:
     Raises:
       DataError: If a number is not finite.
     """
-    values = msgspec.to_builtins(facts)
+    values = _without_unset(facts, msgspec.to_builtins(facts))
     bad = [name for name, value in values.items() if not _is_finite(value)]
     if bad:
         raise DataError(f"the data give {', '.join(bad)} that are not finite")
@@ -65,6 +67,18 @@ def from_plain(kind: type[Facts], plain: Mapping[str, Any]) -> Facts:
         return msgspec.convert(plain, kind)
     except msgspec.ValidationError as error:
         raise DataError(f"facts of the data: {error}") from error
+
+
+def _without_unset(facts: Any, plain: dict[str, Any]) -> dict[str, Any]:
+    """Leaves out what later versions added and is not set, to compare with earlier."""
+    kept = {}
+    for field in dataclasses.fields(facts):
+        value = getattr(facts, field.name)
+        if counts(field, value):
+            is_nested = dataclasses.is_dataclass(value)
+            own = plain[field.name]
+            kept[field.name] = _without_unset(value, own) if is_nested else own
+    return kept
 
 
 def _is_finite(value: Any) -> bool:

@@ -61,7 +61,8 @@ def check(table, time=None):
     assert table.genes == GENES
     np.testing.assert_array_equal(table.positions, PLACES)
     np.testing.assert_array_equal(table.expression, VALUES)
-    assert table.positions.dtype == table.expression.dtype == np.float32
+    assert table.positions.dtype == np.float64
+    assert table.expression.dtype == np.float32
     assert table.positions.flags.c_contiguous
     assert table.expression.flags.c_contiguous
     if time is None:

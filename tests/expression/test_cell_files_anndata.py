@@ -22,9 +22,7 @@ from tests.expression.cell_tables import (
 def test_without_anndata_the_way_out_is_named(tmp_path, monkeypatch):
     (tmp_path / "a.h5ad").write_bytes(b"anything")
     monkeypatch.setitem(sys.modules, "anndata", None)
-    with pytest.raises(
-        DataError, match=r"a\.h5ad: .* needs anndata.*pip install.*\.csv"
-    ):
+    with pytest.raises(DataError, match=r"a\.h5ad: needs anndata.*pip install.*\.csv"):
         load_cells(tmp_path / "a.h5ad")
 
 
@@ -98,8 +96,12 @@ def test_anndata_spatial_key(tmp_path, annotated):
     content.write_h5ad(tmp_path / "a.h5ad")
     table = load_cells(tmp_path / "a.h5ad", spatial_key="here")
     np.testing.assert_array_equal(table.positions, PLACES[:, ::-1])
-    with pytest.raises(DataError, match=r"obsm\['spatial'\]: no such .* out of 'here'"):
-        load_cells(tmp_path / "a.h5ad")
+    with pytest.raises(DataError, match=r"obsm\['there'\]: no such .* out of 'here'"):
+        load_cells(tmp_path / "a.h5ad", spatial_key="there")
+    # obs has columns x and y, of other places.
+    found = load_cells(tmp_path / "a.h5ad")
+    np.testing.assert_array_equal(found.positions, PLACES[:, ::-1])
+    assert "columns x, y" in "; ".join(found.contents)
 
 
 @pytest.mark.filterwarnings("ignore:.* names are not unique")
@@ -116,7 +118,7 @@ def test_anndata_faults(tmp_path, annotated):
     annotated().write_h5ad(file)
     with pytest.raises(DataError, match="obs: cell 'left', column 'region' is 'L1'"):
         load_cells(file, time_column="region")
-    with pytest.raises(DataError, match="no column 'day' for time_column; .*'age'"):
+    with pytest.raises(DataError, match="no column 'day' for data.time_c.*'age'"):
         load_cells(file, time_column="day")
     with pytest.raises(DataError, match="no gene 'Vip'; .*'Gad2'"):
         load_cells(file, gene_columns=["Vip"])
@@ -130,15 +132,9 @@ def test_anndata_faults(tmp_path, annotated):
     with pytest.raises(DataError, match=r"obsm\['spatial'\]: cell 'mid', axis 'x' is"):
         load_cells(file)
     content = annotated()
-    content.var_names = ["Gad2", "Gad2", "Ttr"]
-    content.write_h5ad(file)
-    with pytest.raises(DataError, match="gene 'Gad2' appears 2 times"):
-        load_cells(file)
-    content = annotated()
     content.obs_names = ["left", "mid", "mid", "far"]
     content.write_h5ad(file)
-    with pytest.raises(DataError, match="cell 'mid' appears 2 times"):
-        load_cells(file)
+    assert load_cells(file).cells == ("left", "mid", "mid", "far")
     content = annotated()
     content.X = None
     content.write_h5ad(file)

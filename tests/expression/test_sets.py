@@ -5,7 +5,8 @@ import csv
 import numpy as np
 import pytest
 
-from ncgn_jax.expression.sets import load_profiles, load_tissue, load_turing
+from ncgn_jax.expression.sets import load_profiles, load_turing
+from ncgn_jax.expression.tissue import load_tissue
 from ncgn_jax.expression.turing import TEST_PLACES, TEST_TIMES
 from ncgn_jax.faults import DataError
 

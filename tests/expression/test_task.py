@@ -7,6 +7,7 @@ import pytest
 
 from ncgn_jax import parallel
 from ncgn_jax.config import apply_overrides
+from ncgn_jax.data.report import DataReport
 from ncgn_jax.domains import validate
 from ncgn_jax.expression.conditioning import FIELD_TASKS
 from ncgn_jax.expression.config import default_config
@@ -65,7 +66,7 @@ def grid_dataset(train_size=(5, 6), test_size=(4, 5)):
     nodes = test_size[0] * test_size[1]
     return FieldDataset(
         name="waves",
-        source="synthetic",
+        report=DataReport("synthetic", "fields", {}),
         genes=("a", "b", "c"),
         train=make(20, train_size),
         test=make(9, test_size),
@@ -83,7 +84,8 @@ def ragged_dataset(junk=0.0):
     values = rng.normal(size=(8, 12, 4)).astype(np.float32)
     values[np.arange(12)[None, :] >= sizes[:, None]] = junk
     fields = FieldSet(values, layouts, np.arange(8, dtype=np.int32))
-    return FieldDataset("patches", "synthetic", tuple("abcd"), fields, fields)
+    report = DataReport("synthetic", "fields", {})
+    return FieldDataset("patches", report, tuple("abcd"), fields, fields)
 
 
 RAGGED = ("sample.tasks=('unconditional','gene_imputation','space_imputation')",)
