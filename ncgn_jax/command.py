@@ -90,14 +90,17 @@ def _sample(arguments: list[str]) -> None:
 
 
 def _check(arguments: list[str]) -> None:
-    # A path first; without, it is the data of --config.
-    if not arguments or arguments[0].startswith("--config="):
+    names = {argument.partition("=")[0] for argument in arguments}
+    if not arguments or names & {"--config", "--workdir"}:
         _main("check")(arguments)
     else:
         with one_line_errors():
             from ncgn_jax.check import check
+            from ncgn_jax.plugins import import_plugins, split_plugins
 
-            check(arguments)
+            sources, rest = split_plugins(arguments)
+            import_plugins(sources)
+            check(rest)
 
 
 def _verb(name: str) -> Callable[[list[str]], None]:

@@ -10,6 +10,8 @@ Example:
 import re
 
 SPLITS = ("train", "val", "test")
+# What to do where the data name a split: take it, or draw one.
+SPLITTINGS = ("given", "random")
 _NAMES = {
     **dict.fromkeys(("train", "training", "trn", "tr"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "validate", "dev"), "val"),

@@ -19,7 +19,6 @@ from ncgn_jax.molecules.autoencoder import (
 from ncgn_jax.molecules.codec import CodecSettings, MoleculeCodec
 from ncgn_jax.molecules.denoiser import NETWORKS
 from ncgn_jax.molecules.facts import MoleculeFacts
-from ncgn_jax.molecules.files import SPLITTINGS
 from ncgn_jax.molecules.gathering import INVALID, MOST_ATOMS, SALTS
 from ncgn_jax.molecules.model import (
     NUM_TIME_BINS,
@@ -41,6 +40,7 @@ from ncgn_jax.tasks.settings import (
     NUM_TRAIN,
     OPTIMIZERS,
     PATH,
+    SPLIT,
     WIDTH,
     check_base,
     check_guidance,
@@ -92,13 +92,7 @@ _DATA_FIELDS = (
         kind=str,
     ),
     Field("data.properties", (), "Columns of a file to read as numbers.", items=str),
-    Field(
-        "data.split",
-        "given",
-        "Splits: those that a column or the names of files give, else 80, 10 and 10 % "
-        "at random; or at random in any case.",
-        one_of(SPLITTINGS),
-    ),
+    SPLIT,
     Field(
         "data.split_column",
         None,

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ncgn_jax.data.report import Reading
-from ncgn_jax.data.splits import split_in, split_of
+from ncgn_jax.data.splits import SPLITTINGS, split_in, split_of
 from ncgn_jax.faults import DataError, did_you_mean
 from ncgn_jax.molecules.atom_classes import import_chem
 from ncgn_jax.molecules.faults import (
@@ -60,7 +60,6 @@ from ncgn_jax.molecules.text_tables import (
     like_splits,
 )
 
-SPLITTINGS = ("given", "random")
 # Endings of files that may hold anything.
 _SHARED_ENDINGS = (".txt", *TABLE_ENDINGS, *PARQUET_ENDINGS)
 _NUM_LOOKED_AT = 50  # rows that decide whether a text has molecules

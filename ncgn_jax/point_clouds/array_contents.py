@@ -164,10 +164,6 @@ def _open_hdf5(
         def keep(name: str, item: Any) -> None:
             if not isinstance(item, h5py.Dataset):
                 return
-            if item.external or item.is_virtual:
-                raise DataError(
-                    f"{where}: {name!r} lies in another file; allowed: data of its own"
-                )
             if item.dtype.kind in "biufcSUO" and item.shape is not None:
                 found[name] = item
 

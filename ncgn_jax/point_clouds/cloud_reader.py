@@ -53,7 +53,7 @@ class FileOptions:
       pattern: Files to read, such as `*.ply`; None for all.
     """
 
-    split: str = "auto"
+    split: str = "given"
     class_level: int | None = None
     points_key: str | None = None
     label_key: str | None = None

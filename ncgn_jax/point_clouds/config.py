@@ -8,7 +8,6 @@ from ncgn_jax.fields import Field, one_of, whole, with_defaults
 from ncgn_jax.parallel import num_devices
 from ncgn_jax.point_clouds.cloud_reader import SAMPLINGS, FileOptions
 from ncgn_jax.point_clouds.facts import CloudFacts
-from ncgn_jax.point_clouds.layout import SPLIT_CHOICES
 from ncgn_jax.point_clouds.load import SOURCES
 from ncgn_jax.point_clouds.model import DIM, NOISE_CONDITIONINGS, PointCloudModel
 from ncgn_jax.point_clouds.sets import NORMALISATIONS
@@ -23,6 +22,7 @@ from ncgn_jax.tasks.settings import (
     NUM_TEST,
     NUM_TRAIN,
     PATH,
+    SPLIT,
     TEST_FRACTION,
     check_base,
     check_guidance,
@@ -60,13 +60,7 @@ FIELDS = with_defaults(
             "alike, or none; the last two give samples in the units of the file.",
             one_of(NORMALISATIONS),
         ),
-        Field(
-            "data.split",
-            "auto",
-            "Take the split that folders, lists or names of files give, or draw a "
-            "random one.",
-            one_of(SPLIT_CHOICES),
-        ),
+        SPLIT,
         Field(
             "data.class_level",
             None,

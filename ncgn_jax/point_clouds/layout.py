@@ -25,7 +25,6 @@ from ncgn_jax.point_clouds.shape_files import (
 from ncgn_jax.point_clouds.synsets import SYNSETS
 from ncgn_jax.point_clouds.text_clouds import has_points
 
-SPLIT_CHOICES = ("auto", "random")
 LIST_ENDINGS = (".txt", ".json", ".lst", ".csv")
 NO_CLASS = "shape"
 # Files beside a cloud of the same name that hold more about its points.
@@ -81,7 +80,7 @@ def find_layout(
     origin: str,
     reading: Reading,
     *,
-    split: str = "auto",
+    split: str = "given",
     class_level: int | None = None,
     pattern: str | None = None,
 ) -> Layout:

@@ -12,6 +12,7 @@ from functools import partial
 from ml_collections import ConfigDict
 
 from ncgn_jax import registry
+from ncgn_jax.data.splits import SPLITTINGS
 from ncgn_jax.faults import DataError, Faults, get_field, is_type
 from ncgn_jax.fields import Check, Field, number, one_of, some_of, whole
 from ncgn_jax.graphs import (
@@ -296,6 +297,13 @@ CACHE_DIR = Field(
     ".cache/data",
     "Folder for prepared data; empty for none.",
     decides="free",
+)
+SPLIT = Field(
+    "data.split",
+    "given",
+    "Take the split that folders, lists, columns or names of files give, where they "
+    "do; or draw one at random in any case.",
+    one_of(SPLITTINGS),
 )
 TEST_FRACTION = Field(
     "data.test_fraction",
