@@ -22,6 +22,7 @@ from ncgn_jax.tasks.settings import (
     BASE_FIELDS,
     GUIDANCE,
     LABEL_DROPOUT,
+    LABEL_KEY,
     NETWORK_FIELDS,
     NUM_NEIGHBORS,
     PATH,
@@ -36,7 +37,7 @@ from ncgn_jax.tasks.settings import (
 
 NAME = "images"
 IMAGE_SOURCES = (
-    "digits", "auto", "arrays", "idx", "cifar", "folder", "parquet", "latents",
+    "auto", "digits", "arrays", "idx", "cifar", "folder", "parquet", "latents",
 )  # fmt: skip
 _SPLIT = ("path", "test_fraction", "split_seed")
 _PICTURES = (
@@ -71,9 +72,9 @@ FIELDS = with_defaults(
     (
         Field(
             "data.source",
-            "digits",
-            "How images are stored: the embedded digits; auto looks at data.path; "
-            "arrays (.npz, .npy, .mat); idx files of MNIST; CIFAR's and STL-10's; a "
+            "auto",
+            "How images are stored: auto looks at data.path, else takes the embedded "
+            "digits; arrays (.npz, .npy, .mat); idx files of MNIST; CIFAR's and STL-10's; a "
             "folder or archive of pictures; parquet; or latents of an autoencoder.",
             one_of(IMAGE_SOURCES),
         ),
@@ -100,12 +101,7 @@ FIELDS = with_defaults(
             "Name of the array or column of the images; unset finds usual names.",
             kind=str,
         ),
-        Field(
-            "data.label_key",
-            None,
-            "Name of the array or column of the classes; unset finds usual names.",
-            kind=str,
-        ),
+        LABEL_KEY,
         Field(
             "data.class_folder",
             "auto",

@@ -32,9 +32,9 @@ def load_dataset(config: ConfigDict) -> ImageDataset:
       DataError: If the images are missing or faulty.
     """
     data = config.data
-    if data.source == "digits":
-        return load_digits()
     path = data.path or os.environ.get(DATA_VARIABLE)
+    if data.source == "digits" or (data.source == "auto" and not path):
+        return load_digits()
     if not path:
         raise DataError(
             f"data.source={data.source!r} needs data: set data.path or {DATA_VARIABLE}"

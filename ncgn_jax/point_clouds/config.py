@@ -18,6 +18,7 @@ from ncgn_jax.tasks.settings import (
     GRAPH_FIELDS,
     GUIDANCE,
     LABEL_DROPOUT,
+    LABEL_KEY,
     MAX_REFERENCE,
     NUM_TEST,
     NUM_TRAIN,
@@ -75,12 +76,7 @@ FIELDS = with_defaults(
             "Array of the clouds in .npz, .h5 and .pt; unset finds it.",
             kind=str,
         ),
-        Field(
-            "data.label_key",
-            None,
-            "Array of the classes in .npz, .h5 and .pt; unset finds it.",
-            kind=str,
-        ),
+        LABEL_KEY,
         Field(
             "data.pattern",
             None,

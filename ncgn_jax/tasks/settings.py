@@ -298,6 +298,12 @@ CACHE_DIR = Field(
     "Folder for prepared data; empty for none.",
     decides="free",
 )
+LABEL_KEY = Field(
+    "data.label_key",
+    None,
+    "Name of the array or column of the classes; unset finds usual names.",
+    kind=str,
+)
 SPLIT = Field(
     "data.split",
     "given",
