@@ -74,8 +74,9 @@ FIELDS = with_defaults(
             "data.source",
             "auto",
             "How images are stored: auto looks at data.path, else takes the embedded "
-            "digits; arrays (.npz, .npy, .mat); idx files of MNIST; CIFAR's and STL-10's; a "
-            "folder or archive of pictures; parquet; or latents of an autoencoder.",
+            "digits; arrays (.npz, .npy, .mat); idx files of MNIST; CIFAR's and "
+            "STL-10's; a folder or archive of pictures; parquet; or latents of an "
+            "autoencoder.",
             one_of(IMAGE_SOURCES),
         ),
         PATH,

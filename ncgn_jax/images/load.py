@@ -33,7 +33,10 @@ def load_dataset(config: ConfigDict) -> ImageDataset:
     """
     data = config.data
     path = data.path or os.environ.get(DATA_VARIABLE)
-    if data.source == "digits" or (data.source == "auto" and not path):
+    if data.source == "digits":
+        return load_digits()
+    if data.source == "auto" and not path:
+        _refuse_unread(config, "digits", "the embedded digits")
         return load_digits()
     if not path:
         raise DataError(
@@ -84,12 +87,17 @@ def _find_source(config: ConfigDict, path: Path) -> str:
     source = "parquet" if ending.endswith(".parquet") else "arrays"
     if not path.is_file() or not (is_array_file(path) or source == "parquet"):
         source = require_source(path)
+    _refuse_unread(config, source, str(path))
+    return source
+
+
+def _refuse_unread(config: ConfigDict, source: str, where: str) -> None:
+    """Refuses fields of `data` that are set and do not matter for such images."""
     unread = unread_fields(config, source)
     if config.data.flip and source == "latents":
         unread.append("data.flip: allowed: False for latents")
     if unread:
-        raise DataError(f"{path}: {'; '.join(unread)}")
-    return source
+        raise DataError(f"{where}: {'; '.join(unread)}")
 
 
 def check_data(config: ConfigDict, dataset: ImageDataset) -> None:

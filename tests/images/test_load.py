@@ -20,8 +20,11 @@ from tests.images.image_tasks import REPOSITORY, small_config, small_task, stubb
     [
         (["model.label_dropout=1.0"], "model.label_dropout"),
         (["data.value_range=(1,1)"], "data.value_range"),
-        (["data.path=a.npz"], "data.path: .*'digits' does not read it; arrays, idx"),
-        (["data.split_seed=2"], "data.split_seed: .*does not read it"),
+        (
+            ["data.source=digits", "data.path=a.npz"],
+            "data.path: .*'digits' does not read it; arrays, idx",
+        ),
+        (["data.source=digits", "data.split_seed=2"], "data.split_seed: .*not read it"),
         (
             ["data.source=arrays", "data.channels=3"],
             "data.channels: .*; folder, parq",
@@ -85,6 +88,13 @@ def test_samples_that_are_not_finite_are_refused_in_words():
     task = stubbed(small_task("sample.classes=(0,0,0,0,0,1)"), predict)
     with pytest.raises(DataError, match="samples: 5 of 6 images hold NaN or infinity"):
         task.sample({}, {}, 6, 0)
+
+
+def test_fields_that_the_digits_do_not_have_are_refused_where_they_are_meant():
+    config = small_config("data.split_seed=2")
+    validate(config)
+    with pytest.raises(DataError, match=r"the embedded digits: data\.split_seed"):
+        make_task(config)
 
 
 def test_fields_that_the_source_reads_are_accepted():
