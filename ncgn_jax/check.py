@@ -9,12 +9,18 @@ Ends with 0 if the data can be trained on, else with 2 and one message.
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
 
 from ncgn_jax.config import load_config, split_config_arguments, with_fields
 from ncgn_jax.domains import DOMAINS, load_data, set_fields, validate
-from ncgn_jax.faults import ConfigError, NcgnError
+from ncgn_jax.faults import ConfigError, DataError, NcgnError, get_field
+
+# Data may have several faults, each with its own proposal.
+_MOST_TRIALS = 20
 
 
 def check(arguments: Sequence[str]) -> None:
@@ -43,13 +49,48 @@ def _check(path: Path, domain: str | None, overrides: list[str]) -> None:
     fields = {"data.path": str(path), **(kind.recognise(path) or kind.unknown_fields)}
     config = with_fields(load_config(kind.usual_config), fields)
     config = set_fields(config, overrides)
-    validate(config, to_train=False)
-    dataset = load_data(config)
+    asked = {text.partition("=")[0] for text in overrides}
+    dataset, proposed = _load(config, asked)
     print("\n".join([f"domain: {domain}", *dataset.report.lines(dataset.name)]))
+    for name, (was, now) in proposed.items():
+        print(f"  NOTE: read with {name}={now}, since with {was} the data cannot be")
+        fields[name] = now
     given = [f"--config.{name}={value}" for name, value in fields.items()]
     given += [f"--config.{text}" for text in overrides]
     command = shlex.join(["ncgn", "train", f"--config={kind.usual_config}", *given])
     print(f"train on it: {command}")
+
+
+def _load(
+    config: ConfigDict, asked: Set[str]
+) -> tuple[Any, dict[str, tuple[Any, Any]]]:
+    """Loads data with other values of fields where an error proposes them.
+
+    Args:
+      config: Configuration of the data.
+      asked: Fields that somebody has set, and that stay.
+
+    Returns:
+      The data set, and the fields that were changed: what they were and are.
+    """
+    changed: dict[str, tuple[Any, Any]] = {}
+    for trials_left in range(_MOST_TRIALS, -1, -1):
+        validate(config, to_train=False)
+        try:
+            return load_data(config), changed
+        except DataError as error:
+            fields = {
+                name: value
+                for name, value in error.proposal.items()
+                if name not in asked and get_field(config, name) != value
+            }
+            if not fields or not trials_left:
+                raise
+            for name, value in fields.items():
+                was = changed.get(name, (get_field(config, name),))[0]
+                changed[name] = was, value
+            config = with_fields(config, fields)
+    raise AssertionError("the last trial returns or raises")
 
 
 def _guess(path: Path) -> str:

@@ -15,7 +15,7 @@ import difflib
 import errno
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -33,7 +33,17 @@ class ConfigError(NcgnError, ValueError):
 
 
 class DataError(NcgnError, ValueError):
-    """Reports data that are missing, faulty, or do not fit the configuration."""
+    """Reports data that are missing, faulty, or do not fit the configuration.
+
+    Attributes:
+      proposal: Fields, and their values, with which the data may be read.
+    """
+
+    def __init__(
+        self, message: str, proposal: Mapping[str, int | str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.proposal = dict(proposal or {})
 
 
 class CheckpointError(NcgnError, RuntimeError):

@@ -197,7 +197,7 @@ class PictureReader:
                 "or data.bad_images='skip'"
             )
         if not options.image_size and len(self._sizes) > 1:
-            raise DataError(self._differing_sizes())
+            raise self._differing_sizes()
         self._check_brightest()
         for bad in self._bad:
             reading.leave_out("images that cannot be read", bad)
@@ -240,7 +240,7 @@ class PictureReader:
             f"16-bit grey becomes 8-bit: {black:g} is black, {white:g} white"
         )
 
-    def _differing_sizes(self) -> str:
+    def _differing_sizes(self) -> DataError:
         sides = sorted(min(size) for size in self._sizes.elements())
         middle = sides[len(sides) // 2]
         near = [side for side in (32, 64, 128, 256, 512) if side <= middle]
@@ -251,10 +251,11 @@ class PictureReader:
         )
         more = len(self._sizes) - _NUM_SHOWN
         rest = f" and {more:,} other sizes" if more > 0 else ""
-        return (
+        return DataError(
             f"{self._reading.origin}: images of {len(self._sizes):,} sizes, {shown}"
             f"{rest}; allowed: one size, or data.image_size to scale and crop them to, "
-            f"such as {proposed}"
+            f"such as {proposed}",
+            {"data.image_size": proposed},
         )
 
 

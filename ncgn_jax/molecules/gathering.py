@@ -192,8 +192,12 @@ class Gathered:
             reasons = ", ".join(map(str, self.reading.left_out)) or "nothing"
             proposal = self._propose_size()
             end = f"; {proposal}" if proposal else ""
+            enough = self._enough_atoms()
             raise DataError(
-                f"{self.reading.origin}: no usable molecule; left out: {reasons}{end}"
+                f"{self.reading.origin}: no usable molecule; left out: {reasons}{end}",
+                {"data.max_atoms": enough}
+                if proposal and enough <= MOST_ATOMS
+                else None,
             )
         molecules = encode_graphs(
             self._graphs, classes, self._limits.max_atoms, depict=self._rules.depict
@@ -271,6 +275,11 @@ class Gathered:
     def _all_sizes(self) -> Counter[int]:
         return self._too_large + Counter(len(graph.names) for graph in self._graphs)
 
+    def _enough_atoms(self) -> int:
+        """Returns the number of atoms that nearly all molecules have at most."""
+        ordered = sorted(self._all_sizes().elements())
+        return ordered[math.ceil(_KEPT_SHARE * len(ordered)) - 1] if ordered else 0
+
     def _propose_size(self) -> str:
         """Says which `data.max_atoms` would keep nearly all."""
         sizes, large = self._all_sizes(), sum(self._too_large.values())
@@ -278,7 +287,7 @@ class Gathered:
             return ""
         ordered = sorted(sizes.elements())
         total, most = len(ordered), ordered[-1]
-        enough = ordered[math.ceil(_KEPT_SHARE * total) - 1]
+        enough = self._enough_atoms()
         start = (
             f"{large:,} of {total:,} molecules have more than "
             f"data.max_atoms={self._limits.max_atoms} heavy atoms"

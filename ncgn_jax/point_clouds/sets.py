@@ -177,7 +177,9 @@ def check_clouds(points: np.ndarray, where: str, num_points: int | None = None) 
     if available < max(num_points or 1, 1):
         raise DataError(
             f"{where}: {available} points, num_points={num_points or 1} asked; "
-            f"allowed: num_points <= {available} or data.sampling='surface'"
+            f"allowed: data.num_points <= {available}, or of meshes "
+            "data.sampling=surface",
+            {"data.num_points": available} if available > 1 else None,
         )
     # Signalling NaN and long doubles warn when they are cast.
     with np.errstate(invalid="ignore", over="ignore"):

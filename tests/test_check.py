@@ -1,0 +1,87 @@
+"""`ncgn check PATH`: one report for the data of any domain, or one message."""
+
+import shlex
+
+import numpy as np
+import pytest
+
+from ncgn_jax.check import check
+from ncgn_jax.config import load_config
+from ncgn_jax.data.report import DataReport
+from ncgn_jax.domains import DOMAINS, default_config, load_data, set_fields
+
+
+def clouds(count=6, num_points=40):
+    return np.random.default_rng(0).normal(size=(count, num_points, 3))
+
+
+def refused(*arguments, capsys):
+    """Returns the message of a check that ends with code 2."""
+    with pytest.raises(SystemExit) as end:
+        check(list(map(str, arguments)))
+    assert end.value.code == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    return shown.err
+
+
+def test_the_command_that_is_proposed_reads_the_same(tmp_path, capsys):
+    path = tmp_path / "my clouds.npy"
+    np.save(path, clouds())
+    check([str(path)])
+    *report, command = capsys.readouterr().out.splitlines()
+    assert report[0] == "domain: point_clouds"
+    assert "data: my clouds.npy (40 points); " in report[1]
+    assert "6 clouds, 5 train, 1 test (at random" in report[1]
+    assert "  NOTE: read with data.num_points=40, since with 400 the data" in report[-1]
+    words = shlex.split(command.removeprefix("train on it: "))
+    assert words[:3] == ["ncgn", "train", "--config=modelnet"]
+    fields = [word.removeprefix("--config.") for word in words[3:]]
+    config = set_fields(load_config("modelnet"), fields)
+    assert load_data(config).report.lines("")[1:] == [
+        line for line in report[2:] if "read with" not in line
+    ]
+
+
+def test_fields_that_were_asked_for_stay(tmp_path, capsys):
+    np.save(tmp_path / "a.npy", clouds())
+    asked = "--config.data.num_points=50"
+    said = refused(tmp_path / "a.npy", asked, capsys=capsys)
+    assert "40 points, num_points=50 asked; allowed: data.num_points <= 40" in said
+    check([str(tmp_path / "a.npy"), "--config.data.num_points=20"])
+    assert "40 points kept of each training cloud" in capsys.readouterr().out
+
+
+def test_molecules_of_another_size_are_read_with_it(tmp_path, capsys):
+    pytest.importorskip("rdkit")
+    lines = [f"{'C' * size}O\n" for size in range(11, 21)]
+    (tmp_path / "a.smi").write_text("".join(lines))
+    check([str(tmp_path / "a.smi")])
+    shown = capsys.readouterr().out
+    assert "10 molecules, 8 train, 1 val, 1 test" in shown
+    assert "NOTE: read with data.max_atoms=21, since with 9 the data cannot be" in shown
+
+
+def test_what_is_unclear_is_refused_with_the_ways_out(tmp_path, capsys):
+    assert "no such file or folder" in refused(tmp_path / "absent", capsys=capsys)
+    (tmp_path / "notes.docx").write_bytes(b"x")
+    said = refused(tmp_path / "notes.docx", capsys=capsys)
+    assert "nothing recognised; name the domain with --domain=point_clouds|" in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, kind in DOMAINS.items() if kind.usual_config]
+)
+def test_every_domain_reports_what_comes_with_the_package(name):
+    if name == "molecules":
+        pytest.importorskip("rdkit")
+    config = default_config(name)
+    small = {"point_clouds": ["data.num_train=8", "data.num_test=8"],
+             "expression": ["data.num_train=2", "data.num_test=2", "data.cache_dir="],
+             "molecules": ["data.source=sample"]}  # fmt: skip
+    dataset = load_data(set_fields(config, small.get(name, [])))
+    assert isinstance(dataset.report, DataReport)
+    lines = dataset.report.lines(dataset.name)
+    assert lines[0].startswith(f"data: {dataset.name}; ")
+    assert sum(dataset.report.splits.values()) > 0
