@@ -17,10 +17,12 @@ from ncgn_jax.faults import (
     ConfigError,
     MachineError,
     ProcessError,
+    RequestError,
     describe_machine,
     one_line_errors,
 )
 from ncgn_jax.generate import generate
+from ncgn_jax.loading import load, shipped_models
 from ncgn_jax.loop import init_state, train
 from ncgn_jax.parallel import MappedRows
 from ncgn_jax.run.logs import MetricsWriter
@@ -52,6 +54,14 @@ def test_seeds_that_keys_do_not_hold_are_refused():
         with pytest.raises(ConfigError, match=r"seed: found .*allowed: an integer, 0"):
             validate(apply_overrides(load_config(SMOKE), [f"seed={seed}"]))
     validate(apply_overrides(load_config(SMOKE), [f"seed={2**31 - 1}"]))
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_models_refuse_seeds_that_keys_do_not_hold(name):
+    model = load(name)
+    for seed in (-1, 2**31, 2**64, 0.5, True):
+        with pytest.raises(RequestError, match=r"seed: found .*allowed: an integer"):
+            model.sample(1, seed=seed)
 
 
 def test_settings_of_jax_that_change_what_is_computed_are_refused():

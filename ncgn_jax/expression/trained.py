@@ -18,7 +18,7 @@ from ncgn_jax.expression.units import CellUnits
 from ncgn_jax.faults import DataError, RequestError, did_you_mean
 from ncgn_jax.run.model_file import ModelFile, Weights
 from ncgn_jax.tasks.sampling import Sampling
-from ncgn_jax.tasks.trained import TrainedModel, at_least
+from ncgn_jax.tasks.trained import TrainedModel, at_least, in_range_of_seeds
 
 # Seeds of draws lie far apart, since the seed next to one is that of its sampler.
 _SEED_STEP = 1000
@@ -134,6 +134,7 @@ class TrainedFields(TrainedModel[ExpressionModel]):
         Raises:
           RequestError: If an argument is not possible.
         """
+        seed = in_range_of_seeds(seed)
         num, model = at_least("num", num, 1), self.model
         sampling = self._settings(steps=steps, sampler=sampler)
         if positions is None:
@@ -206,6 +207,7 @@ class TrainedFields(TrainedModel[ExpressionModel]):
         Raises:
           RequestError: If an argument is not possible.
         """
+        seed = in_range_of_seeds(seed)
         draws, units = at_least("draws", draws, 1), self.model.facts.units
         if units is None:
             raise RequestError(

@@ -16,7 +16,7 @@ from ncgn_jax.images.model import ImageModel
 from ncgn_jax.images.units import ImageUnits
 from ncgn_jax.tasks.classes import Label
 from ncgn_jax.tasks.sampling import Kept
-from ncgn_jax.tasks.trained import ClassedModel, at_least
+from ncgn_jax.tasks.trained import ClassedModel, at_least, in_range_of_seeds
 
 # Samples of a run that are written as files of their own.
 _MAX_SAVED = 100
@@ -100,6 +100,7 @@ class TrainedImages(ClassedModel[ImageModel]):
         Raises:
           RequestError: If an argument is not possible.
         """
+        seed = in_range_of_seeds(seed)
         return self._generate(
             at_least("num", num, 1), label, steps, sampler, guidance, seed
         )
@@ -130,6 +131,7 @@ class TrainedImages(ClassedModel[ImageModel]):
         Raises:
           RequestError: If an argument is not possible.
         """
+        seed = in_range_of_seeds(seed)
         shape, units = self.model.image_shape, self.model.facts.units
         given, known = np.asarray(image), np.asarray(mask)
         if given.shape != shape:

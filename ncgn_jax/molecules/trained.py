@@ -19,7 +19,7 @@ from ncgn_jax.molecules.export import (
 from ncgn_jax.molecules.model import MoleculeModel
 from ncgn_jax.molecules.rdkit_graphs import to_molecule
 from ncgn_jax.molecules.validity import check_molecules
-from ncgn_jax.tasks.trained import TrainedModel, at_least
+from ncgn_jax.tasks.trained import TrainedModel, at_least, in_range_of_seeds
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
@@ -152,6 +152,7 @@ class TrainedMolecules(TrainedModel[MoleculeModel]):
           RequestError: If an argument is not possible, or a property lies outside of
             what the training molecules have.
         """
+        seed = in_range_of_seeds(seed)
         num, model = at_least("num", num, 1), self.model
         sampling = self._settings(steps=steps, sampler=sampler, guidance=guidance)
         asked = self._asked(properties or {})

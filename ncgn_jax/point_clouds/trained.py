@@ -16,7 +16,7 @@ from ncgn_jax.point_clouds.distances import one_way_distances
 from ncgn_jax.point_clouds.model import DIM, PointCloudModel
 from ncgn_jax.point_clouds.sets import Frame
 from ncgn_jax.tasks.classes import Label
-from ncgn_jax.tasks.trained import ClassedModel, at_least
+from ncgn_jax.tasks.trained import ClassedModel, at_least, in_range_of_seeds
 
 FORMATS = (".npy", ".obj", ".ply", ".png", ".xyz")
 # Signal level from which completions are generated anew. From 0.7 the Chamfer distance
@@ -121,6 +121,7 @@ class TrainedClouds(ClassedModel[PointCloudModel]):
         Raises:
           RequestError: If an argument is not possible.
         """
+        seed = in_range_of_seeds(seed)
         num = at_least("num", num, 1)
         sampling = self._settings(steps=steps, sampler=sampler, guidance=guidance)
         if sampling.guidance and not self.model.num_classes:
@@ -172,6 +173,7 @@ class TrainedClouds(ClassedModel[PointCloudModel]):
         Raises:
           RequestError: If an argument is not possible.
         """
+        seed = in_range_of_seeds(seed)
         points = _cloud("scan", scan)
         model, draws = self._sized(num_points), at_least("draws", draws, 1)
         if len(points) >= model.num_points:
@@ -293,6 +295,7 @@ class TrainedClouds(ClassedModel[PointCloudModel]):
         Raises:
           RequestError: If an argument is not possible.
         """
+        seed = in_range_of_seeds(seed)
         frame = self._frame
         points = np.asarray(clouds, np.float64 if not frame.is_plain else np.float32)
         if points.ndim != 3 or points.shape[2] != DIM or not len(points):

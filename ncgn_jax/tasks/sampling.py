@@ -26,6 +26,8 @@ from ncgn_jax.tasks.bucketed import BucketedTime, row_keys
 from ncgn_jax.tasks.finished import finished_part
 
 Tree = Any
+# Keys are 32 bits wide, and seeds of several draws are some thousands apart.
+MAX_SEED = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)

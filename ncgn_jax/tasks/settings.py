@@ -35,10 +35,8 @@ from ncgn_jax.process import (
 )
 from ncgn_jax.tasks.bucketed import BucketedTime, Objective
 from ncgn_jax.tasks.graph_network import GraphSettings, NetworkSettings
-from ncgn_jax.tasks.sampling import Sampling
+from ncgn_jax.tasks.sampling import MAX_SEED, Sampling
 
-# Keys are 32 bits wide, and seeds of several draws are some thousands apart.
-MAX_SEED = 2**31 - 1
 DTYPES = ("float32", "bfloat16")
 DECAYS = ("constant", "cosine")
 OPTIMIZERS = ("adam", "muon")

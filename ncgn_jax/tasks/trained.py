@@ -19,7 +19,7 @@ from ncgn_jax.process import SAMPLERS
 from ncgn_jax.run.checkpoint_format import tree_differences
 from ncgn_jax.run.model_file import ModelFile, Weights, write_model
 from ncgn_jax.tasks.classes import Label, choose_classes
-from ncgn_jax.tasks.sampling import Sampling
+from ncgn_jax.tasks.sampling import MAX_SEED, Sampling
 
 Tree = Any
 _MAX_LISTED = 3
@@ -204,3 +204,16 @@ def at_least(argument: str, value: Any, low: int) -> int:
             f"{argument}: found {value!r}; allowed: an integer of at least {low}"
         )
     return int(value)
+
+
+def in_range_of_seeds(seed: Any) -> int:
+    """Returns a seed, or refuses it.
+
+    Raises:
+      RequestError: If it is no integer from 0 to `sampling.MAX_SEED`.
+    """
+    if at_least("seed", seed, 0) > MAX_SEED:
+        raise RequestError(
+            f"seed: found {seed!r}; allowed: an integer, 0 <= value <= {MAX_SEED}"
+        )
+    return int(seed)
