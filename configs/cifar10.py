@@ -18,7 +18,7 @@ from ncgn_jax.images.config import default_config
 def get_config() -> ConfigDict:
     """Returns the experiment."""
     config = default_config()
-    config.data.source = "arrays"
+    config.data.source = "auto"
     config.data.flip = True
     config.dmp.patches = (4, 2, 1)
     config.model.size = "S"

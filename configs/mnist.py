@@ -30,7 +30,7 @@ from ncgn_jax.images.config import default_config
 def get_config() -> ConfigDict:
     """Returns the experiment."""
     config = default_config()
-    config.data.source = "arrays"
+    config.data.source = "auto"
     config.data.image_size = 32
     config.dmp.patches = (4, 2, 1)
     config.dmp.equal_tokens = True

@@ -1,6 +1,5 @@
 """Loads the images that a configuration names."""
 
-import os
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -20,6 +19,7 @@ from ncgn_jax.images.parquet_files import load_parquet
 from ncgn_jax.images.picture_files import PictureOptions
 from ncgn_jax.images.recognition import require_source
 from ncgn_jax.images.sets import ImageDataset
+from ncgn_jax.tasks.settings import data_path
 
 # NCGN_DATA names clouds or cells.
 DATA_VARIABLE = "NCGN_IMAGES"
@@ -32,11 +32,15 @@ def load_dataset(config: ConfigDict) -> ImageDataset:
       DataError: If the images are missing or faulty.
     """
     data = config.data
-    path = data.path or os.environ.get(DATA_VARIABLE)
+    path = data_path(config, (DATA_VARIABLE,))
     if data.source == "digits":
         return load_digits()
     if data.source == "auto" and not path:
-        _refuse_unread(config, "digits", "the embedded digits")
+        _refuse_unread(
+            config,
+            "digits",
+            f"no data.path or {DATA_VARIABLE}, so the digits are taken",
+        )
         return load_digits()
     if not path:
         raise DataError(

@@ -34,7 +34,12 @@ from ncgn_jax.images.costs import (
     training_macs,
 )
 from ncgn_jax.images.facts import ImageFacts, learn_facts
-from ncgn_jax.images.load import check_data, check_sampling, load_dataset
+from ncgn_jax.images.load import (
+    DATA_VARIABLE,
+    check_data,
+    check_sampling,
+    load_dataset,
+)
 from ncgn_jax.images.model import ImageBatch
 from ncgn_jax.images.own_data import write_images
 from ncgn_jax.images.recognition import find_source
@@ -47,7 +52,7 @@ from ncgn_jax.run.model_file import ModelFile, Weights
 from ncgn_jax.tasks import Arrays, StepKind, Task, Tree
 from ncgn_jax.tasks.level_errors import LevelProbe
 from ncgn_jax.tasks.sampling import Reached, Start, Stretch, sample_chunks
-from ncgn_jax.tasks.settings import make_sampling
+from ncgn_jax.tasks.settings import data_path, make_sampling
 
 _PIXEL_LIMIT = 1.0
 _FEW_CLASSES = 10
@@ -148,7 +153,15 @@ class ImageTask(Task[ImageDataset, ImageFacts]):
 
     def describe_data(self) -> list[str]:
         """Describes the data: found, used and left out."""
-        return self.report.lines(self.dataset.name)
+        lines = self.report.lines(self.dataset.name)
+        is_named = data_path(self.config, (DATA_VARIABLE,)) is not None
+        if is_named or self.config.data.source != "auto":
+            return lines
+        return [
+            "NOTE: no data.path, training on the EMBEDDED digits; set data.path (or "
+            f"{DATA_VARIABLE}) to use other images",
+            *lines,
+        ]
 
     def describe_model(self) -> list[str]:
         """Describes patches and network in a few lines."""

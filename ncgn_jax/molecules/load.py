@@ -1,7 +1,6 @@
 """Loads the molecules that a configuration names."""
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from ncgn_jax.molecules.files import Loaded, load_molecules, looks_like_molecule
 from ncgn_jax.molecules.gathering import describe_contents
 from ncgn_jax.molecules.qm9 import QM9_COLUMNS, find_qm9, is_qm9, load_qm9, load_sample
 from ncgn_jax.molecules.sets import MoleculeDataset, MoleculeSet, split_molecules
+from ncgn_jax.tasks.settings import data_path
 
 # NCGN_DATA names clouds or cells.
 DATA_VARIABLE = "NCGN_MOLECULES"
@@ -45,7 +45,7 @@ def load_dataset(config: ConfigDict) -> MoleculeDataset:
       DataError: If the molecules are missing, faulty, or too few for the split, or if a
         field is set that the source does not read.
     """
-    dataset = _load_dataset(config.data)
+    dataset = _load_dataset(config)
     # The autoencoder by itself has no conditions.
     conditions = config.model.conditions if "model" in config else ()
     train = with_descriptors(dataset.train, conditions)
@@ -66,8 +66,9 @@ def recognise(path: Path) -> dict[str, Any] | None:
     return {"data.source": "file"} if looks_like_molecules(path) else None
 
 
-def _load_dataset(data: ConfigDict) -> MoleculeDataset:
-    path = data.path or os.environ.get(DATA_VARIABLE)
+def _load_dataset(config: ConfigDict) -> MoleculeDataset:
+    data = config.data
+    path = data_path(config, (DATA_VARIABLE,))
     source = data.source
     if source == "auto":
         is_file = path and not is_qm9(Path(path))

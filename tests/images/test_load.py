@@ -93,7 +93,7 @@ def test_samples_that_are_not_finite_are_refused_in_words():
 def test_fields_that_the_digits_do_not_have_are_refused_where_they_are_meant():
     config = small_config("data.split_seed=2")
     validate(config)
-    with pytest.raises(DataError, match=r"the embedded digits: data\.split_seed"):
+    with pytest.raises(DataError, match=r"so the digits are taken: data\.split_seed"):
         make_task(config)
 
 
