@@ -68,7 +68,8 @@ ALLOWED = {
 # Besides these, only a domain's config.py, load.py and task.py read a ConfigDict.
 READS_CONFIG = {
     "faults.py", "fields.py", "config.py", "domains.py", "memory.py", "loop.py",
-    "check.py", "generate.py", "evaluate.py", "levels.py", "training.py", "help.py", "compare.py",
+    "check.py", "generate.py", "evaluate.py", "levels.py", "training.py", "help.py",
+    "compare.py",
     "run/optimizer.py", "tasks/__init__.py", "tasks/settings.py", "comparison/runs.py",
     "comparison/speed.py", "comparison/variants.py", "molecules/autoencoder_task.py",
     "studies/range_and_resolution/shapes.py",
