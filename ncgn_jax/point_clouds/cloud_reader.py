@@ -46,7 +46,7 @@ class FileOptions:
     """Decides what files leave open.
 
     Attributes:
-      split: `auto` for what files say, `random` for a split of our own.
+      split: `given` for what files say, `random` for a split of our own.
       class_level: Level of the folders that name classes; see `find_layout`.
       points_key: Name of the array of clouds, None to find it.
       label_key: Name of the array of classes, None to find it.
