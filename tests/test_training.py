@@ -99,7 +99,11 @@ def test_molecules(tmp_path):
         ("clouds", CLOUDS, "domain: found 'clouds'; allowed: point_clouds"),
         ("point_clouds", CLOUDS[0], r"data: points of shape \(16, 3\)"),
         ("point_clouds", {"cloud": CLOUDS}, "data: found cloud; allowed: an array"),
-        ("images", {"pictures": CLOUDS}, "data: found pictures; allowed: an array"),
+        (
+            "images",
+            {"images": np.zeros((20, 8, 8), np.uint8), "cloud": CLOUDS},
+            "data: found images, cloud; allowed: an array",
+        ),
         ("molecules", [1], "data: allowed: a sequence of SMILES"),
         ("molecules", {"smiles": ["C"], "gap": [1, 2]}, r"data: gap is .*allowed: 1 n"),
         ("expression", CLOUDS, "data: found ndarray; allowed: AnnData, or a mapping"),

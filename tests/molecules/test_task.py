@@ -256,7 +256,7 @@ def test_properties_condition_and_can_be_left_out(rng):
     params = jax.tree.map(lambda leaf: leaf + 0.1, params)
     sizes = np.array([5, 9])
     low = generate_latents(task, params, state["codec"], sizes)
-    high = task_of(model__conditions=("gap",), sample__condition_values=(0.1,))
+    high = task_of(model__conditions=("gap",), sample__condition_values=(0.15,))
     other = generate_latents(high, params, state["codec"], sizes)
     assert np.abs(other - low).max() > 0
     guided = task_of(
