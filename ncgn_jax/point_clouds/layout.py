@@ -90,7 +90,7 @@ def find_layout(
       listing: All files.
       origin: Name of the place, for messages.
       reading: Counts what is left out, and is told what is decided.
-      split: `given` for what folders, lists or names of files say; `random` for nothing.
+      split: `given` for what folders, lists or names of files say; `random` for none.
       class_level: Level of the folders that name classes, from 1, without those that
         name parts; 0 for no classes; None for the first that differs.
       pattern: Files to read, such as `*.ply`; None for all.
