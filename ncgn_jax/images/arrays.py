@@ -32,6 +32,7 @@ from ncgn_jax.data.archives import (
     read_plain_or_gzip,
 )
 from ncgn_jax.data.array_files import open_npy, read_npz
+from ncgn_jax.data.file_trees import TreeFile, open_tree
 from ncgn_jax.data.report import Reading
 from ncgn_jax.data.splits import split_in
 from ncgn_jax.faults import DataError
@@ -43,8 +44,6 @@ from ncgn_jax.images.array_parts import (
     StoredPart,
     join_arrays,
 )
-from ncgn_jax.images.file_trees import TreeFile, open_tree
-from ncgn_jax.images.gzipped import gunzip
 from ncgn_jax.images.labels import RawLabels, clean_names
 from ncgn_jax.images.matlab_files import read_matlab
 from ncgn_jax.images.sets import ImageDataset, make_image_dataset, stratified_split
@@ -146,7 +145,7 @@ def _read_arrays(path: Path, reading: Reading) -> dict[str, np.ndarray]:
         tree.count_hidden(reading)
         for file in sorted(tree.files, key=lambda file: file.place):
             if not is_array_file(file.name):
-                ending = file.path.suffix.lower() or "files without an ending"
+                ending = file.below.suffix.lower() or "files without an ending"
                 reading.leave_out(f"{ending}, no arrays", file.name)
                 continue
             for name, array in _read_member(path, file).items():
@@ -156,7 +155,7 @@ def _read_arrays(path: Path, reading: Reading) -> dict[str, np.ndarray]:
                         "them; allowed: each name once"
                     )
                 arrays[name] = array
-            reading.find(file.path.suffix.lower(), file.name)
+            reading.find(file.below.suffix.lower(), file.name)
     if not arrays:
         raise DataError(
             f"{path}: no files of arrays; allowed: {', '.join(ARRAY_ENDINGS)}"
@@ -179,12 +178,10 @@ def _read_one(path: Path) -> dict[str, np.ndarray]:
 
 def _read_member(root: Path, file: TreeFile) -> dict[str, np.ndarray]:
     """Reads the arrays of one of several files, with names that tell parts apart."""
-    where, name = f"{root}: {file.name}", file.path.name
+    where, name = f"{root}: {file.name}", file.below.name
     stem = plain_name(name).stem
-    if name.lower().endswith(".npy"):
-        return {stem: _parse_npy(file.read(), where)}
-    if name.lower().endswith(".npy.gz"):
-        return {stem: _parse_npy(gunzip(file.read(), where), where)}
+    if file.ending == ".npy":
+        return {file.stem: _parse_npy(file.read_plain(), where)}
     if name.lower().endswith(".mat"):
         found = _parse_mat(file.read(), where)
     elif root.is_dir():

@@ -16,10 +16,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ncgn_jax.data.archives import ARCHIVE_ENDINGS, is_archive
+from ncgn_jax.data.file_trees import FileTree, TreeFile, open_tree
 from ncgn_jax.data.report import Reading
 from ncgn_jax.data.splits import split_of
 from ncgn_jax.faults import DataError
-from ncgn_jax.images.file_trees import FileTree, TreeFile, open_tree
 from ncgn_jax.images.labels import sort_names
 from ncgn_jax.images.picture_files import (
     AS_STORED,
@@ -132,10 +132,10 @@ def _list_pictures(tree: FileTree, reading: Reading) -> list[_Picture]:
     """Lists the pictures; counts them by ending, and all other files."""
     pictures = []
     for file in tree.files:
-        ending = file.path.suffix.lower()
+        ending = file.below.suffix.lower()
         if is_picture(file.name):
             reading.find(ending, file.name)
-            pictures.append(_Picture(file, "", file.path.parts[:-1]))
+            pictures.append(_Picture(file, "", file.below.parts[:-1]))
         elif is_other_picture(file.name):
             reason = f"{ending} pictures, a format that is not read"
             reading.leave_out(reason, file.name)
@@ -335,12 +335,12 @@ def _check_classes(
             f"{', '.join(names)}; allowed: test classes that are in training too"
         )
     for own, part in zip(listed, used, strict=True):
-        if not own or any(p.folders != p.file.path.parts[-2:-1] for p in own):
+        if not own or any(p.folders != p.file.below.parts[-2:-1] for p in own):
             continue
         if not own[0].folders:
             continue
         # Folders beside those of the pictures, which hold none.
-        above = {str(p.file.path.parent.parent) for p in own}
+        above = {str(p.file.below.parent.parent) for p in own}
         if len(above) == 1:
             depth = len(PurePosixPath(next(iter(above))).parts)
             siblings = {

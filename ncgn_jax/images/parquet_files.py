@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ncgn_jax.data.file_trees import open_tree
 from ncgn_jax.data.optional import import_optional
 from ncgn_jax.data.report import Reading
 from ncgn_jax.data.splits import split_in
 from ncgn_jax.faults import DataError
 from ncgn_jax.images.array_names import says_split
-from ncgn_jax.images.file_trees import open_tree
 from ncgn_jax.images.labels import RawLabels, read_labels
 from ncgn_jax.images.picture_files import (
     AS_STORED,
@@ -152,7 +152,7 @@ def _find_files(root: Path, reading: Reading) -> list[Path]:
         tree.count_hidden(reading)
         found = []
         for file in tree.files:
-            if file.path.suffix.lower() == ".parquet":
+            if file.below.suffix.lower() == ".parquet":
                 found.append(root / file.name)
             else:
                 reading.leave_out("files that are no .parquet", file.name)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ncgn_jax.data.file_trees import open_tree
 from ncgn_jax.data.report import Reading, classes_by_split
 from ncgn_jax.data.splits import SPLITS
 from ncgn_jax.faults import DataError
@@ -29,7 +30,6 @@ from ncgn_jax.point_clouds.cloud_reader import (
     CloudReader,
     FileOptions,
 )
-from ncgn_jax.point_clouds.entries import open_entries
 from ncgn_jax.point_clouds.layout import Layout, find_layout
 from ncgn_jax.point_clouds.sets import Frame, PointDataset, make_dataset
 from ncgn_jax.point_clouds.shape_files import ARRAY_ENDINGS
@@ -77,9 +77,9 @@ def load_point_files(
         raise DataError(f"test_fraction={test_fraction}; allowed: between 0 and 1")
     reading = Reading(path, "clouds")
     settings = options or FileOptions()
-    with open_entries(path) as listing:
+    with open_tree(path, "list") as tree:
         layout = find_layout(
-            listing,
+            tree,
             str(path),
             reading,
             split=settings.split,
@@ -88,7 +88,7 @@ def load_point_files(
         )
         layout = _choose_items(layout, categories, reading)
         reader = CloudReader(
-            path, listing, reading, num_points, seed, sampling, normalise, settings
+            path, tree, reading, num_points, seed, sampling, normalise, settings
         )
         clouds = reader.read(layout)
     if not clouds:

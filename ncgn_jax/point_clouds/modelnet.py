@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from ncgn_jax.data.archives import is_hidden
 from ncgn_jax.data.cache import cached_arrays
+from ncgn_jax.data.file_trees import list_folder
 from ncgn_jax.data.report import Reading, classes_by_split, count_repeated
 from ncgn_jax.faults import DataError
-from ncgn_jax.point_clouds.entries import list_folder
 from ncgn_jax.point_clouds.off_files import read_off, sample_surface
 from ncgn_jax.point_clouds.sets import (
     PointDataset,
@@ -175,8 +175,8 @@ def _open(path: Path) -> Iterator[tuple[list[_File], _Read]]:
 
 def _list_folder(path: Path) -> list[_File]:
     found = []
-    for entry in list_folder(path).entries:
-        if entry.path is not None:
+    for entry in list_folder(path, "list").files:
+        if entry.path is not None and entry.is_file:
             state = entry.path.stat()
             found.append(_File(entry.name, state.st_size, str(state.st_mtime_ns)))
     return found

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ncgn_jax.data.file_trees import TreeFile, open_tree
 from ncgn_jax.faults import DataError
 from ncgn_jax.point_clouds.array_contents import find_clouds, open_arrays
-from ncgn_jax.point_clouds.entries import Entry, open_entries
 from ncgn_jax.point_clouds.shape_files import ENDINGS
 from ncgn_jax.point_clouds.text_clouds import read_text_cloud
 
@@ -40,8 +40,8 @@ def looks_like_clouds(path: Path) -> bool:
       path: An existing file, folder or archive.
     """
     try:
-        with open_entries(path) as listing:
-            likely = [e for e in listing.entries if e.ending in ENDINGS]
+        with open_tree(path, "list") as tree:
+            likely = [e for e in tree.files if e.ending in ENDINGS]
             if any(entry.ending in _SURE for entry in likely):
                 return True
             return any(map(_holds_clouds, likely[:_MAX_LOOKED_AT]))
@@ -49,7 +49,7 @@ def looks_like_clouds(path: Path) -> bool:
         return False
 
 
-def _holds_clouds(entry: Entry) -> bool:
+def _holds_clouds(entry: TreeFile) -> bool:
     ending = entry.ending
     try:
         if ending in _TEXT:
@@ -66,7 +66,7 @@ def _holds_clouds(entry: Entry) -> bool:
     return ending in (".pt", ".pth") and head[:2] in (b"PK", b"\x80\x02")
 
 
-def _is_text_cloud(entry: Entry) -> bool:
+def _is_text_cloud(entry: TreeFile) -> bool:
     """Looks at the first lines; a table of cells is wider, or has no x, y and z."""
     head = entry.head()
     lines = head.splitlines()[:20]
@@ -98,7 +98,7 @@ def _is_shape_of_clouds(shape: tuple[int, ...], kind: np.dtype) -> bool:
     return is_number and len(shape) in (2, 3) and 3 <= shape[-1] <= 6
 
 
-def _is_npz_of_clouds(entry: Entry) -> bool:
+def _is_npz_of_clouds(entry: TreeFile) -> bool:
     with open_arrays(entry, entry.name) as arrays:
         if {"genes", "images", "positions_of_cells"} & {key.lower() for key in arrays}:
             return False

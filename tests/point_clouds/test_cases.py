@@ -355,10 +355,12 @@ def test_links_inside_are_followed_and_links_that_lead_out_are_counted(tmp_path)
     os.symlink(root / ".store" / "lamp", root / "lamp")
     os.symlink(other, root / "secret")
     os.symlink(root, root / "chair" / "round")
+    os.symlink(root / "absent", root / "chair" / "2.npy")
     data = load_point_files(root, 8)
     assert data.class_names == ("chair", "lamp")
     assert sum(counts(data)) == 4
     assert "2 links out of the folder or in a circle (first chair/round)" in say(data)
+    assert "1 links to nothing, and pipes (first chair/2.npy)" in say(data)
 
 
 # Meshes.

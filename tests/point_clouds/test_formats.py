@@ -472,7 +472,7 @@ def test_files_that_are_left_out_are_counted_by_kind(tmp_path):
         (tmp_path / name).write_bytes(b"words, no points")
     report = load_point_files(tmp_path, 8).report
     left = {tally.kind: (tally.count, tally.first) for tally in report.left_out}
-    assert left.pop("hidden files") == (1, "")
+    assert left.pop("hidden files") == (1, ".hidden")
     assert left.pop(".fbx files: a mesh: export it as .glb, .ply or .obj") == (
         2,
         "a.fbx",
