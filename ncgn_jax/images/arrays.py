@@ -19,7 +19,6 @@ values, and `labels` for the forms of classes.
 ((3, 8, 8, 1), -1.0, 1.0)
 """
 
-import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,7 +30,7 @@ from ncgn_jax.data.archives import (
     plain_name,
     read_plain_or_gzip,
 )
-from ncgn_jax.data.array_files import open_npy, read_npz
+from ncgn_jax.data.array_files import open_npy, parse_npy, parse_npz, read_npz
 from ncgn_jax.data.file_trees import TreeFile, open_tree
 from ncgn_jax.data.report import Reading
 from ncgn_jax.data.splits import split_in
@@ -51,7 +50,6 @@ from ncgn_jax.images.units import ImageUnits
 
 DIGITS_FILE = Path(__file__).parent / "embedded" / "digits.npz"
 ARRAY_ENDINGS = (".npz", ".npy", ".npy.gz", ".mat")
-_KINDS = "biufcUS"
 _MAX_NAMED = 10
 
 
@@ -168,7 +166,7 @@ def _read_one(path: Path) -> dict[str, np.ndarray]:
     if name.endswith(".npy"):
         return {"images": open_npy(path)}
     if name.endswith(".npy.gz"):
-        return {"images": _parse_npy(read_plain_or_gzip(path), str(path))}
+        return {"images": parse_npy(read_plain_or_gzip(path), str(path))}
     if name.endswith(".mat"):
         if not path.is_file():
             raise DataError(f"{path}: no such file; allowed: a file of arrays")
@@ -178,35 +176,17 @@ def _read_one(path: Path) -> dict[str, np.ndarray]:
 
 def _read_member(root: Path, file: TreeFile) -> dict[str, np.ndarray]:
     """Reads the arrays of one of several files, with names that tell parts apart."""
-    where, name = f"{root}: {file.name}", file.below.name
-    stem = plain_name(name).stem
+    where = f"{root}: {file.name}"
     if file.ending == ".npy":
-        return {file.stem: _parse_npy(file.read_plain(), where)}
-    if name.lower().endswith(".mat"):
+        return {file.stem: parse_npy(file.read_plain(), where)}
+    if file.ending == ".mat":
         found = _parse_mat(file.read(), where)
-    elif root.is_dir():
-        found = read_npz(root / file.name)
+    elif file.path is not None:
+        found = read_npz(file.path)
     else:
-        raise DataError(f"{where}: .npz in an archive; allowed: unpack the archive")
-    part = split_in(stem)
+        found = parse_npz(file.read(), where)
+    part = split_in(file.stem)
     return {f"{part}_{key}" if part else key: array for key, array in found.items()}
-
-
-def _parse_npy(content: bytes, where: str) -> np.ndarray:
-    stream = io.BytesIO(content)
-    try:
-        array = np.lib.format.read_array(stream, allow_pickle=False)
-    except Exception as error:  # spoilt headers raise nearly anything
-        raise DataError(
-            f"{where}: not a readable .npy file ({type(error).__name__}: {error}); "
-            "allowed: arrays of numbers or text; pickled files are refused"
-        ) from error
-    if stream.read(1) or array.dtype.kind not in _KINDS:
-        raise DataError(
-            f"{where}: {array.dtype} of shape {array.shape}, and more bytes than that "
-            "or no numbers; allowed: one array of numbers or text"
-        )
-    return array
 
 
 def _parse_mat(content: bytes, where: str) -> dict[str, np.ndarray]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ncgn_jax.data.array_files import look_at_npy
 from ncgn_jax.data.file_trees import TreeFile, open_tree
 from ncgn_jax.faults import DataError
 from ncgn_jax.point_clouds.array_contents import find_clouds, open_arrays
@@ -55,7 +56,8 @@ def _holds_clouds(entry: TreeFile) -> bool:
         if ending in _TEXT:
             return _is_text_cloud(entry)
         if ending == ".npy":
-            return _is_npy_of_clouds(entry.head())
+            array = look_at_npy(io.BytesIO(entry.head()))
+            return _is_shape_of_clouds(array.shape, array.dtype)
         if ending == ".npz":
             return entry.size <= _MAX_ARRAY_BYTES and _is_npz_of_clouds(entry)
         head = entry.head()
@@ -74,21 +76,6 @@ def _is_text_cloud(entry: TreeFile) -> bool:
         lines = lines[1:]  # the number of points, of which not all are looked at
     cloud = read_text_cloud(b"\n".join(lines), entry.name)
     return len(cloud.others) + 3 <= _LARGEST_TABLE
-
-
-def _is_npy_of_clouds(head: bytes) -> bool:
-    file = io.BytesIO(head)
-    try:
-        version = np.lib.format.read_magic(file)
-        read = (
-            np.lib.format.read_array_header_1_0
-            if version == (1, 0)
-            else np.lib.format.read_array_header_2_0
-        )
-        shape, _, kind = read(file)
-    except (ValueError, EOFError, SyntaxError, TypeError):
-        return False
-    return _is_shape_of_clouds(shape, kind)
 
 
 def _is_shape_of_clouds(shape: tuple[int, ...], kind: np.dtype) -> bool:
