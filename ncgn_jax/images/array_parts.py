@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ncgn_jax.data.labels import RawLabels
 from ncgn_jax.data.report import Reading
 from ncgn_jax.faults import DataError
-from ncgn_jax.images.labels import RawLabels, read_labels
+from ncgn_jax.images.labels import read_labels
 from ncgn_jax.images.sets import (
     ImageDataset,
     find_channel_axis,

@@ -32,6 +32,7 @@ from ncgn_jax.data.archives import (
 )
 from ncgn_jax.data.array_files import open_npy, parse_npy, parse_npz, read_npz
 from ncgn_jax.data.file_trees import TreeFile, open_tree
+from ncgn_jax.data.labels import RawLabels, clean_names
 from ncgn_jax.data.report import Reading
 from ncgn_jax.data.splits import split_in
 from ncgn_jax.faults import DataError
@@ -43,7 +44,6 @@ from ncgn_jax.images.array_parts import (
     StoredPart,
     join_arrays,
 )
-from ncgn_jax.images.labels import RawLabels, clean_names
 from ncgn_jax.images.matlab_files import read_matlab
 from ncgn_jax.images.sets import ImageDataset, make_image_dataset, stratified_split
 from ncgn_jax.images.units import ImageUnits

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ncgn_jax.data.file_trees import TreeFile, open_tree
+from ncgn_jax.data.labels import RawLabels
 from ncgn_jax.data.report import Reading
 from ncgn_jax.faults import DataError
 from ncgn_jax.images.array_parts import (
@@ -28,7 +29,6 @@ from ncgn_jax.images.array_parts import (
     StoredPart,
     join_arrays,
 )
-from ncgn_jax.images.labels import RawLabels
 from ncgn_jax.images.plain_pickles import read_pickle
 from ncgn_jax.images.sets import ImageDataset
 

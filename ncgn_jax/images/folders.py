@@ -17,10 +17,10 @@ import numpy as np
 
 from ncgn_jax.data.archives import ARCHIVE_ENDINGS, is_archive
 from ncgn_jax.data.file_trees import FileTree, TreeFile, open_tree
+from ncgn_jax.data.labels import sort_names
 from ncgn_jax.data.report import Reading
 from ncgn_jax.data.splits import split_of
 from ncgn_jax.faults import DataError
-from ncgn_jax.images.labels import sort_names
 from ncgn_jax.images.picture_files import (
     AS_STORED,
     EXTENSIONS,

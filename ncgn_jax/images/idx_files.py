@@ -19,6 +19,7 @@ import numpy as np
 
 from ncgn_jax.data.archives import is_archive
 from ncgn_jax.data.file_trees import TreeFile, open_tree
+from ncgn_jax.data.labels import RawLabels
 from ncgn_jax.data.report import Reading
 from ncgn_jax.data.splits import split_in
 from ncgn_jax.faults import DataError
@@ -28,7 +29,6 @@ from ncgn_jax.images.array_parts import (
     StoredPart,
     join_arrays,
 )
-from ncgn_jax.images.labels import RawLabels
 from ncgn_jax.images.sets import ImageDataset
 
 TRANSPOSE = ("auto", "yes", "no")

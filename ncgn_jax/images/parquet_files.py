@@ -18,12 +18,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ncgn_jax.data.file_trees import open_tree
+from ncgn_jax.data.labels import RawLabels
 from ncgn_jax.data.optional import import_optional
 from ncgn_jax.data.report import Reading
 from ncgn_jax.data.splits import split_in
 from ncgn_jax.faults import DataError
 from ncgn_jax.images.array_names import says_split
-from ncgn_jax.images.labels import RawLabels, read_labels
+from ncgn_jax.images.labels import read_labels
 from ncgn_jax.images.picture_files import (
     AS_STORED,
     PictureFile,

@@ -15,6 +15,7 @@ import numpy as np
 from ncgn_jax.data.array_files import open_npy, parse_npy, parse_npz, read_npz
 from ncgn_jax.data.file_trees import TreeFile
 from ncgn_jax.data.hdf5_check import check_hdf5
+from ncgn_jax.data.labels import clean_names
 from ncgn_jax.data.optional import import_optional
 from ncgn_jax.data.splits import split_in, split_of
 from ncgn_jax.faults import DataError
@@ -271,7 +272,11 @@ def find_clouds(
                 f"classes are those of the array {_without_split(label)!r} "
                 + ("(data.label_key)" if label_key else "(by its name)")
             )
-    names = _find_names(named, used, notes) if any(c.label_key for c in found) else None
+    names = (
+        _find_names(named, where, used, notes)
+        if any(c.label_key for c in found)
+        else None
+    )
     unused = [(_why_unused(i, clouds), i.key) for i in named if i.key not in used]
     return Found(found, names, unused, list(dict.fromkeys(notes)))
 
@@ -445,7 +450,7 @@ def _drop_names(likely: list[_Named]) -> list[_Named]:
 
 
 def _find_names(
-    named: list[_Named], used: set[str], notes: list[str]
+    named: list[_Named], where: str, used: set[str], notes: list[str]
 ) -> tuple[str, ...] | None:
     """Returns names of the numbers of classes, and notes where they stand."""
     for item in named:
@@ -453,7 +458,7 @@ def _find_names(
         if is_text and item.word in _NAMES and item.key not in used:
             used.add(item.key)
             notes.append(f"class names are those of the array {item.key!r}")
-            return tuple(str(text) for text in to_texts(item.array[:]))
+            return clean_names(item.array[:], f"{where}, {item.key!r}")
     return None
 
 
@@ -471,16 +476,3 @@ def _why_unused(item: _Named, clouds: list[_Named]) -> str:
     if len(shape) == 2 and shape[0] in sizes and item.array.dtype.kind in "iu":
         return "arrays of labels of points"
     return "other arrays"
-
-
-def to_texts(values: np.ndarray) -> list[str]:
-    """Returns texts, from bytes where HDF5 gives these.
-
-    Example:
-      >>> to_texts(np.array([b"chair", "lamp"], dtype=object))
-      ['chair', 'lamp']
-    """
-    return [
-        value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-        for value in np.asarray(values).reshape(-1).tolist()
-    ]

@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ncgn_jax.data.file_trees import FileTree, TreeFile
+from ncgn_jax.data.labels import RawLabels, plain_labels
 from ncgn_jax.data.report import Reading
 from ncgn_jax.faults import DataError
 from ncgn_jax.point_clouds.array_contents import (
@@ -22,7 +23,6 @@ from ncgn_jax.point_clouds.array_contents import (
     Found,
     find_clouds,
     open_arrays,
-    to_texts,
 )
 from ncgn_jax.point_clouds.layout import Item, Layout
 from ncgn_jax.point_clouds.off_files import sample_surface
@@ -253,18 +253,14 @@ class CloudReader:
         num = array.shape[0] if len(array.shape) == 3 else 1
         if cloud.label_key is None:
             return [category] * num
-        values = np.asarray(arrays[cloud.label_key][()])
-        if values.ndim == 2 and values.shape[1] > 1:
-            values = _of_one_hot(values, f"{where}: classes in {cloud.label_key!r}")
-        values = values.reshape(-1)
-        if values.dtype.kind in "USO":
-            return [*to_texts(values)]
-        whole = values.astype(np.int64) if np.isfinite(values).all() else values
-        if (whole != values).any():
-            raise DataError(
-                f"{where}: classes in {cloud.label_key!r} are no whole numbers"
-            )
-        numbers = whole.tolist()
+        where = f"{where}: classes in {cloud.label_key!r}"
+        raw = RawLabels(np.asarray(arrays[cloud.label_key][()]), where)
+        values, note = plain_labels(raw, "cloud")
+        if note:
+            self.reading.say(note)
+        numbers = values.tolist()
+        if values.dtype.kind == "U":
+            return numbers
         names = found.class_names
         if names is None:
             return numbers
@@ -348,20 +344,6 @@ def _join_splits(of_file: str | None, of_array: str | None, where: str) -> str |
             f"{of_array}; rename one, or data.split=random"
         )
     return of_array or of_file
-
-
-def _of_one_hot(values: np.ndarray, where: str) -> np.ndarray:
-    """Returns the column of the one in each row."""
-    is_number = values.dtype.kind in "biuf"
-    if (
-        not (is_number and ((values == 1) | (values == 0)).all())
-        or (values.sum(axis=1) != 1).any()
-    ):
-        raise DataError(
-            f"{where} of shape {values.shape}; allowed: a number or name for each "
-            "cloud, or one-hot rows"
-        )
-    return values.argmax(axis=1)
 
 
 def _class_of_group(group: str, groups: set[str]) -> str:

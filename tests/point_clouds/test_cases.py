@@ -526,5 +526,14 @@ def test_one_hot_classes(tmp_path):
     data = load_point_files(tmp_path / "a.npz", 8)
     assert [sum(n) for n in by_class(data).values()] == [2, 2, 2]
     np.savez(tmp_path / "a.npz", points=points, label=np.ones((6, 3)))
-    with pytest.raises(DataError, match="allowed: a number or name for each cloud"):
+    with pytest.raises(DataError, match="one-hot rows, one for each cloud"):
         load_point_files(tmp_path / "a.npz", 8)
+
+
+def test_forms_of_classes_are_said(tmp_path):
+    points = np.stack([cloud(i) for i in range(6)])
+    labels = np.array([0.0, 1, 0, 1, 0, 1])
+    np.savez(tmp_path / "a.npz", points=points, label=labels)
+    data = load_point_files(tmp_path / "a.npz", 8)
+    assert "classes are whole numbers stored as float64" in data.report.notes
+    assert [sum(n) for n in by_class(data).values()] == [3, 3]
