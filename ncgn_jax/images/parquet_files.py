@@ -12,14 +12,13 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ncgn_jax.data.file_trees import open_tree
 from ncgn_jax.data.labels import RawLabels
-from ncgn_jax.data.optional import import_optional
+from ncgn_jax.data.parquet import open_parquet, read_batches, told_in_words
 from ncgn_jax.data.report import Reading
 from ncgn_jax.data.splits import split_in
 from ncgn_jax.faults import DataError
@@ -82,10 +81,11 @@ def load_parquet(
     root = Path(path)
     options.check()
     num_held_out(1, test_fraction)  # a wrong share is refused before reading
-    parquet = import_optional("pyarrow.parquet", "parquet", root)
     reading = Reading(root, "images")
     files = _find_files(root, reading)
-    tables = [(file, split_in(file.stem) or "", _open(parquet, file)) for file in files]
+    tables = [
+        (file, split_in(file.stem) or "", open_parquet(file, file)) for file in files
+    ]
     try:
         columns = _find_columns(root, tables[0][2], image_key, label_key)
         for file, _, table in tables:
@@ -141,8 +141,7 @@ def has_pictures(path: Path) -> bool:
     Raises:
       DataError: If it is not readable, or pyarrow is missing.
     """
-    parquet = import_optional("pyarrow.parquet", "parquet", path)
-    with _open(parquet, path) as table:
+    with open_parquet(path, path) as table:
         return bool(_image_columns(table.schema_arrow))
 
 
@@ -160,17 +159,6 @@ def _find_files(root: Path, reading: Reading) -> list[Path]:
     if not found:
         raise DataError(f"{root}: no .parquet file; allowed: at least one")
     return found
-
-
-def _open(parquet: ModuleType, file: Path) -> Any:
-    if not file.is_file():
-        raise DataError(f"{file}: no such file; allowed: a .parquet file")
-    try:
-        return parquet.ParquetFile(file)
-    except Exception as error:  # spoilt files raise several kinds
-        raise DataError(
-            f"{file}: not a readable .parquet file ({type(error).__name__}: {error})"
-        ) from error
 
 
 def _image_columns(schema: Any) -> dict[str, bool]:
@@ -318,12 +306,8 @@ def _read_classes(
 
 
 def _column(table: Any, name: str, where: str) -> list[Any]:
-    try:
+    with told_in_words(where):
         return table.read(columns=[name]).column(0).to_pylist()
-    except Exception as error:  # spoilt pages raise several kinds
-        raise DataError(
-            f"{where}: not readable ({type(error).__name__}: {error})"
-        ) from error
 
 
 def _pictures(
@@ -339,26 +323,19 @@ def _pictures(
         if of_file != part:
             continue
         name = _below(root, file)
-        try:
-            batches = table.iter_batches(_ROWS, columns=[columns.image])
-            for batch in batches:
-                for value in batch.column(0).to_pylist():
-                    content = (
-                        value.get("bytes") if columns.in_struct and value else value
-                    )
-                    yield PictureFile(
-                        f"{name}, row {row}",
-                        functools.partial(_content, content),
-                        int(labels[row]),
-                        row,
-                    )
-                    row += 1
-        except GeneratorExit:
-            raise
-        except Exception as error:  # spoilt pages raise several kinds
-            raise DataError(
-                f"{root}: {name} is not readable ({type(error).__name__}: {error})"
-            ) from error
+        where = f"{root}: {name}"
+        for batch in read_batches(table, where, _ROWS, [columns.image]):
+            with told_in_words(where):
+                values = batch.column(0).to_pylist()
+            for value in values:
+                content = value.get("bytes") if columns.in_struct and value else value
+                yield PictureFile(
+                    f"{name}, row {row}",
+                    functools.partial(_content, content),
+                    int(labels[row]),
+                    row,
+                )
+                row += 1
 
 
 def _content(value: Any) -> bytes:
