@@ -161,11 +161,6 @@ def _read_text(path: Path) -> tuple[list[str], list[list[str]], str]:
         lines, wrong = read_lines(path)
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a table in UTF-8 ({error})") from error
-    if lines and lines[0][1][0].startswith("version https://git-lfs"):
-        raise DataError(
-            f"{path}: stands for a file that Git LFS keeps elsewhere; `git lfs pull` "
-            "brings it"
-        )
     if lines and _is_space_ranger(lines[0][1]):
         if wrong is None:
             note = f"{path}: no header, read as Space Ranger's tissue_positions_list"

@@ -76,6 +76,7 @@ def test_columns_of_text_are_found_by_their_names(tmp_path):
         (text(" ")[:-20], "allowed: 3 numbers, as in the first .truncated"),
         (text(" ") + "nan one two\n", "point 21: 'nan one two'"),
         ("1 2\n3 4\n", "no points: no line begins with three numbers"),
+        ("version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         ("", "no points"),
     ],
 )
