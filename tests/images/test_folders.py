@@ -408,7 +408,7 @@ def test_pipes_are_not_waited_for(tmp_path):
         ({"channels": 4}, r"data\.channels=4; allowed: 0, 1, 3"),
         ({"bad_images": "ignore"}, r"data\.bad_images='ignore'; allowed: stop, skip"),
         ({"test_fraction": 0}, "test_fraction=0; allowed: between 0 and 1"),
-        ({"image_size": 2**22}, "do not fit into memory; allowed: fewer or smaller"),
+        ({"image_size": 2**22}, "free; allowed: 80% of them, by fewer or smaller"),
     ],
 )
 def test_wrong_options_are_refused(animals, options, message, monkeypatch):
