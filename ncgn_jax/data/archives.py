@@ -254,7 +254,9 @@ def _open_tar(path: Path) -> Iterator[_Opened]:
                 raise DataError(f"{path}:{name}: not a file")
             return file
 
-        members = [Member(i.name, i.size, place=i.offset_data) for i in infos.values()]
+        members = [
+            Member(i.name, i.size, str(i.mtime), i.offset_data) for i in infos.values()
+        ]
         yield members, open_member
 
 
