@@ -30,8 +30,8 @@ from ncgn_jax.images.picture_files import (
     is_other_picture,
     is_picture,
 )
-from ncgn_jax.images.sets import ImageDataset, make_image_dataset, num_held_out
-from ncgn_jax.images.splitting import choose_parts, hold_out
+from ncgn_jax.images.sets import ImageDataset, num_held_out
+from ncgn_jax.images.splitting import choose_parts, join_parts
 from ncgn_jax.images.units import ImageUnits
 
 CLASS_FOLDERS = ("auto", "first", "last")
@@ -108,21 +108,16 @@ def load_folder(
         seen = [names[i] for i in np.unique(own_labels)]
         _refuse_empty(root, part, set(of_own), seen)
     images, labels = tuple(part for part, _ in read), tuple(part for _, part in read)
-    rule = choice.rule
-    if len(images) == 1:
-        images, labels, rule = hold_out(
-            images[0], labels[0], test_fraction, seed, str(root)
-        )
     name = root.resolve().name.split(".")[0] if root.is_file() else root.resolve().name
-    return make_image_dataset(
+    return join_parts(
         name,
-        images[0],
-        images[1],
-        labels[0],
-        labels[1],
+        images,
+        labels,
         names,
         reading,
-        rule,
+        choice.rule,
+        test_fraction,
+        seed,
         ImageUnits(127.5, 127.5),
         contents,
     )

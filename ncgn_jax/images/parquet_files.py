@@ -30,8 +30,8 @@ from ncgn_jax.images.picture_files import (
     PictureOptions,
     PictureReader,
 )
-from ncgn_jax.images.sets import ImageDataset, make_image_dataset, num_held_out
-from ncgn_jax.images.splitting import choose_parts, hold_out
+from ncgn_jax.images.sets import ImageDataset, num_held_out
+from ncgn_jax.images.splitting import choose_parts, join_parts
 from ncgn_jax.images.units import ImageUnits
 
 _LABEL_WORDS = frozenset(
@@ -115,21 +115,16 @@ def load_parquet(
     images, labels = tuple(part for part, _ in read), tuple(part for _, part in read)
     if not len(images[0]):
         raise DataError(f"{root}: no usable image; allowed: at least one")
-    rule = choice.rule
-    if len(images) == 1:
-        images, labels, rule = hold_out(
-            images[0], labels[0], test_fraction, seed, str(root)
-        )
     name = root.stem if root.is_file() else root.resolve().name
-    return make_image_dataset(
+    return join_parts(
         name,
-        images[0],
-        images[1],
-        labels[0],
-        labels[1],
+        images,
+        labels,
         names,
         reading,
-        rule,
+        choice.rule,
+        test_fraction,
+        seed,
         ImageUnits(127.5, 127.5),
         contents,
     )
