@@ -16,6 +16,7 @@ Example:
 
 import contextlib
 import gzip
+import io
 import lzma
 import os
 import struct
@@ -31,6 +32,7 @@ from ncgn_jax.faults import DataError
 ARCHIVE_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAX_MEMBER_BYTES = 2**31
 _CHUNK = 2**20
+_OF_SYSTEMS = frozenset(("thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"))
 # What `zipfile`, `tarfile` and `gzip` raise for files that were spoilt at random.
 SPOILT = (
     EOFError,
@@ -77,12 +79,12 @@ class Archive(NamedTuple):
 
     Attributes:
       members: Its files without hidden ones, by name; folders are left away.
-      num_hidden: Number of hidden files: those named `.*` and in `__MACOSX`.
+      hidden: Names of hidden files, see `is_hidden`.
       read: Returns the bytes of a member, DataError if it is damaged.
     """
 
     members: tuple[Member, ...]
-    num_hidden: int
+    hidden: tuple[str, ...]
     read: Callable[[Member], bytes]
 
 
@@ -92,8 +94,15 @@ def is_archive(path: str | os.PathLike[str]) -> bool:
 
 
 def is_hidden(name: str | PurePosixPath) -> bool:
-    """Tells whether a path is one that systems hide, such as `.x` and `__MACOSX/x`."""
-    return any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
+    """Tells whether a path is one that systems hide or put beside others.
+
+    Example:
+      >>> is_hidden("a/.x"), is_hidden("__MACOSX/x"), is_hidden("a/Thumbs.db")
+      (True, True, True)
+    """
+    parts = PurePosixPath(name).parts
+    starts = any(part.startswith((".", "__MACOSX")) for part in parts)
+    return starts or bool(parts) and parts[-1].lower() in _OF_SYSTEMS
 
 
 @contextlib.contextmanager
@@ -118,12 +127,12 @@ def open_archive(
         raise DataError(f"{path}: no such file")
     opened = _open_zip if path.suffix.lower() == ".zip" else _open_tar
     with opened(path) as (listed, open_member):
-        kept, num_hidden = [], 0
+        kept, hidden = [], []
         for member in sorted(listed):
             if _check_member(path, member, max_bytes):
                 kept.append(member)
             else:
-                num_hidden += 1
+                hidden.append(member.name)
 
         def read(member: Member) -> bytes:
             try:
@@ -136,7 +145,7 @@ def open_archive(
                     f"{path}:{member.name}: damaged member ({error})"
                 ) from error
 
-        yield Archive(tuple(kept), num_hidden, read)
+        yield Archive(tuple(kept), tuple(hidden), read)
 
 
 def read_bounded(
@@ -176,10 +185,35 @@ def read_plain_or_gzip(
         raise DataError(f"{path}: not readable ({error})") from error
 
 
+def gunzip(content: bytes, where: str, max_bytes: int = MAX_MEMBER_BYTES) -> bytes:
+    """Unpacks the content of a .gz file.
+
+    Raises:
+      DataError: If it is damaged, or larger than `max_bytes` unpacked.
+    """
+    try:
+        with gzip.open(io.BytesIO(content)) as file:
+            return read_bounded(file, where, max_bytes)
+    except SPOILT as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{where}: not readable as .gz ({error})") from error
+
+
 def plain_name(path: str | os.PathLike[str]) -> Path:
     """Returns a path without `.gz` at its end."""
     path = Path(path)
     return path.with_suffix("") if path.suffix.lower() == ".gz" else path
+
+
+def ending_of(name: str | os.PathLike[str]) -> str:
+    """Returns the ending that tells the format, in small letters, without `.gz`.
+
+    Example:
+      >>> ending_of("a/CHAIR.PLY"), ending_of("b.npy.gz"), ending_of("c.tar.gz")
+      ('.ply', '.npy', '.tar')
+    """
+    return plain_name(os.fspath(name).lower()).suffix
 
 
 _Opened = tuple[list[Member], Callable[[str], contextlib.AbstractContextManager]]
@@ -220,7 +254,9 @@ def _open_tar(path: Path) -> Iterator[_Opened]:
                 raise DataError(f"{path}:{name}: not a file")
             return file
 
-        members = [Member(i.name, i.size, place=i.offset_data) for i in infos.values()]
+        members = [
+            Member(i.name, i.size, str(i.mtime), i.offset_data) for i in infos.values()
+        ]
         yield members, open_member
 
 

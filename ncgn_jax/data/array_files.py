@@ -4,39 +4,24 @@ A `DataError` names the file that is wrong, and the array in it.
 """
 
 import io
-import lzma
 import os
-import struct
 import tokenize
 import zipfile
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
+from ncgn_jax.data.archives import SPOILT
 from ncgn_jax.data.whole_files import whole_file
 from ncgn_jax.faults import DataError
 
 _KINDS = "biufcUS"
 _ALLOWED = "arrays of numbers or text; pickled files are refused"
-# What `zipfile` and numpy raise for files that were spoilt at random.
-_SPOILT = (
-    ArithmeticError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    lzma.LZMAError,
-    struct.error,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+# What numpy raises beside `zipfile` for files that were spoilt at random.
+_SPOILT = (*SPOILT, ArithmeticError, SyntaxError, TypeError, tokenize.TokenError)
+_MAX_LOOKED_AT = 100  # arrays of an archive
 
 
 def read_npz(
@@ -127,6 +112,52 @@ def open_npy(path: str | os.PathLike[str], *, records: bool = False) -> np.ndarr
     except _SPOILT as error:
         raise _unreadable(path, ".npy file", error) from error
     return _checked(np.asarray(array), str(path), records)
+
+
+def look_at_npy(file: IO[bytes]) -> np.ndarray:
+    """Reads the header of an `.npy` file alone.
+
+    Args:
+      file: The file, or its first bytes.
+
+    Returns:
+      An array of its shape and type, which takes no memory and holds zeros.
+
+    Raises:
+      DataError: If it is not the beginning of an `.npy` file.
+
+    Example:
+      >>> file = io.BytesIO()
+      >>> np.save(file, np.ones((2, 3), np.float32))
+      >>> look_at_npy(io.BytesIO(file.getvalue()[:-24])).shape
+      (2, 3)
+    """
+    try:
+        version = np.lib.format.read_magic(file)
+        read = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = read(file)
+        return np.broadcast_to(np.zeros((), dtype), shape)
+    except _SPOILT as error:
+        raise _unreadable("a file", ".npy file", error) from error
+
+
+def look_at_npz(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
+    """Yields the first arrays of an archive as `look_at_npy` does.
+
+    An archive that is not readable yields nothing, or the arrays before the damage.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist()[:_MAX_LOOKED_AT]:
+                with archive.open(member) as file:
+                    array = look_at_npy(file)
+                yield array
+    except (DataError, *_SPOILT):
+        return
 
 
 def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:

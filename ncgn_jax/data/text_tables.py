@@ -5,6 +5,7 @@ import io
 from pathlib import Path
 
 from ncgn_jax.data.archives import read_plain_or_gzip
+from ncgn_jax.data.stand_ins import refuse_stand_in
 
 _DELIMITERS = "\t,;"
 Line = tuple[int, list[str]]  # its number in the file, and its fields
@@ -28,11 +29,12 @@ def read_lines(path: Path) -> tuple[list[Line], Line | None]:
     Raises:
       csv.Error: If a quote is not closed or misplaced.
       UnicodeDecodeError: If the file is not UTF-8.
-      DataError: If the file is absent or damaged.
+      DataError: If the file is absent or damaged, or another stands in its place.
     """
     content = read_plain_or_gzip(path)
     with io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline="") as file:
         start = file.readline() + file.readline()
+        refuse_stand_in(start, path)
 
         def split_at(delimiter: str) -> list[Line]:
             file.seek(0)

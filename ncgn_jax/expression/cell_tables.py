@@ -13,7 +13,7 @@ from typing import SupportsFloat
 
 import numpy as np
 
-from ncgn_jax.data.optional import import_optional
+from ncgn_jax.data.parquet import open_parquet, told_in_words
 from ncgn_jax.data.text_tables import read_lines
 from ncgn_jax.expression.cell_names import CELL_COLUMNS, IN_TISSUE
 from ncgn_jax.faults import DataError
@@ -161,11 +161,6 @@ def _read_text(path: Path) -> tuple[list[str], list[list[str]], str]:
         lines, wrong = read_lines(path)
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a table in UTF-8 ({error})") from error
-    if lines and lines[0][1][0].startswith("version https://git-lfs"):
-        raise DataError(
-            f"{path}: stands for a file that Git LFS keeps elsewhere; `git lfs pull` "
-            "brings it"
-        )
     if lines and _is_space_ranger(lines[0][1]):
         if wrong is None:
             note = f"{path}: no header, read as Space Ranger's tissue_positions_list"
@@ -193,13 +188,10 @@ def _is_space_ranger(line: list[str]) -> bool:
 
 
 def _read_parquet(path: Path) -> tuple[list[str], list[np.ndarray]]:
-    parquet = import_optional("pyarrow.parquet", "parquet", path)
-    try:
-        content = parquet.read_table(path, use_threads=False)
+    with open_parquet(path, path) as file, told_in_words(path):
+        content = file.read(use_threads=False)
         columns = [_to_name(name) for name in content.column_names]
         values = [_of_arrow(content.column(i)) for i in range(len(columns))]
-    except Exception as error:  # pyarrow passes on errors of several libraries
-        raise DataError(f"{path}: not readable as .parquet ({error})") from error
     if not columns or not content.num_rows:
         raise DataError(f"{path}: empty table")
     return columns, values

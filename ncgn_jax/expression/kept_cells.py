@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ncgn_jax.data.host_memory import require_bytes
 from ncgn_jax.data.report import Reading
 from ncgn_jax.expression import sections as of_sections
 from ncgn_jax.expression.cell_genes import dense_blocks
@@ -18,7 +19,6 @@ from ncgn_jax.expression.cell_tables import (
     to_names,
     to_numbers,
 )
-from ncgn_jax.expression.host_memory import require_bytes
 from ncgn_jax.faults import DataError
 
 _LARGEST = float(np.finfo(np.float32).max)

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from ncgn_jax.data.archives import SPOILT
+from ncgn_jax.data.parquet import open_parquet
 from ncgn_jax.expression.cell_folders import holds_cells, places_beside
 from ncgn_jax.expression.cell_names import CELL_COLUMNS, find_axes, is_no_gene
 from ncgn_jax.expression.cell_tables import is_table
+from ncgn_jax.faults import DataError
 
 _CELLS = {"data.source": "cells"}
 _MATRIX = ("feature_bc_matrix", "feature_matrix", "gene_bc_matri", "probe_bc_matri")
@@ -62,10 +64,9 @@ def _header(path: Path) -> list[str]:
     """Returns the first line of a table, split; nothing if it cannot be read."""
     if path.suffix.lower() == ".parquet":
         try:
-            from pyarrow import parquet  # an optional extra for this format
-
-            return list(map(str, parquet.read_schema(path).names))
-        except Exception:  # of pyarrow; or it is not there
+            with open_parquet(path, path) as file:
+                return list(map(str, file.schema_arrow.names))
+        except DataError:
             return []
     opened = gzip.open if path.suffix.lower() == ".gz" else open
     try:

@@ -9,9 +9,9 @@ from typing import Unpack
 import numpy as np
 from scipy.spatial import cKDTree
 
+from ncgn_jax.data.host_memory import require_bytes
 from ncgn_jax.expression.cell_files import CellOptions, CellTable, load_cells
 from ncgn_jax.expression.cell_folders import name_of
-from ncgn_jax.expression.host_memory import require_bytes
 from ncgn_jax.expression.sections import hold_out
 from ncgn_jax.expression.sets import FieldDataset, FieldSet
 from ncgn_jax.expression.units import CellUnits

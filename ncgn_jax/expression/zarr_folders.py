@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ncgn_jax.expression.host_memory import available_bytes
+from ncgn_jax.data.host_memory import available_bytes
 from ncgn_jax.faults import DataError
 
 # Filters of arrays that turn bytes into numbers and texts; `pickle` runs code.

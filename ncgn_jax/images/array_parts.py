@@ -11,16 +11,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ncgn_jax.data.labels import RawLabels
 from ncgn_jax.data.report import Reading
 from ncgn_jax.faults import DataError
-from ncgn_jax.images.labels import RawLabels, read_labels
+from ncgn_jax.images.labels import read_labels
 from ncgn_jax.images.sets import (
     ImageDataset,
     find_channel_axis,
-    make_image_dataset,
     num_held_out,
 )
-from ncgn_jax.images.splitting import choose_parts, hold_out
+from ncgn_jax.images.splitting import choose_parts, join_parts
 from ncgn_jax.images.units import ImageUnits
 
 CHANNELS = (1, 3)
@@ -119,21 +119,15 @@ def join_arrays(
     else:
         labels = [np.zeros(len(own), np.int32) for own in images]
         class_names = class_names or ("image",)
-    rule = choice.rule
-    if len(images) == 1:
-        held, of_held, rule = hold_out(
-            images[0], labels[0], options.test_fraction, options.seed, reading.origin
-        )
-        images, labels = list(held), list(of_held)
-    return make_image_dataset(
+    return join_parts(
         name,
-        images[0],
-        images[1],
-        labels[0],
-        labels[1],
+        images,
+        labels,
         class_names,
         reading,
-        rule,
+        choice.rule,
+        options.test_fraction,
+        options.seed,
         ImageUnits((black + white) / 2, (white - black) / 2),
         contents,
     )

@@ -19,7 +19,6 @@ values, and `labels` for the forms of classes.
 ((3, 8, 8, 1), -1.0, 1.0)
 """
 
-import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,7 +30,9 @@ from ncgn_jax.data.archives import (
     plain_name,
     read_plain_or_gzip,
 )
-from ncgn_jax.data.array_files import open_npy, read_npz
+from ncgn_jax.data.array_files import open_npy, parse_npy, parse_npz, read_npz
+from ncgn_jax.data.file_trees import TreeFile, open_tree
+from ncgn_jax.data.labels import RawLabels, clean_names
 from ncgn_jax.data.report import Reading
 from ncgn_jax.data.splits import split_in
 from ncgn_jax.faults import DataError
@@ -43,16 +44,12 @@ from ncgn_jax.images.array_parts import (
     StoredPart,
     join_arrays,
 )
-from ncgn_jax.images.file_trees import TreeFile, open_tree
-from ncgn_jax.images.gzipped import gunzip
-from ncgn_jax.images.labels import RawLabels, clean_names
 from ncgn_jax.images.matlab_files import read_matlab
 from ncgn_jax.images.sets import ImageDataset, make_image_dataset, stratified_split
 from ncgn_jax.images.units import ImageUnits
 
 DIGITS_FILE = Path(__file__).parent / "embedded" / "digits.npz"
 ARRAY_ENDINGS = (".npz", ".npy", ".npy.gz", ".mat")
-_KINDS = "biufcUS"
 _MAX_NAMED = 10
 
 
@@ -146,7 +143,7 @@ def _read_arrays(path: Path, reading: Reading) -> dict[str, np.ndarray]:
         tree.count_hidden(reading)
         for file in sorted(tree.files, key=lambda file: file.place):
             if not is_array_file(file.name):
-                ending = file.path.suffix.lower() or "files without an ending"
+                ending = file.below.suffix.lower() or "files without an ending"
                 reading.leave_out(f"{ending}, no arrays", file.name)
                 continue
             for name, array in _read_member(path, file).items():
@@ -156,7 +153,7 @@ def _read_arrays(path: Path, reading: Reading) -> dict[str, np.ndarray]:
                         "them; allowed: each name once"
                     )
                 arrays[name] = array
-            reading.find(file.path.suffix.lower(), file.name)
+            reading.find(file.below.suffix.lower(), file.name)
     if not arrays:
         raise DataError(
             f"{path}: no files of arrays; allowed: {', '.join(ARRAY_ENDINGS)}"
@@ -169,7 +166,7 @@ def _read_one(path: Path) -> dict[str, np.ndarray]:
     if name.endswith(".npy"):
         return {"images": open_npy(path)}
     if name.endswith(".npy.gz"):
-        return {"images": _parse_npy(read_plain_or_gzip(path), str(path))}
+        return {"images": parse_npy(read_plain_or_gzip(path), str(path))}
     if name.endswith(".mat"):
         if not path.is_file():
             raise DataError(f"{path}: no such file; allowed: a file of arrays")
@@ -179,37 +176,17 @@ def _read_one(path: Path) -> dict[str, np.ndarray]:
 
 def _read_member(root: Path, file: TreeFile) -> dict[str, np.ndarray]:
     """Reads the arrays of one of several files, with names that tell parts apart."""
-    where, name = f"{root}: {file.name}", file.path.name
-    stem = plain_name(name).stem
-    if name.lower().endswith(".npy"):
-        return {stem: _parse_npy(file.read(), where)}
-    if name.lower().endswith(".npy.gz"):
-        return {stem: _parse_npy(gunzip(file.read(), where), where)}
-    if name.lower().endswith(".mat"):
+    where = f"{root}: {file.name}"
+    if file.ending == ".npy":
+        return {file.stem: parse_npy(file.read_plain(), where)}
+    if file.ending == ".mat":
         found = _parse_mat(file.read(), where)
-    elif root.is_dir():
-        found = read_npz(root / file.name)
+    elif file.path is not None:
+        found = read_npz(file.path)
     else:
-        raise DataError(f"{where}: .npz in an archive; allowed: unpack the archive")
-    part = split_in(stem)
+        found = parse_npz(file.read(), where)
+    part = split_in(file.stem)
     return {f"{part}_{key}" if part else key: array for key, array in found.items()}
-
-
-def _parse_npy(content: bytes, where: str) -> np.ndarray:
-    stream = io.BytesIO(content)
-    try:
-        array = np.lib.format.read_array(stream, allow_pickle=False)
-    except Exception as error:  # spoilt headers raise nearly anything
-        raise DataError(
-            f"{where}: not a readable .npy file ({type(error).__name__}: {error}); "
-            "allowed: arrays of numbers or text; pickled files are refused"
-        ) from error
-    if stream.read(1) or array.dtype.kind not in _KINDS:
-        raise DataError(
-            f"{where}: {array.dtype} of shape {array.shape}, and more bytes than that "
-            "or no numbers; allowed: one array of numbers or text"
-        )
-    return array
 
 
 def _parse_mat(content: bytes, where: str) -> dict[str, np.ndarray]:

@@ -19,6 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ncgn_jax.data.file_trees import TreeFile, open_tree
+from ncgn_jax.data.labels import RawLabels
 from ncgn_jax.data.report import Reading
 from ncgn_jax.faults import DataError
 from ncgn_jax.images.array_parts import (
@@ -27,8 +29,6 @@ from ncgn_jax.images.array_parts import (
     StoredPart,
     join_arrays,
 )
-from ncgn_jax.images.file_trees import TreeFile, open_tree
-from ncgn_jax.images.labels import RawLabels
 from ncgn_jax.images.plain_pickles import read_pickle
 from ncgn_jax.images.sets import ImageDataset
 
@@ -123,7 +123,7 @@ def _by_name(
     """Returns the files that belong to a set, by their last names in small letters."""
     found: dict[str, TreeFile] = {}
     for file in sorted(files, key=lambda file: file.place):
-        name = file.path.name.lower()
+        name = file.below.name.lower()
         if not (name in _NAMES or _BATCH.fullmatch(name)):
             rest = "of the set, but not needed" if name in _KNOWN_REST else "unknown"
             reading.leave_out(f"files {rest}", file.name)
@@ -204,7 +204,7 @@ def _read_stl(
         rows = _records(file.read(), 3 * _STL_SIDE**2, where)
         # Columns of pixels follow each other.
         images = rows.reshape(-1, 3, _STL_SIDE, _STL_SIDE).transpose(0, 3, 2, 1)
-        reading.find(f"images in {file.path.name}", count=len(images))
+        reading.find(f"images in {file.below.name}", count=len(images))
         labels = None
         if f"{part}_y.bin" in files:
             own = files[f"{part}_y.bin"]
@@ -220,7 +220,7 @@ def _read_stl(
 def _read_batch(path: Path, file: TreeFile, num_labels: int, reading: Reading) -> _Part:
     """Reads images [image, height, width, channel] and the classes of a batch."""
     where = f"{path}: {file.name}"
-    name = file.path.name
+    name = file.below.name
     if name.lower().endswith(".bin"):
         rows = _records(file.read(), num_labels + _PIXELS, where)
         kinds = ("labels",) if num_labels == 1 else (_COARSE, _FINE)

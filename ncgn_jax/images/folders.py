@@ -16,11 +16,11 @@ from typing import NamedTuple
 import numpy as np
 
 from ncgn_jax.data.archives import ARCHIVE_ENDINGS, is_archive
+from ncgn_jax.data.file_trees import FileTree, TreeFile, open_tree
+from ncgn_jax.data.labels import sort_names
 from ncgn_jax.data.report import Reading
 from ncgn_jax.data.splits import split_of
 from ncgn_jax.faults import DataError
-from ncgn_jax.images.file_trees import FileTree, TreeFile, open_tree
-from ncgn_jax.images.labels import sort_names
 from ncgn_jax.images.picture_files import (
     AS_STORED,
     EXTENSIONS,
@@ -30,8 +30,8 @@ from ncgn_jax.images.picture_files import (
     is_other_picture,
     is_picture,
 )
-from ncgn_jax.images.sets import ImageDataset, make_image_dataset, num_held_out
-from ncgn_jax.images.splitting import choose_parts, hold_out
+from ncgn_jax.images.sets import ImageDataset, num_held_out
+from ncgn_jax.images.splitting import choose_parts, join_parts
 from ncgn_jax.images.units import ImageUnits
 
 CLASS_FOLDERS = ("auto", "first", "last")
@@ -108,21 +108,16 @@ def load_folder(
         seen = [names[i] for i in np.unique(own_labels)]
         _refuse_empty(root, part, set(of_own), seen)
     images, labels = tuple(part for part, _ in read), tuple(part for _, part in read)
-    rule = choice.rule
-    if len(images) == 1:
-        images, labels, rule = hold_out(
-            images[0], labels[0], test_fraction, seed, str(root)
-        )
     name = root.resolve().name.split(".")[0] if root.is_file() else root.resolve().name
-    return make_image_dataset(
+    return join_parts(
         name,
-        images[0],
-        images[1],
-        labels[0],
-        labels[1],
+        images,
+        labels,
         names,
         reading,
-        rule,
+        choice.rule,
+        test_fraction,
+        seed,
         ImageUnits(127.5, 127.5),
         contents,
     )
@@ -132,10 +127,10 @@ def _list_pictures(tree: FileTree, reading: Reading) -> list[_Picture]:
     """Lists the pictures; counts them by ending, and all other files."""
     pictures = []
     for file in tree.files:
-        ending = file.path.suffix.lower()
+        ending = file.below.suffix.lower()
         if is_picture(file.name):
             reading.find(ending, file.name)
-            pictures.append(_Picture(file, "", file.path.parts[:-1]))
+            pictures.append(_Picture(file, "", file.below.parts[:-1]))
         elif is_other_picture(file.name):
             reason = f"{ending} pictures, a format that is not read"
             reading.leave_out(reason, file.name)
@@ -335,12 +330,12 @@ def _check_classes(
             f"{', '.join(names)}; allowed: test classes that are in training too"
         )
     for own, part in zip(listed, used, strict=True):
-        if not own or any(p.folders != p.file.path.parts[-2:-1] for p in own):
+        if not own or any(p.folders != p.file.below.parts[-2:-1] for p in own):
             continue
         if not own[0].folders:
             continue
         # Folders beside those of the pictures, which hold none.
-        above = {str(p.file.path.parent.parent) for p in own}
+        above = {str(p.file.below.parent.parent) for p in own}
         if len(above) == 1:
             depth = len(PurePosixPath(next(iter(above))).parts)
             siblings = {

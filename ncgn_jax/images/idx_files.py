@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from ncgn_jax.data.archives import is_archive
+from ncgn_jax.data.file_trees import TreeFile, open_tree
+from ncgn_jax.data.labels import RawLabels
 from ncgn_jax.data.report import Reading
 from ncgn_jax.data.splits import split_in
 from ncgn_jax.faults import DataError
@@ -27,9 +29,6 @@ from ncgn_jax.images.array_parts import (
     StoredPart,
     join_arrays,
 )
-from ncgn_jax.images.file_trees import TreeFile, open_tree
-from ncgn_jax.images.gzipped import gunzip
-from ncgn_jax.images.labels import RawLabels
 from ncgn_jax.images.sets import ImageDataset
 
 TRANSPOSE = ("auto", "yes", "no")
@@ -92,11 +91,11 @@ def load_idx(
         mappings = [
             file
             for file in tree.files
-            if file.path.name.lower().endswith(_MAPPING)
-            and prefix in (None, _set_of(file.path.name.lower()[: -len(_MAPPING)]))
+            if file.below.name.lower().endswith(_MAPPING)
+            and prefix in (None, _set_of(file.below.name.lower()[: -len(_MAPPING)]))
         ]
         class_names = _read_mapping(root, mappings[0]) if len(mappings) == 1 else None
-    names = [file.path.name for own in files.values() for file in own.values()]
+    names = [file.below.name for own in files.values() for file in own.values()]
     swapped = transpose == "yes" or (transpose == "auto" and _is_emnist(names))
     stored = {}
     for part, own in parts.items():
@@ -176,7 +175,7 @@ def _choose_files(
     """Returns the file of images and of labels of each part."""
     found: dict[str, dict[str, TreeFile]] = {}
     for file in files:
-        name = file.path.name.lower().removesuffix(".gz")
+        name = file.below.name.lower().removesuffix(".gz")
         match = _NAME.fullmatch(name)
         if match is None:
             if prefix is None and not name.endswith(_MAPPING):
@@ -189,14 +188,14 @@ def _choose_files(
         if kind not in own:
             own[kind] = file
             continue
-        first = own[kind].path.name.lower().removesuffix(".gz")
-        if first != name or file.path.suffix == own[kind].path.suffix:
+        first = own[kind].below.name.lower().removesuffix(".gz")
+        if first != name or file.below.suffix == own[kind].below.suffix:
             raise DataError(
                 f"{root}: {own[kind].name} and {file.name} could both be the {kind} of "
                 f"part {part or 'all'!r}; allowed: one of each, or data.path with the "
                 "unpacked file of the images to take"
             )
-        plain, packed = sorted((own[kind], file), key=lambda f: f.path.suffix == ".gz")
+        plain, packed = sorted((own[kind], file), key=lambda f: f.below.suffix == ".gz")
         own[kind] = plain
         reading.leave_out("compressed files that lie beside unpacked", packed.name)
     if not found:
@@ -253,7 +252,4 @@ def _swap(images: np.ndarray, swapped: bool) -> np.ndarray:
 
 
 def _read(root: Path, file: TreeFile) -> np.ndarray:
-    where, content = f"{root}: {file.name}", file.read()
-    if file.path.suffix.lower() == ".gz":
-        content = gunzip(content, where)
-    return parse_idx(content, where)
+    return parse_idx(file.read_plain(), f"{root}: {file.name}")

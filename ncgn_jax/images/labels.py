@@ -12,28 +12,15 @@ Example:
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
+from ncgn_jax.data.labels import RawLabels, plain_labels, sort_names
 from ncgn_jax.data.report import Reading
 from ncgn_jax.faults import DataError
 
 _MAX_CLASSES = 10_000
 _NUM_SHOWN = 10
-_FORMS = "whole numbers, also as floats, texts, or one-hot rows, one for each image"
-
-
-class RawLabels(NamedTuple):
-    """Classes of a part as they are stored.
-
-    Attributes:
-      values: [image], [image, 1], or one-hot [image, class].
-      where: File and array, for messages.
-    """
-
-    values: np.ndarray
-    where: str
 
 
 def read_labels(
@@ -77,82 +64,18 @@ def read_labels(
     return _read_numbers(plain, present, parts[0].where, class_names, reading)
 
 
-def sort_names(names: Sequence[str]) -> list[str]:
-    """Sorts names of classes, as numbers where all of them are whole numbers.
-
-    Example:
-      >>> sort_names(["10", "9"]), sort_names(["b", "10", "9"])
-      (['9', '10'], ['10', '9', 'b'])
-    """
-    if all(name.isascii() and name.isdigit() and len(name) < 10 for name in names):
-        return sorted(names, key=lambda name: (int(name), name))
-    return sorted(names)
-
-
-def clean_names(names: np.ndarray | Sequence[str], where: str) -> tuple[str, ...]:
-    """Returns the names of classes as texts without spaces around them.
-
-    Raises:
-      DataError: If they are no list of texts or numbers.
-    """
-    array = np.asarray(names)
-    if array.ndim != 1:
-        raise DataError(f"{where}: shape {array.shape}; allowed: [class]")
-    return tuple(str(name).strip() for name in _to_text(array, where).tolist())
-
-
 def _to_plain(part: RawLabels, reading: Reading) -> np.ndarray:
-    """Returns [image], whole numbers (int64) or texts."""
-    values, where = part.values, part.where
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
-    if values.dtype.kind in "US":
-        if values.ndim != 1:
-            raise DataError(f"{where}: texts of shape {values.shape}; allowed: [image]")
-        return np.char.strip(_to_text(values, where))
-    if values.dtype.kind not in "biuf":
-        raise DataError(f"{where}: dtype {values.dtype}; allowed: {_FORMS}")
-    if values.ndim == 2 and values.shape[1] > 1:
-        return _read_one_hot(values, where, reading)
-    if values.ndim != 1:
-        raise DataError(f"{where}: shape {values.shape}; allowed: {_FORMS}")
-    if values.dtype.kind == "f":
-        odd = values[~(np.isfinite(values) & (values == np.round(values)))]
-        if len(odd):
+    """Returns [image], whole numbers from 0 (int64) or texts."""
+    values, note = plain_labels(part, "image")
+    if note:
+        reading.say(f"{part.where}: {note}")
+    if values.dtype.kind == "i" and len(values):
+        low, high = int(values.min()), int(values.max())
+        if low < 0 or high >= 2**31:
             raise DataError(
-                f"{where}: dtype {values.dtype} with {odd[0]}; allowed: {_FORMS}"
+                f"{part.where}: {low:g}..{high:g}; allowed: 0..number of classes - 1"
             )
-        reading.say(f"{where}: classes are whole numbers stored as {values.dtype}")
-    if values.dtype.kind == "b":
-        reading.say(f"{where}: classes are False (0) and True (1)")
-    low, high = (float(values.min()), float(values.max())) if len(values) else (0, 0)
-    if low < 0 or high >= 2**31:
-        raise DataError(
-            f"{where}: {low:g}..{high:g}; allowed: 0..number of classes - 1"
-        )
-    return values.astype(np.int64)
-
-
-def _to_text(values: np.ndarray, where: str) -> np.ndarray:
-    if values.dtype.kind != "S":
-        return values.astype(str)
-    try:
-        return np.char.decode(values, "utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}: not readable as UTF-8 ({error})") from error
-
-
-def _read_one_hot(values: np.ndarray, where: str, reading: Reading) -> np.ndarray:
-    is_one = values == 1
-    if not (np.all(is_one | (values == 0)) and np.all(is_one.sum(axis=1) == 1)):
-        row = int(np.argmin((is_one | (values == 0)).all(1) & (is_one.sum(1) == 1)))
-        shown = " ".join(f"{value:g}" for value in values[row, :_NUM_SHOWN].tolist())
-        raise DataError(
-            f"{where}: shape {values.shape}, row {row} is {shown}; allowed: {_FORMS}; "
-            "one-hot rows have a single 1 and zeros"
-        )
-    reading.say(f"{where}: classes are one-hot rows of {values.shape[1]}")
-    return is_one.argmax(axis=1).astype(np.int64)
+    return values
 
 
 def _read_texts(

@@ -34,10 +34,11 @@ import numpy as np
 
 from ncgn_jax.data.archives import is_archive, is_hidden
 from ncgn_jax.data.array_files import open_npy
+from ncgn_jax.data.labels import RawLabels
 from ncgn_jax.data.report import Reading
 from ncgn_jax.data.splits import split_of
 from ncgn_jax.faults import DataError
-from ncgn_jax.images.labels import RawLabels, read_labels
+from ncgn_jax.images.labels import read_labels
 from ncgn_jax.images.sets import (
     ImageDataset,
     find_channel_axis,

@@ -12,26 +12,26 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ncgn_jax.data.optional import import_optional
+from ncgn_jax.data.file_trees import open_tree
+from ncgn_jax.data.labels import RawLabels
+from ncgn_jax.data.parquet import open_parquet, read_batches, told_in_words
 from ncgn_jax.data.report import Reading
 from ncgn_jax.data.splits import split_in
 from ncgn_jax.faults import DataError
 from ncgn_jax.images.array_names import says_split
-from ncgn_jax.images.file_trees import open_tree
-from ncgn_jax.images.labels import RawLabels, read_labels
+from ncgn_jax.images.labels import read_labels
 from ncgn_jax.images.picture_files import (
     AS_STORED,
     PictureFile,
     PictureOptions,
     PictureReader,
 )
-from ncgn_jax.images.sets import ImageDataset, make_image_dataset, num_held_out
-from ncgn_jax.images.splitting import choose_parts, hold_out
+from ncgn_jax.images.sets import ImageDataset, num_held_out
+from ncgn_jax.images.splitting import choose_parts, join_parts
 from ncgn_jax.images.units import ImageUnits
 
 _LABEL_WORDS = frozenset(
@@ -81,10 +81,11 @@ def load_parquet(
     root = Path(path)
     options.check()
     num_held_out(1, test_fraction)  # a wrong share is refused before reading
-    parquet = import_optional("pyarrow.parquet", "parquet", root)
     reading = Reading(root, "images")
     files = _find_files(root, reading)
-    tables = [(file, split_in(file.stem) or "", _open(parquet, file)) for file in files]
+    tables = [
+        (file, split_in(file.stem) or "", open_parquet(file, file)) for file in files
+    ]
     try:
         columns = _find_columns(root, tables[0][2], image_key, label_key)
         for file, _, table in tables:
@@ -114,21 +115,16 @@ def load_parquet(
     images, labels = tuple(part for part, _ in read), tuple(part for _, part in read)
     if not len(images[0]):
         raise DataError(f"{root}: no usable image; allowed: at least one")
-    rule = choice.rule
-    if len(images) == 1:
-        images, labels, rule = hold_out(
-            images[0], labels[0], test_fraction, seed, str(root)
-        )
     name = root.stem if root.is_file() else root.resolve().name
-    return make_image_dataset(
+    return join_parts(
         name,
-        images[0],
-        images[1],
-        labels[0],
-        labels[1],
+        images,
+        labels,
         names,
         reading,
-        rule,
+        choice.rule,
+        test_fraction,
+        seed,
         ImageUnits(127.5, 127.5),
         contents,
     )
@@ -140,8 +136,7 @@ def has_pictures(path: Path) -> bool:
     Raises:
       DataError: If it is not readable, or pyarrow is missing.
     """
-    parquet = import_optional("pyarrow.parquet", "parquet", path)
-    with _open(parquet, path) as table:
+    with open_parquet(path, path) as table:
         return bool(_image_columns(table.schema_arrow))
 
 
@@ -152,24 +147,13 @@ def _find_files(root: Path, reading: Reading) -> list[Path]:
         tree.count_hidden(reading)
         found = []
         for file in tree.files:
-            if file.path.suffix.lower() == ".parquet":
+            if file.below.suffix.lower() == ".parquet":
                 found.append(root / file.name)
             else:
                 reading.leave_out("files that are no .parquet", file.name)
     if not found:
         raise DataError(f"{root}: no .parquet file; allowed: at least one")
     return found
-
-
-def _open(parquet: ModuleType, file: Path) -> Any:
-    if not file.is_file():
-        raise DataError(f"{file}: no such file; allowed: a .parquet file")
-    try:
-        return parquet.ParquetFile(file)
-    except Exception as error:  # spoilt files raise several kinds
-        raise DataError(
-            f"{file}: not a readable .parquet file ({type(error).__name__}: {error})"
-        ) from error
 
 
 def _image_columns(schema: Any) -> dict[str, bool]:
@@ -317,12 +301,8 @@ def _read_classes(
 
 
 def _column(table: Any, name: str, where: str) -> list[Any]:
-    try:
+    with told_in_words(where):
         return table.read(columns=[name]).column(0).to_pylist()
-    except Exception as error:  # spoilt pages raise several kinds
-        raise DataError(
-            f"{where}: not readable ({type(error).__name__}: {error})"
-        ) from error
 
 
 def _pictures(
@@ -338,26 +318,19 @@ def _pictures(
         if of_file != part:
             continue
         name = _below(root, file)
-        try:
-            batches = table.iter_batches(_ROWS, columns=[columns.image])
-            for batch in batches:
-                for value in batch.column(0).to_pylist():
-                    content = (
-                        value.get("bytes") if columns.in_struct and value else value
-                    )
-                    yield PictureFile(
-                        f"{name}, row {row}",
-                        functools.partial(_content, content),
-                        int(labels[row]),
-                        row,
-                    )
-                    row += 1
-        except GeneratorExit:
-            raise
-        except Exception as error:  # spoilt pages raise several kinds
-            raise DataError(
-                f"{root}: {name} is not readable ({type(error).__name__}: {error})"
-            ) from error
+        where = f"{root}: {name}"
+        for batch in read_batches(table, where, _ROWS, [columns.image]):
+            with told_in_words(where):
+                values = batch.column(0).to_pylist()
+            for value in values:
+                content = value.get("bytes") if columns.in_struct and value else value
+                yield PictureFile(
+                    f"{name}, row {row}",
+                    functools.partial(_content, content),
+                    int(labels[row]),
+                    row,
+                )
+                row += 1
 
 
 def _content(value: Any) -> bytes:

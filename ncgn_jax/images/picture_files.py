@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from ncgn_jax.data.host_memory import require_bytes
 from ncgn_jax.data.report import Reading
 from ncgn_jax.faults import DataError
 
@@ -321,13 +322,10 @@ def _to_8_bits(
 
 
 def _allocate(shape: tuple[int, ...]) -> np.ndarray:
-    try:
-        return np.empty(shape, np.uint8)
-    except MemoryError as error:
-        raise DataError(
-            f"{shape[0]} images of {'x'.join(map(str, shape[1:]))} do not fit into "
-            "memory; allowed: fewer or smaller ones (data.image_size), or latents"
-        ) from error
+    what = f"{shape[0]} images of {'x'.join(map(str, shape[1:]))}"
+    ways_out = "fewer or smaller ones (data.image_size), or latents"
+    require_bytes(math.prod(shape), what, ways_out)
+    return np.empty(shape, np.uint8)
 
 
 def _flatten(picture: "Image.Image") -> "Image.Image":

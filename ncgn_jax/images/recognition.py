@@ -3,15 +3,14 @@
 from pathlib import Path
 
 from ncgn_jax.data.archives import is_archive
-from ncgn_jax.data.array_files import open_npy
+from ncgn_jax.data.array_files import look_at_npz, open_npy
+from ncgn_jax.data.file_trees import FileTree, open_tree
 from ncgn_jax.faults import DataError
 from ncgn_jax.images.array_names import looks_like_images
 from ncgn_jax.images.arrays import is_array_file
 from ncgn_jax.images.cifar_files import find_cifar
-from ncgn_jax.images.file_trees import FileTree, open_tree
 from ncgn_jax.images.idx_files import is_idx_name
 from ncgn_jax.images.latent_shards import is_shard_name
-from ncgn_jax.images.npz_headers import read_headers
 from ncgn_jax.images.parquet_files import has_pictures
 from ncgn_jax.images.picture_files import is_other_picture, is_picture
 
@@ -62,7 +61,7 @@ def _source_of_file(path: Path) -> str | None:
 def _holds_images(path: Path) -> bool:
     name = path.name.lower()
     if name.endswith(".npz"):
-        return any(map(looks_like_images, read_headers(path)))
+        return any(map(looks_like_images, look_at_npz(path)))
     if name.endswith(".npy"):
         return looks_like_images(open_npy(path))
     with path.open("rb") as file:
@@ -74,9 +73,9 @@ def _source_of_tree(path: Path, tree: FileTree) -> str | None:
     names = [file.name for file in tree.files]
     if find_cifar(names):
         return "cifar"
-    if any(is_idx_name(file.path.name) for file in tree.files):
+    if any(is_idx_name(file.below.name) for file in tree.files):
         return "idx"
-    if any(is_shard_name(file.path.name) for file in tree.files):
+    if any(is_shard_name(file.below.name) for file in tree.files):
         return "latents"
     # A picture beside data of another kind is a preview.
     pictures = [name for name in names if is_picture(name)]
@@ -87,7 +86,7 @@ def _source_of_tree(path: Path, tree: FileTree) -> str | None:
         arrays = [file for file in tree.files if is_array_file(file.name)]
         return "arrays" if len(arrays) == len(names) and len(arrays) < 10 else None
     for file in tree.files:
-        if file.path.suffix.lower() == ".parquet":
+        if file.below.suffix.lower() == ".parquet":
             return "parquet" if has_pictures(path / file.name) else None
     arrays = [file for file in tree.files if is_array_file(file.name)]
     # Thousands of files are clouds, one in each.

@@ -10,7 +10,7 @@ Example:
   ['10 of the val part, which is kept apart']
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,13 @@ import numpy as np
 from ncgn_jax.data.report import Reading
 from ncgn_jax.data.splits import SPLITS
 from ncgn_jax.faults import DataError
-from ncgn_jax.images.sets import num_held_out, stratified_split
+from ncgn_jax.images.sets import (
+    ImageDataset,
+    make_image_dataset,
+    num_held_out,
+    stratified_split,
+)
+from ncgn_jax.images.units import ImageUnits
 
 # Rows that move at once.
 _BLOCK = 1024
@@ -68,6 +74,54 @@ def choose_parts(sizes: Mapping[str, int], reading: Reading) -> PartChoice:
         return PartChoice(train, "test", f"{called} and test parts as given")
     rule = f"{called} and val parts as given; no test part, so val is measured against"
     return PartChoice(train, "val", rule)
+
+
+def join_parts(
+    name: str,
+    images: Sequence[np.ndarray],
+    labels: Sequence[np.ndarray],
+    class_names: Sequence[str] | None,
+    reading: Reading,
+    rule: str,
+    test_fraction: float,
+    seed: int,
+    units: ImageUnits,
+    contents: Sequence[str],
+) -> ImageDataset:
+    """Makes a dataset of a training and a test part, or of one that is split here.
+
+    Args:
+      name: As of `make_image_dataset`, as are those that are not named here.
+      images: [image, height, width, channel] of one or two parts.
+      labels: Classes of each part.
+      class_names: Name of each class.
+      reading: What was counted.
+      rule: Where two parts come from.
+      test_fraction: Share of one part to hold out, see `hold_out`.
+      seed: Seed of that split.
+      units: Units of the images.
+      contents: Sizes and preparation.
+
+    Raises:
+      DataError: As `make_image_dataset`, or if the share leaves a part empty.
+    """
+    if len(images) == 1:
+        images, labels, rule = hold_out(
+            images[0], labels[0], test_fraction, seed, reading.origin
+        )
+    (train, test), (of_train, of_test) = images, labels
+    return make_image_dataset(
+        name,
+        train,
+        test,
+        of_train,
+        of_test,
+        class_names,
+        reading,
+        rule,
+        units,
+        contents,
+    )
 
 
 def hold_out(

@@ -2,10 +2,14 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from ncgn_jax.data.optional import import_optional
-from ncgn_jax.faults import DataError
+from ncgn_jax.data.parquet import (
+    RecordBatch,
+    open_parquet,
+    read_batches,
+    told_in_words,
+)
 from ncgn_jax.molecules.text_tables import (
     Row,
     Wanted,
@@ -39,15 +43,11 @@ class ParquetTable:
           DataError: If the file is damaged, if there is no column of SMILES, several,
             or not those asked for, or if pyarrow is not installed.
         """
-        parquet = import_optional("pyarrow.parquet", "parquet", where)
         self._where, self._properties = where, wanted.properties
-        try:
-            self._file = parquet.ParquetFile(stream)
-            first = next(self._file.iter_batches(_NUM_LOOKED_AT), None)
-        except Exception as error:  # pyarrow raises many kinds for damaged files
-            raise DataError(f"{where}: not readable ({error})") from error
+        self._file = open_parquet(stream, where)
+        first = next(read_batches(self._file, where, _NUM_LOOKED_AT), None)
         self.names = tuple(self._file.schema_arrow.names)
-        sample = [] if first is None else _to_rows(first, self.names)
+        sample = [] if first is None else self._to_rows(first, self.names)
         columns = find_columns([list(self.names), *sample], False, wanted.smiles)
         columns = columns._replace(names=self.names, has_header=True)
         check_columns(columns, where, wanted)
@@ -66,24 +66,19 @@ class ParquetTable:
         asked = (self.smiles, *self._properties, self.split_column)
         names = list(dict.fromkeys(name for name in asked if name is not None))
         numbers = itertools.count(1)
-        try:
-            for batch in self._file.iter_batches(_BATCH, columns=names):
-                for fields in _to_rows(batch, names):
-                    row = dict(zip(names, fields, strict=True))
-                    values = {name: row[name].strip() for name in self._properties}
-                    split = None
-                    if self.split_column is not None:
-                        split = row[self.split_column].strip()
-                    yield Row(next(numbers), row[self.smiles].strip(), values, split)
-        except Exception as error:  # pyarrow raises many kinds for damaged files
-            if isinstance(error, DataError):
-                raise
-            raise DataError(f"{self._where}: not readable ({error})") from error
+        for batch in read_batches(self._file, self._where, _BATCH, names):
+            for fields in self._to_rows(batch, names):
+                row = dict(zip(names, fields, strict=True))
+                values = {name: row[name].strip() for name in self._properties}
+                split = None
+                if self.split_column is not None:
+                    split = row[self.split_column].strip()
+                yield Row(next(numbers), row[self.smiles].strip(), values, split)
 
-
-def _to_rows(batch: Any, names: Sequence[str]) -> list[list[str]]:
-    """Returns the fields of some rows as texts, empty where there is none."""
-    known = batch.schema.names
-    columns = [batch.column(known.index(name)).to_pylist() for name in names]
-    rows = zip(*columns, strict=True)
-    return [["" if value is None else str(value) for value in row] for row in rows]
+    def _to_rows(self, batch: RecordBatch, names: Sequence[str]) -> list[list[str]]:
+        """Returns the fields of some rows as texts, empty where there is none."""
+        known = batch.schema.names
+        with told_in_words(self._where):
+            columns = [batch.column(known.index(name)).to_pylist() for name in names]
+        rows = zip(*columns, strict=True)
+        return [["" if value is None else str(value) for value in row] for row in rows]

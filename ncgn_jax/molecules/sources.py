@@ -20,17 +20,17 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
 from ncgn_jax.data.archives import (
     ARCHIVE_ENDINGS,
+    ending_of,
     is_archive,
-    is_hidden,
-    open_archive,
     plain_name,
 )
+from ncgn_jax.data.file_trees import TreeFile, list_folder, open_tree
 from ncgn_jax.data.report import Reading
 from ncgn_jax.data.splits import SPLITS, split_in, split_of
 from ncgn_jax.faults import DataError
@@ -55,8 +55,6 @@ _WAYS_OUT = {
     **dict.fromkeys((".json", ".jsonl", ".npz", ".pt"), "save a table as .csv"),
     **dict.fromkeys((".bz2", ".xz", ".zst", ".7z", ".rar"), "unpack it"),
 }
-
-_Files = dict[str, Callable[[], BinaryIO]]
 
 
 class Source(NamedTuple):
@@ -95,40 +93,31 @@ def open_sources(
     Raises:
       DataError: If there are none, or if it is not clear which are meant.
     """
-    if path.is_dir():
-        yield _choose(_walk(path), path, reading, by_split)
-    elif not path.is_file():
-        raise DataError(f"{path}: no such file")
-    elif is_archive(path):
-        with open_archive(path) as archive:
-            reading.leave_out("hidden files", count=archive.num_hidden)
-
-            def open_member(member) -> BinaryIO:
-                return io.BytesIO(archive.read(member))
-
-            files: _Files = {
-                m.name: functools.partial(open_member, m) for m in archive.members
-            }
-            yield _choose(files, path, reading, by_split)
-    else:
-        ending = ending_of(path.name)
-        if ending not in ENDINGS:
-            raise DataError(_describe_ending(path, ending))
-        yield [Source(path.name, ending, None, functools.partial(_open_file, path))]
-
-
-def ending_of(name: str) -> str:
-    """Returns the ending of a name, in lower case and without `.gz`."""
-    return plain_name(name.lower()).suffix
+    with open_tree(path, "follow") as tree:
+        if path.is_file() and not is_archive(path):
+            (file,) = tree.files
+            if file.ending not in ENDINGS:
+                raise DataError(_describe_ending(path, file.ending))
+            yield [_source(file, None)]
+        else:
+            tree.count_hidden(reading)
+            for name in tree.links:
+                reading.leave_out("links that lead round in a circle", name)
+            yield _choose(_each_once(tree.files, reading), path, reading, by_split)
 
 
 def has_molecules(path: Path) -> bool:
     """Tells whether a folder has files of molecules, by their names."""
-    return any(ending_of(name) in ENDINGS for name in _walk(path))
+    return any(file.ending in ENDINGS for file in list_folder(path, "follow").files)
 
 
-def _open_file(path: Path) -> BinaryIO:
-    return path.open("rb")
+def _source(file: TreeFile, split: str | None) -> Source:
+    return Source(file.name, file.ending, split, functools.partial(_open_file, file))
+
+
+def _open_file(file: TreeFile) -> BinaryIO:
+    # Files on disk may be larger than what fits into memory.
+    return io.BytesIO(file.read()) if file.path is None else file.path.open("rb")
 
 
 def _describe_ending(path: Path, ending: str) -> str:
@@ -137,42 +126,37 @@ def _describe_ending(path: Path, ending: str) -> str:
     return f"{path}: ending {ending!r}; allowed: {_ALLOWED}{hint}"
 
 
-def _walk(folder: Path) -> _Files:
-    """Lists the files below a folder; linked folders too, each once."""
-    found: _Files = {}
-    seen: set[str] = set()
-    for root, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(root)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
-        for name in sorted(names):
-            path = Path(root, name)
-            if path.is_file():
-                opened = functools.partial(_open_file, path)
-                found[path.relative_to(folder).as_posix()] = opened
-    return found
+def _each_once(files: Iterable[TreeFile], reading: Reading) -> list[TreeFile]:
+    """Leaves out what cannot be read, and folders that are linked to a second time."""
+    kept = []
+    found: dict[str, PurePosixPath] = {}
+    for file in files:
+        folder = file.below.parent
+        real = folder if file.path is None else os.path.realpath(file.path.parent)
+        if found.setdefault(str(real), folder) != folder:
+            reading.leave_out("files of folders that links lead to again", file.name)
+        elif not file.is_file:
+            reading.leave_out("links to nothing, and pipes", file.name)
+        else:
+            kept.append(file)
+    return kept
 
 
 def _choose(
-    files: _Files,
+    files: Iterable[TreeFile],
     path: Path,
     reading: Reading,
     by_split: bool,
 ) -> list[Source]:
     sources = []
-    for name, opened in files.items():
-        ending = ending_of(name)
-        if is_hidden(name):
-            reading.leave_out("hidden files", name)
-        elif ending in ENDINGS:
-            split = _split_of_path(name) if by_split else None
-            sources.append(Source(name, ending, split, opened))
+    for file in files:
+        if file.ending in ENDINGS:
+            sources.append(
+                _source(file, _split_of_path(file.name) if by_split else None)
+            )
         else:
-            kind = "archives" if is_archive(name) else f"{ending or 'other'} files"
-            reading.leave_out(kind, name)
+            other = f"{file.ending or 'other'} files"
+            reading.leave_out("archives" if is_archive(file.name) else other, file.name)
     if not sources:
         packed = ", ".join(ARCHIVE_ENDINGS)
         raise DataError(

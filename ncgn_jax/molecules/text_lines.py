@@ -14,17 +14,13 @@ from collections.abc import Iterator
 from typing import BinaryIO, cast
 
 from ncgn_jax.data.archives import SPOILT
+from ncgn_jax.data.stand_ins import refuse_stand_in
 from ncgn_jax.faults import DataError
 
 MAX_LINE = 2**24  # characters; tables of QM9 hold whole geometries in a field
 MAX_UNPACKED = 2**34  # characters of a compressed file
 _BOM = "\xef\xbb\xbf"
 _LOOKED_AT = 4096
-_STANDINS = {
-    "<!doctype html": "a web page in the place of the file; download it as such",
-    "<html": "a web page in the place of the file; download it as such",
-    "version https://git-lfs": "a pointer to the file; `git lfs pull` fetches it",
-}
 _GZIP = b"\x1f\x8b"
 
 
@@ -85,16 +81,10 @@ class TextLines:
                 )
             if number == 1:
                 text = text.removeprefix(_BOM).removeprefix("\ufeff")
-                self._check_first(text)
+                refuse_stand_in(text, self.where)
             if not wide and not text.isascii():
                 text = self._decode(text, number)
             yield number, text.removesuffix("\n")
-
-    def _check_first(self, text: str) -> None:
-        """Refuses what a download may leave in the place of a file."""
-        for start, what in _STANDINS.items():
-            if text.lstrip().lower().startswith(start):
-                raise DataError(f"{self.where}: {what}")
 
     def _decode(self, text: str, number: int) -> str:
         try:

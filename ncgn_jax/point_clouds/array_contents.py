@@ -13,11 +13,12 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from ncgn_jax.data.array_files import open_npy, parse_npy, parse_npz, read_npz
+from ncgn_jax.data.file_trees import TreeFile
 from ncgn_jax.data.hdf5_check import check_hdf5
+from ncgn_jax.data.labels import clean_names
 from ncgn_jax.data.optional import import_optional
 from ncgn_jax.data.splits import split_in, split_of
 from ncgn_jax.faults import DataError
-from ncgn_jax.point_clouds.entries import Entry
 
 MAX_COLUMNS = 16
 _MAX_READ_BYTES = 2**24
@@ -100,7 +101,7 @@ class Found(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_arrays(entry: Entry, where: str) -> Iterator[Mapping[str, ArrayLike]]:
+def open_arrays(entry: TreeFile, where: str) -> Iterator[Mapping[str, ArrayLike]]:
     """Opens a file of arrays.
 
     Args:
@@ -115,24 +116,24 @@ def open_arrays(entry: Entry, where: str) -> Iterator[Mapping[str, ArrayLike]]:
       DataError: If it is damaged, or would have to be unpickled.
     """
     ending = entry.ending
-    is_plain = entry.path is not None and not entry.name.lower().endswith(".gz")
+    path = None if entry.is_packed else entry.path
     if ending == ".npy":
         # Small files are read at once, because that takes less time than mapping them.
-        if is_plain and entry.path is not None and entry.size > _MAX_READ_BYTES:
-            array = open_npy(entry.path, records=True)
+        if path is not None and entry.size > _MAX_READ_BYTES:
+            array = open_npy(path, records=True)
         else:
-            array = parse_npy(entry.read(), where, records=True)
+            array = parse_npy(entry.read_plain(), where, records=True)
         yield _without_records({"": array})
     elif ending == ".npz":
-        if is_plain and entry.path is not None:
-            yield _without_records(read_npz(entry.path, records=True))
+        if path is not None:
+            yield _without_records(read_npz(path, records=True))
         else:
-            yield _without_records(parse_npz(entry.read(), where, records=True))
+            yield _without_records(parse_npz(entry.read_plain(), where, records=True))
     elif ending in (".h5", ".hdf5"):
-        with _open_hdf5(entry.path if is_plain else None, entry, where) as arrays:
+        with _open_hdf5(path, entry, where) as arrays:
             yield arrays
     else:
-        yield _read_torch(entry.read(), where)
+        yield _read_torch(entry.read_plain(), where)
 
 
 def _without_records(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -152,10 +153,10 @@ def _without_records(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 @contextlib.contextmanager
 def _open_hdf5(
-    path: Path | None, entry: Entry, where: str
+    path: Path | None, entry: TreeFile, where: str
 ) -> Iterator[Mapping[str, ArrayLike]]:
     h5py = import_optional("h5py", "hdf5", where)
-    content = None if path is not None else entry.read()
+    content = None if path is not None else entry.read_plain()
     check_hdf5(where if path is None else path, content=content)
     source = io.BytesIO(content) if content is not None else path
     found: dict[str, ArrayLike] = {}
@@ -271,7 +272,11 @@ def find_clouds(
                 f"classes are those of the array {_without_split(label)!r} "
                 + ("(data.label_key)" if label_key else "(by its name)")
             )
-    names = _find_names(named, used, notes) if any(c.label_key for c in found) else None
+    names = (
+        _find_names(named, where, used, notes)
+        if any(c.label_key for c in found)
+        else None
+    )
     unused = [(_why_unused(i, clouds), i.key) for i in named if i.key not in used]
     return Found(found, names, unused, list(dict.fromkeys(notes)))
 
@@ -445,7 +450,7 @@ def _drop_names(likely: list[_Named]) -> list[_Named]:
 
 
 def _find_names(
-    named: list[_Named], used: set[str], notes: list[str]
+    named: list[_Named], where: str, used: set[str], notes: list[str]
 ) -> tuple[str, ...] | None:
     """Returns names of the numbers of classes, and notes where they stand."""
     for item in named:
@@ -453,7 +458,7 @@ def _find_names(
         if is_text and item.word in _NAMES and item.key not in used:
             used.add(item.key)
             notes.append(f"class names are those of the array {item.key!r}")
-            return tuple(str(text) for text in to_texts(item.array[:]))
+            return clean_names(item.array[:], f"{where}, {item.key!r}")
     return None
 
 
@@ -471,16 +476,3 @@ def _why_unused(item: _Named, clouds: list[_Named]) -> str:
     if len(shape) == 2 and shape[0] in sizes and item.array.dtype.kind in "iu":
         return "arrays of labels of points"
     return "other arrays"
-
-
-def to_texts(values: np.ndarray) -> list[str]:
-    """Returns texts, from bytes where HDF5 gives these.
-
-    Example:
-      >>> to_texts(np.array([b"chair", "lamp"], dtype=object))
-      ['chair', 'lamp']
-    """
-    return [
-        value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-        for value in np.asarray(values).reshape(-1).tolist()
-    ]

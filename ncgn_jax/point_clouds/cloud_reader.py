@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from ncgn_jax.data.file_trees import FileTree, TreeFile
+from ncgn_jax.data.labels import RawLabels, plain_labels
 from ncgn_jax.data.report import Reading
 from ncgn_jax.faults import DataError
 from ncgn_jax.point_clouds.array_contents import (
@@ -21,9 +23,7 @@ from ncgn_jax.point_clouds.array_contents import (
     Found,
     find_clouds,
     open_arrays,
-    to_texts,
 )
-from ncgn_jax.point_clouds.entries import Entry, Listing
 from ncgn_jax.point_clouds.layout import Item, Layout
 from ncgn_jax.point_clouds.off_files import sample_surface
 from ncgn_jax.point_clouds.sets import check_clouds, normalise_each
@@ -101,7 +101,7 @@ class CloudReader:
     def __init__(
         self,
         path: Path,
-        listing: Listing,
+        tree: FileTree,
         reading: Reading,
         num_points: int,
         seed: int,
@@ -109,11 +109,11 @@ class CloudReader:
         normalise: str,
         options: FileOptions,
     ):
-        self.path, self.reading, self.num_points = path, reading, num_points
+        self.reading, self.num_points = reading, num_points
         self.seed, self.sampling, self.options = seed, sampling, options
         self.normalise = normalise
         self.class_names: list[tuple[str, ...]] = []
-        self._entries = {entry.name: entry for entry in listing.entries}
+        self._entries = {entry.name: entry for entry in tree.files}
         self._coarse: list[tuple[float, float, str]] = []  # step, size, name
         self._padded: list[tuple[float, str]] = []  # share, name
         self.smallest = 0
@@ -156,29 +156,26 @@ class CloudReader:
                 f"{share:.0%} of those of {name}"
             )
 
-    def _where(self, entry: Entry) -> str:
-        if entry.path is not None:
-            return f"file {entry.path}"
-        return f"file {self.path}:{entry.name}"
-
-    def _stream(self, entry: Entry) -> np.random.Generator:
+    def _stream(self, entry: TreeFile) -> np.random.Generator:
         return np.random.default_rng([self.seed, zlib.crc32(entry.name.encode())])
 
-    def _beside(self, entry: Entry, where: str):
+    def _beside(self, entry: TreeFile, where: str):
         """Returns a function that reads files in the folder of an entry or below."""
 
         def read(name: str) -> bytes:
-            place = (entry.place.parent / name).as_posix()
+            place = (entry.below.parent / name).as_posix()
             if ".." in name or place not in self._entries:
                 raise DataError(f"{where}: refers to {name!r}, which is not beside it")
-            return self._entries[place].read()
+            return self._entries[place].read_plain()
 
         return read
 
     def _read_shape(self, item: Item) -> Cloud | None:
         entry = item.entry
-        where = self._where(entry)
-        shape = read_shape(entry.read(), entry.name, where, self._beside(entry, where))
+        where = f"file {entry.where}"
+        shape = read_shape(
+            entry.read_plain(), entry.name, where, self._beside(entry, where)
+        )
         if shape.others:
             listed = ", ".join(shape.others[:6])
             self.reading.leave_out(f"further numbers of points ({listed})", entry.name)
@@ -211,7 +208,7 @@ class CloudReader:
 
     def _read_arrays(self, item: Item) -> Iterator[Cloud]:
         entry, options = item.entry, self.options
-        where = self._where(entry)
+        where = f"file {entry.where}"
         with open_arrays(entry, where) as arrays:
             found = find_clouds(arrays, where, options.points_key, options.label_key)
             self._tell(found, entry)
@@ -235,7 +232,7 @@ class CloudReader:
                 )
                 yield from self._read_array(array, place, inside, split, labels, rng)
 
-    def _tell(self, found: Found, entry: Entry) -> None:
+    def _tell(self, found: Found, entry: TreeFile) -> None:
         for reason, key in found.unused:
             self.reading.leave_out(reason, f"{entry.name}:{key}")
         for note in found.notes:
@@ -256,18 +253,14 @@ class CloudReader:
         num = array.shape[0] if len(array.shape) == 3 else 1
         if cloud.label_key is None:
             return [category] * num
-        values = np.asarray(arrays[cloud.label_key][()])
-        if values.ndim == 2 and values.shape[1] > 1:
-            values = _of_one_hot(values, f"{where}: classes in {cloud.label_key!r}")
-        values = values.reshape(-1)
-        if values.dtype.kind in "USO":
-            return [*to_texts(values)]
-        whole = values.astype(np.int64) if np.isfinite(values).all() else values
-        if (whole != values).any():
-            raise DataError(
-                f"{where}: classes in {cloud.label_key!r} are no whole numbers"
-            )
-        numbers = whole.tolist()
+        where = f"{where}: classes in {cloud.label_key!r}"
+        raw = RawLabels(np.asarray(arrays[cloud.label_key][()]), where)
+        values, note = plain_labels(raw, "cloud")
+        if note:
+            self.reading.say(note)
+        numbers = values.tolist()
+        if values.dtype.kind == "U":
+            return numbers
         names = found.class_names
         if names is None:
             return numbers
@@ -351,20 +344,6 @@ def _join_splits(of_file: str | None, of_array: str | None, where: str) -> str |
             f"{of_array}; rename one, or data.split=random"
         )
     return of_array or of_file
-
-
-def _of_one_hot(values: np.ndarray, where: str) -> np.ndarray:
-    """Returns the column of the one in each row."""
-    is_number = values.dtype.kind in "biuf"
-    if (
-        not (is_number and ((values == 1) | (values == 0)).all())
-        or (values.sum(axis=1) != 1).any()
-    ):
-        raise DataError(
-            f"{where} of shape {values.shape}; allowed: a number or name for each "
-            "cloud, or one-hot rows"
-        )
-    return values.argmax(axis=1)
 
 
 def _class_of_group(group: str, groups: set[str]) -> str:

@@ -20,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ncgn_jax.data.file_trees import open_tree
+from ncgn_jax.data.labels import sort_names
 from ncgn_jax.data.report import Reading, classes_by_split
 from ncgn_jax.data.splits import SPLITS
 from ncgn_jax.faults import DataError
@@ -29,7 +31,6 @@ from ncgn_jax.point_clouds.cloud_reader import (
     CloudReader,
     FileOptions,
 )
-from ncgn_jax.point_clouds.entries import open_entries
 from ncgn_jax.point_clouds.layout import Layout, find_layout
 from ncgn_jax.point_clouds.sets import Frame, PointDataset, make_dataset
 from ncgn_jax.point_clouds.shape_files import ARRAY_ENDINGS
@@ -77,9 +78,9 @@ def load_point_files(
         raise DataError(f"test_fraction={test_fraction}; allowed: between 0 and 1")
     reading = Reading(path, "clouds")
     settings = options or FileOptions()
-    with open_entries(path) as listing:
+    with open_tree(path, "list") as tree:
         layout = find_layout(
-            listing,
+            tree,
             str(path),
             reading,
             split=settings.split,
@@ -88,7 +89,7 @@ def load_point_files(
         )
         layout = _choose_items(layout, categories, reading)
         reader = CloudReader(
-            path, listing, reading, num_points, seed, sampling, normalise, settings
+            path, tree, reading, num_points, seed, sampling, normalise, settings
         )
         clouds = reader.read(layout)
     if not clouds:
@@ -197,7 +198,7 @@ def _name_classes(
         return _name_numbers(clouds, numbers, layout.class_list, reading)
     texts = {cloud.category: str(cloud.category) for cloud in clouds}
     names = list(dict.fromkeys(name for group in lists for name in group))
-    names += sorted({*texts.values()} - set(names), key=_natural)
+    names += sort_names([*{*texts.values()} - set(names)])
     place = {name: i for i, name in enumerate(names)}
     labels = np.array([place[texts[cloud.category]] for cloud in clouds], np.int32)
     return names, labels
@@ -227,12 +228,6 @@ def _name_numbers(
         f"{len(numbers)} class numbers from {numbers[0]} to {numbers[-1]} are names"
     )
     return [str(n) for n in numbers], np.searchsorted(numbers, labels).astype(np.int32)
-
-
-def _natural(name: str) -> tuple[int, int, str]:
-    """Sorts numbers by value, before names."""
-    is_number = name.isascii() and name.isdecimal()
-    return (0, int(name), name) if is_number else (1, 0, name)
 
 
 def _choose_clouds(

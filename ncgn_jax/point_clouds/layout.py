@@ -12,10 +12,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+from ncgn_jax.data.file_trees import FileTree, TreeFile
 from ncgn_jax.data.report import Reading
 from ncgn_jax.data.splits import split_in, split_of
 from ncgn_jax.faults import DataError
-from ncgn_jax.point_clouds.entries import Entry, Listing
 from ncgn_jax.point_clouds.shape_files import (
     ARRAY_ENDINGS,
     ENDINGS,
@@ -54,7 +54,7 @@ class Item(NamedTuple):
       category: Its class by folders.
     """
 
-    entry: Entry
+    entry: TreeFile
     split: str | None
     category: str
 
@@ -76,7 +76,7 @@ class Layout(NamedTuple):
 
 
 def find_layout(
-    listing: Listing,
+    tree: FileTree,
     origin: str,
     reading: Reading,
     *,
@@ -87,7 +87,7 @@ def find_layout(
     """Finds the files of clouds of a place, their classes and their parts.
 
     Args:
-      listing: All files.
+      tree: All files.
       origin: Name of the place, for messages.
       reading: Counts what is left out, and is told what is decided.
       split: `given` for what folders, lists or names of files say; `random` for none.
@@ -98,12 +98,12 @@ def find_layout(
     Raises:
       DataError: If there are no clouds, or classes or parts are not clear.
     """
-    reading.leave_out("hidden files", count=listing.num_hidden)
-    for name in listing.links:
+    tree.count_hidden(reading)
+    for name in tree.links:
         reading.leave_out("links out of the folder or in a circle", name)
-    clouds, texts = _sort_out(listing.entries, reading, pattern)
+    clouds, texts = _sort_out(tree.files, reading, pattern)
     if not clouds:
-        raise DataError(_nothing(listing, origin, reading, pattern))
+        raise DataError(_nothing(tree, origin, reading, pattern))
     clouds = _leave_companions(clouds, reading)
     clouds = _one_format_each(clouds, reading)
     clouds = _plain_scans(clouds, reading)
@@ -127,12 +127,15 @@ def find_layout(
 
 
 def _sort_out(
-    entries: Iterable[Entry], reading: Reading, pattern: str | None
-) -> tuple[list[Entry], list[Entry]]:
+    entries: Iterable[TreeFile], reading: Reading, pattern: str | None
+) -> tuple[list[TreeFile], list[TreeFile]]:
     """Returns files of clouds, and texts that may be lists."""
     clouds, texts = [], []
     for entry in entries:
         ending = entry.ending
+        if not entry.is_file:
+            reading.leave_out("links to nothing, and pipes", entry.name)
+            continue
         is_list = ending in LIST_ENDINGS and not (
             ending in TEXT_ENDINGS and has_points(entry.head())
         )
@@ -151,24 +154,22 @@ def _sort_out(
     return clouds, texts
 
 
-def _matches(entry: Entry, pattern: str) -> bool:
+def _matches(entry: TreeFile, pattern: str) -> bool:
     return fnmatch.fnmatchcase(entry.name, pattern) or fnmatch.fnmatchcase(
-        entry.place.name, pattern
+        entry.below.name, pattern
     )
 
 
-def _nothing(
-    listing: Listing, origin: str, reading: Reading, pattern: str | None
-) -> str:
+def _nothing(tree: FileTree, origin: str, reading: Reading, pattern: str | None) -> str:
     allowed = ", ".join(ENDINGS)
     left = "; ".join(map(str, reading.left_out))
-    num = len(listing.entries)
+    num = len(tree.files)
     if num == 1 and not left and pattern is None:
         return f"{origin}: no points: no line begins with three numbers"
-    if num == 1 and listing.entries[0].path is not None and pattern is None:
-        ending = listing.entries[0].ending
+    if num == 1 and tree.files[0].path is not None and pattern is None:
+        ending = tree.files[0].ending
         way = f" ({OTHERS[ending]})" if ending in OTHERS else ""
-        if listing.entries[0].path.as_posix() == PurePosixPath(origin).as_posix():
+        if tree.files[0].path.as_posix() == PurePosixPath(origin).as_posix():
             return (
                 f"{origin}: extension {ending!r}{way}; allowed: {allowed}, .zip, .tar"
             )
@@ -176,9 +177,9 @@ def _nothing(
     return f"{origin}: {num} files, none of them usable{found}; allowed: {allowed}"
 
 
-def _leave_companions(clouds: list[Entry], reading: Reading) -> list[Entry]:
+def _leave_companions(clouds: list[TreeFile], reading: Reading) -> list[TreeFile]:
     """Leaves out files of normals, colours and labels beside those of points."""
-    stems = {(entry.place.parent, entry.stem) for entry in clouds}
+    stems = {(entry.below.parent, entry.stem) for entry in clouds}
     kept = []
     for entry in clouds:
         words = re.split(r"[^A-Za-z0-9]+", entry.stem)
@@ -188,10 +189,10 @@ def _leave_companions(clouds: list[Entry], reading: Reading) -> list[Entry]:
             "",
             entry.stem,
         )
-        folders = entry.place.parts[:-1]
+        folders = entry.below.parts[:-1]
         if any(folder.lower() in _NORMAL_FOLDERS for folder in folders):
             reading.leave_out("normals, by the name of their folder", entry.name)
-        elif more and rest != entry.stem and (entry.place.parent, rest) in stems:
+        elif more and rest != entry.stem and (entry.below.parent, rest) in stems:
             reading.leave_out(f"{more[0].lower()} of points, by name", entry.name)
         else:
             kept.append(entry)
@@ -200,11 +201,11 @@ def _leave_companions(clouds: list[Entry], reading: Reading) -> list[Entry]:
     return kept
 
 
-def _one_format_each(clouds: list[Entry], reading: Reading) -> list[Entry]:
+def _one_format_each(clouds: list[TreeFile], reading: Reading) -> list[TreeFile]:
     """Keeps one of several formats of a shape: arrays, then clouds, then meshes."""
-    best: dict[tuple[PurePosixPath, str], Entry] = {}
+    best: dict[tuple[PurePosixPath, str], TreeFile] = {}
     for entry in clouds:
-        place = entry.place.parent, entry.stem
+        place = entry.below.parent, entry.stem
         other = best.get(place)
         if other is None or _rank(entry) < _rank(other):
             best[place] = entry
@@ -216,7 +217,7 @@ def _one_format_each(clouds: list[Entry], reading: Reading) -> list[Entry]:
             entry.name,
         )
     if left:
-        endings = Counter(best[e.place.parent, e.stem].ending for e in left)
+        endings = Counter(best[e.below.parent, e.stem].ending for e in left)
         reading.say(
             f"shapes that come in several formats are read once, from "
             f"{' or '.join(endings)} (data.pattern, such as "
@@ -225,19 +226,19 @@ def _one_format_each(clouds: list[Entry], reading: Reading) -> list[Entry]:
     return [entry for entry in clouds if entry.name in kept]
 
 
-def _rank(entry: Entry) -> int:
+def _rank(entry: TreeFile) -> int:
     return ENDINGS.index(entry.ending)
 
 
-def _plain_scans(clouds: list[Entry], reading: Reading) -> list[Entry]:
+def _plain_scans(clouds: list[TreeFile], reading: Reading) -> list[TreeFile]:
     """Reads the plain files of ScanObjectNN, not those with more noise beside them."""
     folders = defaultdict(set)
     for entry in clouds:
-        folders[entry.place.parent].add(entry.stem)
+        folders[entry.below.parent].add(entry.stem)
     kept = []
     for entry in clouds:
         plain = re.match(r"(?:training|test)_objectdataset(?=_)", entry.stem)
-        if plain and plain.group() in folders[entry.place.parent]:
+        if plain and plain.group() in folders[entry.below.parent]:
             reading.leave_out(
                 "augmented variants (data.pattern reads them)", entry.name
             )
@@ -247,8 +248,8 @@ def _plain_scans(clouds: list[Entry], reading: Reading) -> list[Entry]:
 
 
 def _find_splits(
-    clouds: list[Entry],
-    texts: list[Entry],
+    clouds: list[TreeFile],
+    texts: list[TreeFile],
     origin: str,
     reading: Reading,
     split: str,
@@ -290,8 +291,8 @@ def _find_splits(
     return [None] * len(clouds), ""
 
 
-def _split_of_folders(entry: Entry) -> str | None:
-    found = {split_of(folder) for folder in entry.place.parts[:-1]} - {None}
+def _split_of_folders(entry: TreeFile) -> str | None:
+    found = {split_of(folder) for folder in entry.below.parts[:-1]} - {None}
     if len(found) > 1:
         raise DataError(
             f"{entry.name}: folders name several parts; rename one of them, or "
@@ -300,21 +301,23 @@ def _split_of_folders(entry: Entry) -> str | None:
     return found.pop() if found else None
 
 
-def _splits_of_alike_folders(clouds: list[Entry]) -> list[str | None]:
+def _splits_of_alike_folders(clouds: list[TreeFile]) -> list[str | None]:
     """Returns the words for parts in names of folders, if all of a level have one."""
-    depth = min(len(entry.place.parts) for entry in clouds) - 1
+    depth = min(len(entry.below.parts) for entry in clouds) - 1
     for level in range(depth):
-        found = [split_in(entry.place.parts[level]) for entry in clouds]
+        found = [split_in(entry.below.parts[level]) for entry in clouds]
         if all(found) and len(set(found)) > 1:
             return found
     return [None] * len(clouds)
 
 
 def _splits_of_lists(
-    clouds: list[Entry], lists: list[Entry], origin: str, reading: Reading
+    clouds: list[TreeFile], lists: list[TreeFile], origin: str, reading: Reading
 ) -> tuple[list[str | None], str]:
     """Returns the part of each file by the lists that name the most files."""
-    groups: dict[str, dict[str, list[Entry]]] = defaultdict(lambda: defaultdict(list))
+    groups: dict[str, dict[str, list[TreeFile]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
     for entry in lists:
         part = split_in(entry.stem)
         assert part is not None
@@ -332,7 +335,7 @@ def _splits_of_lists(
         for part, members in group.items():
             named = [(entry, name) for entry in members for name in _read_list(entry)]
             for entry, name in named:
-                at = places.find(name, entry.place.parent, origin)
+                at = places.find(name, entry.below.parent, origin)
                 if at is None:
                     num_absent += 1
                     first_absent = first_absent or name
@@ -373,9 +376,9 @@ def _splits_of_lists(
 class _Places:
     """Finds files by the names that lists give them."""
 
-    def __init__(self, clouds: Sequence[Entry]):
+    def __init__(self, clouds: Sequence[TreeFile]):
         self._names = {
-            i: (*entry.place.parts[:-1], entry.stem) for i, entry in enumerate(clouds)
+            i: (*entry.below.parts[:-1], entry.stem) for i, entry in enumerate(clouds)
         }
         self._by_stem: dict[str, list[int]] = defaultdict(list)
         self._by_folder: dict[str, list[int]] = defaultdict(list)
@@ -425,9 +428,9 @@ def _shared_end(one: Sequence[str], two: Sequence[str]) -> int:
     return count
 
 
-def _read_list(entry: Entry) -> list[str]:
+def _read_list(entry: TreeFile) -> list[str]:
     """Returns the names in a list, one a line or as JSON."""
-    text = entry.read().removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
+    text = entry.read_plain().removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
     if entry.ending == ".json":
         try:
             names = json.loads(text)
@@ -440,7 +443,7 @@ def _read_list(entry: Entry) -> list[str]:
 
 
 def _find_classes(
-    clouds: list[Entry], origin: str, reading: Reading, class_level: int | None
+    clouds: list[TreeFile], origin: str, reading: Reading, class_level: int | None
 ) -> tuple[list[str], bool]:
     """Returns the class of each file by its folders, and whether they name any."""
     alike = not any(_split_of_folders(entry) for entry in clouds)
@@ -448,7 +451,7 @@ def _find_classes(
     folders = [
         [
             part
-            for part in entry.place.parts[:-1]
+            for part in entry.below.parts[:-1]
             if not split_of(part) and not (by_words and split_in(part))
         ]
         for entry in clouds
@@ -482,7 +485,7 @@ def _find_classes(
     if deeper:
         reading.say(
             f"classes are folders of level {level + 1}; those below (first "
-            f"{deeper[0].place.parent}) name none (data.class_level)"
+            f"{deeper[0].below.parent}) name none (data.class_level)"
         )
     names = [parts[level] for parts in folders]
     if all(_PARTS.fullmatch(name.lower()) for name in names):
@@ -495,7 +498,7 @@ def _find_classes(
     if len(names) >= _MANY_FOLDERS and len({entry.stem for entry in clouds}) == 1:
         name = shared[-1] if shared else NO_CLASS
         reading.say(
-            f"each folder holds one file {clouds[0].place.name}, so folders are shapes "
+            f"each folder holds one file {clouds[0].below.name}, so folders are shapes "
             "and name no classes (data.class_level)"
         )
         return [name] * len(clouds), bool(shared)
@@ -507,7 +510,7 @@ def _find_classes(
 
 
 def _classes_at(
-    folders: list[list[str]], clouds: list[Entry], origin: str, level: int
+    folders: list[list[str]], clouds: list[TreeFile], origin: str, level: int
 ) -> tuple[list[str], bool]:
     if level == 0:
         return [NO_CLASS] * len(clouds), False
@@ -536,11 +539,11 @@ def _say_wrapped(shared: Sequence[str], reading: Reading) -> None:
         reading.say(f"the folder {'/'.join(shared)} holds all and names no class")
 
 
-def _find_class_list(texts: list[Entry]) -> tuple[dict[str, str], list[str]]:
+def _find_class_list(texts: list[TreeFile]) -> tuple[dict[str, str], list[str]]:
     """Returns names of classes by their number or folder, and where they stand."""
     for entry in texts:
         # `Airplane 02691156`, a line for each folder of ShapeNetPart.
-        if entry.place.name.lower() == _OFFSETS:
+        if entry.below.name.lower() == _OFFSETS:
             pairs = [line.split() for line in _read_list(entry)]
             return {p[1]: p[0] for p in pairs if len(p) == 2}, [entry.name]
     found = []

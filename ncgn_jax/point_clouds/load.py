@@ -10,10 +10,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from ncgn_jax.data.file_trees import open_tree
 from ncgn_jax.data.report import DataReport, classes_by_split
 from ncgn_jax.faults import DataError
 from ncgn_jax.point_clouds.cloud_reader import SAMPLINGS, FileOptions
-from ncgn_jax.point_clouds.entries import open_entries
 from ncgn_jax.point_clouds.files import load_point_files
 from ncgn_jax.point_clouds.layout import LIST_ENDINGS
 from ncgn_jax.point_clouds.modelnet import SPLITS, load_modelnet
@@ -189,12 +189,12 @@ def is_modelnet(path: Path) -> bool:
     """
     if path.is_file() and path.suffix.lower() != ".zip":
         return False
-    with open_entries(path) as listing:
+    with open_tree(path, "list") as tree:
         clouds = [
-            entry.place
-            for entry in listing.entries
+            entry.below
+            for entry in tree.files
             if entry.ending in ENDINGS
-            and not (entry.ending in LIST_ENDINGS and len(entry.place.parts) < 3)
+            and not (entry.ending in LIST_ENDINGS and len(entry.below.parts) < 3)
         ]
     return bool(clouds) and all(
         place.suffix.lower() == ".off"

@@ -4,10 +4,7 @@ Files lie at `category/{train,test}/name.off`, at any depth. The zip is read mem
 member and never unpacked.
 """
 
-import lzma
 import os
-import struct
-import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,11 +14,11 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from ncgn_jax.data.archives import is_hidden
+from ncgn_jax.data.archives import open_archive
 from ncgn_jax.data.cache import cached_arrays
+from ncgn_jax.data.file_trees import list_folder
 from ncgn_jax.data.report import Reading, classes_by_split, count_repeated
 from ncgn_jax.faults import DataError
-from ncgn_jax.point_clouds.entries import list_folder
 from ncgn_jax.point_clouds.off_files import read_off, sample_surface
 from ncgn_jax.point_clouds.sets import (
     PointDataset,
@@ -33,20 +30,6 @@ from ncgn_jax.point_clouds.sets import (
 SAMPLINGS = ("vertices", "surface")
 SPLITS = ("train", "test")
 MAX_MEMBER_BYTES = 2**29
-# Exceptions that `zipfile` raises for archives that were spoilt at random.
-_SPOILT = (
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    OverflowError,
-    RuntimeError,
-    ValueError,
-    lzma.LZMAError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 _Read = Callable[[str], bytes]
 
 
@@ -152,46 +135,25 @@ def load_modelnet(
 
 @contextmanager
 def _open(path: Path) -> Iterator[tuple[list[_File], _Read]]:
-    """Yields the files of a folder or zip, and a function that reads one."""
+    """Yields the files of a folder or archive, and a function that reads one."""
     if path.is_dir():
         yield _list_folder(path), lambda file: (path / file).read_bytes()
         return
     if not path.is_file():
         raise DataError(f"{path}: no such file or folder")
-    try:
-        archive = zipfile.ZipFile(path)
-    except _SPOILT as error:
-        raise DataError(f"{path}: not a readable zip ({error})") from error
-    with archive:
-
-        def read(file: str) -> bytes:
-            try:
-                return archive.read(file)
-            except _SPOILT as error:
-                raise DataError(f"{path}:{file}: damaged member ({error})") from error
-
-        yield _list_zip(archive, path), read
+    with open_archive(path, MAX_MEMBER_BYTES) as archive:
+        members = {member.name: member for member in archive.members}
+        found = [_File(m.name, m.size, m.stamp) for m in archive.members]
+        yield found, lambda file: archive.read(members[file])
 
 
 def _list_folder(path: Path) -> list[_File]:
     found = []
-    for entry in list_folder(path).entries:
-        if entry.path is not None:
+    for entry in list_folder(path, "list").files:
+        if entry.path is not None and entry.is_file:
             state = entry.path.stat()
             found.append(_File(entry.name, state.st_size, str(state.st_mtime_ns)))
     return found
-
-
-def _list_zip(archive: zipfile.ZipFile, path: Path) -> list[_File]:
-    found = []
-    for member in archive.infolist():
-        name = PurePosixPath(member.filename.replace("\\", "/"))
-        drive = ":" in name.parts[0] if name.parts else False
-        if name.is_absolute() or ".." in name.parts or drive:
-            raise DataError(f"{path}: unsafe member path {member.filename!r}")
-        if not is_hidden(name) and not member.is_dir():
-            found.append(_File(member.filename, member.file_size, hex(member.CRC)))
-    return sorted(found)
 
 
 def _to_meshes(found: list[_File], path: Path, reading: Reading) -> list[_Mesh]:

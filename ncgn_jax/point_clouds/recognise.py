@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ncgn_jax.data.array_files import look_at_npy
+from ncgn_jax.data.file_trees import TreeFile, open_tree
 from ncgn_jax.faults import DataError
 from ncgn_jax.point_clouds.array_contents import find_clouds, open_arrays
-from ncgn_jax.point_clouds.entries import Entry, open_entries
 from ncgn_jax.point_clouds.shape_files import ENDINGS
 from ncgn_jax.point_clouds.text_clouds import read_text_cloud
 
@@ -40,8 +41,8 @@ def looks_like_clouds(path: Path) -> bool:
       path: An existing file, folder or archive.
     """
     try:
-        with open_entries(path) as listing:
-            likely = [e for e in listing.entries if e.ending in ENDINGS]
+        with open_tree(path, "list") as tree:
+            likely = [e for e in tree.files if e.ending in ENDINGS]
             if any(entry.ending in _SURE for entry in likely):
                 return True
             return any(map(_holds_clouds, likely[:_MAX_LOOKED_AT]))
@@ -49,13 +50,14 @@ def looks_like_clouds(path: Path) -> bool:
         return False
 
 
-def _holds_clouds(entry: Entry) -> bool:
+def _holds_clouds(entry: TreeFile) -> bool:
     ending = entry.ending
     try:
         if ending in _TEXT:
             return _is_text_cloud(entry)
         if ending == ".npy":
-            return _is_npy_of_clouds(entry.head())
+            array = look_at_npy(io.BytesIO(entry.head()))
+            return _is_shape_of_clouds(array.shape, array.dtype)
         if ending == ".npz":
             return entry.size <= _MAX_ARRAY_BYTES and _is_npz_of_clouds(entry)
         head = entry.head()
@@ -66,7 +68,7 @@ def _holds_clouds(entry: Entry) -> bool:
     return ending in (".pt", ".pth") and head[:2] in (b"PK", b"\x80\x02")
 
 
-def _is_text_cloud(entry: Entry) -> bool:
+def _is_text_cloud(entry: TreeFile) -> bool:
     """Looks at the first lines; a table of cells is wider, or has no x, y and z."""
     head = entry.head()
     lines = head.splitlines()[:20]
@@ -76,21 +78,6 @@ def _is_text_cloud(entry: Entry) -> bool:
     return len(cloud.others) + 3 <= _LARGEST_TABLE
 
 
-def _is_npy_of_clouds(head: bytes) -> bool:
-    file = io.BytesIO(head)
-    try:
-        version = np.lib.format.read_magic(file)
-        read = (
-            np.lib.format.read_array_header_1_0
-            if version == (1, 0)
-            else np.lib.format.read_array_header_2_0
-        )
-        shape, _, kind = read(file)
-    except (ValueError, EOFError, SyntaxError, TypeError):
-        return False
-    return _is_shape_of_clouds(shape, kind)
-
-
 def _is_shape_of_clouds(shape: tuple[int, ...], kind: np.dtype) -> bool:
     if kind.names:
         return {"x", "y", "z"} <= {name.lower() for name in kind.names}
@@ -98,7 +85,7 @@ def _is_shape_of_clouds(shape: tuple[int, ...], kind: np.dtype) -> bool:
     return is_number and len(shape) in (2, 3) and 3 <= shape[-1] <= 6
 
 
-def _is_npz_of_clouds(entry: Entry) -> bool:
+def _is_npz_of_clouds(entry: TreeFile) -> bool:
     with open_arrays(entry, entry.name) as arrays:
         if {"genes", "images", "positions_of_cells"} & {key.lower() for key in arrays}:
             return False

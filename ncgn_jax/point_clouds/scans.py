@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ncgn_jax.data.archives import ending_of
+from ncgn_jax.data.file_trees import open_tree
 from ncgn_jax.faults import DataError
 from ncgn_jax.point_clouds.array_contents import find_clouds, open_arrays
-from ncgn_jax.point_clouds.entries import ending_of, open_entries
 from ncgn_jax.point_clouds.model import DIM
 from ncgn_jax.point_clouds.shape_files import (
     ARRAY_ENDINGS,
@@ -32,8 +33,8 @@ def read_scan(path: str | os.PathLike[str]) -> np.ndarray:
     ending = ending_of(path.name)
     if ending not in ENDINGS:
         raise DataError(f"{path}: extension {ending!r}; allowed: {', '.join(ENDINGS)}")
-    with open_entries(path) as listing:
-        (entry,) = listing.entries
+    with open_tree(path, "list") as tree:
+        (entry,) = tree.files
         if ending not in ARRAY_ENDINGS:
 
             def beside(name: str) -> bytes:
@@ -44,7 +45,7 @@ def read_scan(path: str | os.PathLike[str]) -> np.ndarray:
                     raise DataError(f"{path}: refers to {name!r}, not beside it")
                 return place.read_bytes()
 
-            shape = read_shape(entry.read(), path.name, str(path), beside)
+            shape = read_shape(entry.read_plain(), path.name, str(path), beside)
             return np.asarray(shape.points, float)
         with open_arrays(entry, str(path)) as arrays:
             found = find_clouds(arrays, str(path)).clouds

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from ncgn_jax.data.archives import ending_of
 from ncgn_jax.faults import DataError
-from ncgn_jax.point_clouds.entries import ending_of
 from ncgn_jax.point_clouds.lidar_files import read_lidar
 from ncgn_jax.point_clouds.obj_files import read_obj
 from ncgn_jax.point_clouds.off_files import check_corners, read_off

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ncgn_jax.data.stand_ins import refuse_stand_in
 from ncgn_jax.faults import DataError
 
 _AXES = ("x", "y", "z")
@@ -58,6 +59,7 @@ def read_text_cloud(content: bytes, where: str) -> TextCloud:
     lines = _lines_of(content)
     start = _first_point(lines)
     if start is None:
+        refuse_stand_in(lines[0], where)
         raise DataError(
             f"{where}: no points: no line begins with three numbers "
             f"({len(lines)} lines)"

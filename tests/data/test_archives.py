@@ -37,10 +37,12 @@ MAKERS = {"a.zip": make_zip, "a.tar.gz": make_tar}
 @pytest.mark.parametrize("name", MAKERS)
 def test_members_are_read_without_hidden_ones(name, tmp_path):
     members = {"b/x": b"1", "a": b"22", "._a": b"h", "__MACOSX/a": b"h"}
+    members["Thumbs.db"] = b"h"
     path = MAKERS[name](tmp_path / name, members)
     with open_archive(path) as archive:
         read = {member.name: archive.read(member) for member in archive.members}
-        assert (read, archive.num_hidden) == ({"a": b"22", "b/x": b"1"}, 2)
+        assert read == {"a": b"22", "b/x": b"1"}
+        assert archive.hidden == ("._a", "Thumbs.db", "__MACOSX/a")
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -85,3 +87,18 @@ def test_compressed_files_that_grow_too_much_are_refused(tmp_path):
     assert len(read_plain_or_gzip(path)) == 2**20
     with pytest.raises(DataError, match="more than 1,000 bytes"):
         read_plain_or_gzip(path, max_bytes=1000)
+
+
+def test_stamps_of_members_change_with_them(tmp_path):
+    zipped, tarred = tmp_path / "a.zip", tmp_path / "a.tar"
+    stamps: list[list[str]] = [[], []]
+    for time, content in ((1, b"1"), (2, b"2")):
+        make_zip(zipped, {"x": content})
+        with tarfile.open(tarred, "w") as file:
+            info = tarfile.TarInfo("x")
+            info.size, info.mtime = 1, time
+            file.addfile(info, io.BytesIO(content))
+        for found, path in zip(stamps, (zipped, tarred), strict=True):
+            with open_archive(path) as archive:
+                found += [member.stamp for member in archive.members]
+    assert [len(set(found)) for found in stamps] == [2, 2]

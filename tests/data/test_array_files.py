@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ncgn_jax.data.array_files import open_npy, read_npz
+from ncgn_jax.data.array_files import look_at_npy, look_at_npz, open_npy, read_npz
 from ncgn_jax.faults import DataError
 
 ARRAYS = {
@@ -53,6 +53,20 @@ def test_an_array_is_mapped_and_not_read(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((4, 8)))
     base = open_npy(tmp_path / "a.npy").base
     assert isinstance(base, np.memmap)
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0)])
+def test_headers_tell_shapes_and_types_without_the_numbers(tmp_path, version):
+    content = to_bytes(np.lib.format.write_array, np.zeros((4, 8), np.int16), version)
+    array = look_at_npy(io.BytesIO(content[:-50]))
+    assert (array.shape, array.dtype, array.base.nbytes) == ((4, 8), np.int16, 2)
+    with pytest.raises(DataError, match=r"not a readable \.npy file"):
+        look_at_npy(io.BytesIO(content[:20]))
+    np.savez_compressed(tmp_path / "a.npz", **ARRAYS)
+    looked_at = [(a.shape, a.dtype) for a in look_at_npz(tmp_path / "a.npz")]
+    assert looked_at == [(a.shape, a.dtype) for a in ARRAYS.values()]
+    (tmp_path / "a.npz").write_bytes(b"PK")
+    assert not list(look_at_npz(tmp_path / "a.npz"))
 
 
 def test_missing_files_and_arrays_are_named(tmp_path):

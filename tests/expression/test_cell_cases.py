@@ -484,9 +484,7 @@ def test_fields_that_a_source_does_not_read_are_refused():
 def test_more_than_fits_is_refused_with_a_proposal(tmp_path, monkeypatch):
     path = tmp_path / "a.h5ad"
     annotated(200).write_h5ad(path)
-    monkeypatch.setattr(
-        "ncgn_jax.expression.host_memory.available_bytes", lambda: 250_000
-    )
+    monkeypatch.setattr("ncgn_jax.data.host_memory.available_bytes", lambda: 250_000)
     sizes = {"num_nodes": 64, "num_train": 100, "num_test": 100}
     with pytest.raises(
         DataError,

@@ -208,6 +208,8 @@ def test_no_genes_left(tmp_path, example):
         (b"ID|X|Y|Gad2\na|1|2|3\n", "no tab, comma or semicolon"),
         (b"ID,X,Y,Gad2\na,1,2,3\nb,1,2\n", "line 3: 3 fields; allowed: 4 as in the"),
         (b"ID,X,Y,Gad2\na,1,2,3,4,5\n", "line 2: 6 fields; allowed: 4 .* or 5 in all"),
+        (b"<!DOCTYPE html>\n<html>", "a web page in the place"),
+        (b"version https://git-lfs.github.com/spec/v1\nsize 3\n", "git lfs pull"),
         (b"ID,X,Y,Gad2\na,1,2,\xff\n", "not a table in UTF-8"),
         (b'ID,X,Y,Gad2\na,1,2,"3\n', "not a table in UTF-8"),
     ],

@@ -1,6 +1,7 @@
 """Sets of images: units, splits, the digits, archives like MNIST and CIFAR."""
 
 import dataclasses
+import zipfile
 
 import numpy as np
 import pytest
@@ -264,6 +265,25 @@ def test_archives_with_a_split_come_back_as_written(tmp_path, pixels, names):
     np.testing.assert_array_equal(data.test_labels, labels[9:, 0])
     assert data.name == "few (6x5x3)"
     assert data.units == ImageUnits(127.5, 127.5)
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_files_named_for_parts_are_one_set_in_a_folder_and_an_archive(
+    tmp_path, pixels, is_packed
+):
+    folder = tmp_path / "few"
+    folder.mkdir()
+    write(folder / "train.npz", images=pixels[:9])
+    write(folder / "test.npz", images=pixels[9:])
+    path = folder
+    if is_packed:
+        path = tmp_path / "few.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in folder.iterdir():
+                archive.write(file, file.name)
+    data = load_arrays(path)
+    np.testing.assert_array_equal(data.train, pixels[:9], strict=True)
+    np.testing.assert_array_equal(data.test, pixels[9:], strict=True)
 
 
 @pytest.mark.parametrize("key", ["images", "x_train", "arr_0"])

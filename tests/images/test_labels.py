@@ -5,11 +5,12 @@ import io
 import numpy as np
 import pytest
 
+from ncgn_jax.data.labels import RawLabels
 from ncgn_jax.data.report import Reading
 from ncgn_jax.faults import DataError
 from ncgn_jax.images.array_parts import ArrayOptions
 from ncgn_jax.images.arrays import load_arrays
-from ncgn_jax.images.labels import RawLabels, read_labels
+from ncgn_jax.images.labels import read_labels
 from ncgn_jax.images.matlab_files import read_matlab
 
 NUMBERS = np.array([2, 0, 1, 0])

@@ -141,7 +141,15 @@ def test_linked_folders_are_read_once(tmp_path):
     folder.mkdir()
     (folder / "train").symlink_to(tmp_path / "there" / "train")
     (folder / "loop").symlink_to(folder)
-    assert len(load(folder).all_smiles()) == len(CHAINS)
+    (folder / "train_again").symlink_to(tmp_path / "there" / "train")
+    (folder / "train.smi").symlink_to(tmp_path / "absent")
+    data = load(folder)
+    assert len(data.all_smiles()) == len(CHAINS)
+    assert set(map(str, data.report.left_out)) == {
+        "1 links that lead round in a circle (first loop)",
+        "1 files of folders that links lead to again (first train_again/a.smi)",
+        "1 links to nothing, and pipes (first train.smi)",
+    }
 
 
 @pytest.mark.parametrize("column", ["SPLIT", "split", "set"])

@@ -355,10 +355,12 @@ def test_links_inside_are_followed_and_links_that_lead_out_are_counted(tmp_path)
     os.symlink(root / ".store" / "lamp", root / "lamp")
     os.symlink(other, root / "secret")
     os.symlink(root, root / "chair" / "round")
+    os.symlink(root / "absent", root / "chair" / "2.npy")
     data = load_point_files(root, 8)
     assert data.class_names == ("chair", "lamp")
     assert sum(counts(data)) == 4
     assert "2 links out of the folder or in a circle (first chair/round)" in say(data)
+    assert "1 links to nothing, and pipes (first chair/2.npy)" in say(data)
 
 
 # Meshes.
@@ -524,5 +526,14 @@ def test_one_hot_classes(tmp_path):
     data = load_point_files(tmp_path / "a.npz", 8)
     assert [sum(n) for n in by_class(data).values()] == [2, 2, 2]
     np.savez(tmp_path / "a.npz", points=points, label=np.ones((6, 3)))
-    with pytest.raises(DataError, match="allowed: a number or name for each cloud"):
+    with pytest.raises(DataError, match="one-hot rows, one for each cloud"):
         load_point_files(tmp_path / "a.npz", 8)
+
+
+def test_forms_of_classes_are_said(tmp_path):
+    points = np.stack([cloud(i) for i in range(6)])
+    labels = np.array([0.0, 1, 0, 1, 0, 1])
+    np.savez(tmp_path / "a.npz", points=points, label=labels)
+    data = load_point_files(tmp_path / "a.npz", 8)
+    assert "classes are whole numbers stored as float64" in data.report.notes
+    assert [sum(n) for n in by_class(data).values()] == [3, 3]

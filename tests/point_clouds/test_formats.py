@@ -76,6 +76,7 @@ def test_columns_of_text_are_found_by_their_names(tmp_path):
         (text(" ")[:-20], "allowed: 3 numbers, as in the first .truncated"),
         (text(" ") + "nan one two\n", "point 21: 'nan one two'"),
         ("1 2\n3 4\n", "no points: no line begins with three numbers"),
+        ("version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         ("", "no points"),
     ],
 )
@@ -472,7 +473,7 @@ def test_files_that_are_left_out_are_counted_by_kind(tmp_path):
         (tmp_path / name).write_bytes(b"words, no points")
     report = load_point_files(tmp_path, 8).report
     left = {tally.kind: (tally.count, tally.first) for tally in report.left_out}
-    assert left.pop("hidden files") == (1, "")
+    assert left.pop("hidden files") == (1, ".hidden")
     assert left.pop(".fbx files: a mesh: export it as .glb, .ply or .obj") == (
         2,
         "a.fbx",
