@@ -11,13 +11,19 @@ import shlex
 import sys
 from collections.abc import Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from ncgn_jax.config import load_config, split_config_arguments, with_fields
 from ncgn_jax.domains import DOMAINS, load_data, set_fields, validate
-from ncgn_jax.faults import ConfigError, DataError, NcgnError, get_field
+from ncgn_jax.faults import (
+    ConfigError,
+    DataError,
+    NcgnError,
+    describe_machine,
+    get_field,
+)
 
 # Data may have several faults, each with its own proposal.
 _MOST_TRIALS = 20
@@ -36,8 +42,11 @@ def check(arguments: Sequence[str]) -> None:
     options = parser.parse_args(rest[1:])
     try:
         _check(options.path, options.domain, overrides)
-    except NcgnError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (NcgnError, OSError) as error:
+        reason = describe_machine(error) if isinstance(error, OSError) else error
+        if reason is None:
+            raise
+        print(f"error: {reason}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -50,40 +59,53 @@ def _check(path: Path, domain: str | None, overrides: list[str]) -> None:
     config = with_fields(load_config(kind.usual_config), fields)
     config = set_fields(config, overrides)
     asked = {text.partition("=")[0] for text in overrides}
-    dataset, proposed = _load(config, asked)
-    print("\n".join([f"domain: {domain}", *dataset.report.lines(dataset.name)]))
-    for name, (was, now) in proposed.items():
-        print(f"  NOTE: read with {name}={now}, since with {was} the data cannot be")
-        fields[name] = now
+    found = _load(config, asked)
+    report, name = found.dataset.report, found.dataset.name
+    print("\n".join([f"domain: {domain}", *report.lines(name)]))
+    for field, (was, now) in found.proposed.items():
+        print(f"  NOTE: read with {field}={now}, since with {was} it cannot be")
+        fields[field] = now
+    if found.problem is not None:
+        raise found.problem
+    print("".join(f"  {note}\n" for note in found.notes), end="")
     given = [f"--config.{name}={value}" for name, value in fields.items()]
     given += [f"--config.{text}" for text in overrides]
     command = shlex.join(["ncgn", "train", f"--config={kind.usual_config}", *given])
     print(f"train on it: {command}")
 
 
-def _load(
-    config: ConfigDict, asked: Set[str]
-) -> tuple[Any, dict[str, tuple[Any, Any]]]:
-    """Loads data with other values of fields where an error proposes them.
+class _Found(NamedTuple):
+    """Data that were read, and whether they can be trained on."""
+
+    dataset: Any
+    proposed: dict[str, tuple[Any, Any]]  # changed fields: what they were and are
+    notes: list[str]
+    problem: DataError | None
+
+
+def _load(config: ConfigDict, asked: Set[str]) -> _Found:
+    """Loads data, with other values of fields where an error proposes them.
 
     Args:
       config: Configuration of the data.
       asked: Fields that somebody has set, and that stay.
-
-    Returns:
-      The data set, and the fields that were changed: what they were and are.
     """
     changed: dict[str, tuple[Any, Any]] = {}
     for trials_left in range(_MOST_TRIALS, -1, -1):
         validate(config, to_train=False)
+        dataset = None
         try:
-            return load_data(config), changed
+            dataset = load_data(config)
+            task = DOMAINS[config.task](config, dataset)
+            return _Found(dataset, changed, task.notes(), None)
         except DataError as error:
             fields = {
                 name: value
                 for name, value in error.proposal.items()
                 if name not in asked and get_field(config, name) != value
             }
+            if (not fields or not trials_left) and dataset is not None:
+                return _Found(dataset, changed, [], error)
             if not fields or not trials_left:
                 raise
             for name, value in fields.items():

@@ -40,7 +40,7 @@ class DataError(NcgnError, ValueError):
     """
 
     def __init__(
-        self, message: str, proposal: Mapping[str, int | str] | None = None
+        self, message: str, proposal: Mapping[str, float | str] | None = None
     ) -> None:
         super().__init__(message)
         self.proposal = dict(proposal or {})

@@ -243,6 +243,12 @@ def start(argv: list[str], usage: str) -> None:
 
     try:
         app.run(act, argv=rest)
+    except Preempted as stop:
+        # All that was finished is on disk, and the threads of a program that still
+        # runs may crash while Python takes itself apart.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(int(str(stop.code)))
     except SystemExit as end:
         if flags.FLAGS.is_parsed() and _MODE.value == "check" and end.code:
             print(end.code, file=sys.stderr)

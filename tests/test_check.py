@@ -33,14 +33,13 @@ def test_the_command_that_is_proposed_reads_the_same(tmp_path, capsys):
     assert report[0] == "domain: point_clouds"
     assert "data: my clouds.npy (40 points); " in report[1]
     assert "6 clouds, 5 train, 1 test (at random" in report[1]
-    assert "  NOTE: read with data.num_points=40, since with 400 the data" in report[-1]
+    assert "  NOTE: read with data.num_points=40, since with 400 it" in report[-2]
+    assert "1 test clouds; the table leaves out what needs 4" in report[-1]
     words = shlex.split(command.removeprefix("train on it: "))
     assert words[:3] == ["ncgn", "train", "--config=modelnet"]
     fields = [word.removeprefix("--config.") for word in words[3:]]
     config = set_fields(load_config("modelnet"), fields)
-    assert load_data(config).report.lines("")[1:] == [
-        line for line in report[2:] if "read with" not in line
-    ]
+    assert load_data(config).report.lines("")[1:] == report[2:-2]
 
 
 def test_fields_that_were_asked_for_stay(tmp_path, capsys):
@@ -59,7 +58,26 @@ def test_molecules_of_another_size_are_read_with_it(tmp_path, capsys):
     check([str(tmp_path / "a.smi")])
     shown = capsys.readouterr().out
     assert "10 molecules, 8 train, 1 val, 1 test" in shown
-    assert "NOTE: read with data.max_atoms=21, since with 9 the data cannot be" in shown
+    assert "NOTE: read with data.max_atoms=21, since with 9 it cannot be" in shown
+
+
+def test_what_would_be_refused_in_training_is_refused_with_the_report(tmp_path, capsys):
+    pixels = np.arange(5 * 64, dtype=np.uint8).reshape(5, 8, 8)
+    np.savez(tmp_path / "a.npz", images=pixels)
+    with pytest.raises(SystemExit) as end:
+        check([str(tmp_path / "a.npz")])
+    shown = capsys.readouterr()
+    assert end.value.code == 2
+    assert "5 images, 4 train, 1 test" in shown.out
+    assert "train on it" not in shown.out
+    assert "1 test images; allowed: at least 4, see data.test_fraction" in shown.err
+    np.savez(tmp_path / "b.npz", images=np.concatenate([pixels, 255 - pixels]))
+    check([str(tmp_path / "b.npz")])
+    shown = capsys.readouterr().out
+    assert "10 images, 6 train, 4 test" in shown
+    assert (
+        "NOTE: read with data.test_fraction=0.4, since with 0.1 it cannot be" in shown
+    )
 
 
 def test_what_is_unclear_is_refused_with_the_ways_out(tmp_path, capsys):

@@ -36,7 +36,7 @@ from ncgn_jax.faults import DataError
 
 _HEAD_BYTES = 2**16
 
-Links = Literal["refuse", "list", "follow"]
+Links = Literal["refuse", "list"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,9 +125,11 @@ class FileTree(NamedTuple):
     links: tuple[str, ...] = ()
 
     def count_hidden(self, reading: Reading) -> None:
-        """Counts hidden files as left out."""
-        first = self.hidden[0] if self.hidden else ""
-        reading.leave_out("hidden files", first, len(self.hidden))
+        """Counts hidden files, and links that are not followed, as left out."""
+        for name in self.hidden:
+            reading.leave_out("hidden files", name)
+        for name in self.links:
+            reading.leave_out("links out of the folder or in a circle", name)
 
 
 @contextlib.contextmanager
@@ -139,8 +141,8 @@ def open_tree(
     Args:
       path: The folder, archive or file.
       links: What becomes of links in a folder that lead out of it or round in a
-        circle, others being followed: "refuse" them all, "list" them all, or "follow"
-        those that lead out and list the rest. Links in archives are refused.
+        circle, others being followed: "refuse" them, or "list" them. Links in archives
+        are refused.
 
     Yields:
       The files; those of an archive can be read until the end of the block.
@@ -192,7 +194,7 @@ def list_folder(root: Path, links: Links = "refuse") -> FileTree:
             real = above[-1] / entry.name
             if entry.is_symlink():
                 real = Path(os.path.realpath(path))
-                fault = _fault_of_link(real, above, inside, links)
+                fault = _fault_of_link(real, above, inside)
                 if fault and links == "refuse":
                     raise DataError(f"{root}: {name} is a link {fault}")
                 if fault:
@@ -209,15 +211,13 @@ def list_folder(root: Path, links: Links = "refuse") -> FileTree:
     return FileTree(tuple(files), tuple(folders), tuple(hidden), tuple(listed))
 
 
-def _fault_of_link(
-    real: Path, above: tuple[Path, ...], inside: Path, links: Links
-) -> str:
+def _fault_of_link(real: Path, above: tuple[Path, ...], inside: Path) -> str:
     """Returns why a link is not followed, nothing if it is."""
     if real in above:
         return (
             "to a folder that holds it; allowed: links to files, or to folders beside"
         )
-    if links != "follow" and not real.is_relative_to(inside):
+    if not real.is_relative_to(inside):
         return "that leaves the folder; allowed: links to what is in it"
     return ""
 

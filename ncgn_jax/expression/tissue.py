@@ -63,6 +63,11 @@ def load_tissue(
     """
     table = load_cells(path, **options, with_totals=library_size is not None)
     reading, (num_cells, num_genes) = table.reading, table.expression.shape
+    if num_cells > 1 and not np.ptp(table.positions, axis=0).any():
+        raise DataError(
+            f"{path}: all {num_cells:,} cells lie at one place; allowed: positions "
+            "that differ (data.spatial_key, coordinate_columns or coordinates)"
+        )
     _check_counts(table, logarithm, library_size is not None, path)
     # Patches are held twice: as they are, and standardised for training.
     num_patches = min(num_train, num_cells) + min(num_test, num_cells)
@@ -88,9 +93,12 @@ def load_tissue(
         values[:, genes] = part.to_fields(table.expression[:, genes], table.totals)
     rng = np.random.default_rng(seed)
     parts = []
-    for rows, count in ((~is_test, num_train), (is_test, num_test)):
+    for split, rows, count in (
+        ("training", ~is_test, num_train),
+        ("test", is_test, num_test),
+    ):
         parts.append(
-            _cut(table, sections, values, rows, count, num_nodes, units, rng, path)
+            _cut(table, sections, values, split, rows, count, num_nodes, units, rng)
         )
     contents = (
         *table.contents,
@@ -239,18 +247,19 @@ def _cut(
     table: CellTable,
     sections: np.ndarray | None,
     expression: np.ndarray,
+    split: str,
     rows: np.ndarray,
     count: int,
     num_nodes: int,
     units: CellUnits,
     rng: np.random.Generator,
-    path: str | os.PathLike[str],
 ) -> FieldSet:
     """Cuts `count` patches out of the chosen rows of a table, of each section."""
     index = np.flatnonzero(rows)
     if len(index) < 2:
         raise DataError(
-            f"{path}: {len(index)} cells on one side of the split; allowed: >= 2"
+            f"{table.reading.origin}: {len(index)} {split} cells; allowed: at least 2, "
+            "see data.test_fraction"
         )
     moments = np.zeros(len(index)) if table.time is None else table.time[index]
     pieces = np.zeros(len(index)) if sections is None else sections[index]
@@ -274,12 +283,12 @@ def _cut(
         patches.extend(own[near] for near in nearest)
     if not patches:
         raise DataError(
-            f"{path}: no two cells of one section and time on one side of the split"
+            f"{table.reading.origin}: no two {split} cells of one section and time"
         )
     if num_small:
         table.reading.say(
-            f"{num_small} of {len(kinds)} pieces of tissue, each of one section, time "
-            f"and split, have fewer than data.num_nodes={num_nodes} cells and are one "
+            f"{num_small} of {len(kinds)} pieces of {split} cells, each of one section "
+            f"and time, have fewer than data.num_nodes={num_nodes} cells and are one "
             "smaller graph each"
         )
     longest = max(map(len, patches))

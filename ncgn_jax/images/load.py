@@ -1,5 +1,6 @@
 """Loads the images that a configuration names."""
 
+import math
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -118,8 +119,12 @@ def check_data(config: ConfigDict, dataset: ImageDataset) -> None:
             f"{MIN_SIZE}x{MIN_SIZE}"
         )
     if len(dataset.test) < 4:
+        total = len(dataset.train) + len(dataset.test)
+        enough = math.ceil(400 / total) / 100
         raise DataError(
-            f"{dataset.name}: {len(dataset.test)} test images; allowed: at least 4"
+            f"{dataset.name}: {len(dataset.test)} test images; allowed: at least 4, "
+            "see data.test_fraction",
+            {"data.test_fraction": enough} if total >= 8 else None,
         )
     if config.evaluate.inception is not None and dataset.units.is_latent:
         raise DataError("evaluate.inception: allowed: none for latents, no pixels")

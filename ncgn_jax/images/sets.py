@@ -186,6 +186,12 @@ def make_image_dataset(
     num_repeated = None
     if isinstance(train, np.ndarray) and isinstance(test, np.ndarray):
         num_repeated = count_repeated(train, test)
+        of_parts = count_repeated(train) + count_repeated(test)
+        if num_repeated > of_parts:
+            reading.say(
+                f"{num_repeated - of_parts:,} different test images are training "
+                "images too"
+            )
     report = reading.report(
         {"train": len(train), "test": len(test)},
         split_rule,
@@ -275,9 +281,9 @@ def stratified_split(
     available = int((counts - 1).sum())
     if num_test < 1 or available < 1:
         raise DataError(
-            f"{where}: {num_test} test images of {len(labels)} images in "
-            f"{len(counts)} classes; allowed: 1..{available}, so that every class "
-            "keeps a training image"
+            f"{where}: {len(labels)} images in {len(counts)} classes, of which "
+            f"{max(num_test, 1)} should be held out; allowed: two or more of some "
+            "class, so that every class keeps a training image"
         )
     share = min(num_test, available) * counts / len(labels)
     given = np.floor(share).astype(int)

@@ -15,6 +15,7 @@ from ncgn_jax.molecules.atom_classes import atoms_of, bonds_of, import_chem
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
 
+FRAGMENTS = "of several fragments"
 MIN_ATOMS = 2  # heavy atoms of a usable molecule
 _SHOWN = 60  # characters of a faulty entry in a message
 _MAX_LENGTH = 20_000  # of a SMILES: RDKit takes minutes for much longer ones
@@ -124,9 +125,7 @@ def find_fault(mol: "Mol", limits: Limits) -> Fault | None:
     chem = import_chem()
     parts = len(chem.GetMolFrags(mol))
     if parts > 1:
-        return Fault(
-            "of several fragments", f"{parts} fragments", "one, or data.salts=largest"
-        )
+        return Fault(FRAGMENTS, f"{parts} fragments", "one, or data.salts=largest")
     atoms = atoms_of(mol)
     if any(atom.GetNumRadicalElectrons() for atom in atoms):
         return Fault("with unpaired electrons", chem.MolToSmiles(mol), "none")

@@ -26,6 +26,7 @@ from ncgn_jax.data.splits import SPLITS
 from ncgn_jax.faults import DataError
 from ncgn_jax.molecules.atom_classes import atoms_of, bonds_of, import_chem
 from ncgn_jax.molecules.faults import (
+    FRAGMENTS,
     RDKIT_ERRORS,
     Fault,
     Limits,
@@ -192,6 +193,8 @@ class Gathered:
             reasons = ", ".join(map(str, self.reading.left_out)) or "nothing"
             proposal = self._propose_size()
             end = f"; {proposal}" if proposal else ""
+            if any(tally.kind == FRAGMENTS for tally in self.reading.left_out):
+                end += "; data.salts=largest keeps the largest fragment of each"
             enough = self._enough_atoms()
             raise DataError(
                 f"{self.reading.origin}: no usable molecule; left out: {reasons}{end}",

@@ -93,7 +93,7 @@ def open_sources(
     Raises:
       DataError: If there are none, or if it is not clear which are meant.
     """
-    with open_tree(path, "follow") as tree:
+    with open_tree(path, "list") as tree:
         if path.is_file() and not is_archive(path):
             (file,) = tree.files
             if file.ending not in ENDINGS:
@@ -101,14 +101,12 @@ def open_sources(
             yield [_source(file, None)]
         else:
             tree.count_hidden(reading)
-            for name in tree.links:
-                reading.leave_out("links that lead round in a circle", name)
             yield _choose(_each_once(tree.files, reading), path, reading, by_split)
 
 
 def has_molecules(path: Path) -> bool:
     """Tells whether a folder has files of molecules, by their names."""
-    return any(file.ending in ENDINGS for file in list_folder(path, "follow").files)
+    return any(file.ending in ENDINGS for file in list_folder(path, "list").files)
 
 
 def _source(file: TreeFile, split: str | None) -> Source:

@@ -116,6 +116,8 @@ class CloudReader:
         self._entries = {entry.name: entry for entry in tree.files}
         self._coarse: list[tuple[float, float, str]] = []  # step, size, name
         self._padded: list[tuple[float, str]] = []  # share, name
+        self._notes: dict[str, list[str]] = {}
+        self._num_meshes = 0
         self.smallest = 0
         self._blocks = _Blocks()
 
@@ -137,6 +139,13 @@ class CloudReader:
 
     def warn(self) -> None:
         """Notes what is odd about the clouds, with the worst of each."""
+        for note, names in self._notes.items():
+            count = f"{len(names):,} files: " if len(names) > 1 else ""
+            self.reading.say(f"{count}{note} (first {names[0]})")
+        if self.sampling != "auto" and not self._num_meshes:
+            self.reading.say(
+                f"data.sampling={self.sampling} is for meshes, of which there are none"
+            )
         if self._coarse:
             step, size, name = max(self._coarse, key=lambda item: item[0] / item[1])
             way = (
@@ -184,11 +193,12 @@ class CloudReader:
                 "points without coordinates", entry.name, shape.num_missing
             )
         if shape.note:
-            self.reading.say(f"{shape.note} (first {entry.name})")
+            self._notes.setdefault(shape.note, []).append(entry.name)
         check_clouds(shape.points, where)
         points, rng = shape.points, self._stream(entry)
         content = _digest(points, shape.faces)
         if len(shape.faces):
+            self._num_meshes += 1
             if self.sampling == "vertices":
                 if len(points) < self.num_points:
                     self.reading.leave_out(

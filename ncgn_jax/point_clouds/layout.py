@@ -99,8 +99,6 @@ def find_layout(
       DataError: If there are no clouds, or classes or parts are not clear.
     """
     tree.count_hidden(reading)
-    for name in tree.links:
-        reading.leave_out("links out of the folder or in a circle", name)
     clouds, texts = _sort_out(tree.files, reading, pattern)
     if not clouds:
         raise DataError(_nothing(tree, origin, reading, pattern))

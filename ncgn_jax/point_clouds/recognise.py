@@ -72,6 +72,8 @@ def _is_text_cloud(entry: TreeFile) -> bool:
     """Looks at the first lines; a table of cells is wider, or has no x, y and z."""
     head = entry.head()
     lines = head.splitlines()[:20]
+    if not lines:
+        return False
     if len(lines[0].split()) == 1 and lines[0].strip().isdigit():
         lines = lines[1:]  # the number of points, of which not all are looked at
     cloud = read_text_cloud(b"\n".join(lines), entry.name)

@@ -143,7 +143,7 @@ def test_splits_draw_at_random():
 
 
 def test_splits_that_leave_nothing_are_refused():
-    with pytest.raises(DataError, match=r"a\.npz: 3 test images of 4 images in 4"):
+    with pytest.raises(DataError, match=r"a\.npz: 4 images in 4 classes, of which 3"):
         stratified_split(np.arange(4), 3, 0, "a.npz")
     for fraction in (0, 1, -0.5, float("nan")):
         with pytest.raises(DataError, match="allowed: between 0 and 1"):
@@ -385,7 +385,10 @@ def test_arrays_that_are_absent_or_doubled_are_named(tmp_path, pixels):
         ({"x": pixels, "y": labels[1:]}, r"'y': shape \(11,\) for 12 images"),
         ({"x": pixels, "y": labels - 1}, r"'y': -1\.\.-1; allowed"),
         ({"x": pixels, "y": labels + 0.5}, "'y': dtype float64 with 0.5; allowed"),
-        ({"x": pixels, "y": np.arange(12)}, "1 test images of 12 images in 12"),
+        (
+            {"x": pixels, "y": np.arange(12)},
+            "12 images in 12 classes, of which 1 ",
+        ),
         ({"x": pixels, "classes": ["a", "b"]}, r"class 1 \(b\) has no training image"),
         ({"x": pixels, "classes": "a"}, r"'classes': shape \(\); allowed: \[class\]"),
     ):

@@ -135,18 +135,18 @@ def test_files_of_a_kind_are_read_as_one_and_texts_beside_are_not(tmp_path):
     assert "(first 2.smi, line 6)" in str(load(tmp_path).report)
 
 
-def test_linked_folders_are_read_once(tmp_path):
-    write(tmp_path / "there" / "train" / "a.smi", CHAINS)
+def test_linked_folders_are_read_once_and_never_out_of_the_folder(tmp_path):
+    write(tmp_path / "there" / "test.smi", RINGS)
     folder = tmp_path / "here"
-    folder.mkdir()
-    (folder / "train").symlink_to(tmp_path / "there" / "train")
+    write(folder / "train" / "a.smi", CHAINS)
     (folder / "loop").symlink_to(folder)
-    (folder / "train_again").symlink_to(tmp_path / "there" / "train")
-    (folder / "train.smi").symlink_to(tmp_path / "absent")
+    (folder / "out").symlink_to(tmp_path / "there")
+    (folder / "train_again").symlink_to(folder / "train")
+    (folder / "train.smi").symlink_to(folder / "absent")
     data = load(folder)
     assert len(data.all_smiles()) == len(CHAINS)
     assert set(map(str, data.report.left_out)) == {
-        "1 links that lead round in a circle (first loop)",
+        "2 links out of the folder or in a circle (first loop)",
         "1 files of folders that links lead to again (first train_again/a.smi)",
         "1 links to nothing, and pipes (first train.smi)",
     }
