@@ -6,6 +6,7 @@ written beside it. `NCGN_FUZZ=2000 python -m pytest tests/test_fuzz.py` tries mo
 other, files.
 """
 
+import functools
 import os
 from pathlib import Path
 
@@ -92,6 +93,12 @@ KINDS = (
 )
 
 
+@functools.cache
+def good(kind) -> bytes:
+    """The content of a kind, made once, since some take long to make."""
+    return kind.content()
+
+
 def is_read_or_refused(read, expected) -> bool:
     """Says whether all is well; an error other than those expected goes on up."""
     try:
@@ -110,7 +117,7 @@ def test_spoilt_data_files_are_refused_in_words(kind, change, tmp_path):
         pytest.importorskip(kind.needs)
     path = tmp_path / "two" / "down" / kind.name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(change(kind.content()))
+    path.write_bytes(change(good(kind)))
     assert is_read_or_refused(lambda: kind.read(path), DataError)
     written = {entry.name for entry in tmp_path.rglob("*") if entry.name != "down"}
     assert written <= {"two", kind.name, *kind.besides}
