@@ -29,14 +29,26 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SMOKE = REPOSITORY / "configs" / "smoke.py"
 EXPECTED = (DataError, ConfigError, CheckpointError, DataError)
 NUM_EXAMPLES = int(os.environ.get("NCGN_FUZZ", "0"))
-try_many = settings(
-    max_examples=NUM_EXAMPLES or 30,
-    # In a plain test run the same files every time.
-    derandomize=not NUM_EXAMPLES,
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+
+
+def try_files(number):
+    """Settings that try so many files, unless NCGN_FUZZ asks for another number."""
+    return settings(
+        max_examples=NUM_EXAMPLES or number,
+        # In a plain test run the same files every time.
+        derandomize=not NUM_EXAMPLES,
+        deadline=None,
+        database=None,
+        suppress_health_check=[
+            HealthCheck.function_scoped_fixture,
+            HealthCheck.too_slow,
+        ],
+    )
+
+
+try_many = try_files(30)
+# Each of these is read in a process of its own first.
+IN_A_PROCESS = (".h5", ".h5ad", ".laz")
 
 # What readers trip over: signs, ends, huge and special numbers, names that lead out.
 TOKENS = (
@@ -108,11 +120,12 @@ def is_read_or_refused(read, expected) -> bool:
     return True
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS, ids=[kind.name for kind in KINDS])
-@try_many
-@given(change=damage())
-def test_spoilt_data_files_are_refused_in_words(kind, change, tmp_path):
+def of_kinds(kinds):
+    return pytest.mark.parametrize("kind", kinds, ids=[kind.name for kind in kinds])
+
+
+def spoil(kind, change, tmp_path):
+    """Reads a spoilt file; it becomes data or a message, and nothing is written."""
     if kind.needs:
         pytest.importorskip(kind.needs)
     path = tmp_path / "two" / "down" / kind.name
@@ -123,7 +136,25 @@ def test_spoilt_data_files_are_refused_in_words(kind, change, tmp_path):
     assert written <= {"two", kind.name, *kind.besides}
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=[kind.name for kind in KINDS])
+@pytest.mark.slow
+@of_kinds([kind for kind in KINDS if not kind.name.endswith(IN_A_PROCESS)])
+@try_many
+@given(change=damage())
+def test_spoilt_data_files_are_refused_in_words(kind, change, tmp_path):
+    spoil(kind, change, tmp_path)
+
+
+@pytest.mark.slow
+@of_kinds([kind for kind in KINDS if kind.name.endswith(IN_A_PROCESS)])
+@try_files(6)
+@given(change=damage())
+def test_spoilt_files_of_libraries_that_crash_are_refused_in_words(
+    kind, change, tmp_path
+):
+    spoil(kind, change, tmp_path)
+
+
+@of_kinds(KINDS)
 def test_the_files_that_are_spoilt_are_good_ones(kind, tmp_path):
     if kind.needs:
         pytest.importorskip(kind.needs)

@@ -28,7 +28,7 @@ from tests.line_task import CONFIG_FILE, line_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NUM_KILLS = int(os.environ.get("NCGN_KILLS", "3"))
-NUM_WHOLE_KILLS = int(os.environ.get("NCGN_KILLS", "2"))
+NUM_WHOLE_KILLS = int(os.environ.get("NCGN_KILLS", "1"))
 STEPS_PER_RUN = 50
 # With steps between those that are logged and saved.
 OVERRIDES = [

@@ -41,6 +41,7 @@ def stand_in(**sample):
             sample=types.SimpleNamespace(num_samples=4, **sample),
             evaluate=types.SimpleNamespace(max_reference=4, max_images=4),
         ),
+        has_data=False,
         dataset=types.SimpleNamespace(name="a", train=range(9), test=range(5)),
         model=model,
         sampling=types.SimpleNamespace(guidance=1.5),
