@@ -98,8 +98,8 @@ def test_wrong_shapes_are_refused(points, message):
 
 def test_too_few_points_names_the_choices():
     wanted = (
-        r"file X: 312 points, num_points=400 asked; allowed: data.num_points <= 312, or "
-        r"of meshes data\.sampling=surface"
+        r"file X: 312 points, num_points=400 asked; allowed: data.num_points <= 312, "
+        r"or of meshes data\.sampling=surface"
     )
     with pytest.raises(DataError, match=wanted):
         check_clouds(np.ones((1, 312, 3)), "file X", 400)
