@@ -86,6 +86,12 @@ def load_tissue(
     if table.sections is not None:
         sections = np.unique(table.sections, return_inverse=True)[1]
     is_test, rule = hold_out(table.positions, sections, test_fraction)
+    for split, rows in (("training", ~is_test), ("test", is_test)):
+        if rows.sum() < 2:
+            raise DataError(
+                f"{path}: {rows.sum()} {split} cells; allowed: at least 2, see "
+                "data.test_fraction"
+            )
     units = _learn_units(table, sections, ~is_test, num_nodes, logarithm, library_size)
     values = np.empty(table.expression.shape, np.float32)
     for genes in _gene_blocks(num_genes):
@@ -256,11 +262,6 @@ def _cut(
 ) -> FieldSet:
     """Cuts `count` patches out of the chosen rows of a table, of each section."""
     index = np.flatnonzero(rows)
-    if len(index) < 2:
-        raise DataError(
-            f"{table.reading.origin}: {len(index)} {split} cells; allowed: at least 2, "
-            "see data.test_fraction"
-        )
     moments = np.zeros(len(index)) if table.time is None else table.time[index]
     pieces = np.zeros(len(index)) if sections is None else sections[index]
     keys = np.stack([pieces, moments], axis=1)

@@ -494,3 +494,20 @@ def test_more_than_fits_is_refused_with_a_proposal(tmp_path, monkeypatch):
     assert (
         len(load_tissue(path, **{**sizes, "num_train": 10, "num_test": 5}).train) == 10
     )
+
+
+def test_a_split_that_leaves_too_few_cells_is_refused_before_they_are_measured(
+    tmp_path,
+):
+    """Nine of ten cells lie at the end that is held out."""
+    rows = [f"c{i},{0 if i < 9 else -1},0,{i}" for i in range(10)]
+    (tmp_path / "a.csv").write_text("\n".join(["ID,x,y,Gad2", *rows]))
+    with pytest.raises(DataError, match=r"a\.csv: 1 training cells; allowed: at least"):
+        load_tissue(tmp_path / "a.csv", num_nodes=4, repeated_cells="keep")
+
+
+def test_cells_at_one_place_are_refused_in_one_line(tmp_path):
+    rows = [f"c{i},3,4,{i}" for i in range(10)]
+    (tmp_path / "a.csv").write_text("\n".join(["ID,x,y,Gad2", *rows]))
+    with pytest.raises(DataError, match="all 10 cells lie at one place; allowed: pos"):
+        load_tissue(tmp_path / "a.csv", num_nodes=4, repeated_cells="keep")
