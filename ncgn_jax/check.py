@@ -9,7 +9,7 @@ Ends with 0 if the data can be trained on, else with 2 and one message.
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,9 +53,9 @@ def check(arguments: Sequence[str]) -> None:
 def _check(path: Path, domain: str | None, overrides: list[str]) -> None:
     if not path.exists():
         raise ConfigError(f"{path}: no such file or folder")
-    domain = domain or _guess(path)
+    domain, found_fields = _recognise(path, domain)
     kind = DOMAINS[domain]
-    fields = {"data.path": str(path), **(kind.recognise(path) or kind.unknown_fields)}
+    fields = {"data.path": str(path), **found_fields}
     config = with_fields(load_config(kind.usual_config), fields)
     config = set_fields(config, overrides)
     asked = {text.partition("=")[0] for text in overrides}
@@ -91,7 +91,8 @@ def _load(config: ConfigDict, asked: Set[str]) -> _Found:
       asked: Fields that somebody has set, and that stay.
     """
     changed: dict[str, tuple[Any, Any]] = {}
-    for trials_left in range(_MOST_TRIALS, -1, -1):
+    trials_left = _MOST_TRIALS
+    while True:
         validate(config, to_train=False)
         dataset = None
         try:
@@ -104,22 +105,32 @@ def _load(config: ConfigDict, asked: Set[str]) -> _Found:
                 for name, value in error.proposal.items()
                 if name not in asked and get_field(config, name) != value
             }
-            if (not fields or not trials_left) and dataset is not None:
-                return _Found(dataset, changed, [], error)
             if not fields or not trials_left:
-                raise
-            for name, value in fields.items():
-                was = changed.get(name, (get_field(config, name),))[0]
-                changed[name] = was, value
-            config = with_fields(config, fields)
-    raise AssertionError("the last trial returns or raises")
+                if dataset is None:
+                    raise
+                return _Found(dataset, changed, [], error)
+        trials_left -= 1
+        for name, value in fields.items():
+            was = changed.get(name, (get_field(config, name),))[0]
+            changed[name] = was, value
+        config = with_fields(config, fields)
 
 
-def _guess(path: Path) -> str:
-    """Returns the only domain that recognises a path."""
-    found = [name for name in _domains() if DOMAINS[name].recognise(path) is not None]
+def _recognise(path: Path, domain: str | None) -> tuple[str, Mapping[str, Any]]:
+    """Returns the domain of the data at a path, and the fields that load them.
+
+    Args:
+      path: The file or folder.
+      domain: The domain if somebody has named it, else the only one that recognises
+        the path.
+    """
+    asked = _domains() if domain is None else [domain]
+    fields = {name: DOMAINS[name].recognise(path) for name in asked}
+    if domain is not None:
+        return domain, fields[domain] or DOMAINS[domain].unknown_fields
+    found = {name: own for name, own in fields.items() if own is not None}
     if len(found) == 1:
-        return found[0]
+        return found.popitem()
     what = f"may be data of {' or '.join(found)}" if found else "nothing recognised"
     raise ConfigError(
         f"{path}: {what}; name the domain with --domain={'|'.join(found or _domains())}"

@@ -135,15 +135,12 @@ def open_archive(
                 hidden.append(member.name)
 
         def read(member: Member) -> bytes:
-            try:
-                with open_member(member.name) as file:
-                    return read_bounded(file, f"{path}:{member.name}", max_bytes)
-            except SPOILT as error:
-                if isinstance(error, DataError):
-                    raise
-                raise DataError(
-                    f"{path}:{member.name}: damaged member ({error})"
-                ) from error
+            where = f"{path}:{member.name}"
+            with (
+                _in_words(f"{where}: damaged member"),
+                open_member(member.name) as file,
+            ):
+                return read_bounded(file, where, max_bytes)
 
         yield Archive(tuple(kept), tuple(hidden), read)
 
@@ -176,13 +173,8 @@ def read_plain_or_gzip(
     """
     path = Path(path)
     opened = gzip.open if path.suffix.lower() == ".gz" else open
-    try:
-        with opened(path, "rb") as file:
-            return read_bounded(file, str(path), max_bytes)
-    except SPOILT as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path}: not readable ({error})") from error
+    with _in_words(f"{path}: not readable"), opened(path, "rb") as file:
+        return read_bounded(file, str(path), max_bytes)
 
 
 def gunzip(content: bytes, where: str, max_bytes: int = MAX_MEMBER_BYTES) -> bytes:
@@ -191,13 +183,11 @@ def gunzip(content: bytes, where: str, max_bytes: int = MAX_MEMBER_BYTES) -> byt
     Raises:
       DataError: If it is damaged, or larger than `max_bytes` unpacked.
     """
-    try:
-        with gzip.open(io.BytesIO(content)) as file:
-            return read_bounded(file, where, max_bytes)
-    except SPOILT as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{where}: not readable as .gz ({error})") from error
+    with (
+        _in_words(f"{where}: not readable as .gz"),
+        gzip.open(io.BytesIO(content)) as file,
+    ):
+        return read_bounded(file, where, max_bytes)
 
 
 def plain_name(path: str | os.PathLike[str]) -> Path:
@@ -216,15 +206,24 @@ def ending_of(name: str | os.PathLike[str]) -> str:
     return plain_name(os.fspath(name).lower()).suffix
 
 
+@contextlib.contextmanager
+def _in_words(message: str) -> Iterator[None]:
+    """Turns what spoilt files raise into a DataError."""
+    try:
+        yield
+    except DataError:  # which is a ValueError too
+        raise
+    except SPOILT as error:
+        raise DataError(f"{message} ({error})") from error
+
+
 _Opened = tuple[list[Member], Callable[[str], contextlib.AbstractContextManager]]
 
 
 @contextlib.contextmanager
 def _open_zip(path: Path) -> Iterator[_Opened]:
-    try:
+    with _in_words(f"{path}: not a readable zip"):
         archive = zipfile.ZipFile(path)
-    except SPOILT as error:
-        raise DataError(f"{path}: not a readable zip ({error})") from error
     with archive:
         infos = [info for info in archive.infolist() if not info.is_dir()]
         encrypted = [info.filename for info in infos if info.flag_bits & 1]
@@ -238,11 +237,9 @@ def _open_zip(path: Path) -> Iterator[_Opened]:
 
 @contextlib.contextmanager
 def _open_tar(path: Path) -> Iterator[_Opened]:
-    try:
+    with _in_words(f"{path}: not a readable archive"):
         archive = tarfile.open(path)  # noqa: SIM115  closed below
         infos = {info.name: info for info in archive if not info.isdir()}
-    except SPOILT as error:
-        raise DataError(f"{path}: not a readable archive ({error})") from error
     with archive:
         for info in infos.values():
             if not info.isfile():

@@ -221,14 +221,16 @@ def count_repeated(*parts: Iterable[np.ndarray]) -> int:
       >>> count_repeated(np.array([[1, 2], [3, 4]]), np.array([[1, 2]]))
       1
     """
-    seen: set[bytes] = set()
-    total = 0
-    for part in parts:
-        for row in part:
-            total += 1
-            content = np.ascontiguousarray(row).tobytes()
-            seen.add(hashlib.blake2b(content, digest_size=16).digest())
-    return total - len(seen)
+    found = [digest for part in parts for digest in row_digests(part)]
+    return len(found) - len(set(found))
+
+
+def row_digests(rows: Iterable[np.ndarray]) -> list[bytes]:
+    """Returns a digest of each row, equal for rows that are equal bit by bit."""
+    return [
+        hashlib.blake2b(np.ascontiguousarray(row).tobytes(), digest_size=16).digest()
+        for row in rows
+    ]
 
 
 def _join(tallies: Sequence[Tally]) -> str:

@@ -70,10 +70,6 @@ class Table:
         columns = [to_numbers(self.column(name)) for name in names]
         return np.stack(columns, axis=1) if columns else np.empty((len(self.names), 0))
 
-    def with_names(self, names: list[str]) -> "Table":
-        """Returns the table with other names of its rows."""
-        return dataclasses.replace(self, names=names)
-
     def take(self, rows: np.ndarray) -> "Table":
         """Returns some rows, in their order."""
         return dataclasses.replace(

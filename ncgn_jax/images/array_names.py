@@ -117,12 +117,7 @@ def _find_images(
     where: str, arrays: Mapping[str, np.ndarray], image_key: str | None
 ) -> dict[str, str]:
     if image_key is not None:
-        named = _with_key(arrays, image_key)
-        if not named:
-            raise DataError(
-                f"{where}: data.image_key={image_key!r}; found {', '.join(arrays)}"
-            )
-        return _one_for_each_part(where, named, "data.image_key")
+        return _find_named(where, arrays, "data.image_key", image_key)
     named = [name for name in arrays if _base(name) in _IMAGES]
     # Images often come flattened beside, as those of scikit-learn.
     full = [name for name in named if arrays[name].ndim >= 3]
@@ -155,12 +150,7 @@ def _find_labels(
     label_key: str | None,
 ) -> dict[str, str]:
     if label_key is not None:
-        named = _with_key(arrays, label_key)
-        if not named:
-            raise DataError(
-                f"{where}: data.label_key={label_key!r}; found {', '.join(arrays)}"
-            )
-        return _one_for_each_part(where, named, "data.label_key")
+        return _find_named(where, arrays, "data.label_key", label_key)
     named = [name for name in arrays if _base(name) in _LABELS]
     named = named or [
         name for name in arrays if set(_base(name).split()) & _LABEL_WORDS
@@ -216,10 +206,17 @@ def says_split(values: Collection[object]) -> bool:
     return len(parts) > 1 and None not in parts
 
 
-def _with_key(names: Mapping[str, np.ndarray], key: str) -> list[str]:
-    if key in names and not split_in(key):
-        return [key]
-    return [name for name in names if name == key or _base(name) == _base(key)]
+def _find_named(
+    where: str, arrays: Mapping[str, np.ndarray], field: str, key: str
+) -> dict[str, str]:
+    """Returns the arrays that a field names, one for each part."""
+    if key in arrays and not split_in(key):
+        named = [key]
+    else:
+        named = [n for n in arrays if n == key or _base(n) == _base(key)]
+    if not named:
+        raise DataError(f"{where}: {field}={key!r}; found {', '.join(arrays)}")
+    return _one_for_each_part(where, named, field)
 
 
 def _one_for_each_part(where: str, names: Sequence[str], field: str) -> dict[str, str]:

@@ -121,8 +121,7 @@ def join_arrays(
         class_names = class_names or ("image",)
     return join_parts(
         name,
-        images,
-        labels,
+        list(zip(images, labels, strict=True)),
         class_names,
         reading,
         choice.rule,

@@ -107,19 +107,10 @@ def load_folder(
     for of_own, (_, own_labels), part in zip(classes, read, used, strict=True):
         seen = [names[i] for i in np.unique(own_labels)]
         _refuse_empty(root, part, set(of_own), seen)
-    images, labels = tuple(part for part, _ in read), tuple(part for _, part in read)
     name = root.resolve().name.split(".")[0] if root.is_file() else root.resolve().name
+    units = ImageUnits(127.5, 127.5)
     return join_parts(
-        name,
-        images,
-        labels,
-        names,
-        reading,
-        choice.rule,
-        test_fraction,
-        seed,
-        ImageUnits(127.5, 127.5),
-        contents,
+        name, read, names, reading, choice.rule, test_fraction, seed, units, contents
     )
 
 

@@ -112,21 +112,12 @@ def load_parquet(
         for _, _, table in tables:
             table.close()
     contents = reader.finish()
-    images, labels = tuple(part for part, _ in read), tuple(part for _, part in read)
-    if not len(images[0]):
+    if not len(read[0][0]):
         raise DataError(f"{root}: no usable image; allowed: at least one")
     name = root.stem if root.is_file() else root.resolve().name
+    units = ImageUnits(127.5, 127.5)
     return join_parts(
-        name,
-        images,
-        labels,
-        names,
-        reading,
-        choice.rule,
-        test_fraction,
-        seed,
-        ImageUnits(127.5, 127.5),
-        contents,
+        name, read, names, reading, choice.rule, test_fraction, seed, units, contents
     )
 
 

@@ -29,7 +29,7 @@ from ncgn_jax.data.report import (
     DataReport,
     Reading,
     classes_by_split,
-    count_repeated,
+    row_digests,
 )
 from ncgn_jax.faults import DataError
 from ncgn_jax.images.units import ImageUnits
@@ -185,13 +185,10 @@ def make_image_dataset(
     names = _name_classes(name, train_labels, test_labels, class_names)
     num_repeated = None
     if isinstance(train, np.ndarray) and isinstance(test, np.ndarray):
-        num_repeated = count_repeated(train, test)
-        of_parts = count_repeated(train) + count_repeated(test)
-        if num_repeated > of_parts:
-            reading.say(
-                f"{num_repeated - of_parts:,} different test images are training "
-                "images too"
-            )
+        of_train, of_test = row_digests(train), row_digests(test)
+        num_repeated = len(train) + len(test) - len({*of_train, *of_test})
+        if in_both := len({*of_train} & {*of_test}):
+            reading.say(f"{in_both:,} different test images are training images too")
     report = reading.report(
         {"train": len(train), "test": len(test)},
         split_rule,

@@ -78,8 +78,7 @@ def choose_parts(sizes: Mapping[str, int], reading: Reading) -> PartChoice:
 
 def join_parts(
     name: str,
-    images: Sequence[np.ndarray],
-    labels: Sequence[np.ndarray],
+    parts: Sequence[tuple[np.ndarray, np.ndarray]],
     class_names: Sequence[str] | None,
     reading: Reading,
     rule: str,
@@ -92,8 +91,7 @@ def join_parts(
 
     Args:
       name: As of `make_image_dataset`, as are those that are not named here.
-      images: [image, height, width, channel] of one or two parts.
-      labels: Classes of each part.
+      parts: Images, [image, height, width, channel], and classes, of one or two parts.
       class_names: Name of each class.
       reading: What was counted.
       rule: Where two parts come from.
@@ -105,11 +103,13 @@ def join_parts(
     Raises:
       DataError: As `make_image_dataset`, or if the share leaves a part empty.
     """
-    if len(images) == 1:
-        images, labels, rule = hold_out(
-            images[0], labels[0], test_fraction, seed, reading.origin
+    if len(parts) == 1:
+        [(images, labels)] = parts
+        (train, test), (of_train, of_test), rule = hold_out(
+            images, labels, test_fraction, seed, reading.origin
         )
-    (train, test), (of_train, of_test) = images, labels
+    else:
+        (train, of_train), (test, of_test) = parts
     return make_image_dataset(
         name,
         train,

@@ -30,7 +30,7 @@ from ncgn_jax.data.archives import (
     is_archive,
     plain_name,
 )
-from ncgn_jax.data.file_trees import TreeFile, list_folder, open_tree
+from ncgn_jax.data.file_trees import TreeFile, open_tree
 from ncgn_jax.data.report import Reading
 from ncgn_jax.data.splits import SPLITS, split_in, split_of
 from ncgn_jax.faults import DataError
@@ -102,11 +102,6 @@ def open_sources(
         else:
             tree.count_hidden(reading)
             yield _choose(_each_once(tree.files, reading), path, reading, by_split)
-
-
-def has_molecules(path: Path) -> bool:
-    """Tells whether a folder has files of molecules, by their names."""
-    return any(file.ending in ENDINGS for file in list_folder(path, "list").files)
 
 
 def _source(file: TreeFile, split: str | None) -> Source:

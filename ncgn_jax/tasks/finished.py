@@ -56,9 +56,10 @@ def keep_parts(folder: Path) -> Iterator[Parts]:
     Yields:
       What it knows of the parts.
     """
-    token = _PARTS.set(Parts(folder))
+    parts = Parts(folder)
+    token = _PARTS.set(parts)
     try:
-        yield _PARTS.get() or Parts(folder)
+        yield parts
     finally:
         _PARTS.reset(token)
 
