@@ -5,8 +5,8 @@ Schedulers send SIGTERM some time before they take a machine away. The exit code
 where state would be lost, the signal is kept until the next step is finished and the
 loop queries it (`reached`). Everywhere else it ends the run at once, because all
 finished work is on disk. A second Ctrl-C ends the process whatever it does. A signal
-that comes while a callback of the garbage collector runs, which would swallow what is
-raised, is repeated after it. The request is kept until it is obeyed, since other code
+that comes while the garbage collector runs, whose callbacks swallow what is raised, is
+repeated after it. The request is kept until it is obeyed, since other code
 may catch everything too. With several processes, JAX's
 preemption service makes them agree on the step after which to stop, whichever of them
 received SIGTERM.
@@ -84,6 +84,7 @@ class Preemption:
         self._code = code
         self._postponed = False
         self._is_repeated = False
+        self._collects = False
         self._requested: signal.Signals | None = None
         self._former: dict[signal.Signals, _Handler] = {}
 
@@ -96,6 +97,8 @@ class Preemption:
     def __exit__(self, kind: type | None, *exception: object) -> None:
         for number, former in self._former.items():
             signal.signal(number, former or signal.SIG_DFL)
+        if self._former:
+            gc.callbacks.remove(self._follow_collector)
         self._former = {}
         if kind is None or kind is SystemExit:
             self.check()
@@ -123,6 +126,8 @@ class Preemption:
         if in_main_thread and not self._former:
             for number in SIGNALS:
                 self._former[number] = signal.signal(number, self._handle)
+            # First, so that the callbacks of others begin after it.
+            gc.callbacks.insert(0, self._follow_collector)
         self.check()
 
     @contextlib.contextmanager
@@ -158,13 +163,19 @@ class Preemption:
         self._requested = signal.Signals(number)
         if self._postponed:
             return
-        if _loses_exceptions(frame):
+        if self._collects or _loses_exceptions(frame):
             self._is_repeated = True
             again = threading.Timer(_REPEAT_SECONDS, os.kill, (os.getpid(), number))
             again.daemon = True
             again.start()
             return
         raise self.stopped()
+
+    def _follow_collector(self, phase: str, info: dict[str, int]) -> None:
+        # Callbacks of weak references, which the collector calls, lose exceptions too,
+        # and no frame tells that one of them runs.
+        if threading.current_thread() is threading.main_thread():
+            self._collects = phase == "start"
 
 
 def _loses_exceptions(frame: FrameType | None) -> bool:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import chex
@@ -131,6 +132,33 @@ def test_a_signal_in_a_callback_of_the_collector_is_repeated(kind, code, capfd):
         work(Finalised)
     assert stop.value.code == code
     assert reached == ["callback", "finaliser"]
+    assert "ignored" not in capfd.readouterr().err
+
+
+@KINDS
+def test_a_signal_in_the_callback_of_a_weak_reference_is_repeated(kind, code, capfd):
+    class Node:
+        pass
+
+    reached = []
+
+    def callback(reference):
+        reached.append("callback")
+        os.kill(os.getpid(), kind)
+        sum(range(1000))  # the handler runs here
+
+    node = Node()
+    node.itself = node  # so that only the collector finds it
+    reference = weakref.ref(node, callback)
+    with pytest.raises(Preempted) as stop, Preemption():
+        del node
+        gc.collect()
+        for _ in range(500):
+            time.sleep(0.01)
+        reached.append("never")
+    assert stop.value.code == code
+    assert reference() is None
+    assert reached == ["callback"]
     assert "ignored" not in capfd.readouterr().err
 
 
