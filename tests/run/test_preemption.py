@@ -150,12 +150,17 @@ def test_a_signal_in_the_callback_of_a_weak_reference_is_repeated(kind, code, ca
     node = Node()
     node.itself = node  # so that only the collector finds it
     reference = weakref.ref(node, callback)
-    with pytest.raises(Preempted) as stop, Preemption():
-        del node
-        gc.collect()
-        for _ in range(500):
-            time.sleep(0.01)
-        reached.append("never")
+    del node
+
+    def work():
+        with Preemption():
+            gc.collect()
+            for _ in range(500):
+                time.sleep(0.01)
+            reached.append("never")
+
+    with pytest.raises(Preempted) as stop:
+        work()
     assert stop.value.code == code
     assert reference() is None
     assert reached == ["callback"]
