@@ -23,7 +23,7 @@ def run(block: str) -> dict:
 
 
 def library_example() -> str:
-    section = TEXT.split("## As a library\n", 1)[1].split("\n## ", 1)[0]
+    section = TEXT.split("## DMP around your own network\n", 1)[1].split("\n## ", 1)[0]
     (example,) = FENCE.findall(section)
     return example
 
