@@ -18,8 +18,21 @@ pytest.register_assert_rewrite("tests.expression.cell_tables")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    parser.addoption(
+        "--thorough",
+        action="store_true",
+        help="also the tests that repeat in full, or in further settings, what others "
+        "test in small",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
     """Puts slow tests first, so that no worker is left alone with one at the end."""
+    if not config.getoption("--thorough"):
+        left_out = [item for item in items if item.get_closest_marker("thorough")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 

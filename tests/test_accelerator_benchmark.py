@@ -11,6 +11,7 @@ TINY = (
 )  # fmt: skip
 
 
+@pytest.mark.thorough
 def test_shares_are_of_what_the_device_reaches():
     config = apply_overrides(accelerator.paper_config(), TINY)
     row = accelerator.measure(config, 2, repeats=2, peak=2.0, bandwidth=4.0)

@@ -55,6 +55,7 @@ def test_one_bucket_holds_the_whole_batch():
     assert len(task.layout.counts) > 1  # the original is as it was
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_step_benchmark_prints_every_bucket(capsys):
     config = apply_overrides(step.paper_config(), [*TINY, "model.num_layers=1"])
@@ -71,6 +72,7 @@ def test_step_benchmark_prints_every_bucket(capsys):
     assert "process so far" in printed
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_shapes_benchmark_writes_time_beside_quality(tmp_path, capsys):
     config = apply_overrides(load_config(SMOKE), TINY)
@@ -127,6 +129,7 @@ def test_exponents_are_fitted_from_2000_points():
     assert "exponent" not in size.report(rows[:2])
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_size_benchmark_measures_each_size_apart(capsys):
     sizes = ["--points=24", "--graphs=8", "--repeats=1"]

@@ -51,6 +51,7 @@ def test_a_step_hands_over_its_gradient_once():
     assert size <= row["volume"] * 2**20 <= size + 64
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_every_count_runs_by_itself(capsys):
     arguments = ["--devices=2", "--graphs=8", "--repeats=1"]

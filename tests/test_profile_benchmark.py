@@ -106,6 +106,7 @@ def test_what_takes_longest_is_found(kind, work):
     assert kind in text
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_the_published_network_is_profiled(capsys):
     fields = ["data.num_points=32", "model.width=8", "model.num_layers=1"]

@@ -119,9 +119,15 @@ def test_the_jitted_steps_contain_no_clustering_and_no_search(connectivity, prim
 @pytest.mark.parametrize(
     "overrides",
     [
-        ("model.convolution=gat", "sample.conditioning=replace"),
         ("model.conditional=true", "sample.conditioning=trained", "model.norm=batch"),
-        ("model.dtype=bfloat16", "sample.conditioning=replace"),
+        pytest.param(
+            ("model.convolution=gat", "sample.conditioning=replace"),
+            marks=pytest.mark.thorough,
+        ),
+        pytest.param(
+            ("model.dtype=bfloat16", "sample.conditioning=replace"),
+            marks=pytest.mark.thorough,
+        ),
     ],
 )
 def test_settings_train_and_sample(overrides):

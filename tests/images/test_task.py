@@ -290,7 +290,9 @@ def test_data_that_is_not_named_is_asked_for(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("extra", [(), LEARNED])
+@pytest.mark.parametrize(
+    "extra", [(), pytest.param(LEARNED, marks=pytest.mark.thorough)]
+)
 def test_runs_from_configuration_to_table_and_pictures(tmp_path, capsys, extra):
     overrides = [
         *SMALL, "dmp.patches=(4,2)", "train.num_steps=3", "sample.num_steps=3",

@@ -36,7 +36,9 @@ def test_every_bucket_compiles_before_the_first_step(tmp_path, monkeypatch, caps
     )
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+@pytest.mark.parametrize(
+    "optimizer", ["muon", pytest.param("adam", marks=pytest.mark.thorough)]
+)
 def test_resumed_run_equals_uninterrupted_bitwise(tmp_path, optimizer):
     """Over steps of every bucket, with counts of each array restored.
 

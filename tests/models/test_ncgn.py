@@ -300,7 +300,10 @@ def test_the_folded_message_equals_the_published_one(fixtures, towards_point):
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("convolution", ["gat", "gcn", "geometric"])
+@pytest.mark.parametrize(
+    "convolution",
+    ["gat", "gcn", pytest.param("geometric", marks=pytest.mark.thorough)],
+)
 def test_parts_computed_twice_give_the_same_numbers(convolution, monkeypatch):
     buckets = make_noise_buckets(NUM_NODES, 3, DIM)
     network = NCGN(

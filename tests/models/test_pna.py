@@ -97,6 +97,7 @@ def test_edges_that_are_off_have_no_influence_and_no_gradient(rng):
     assert total(changed) == pytest.approx(float(total(pairs)), rel=1e-5)
 
 
+@pytest.mark.thorough
 def test_normalised_layers_do_not_grow(rng):
     """Without norms, sums over neighbours grow and saturate later layers."""
     nodes, pairs, _ = draw(rng)

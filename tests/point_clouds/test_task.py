@@ -39,7 +39,14 @@ RANDOM_EDGES = ("dmp.connectivity=long_short", "model.convolution=gcn")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("overrides", [PUBLISHED, CONDITIONAL, RANDOM_EDGES])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        CONDITIONAL,
+        pytest.param(PUBLISHED, marks=pytest.mark.thorough),
+        pytest.param(RANDOM_EDGES, marks=pytest.mark.thorough),
+    ],
+)
 def test_settings_train_and_sample(overrides):
     config = apply_overrides(load_config(SMOKE), [*overrides, "sample.num_steps=3"])
     validate(config)

@@ -1,7 +1,7 @@
 """Runs that are asked to stop, or killed: nothing is lost that was saved.
 
-`NCGN_KILLS=20 python -m pytest -s tests/run/test_preemption.py` kills more often, and
-says how each found the folder and left it.
+`NCGN_KILLS=20 python -m pytest -s --thorough tests/run/test_preemption.py` kills more
+often, and says how each found the folder and left it.
 """
 
 import contextlib
@@ -421,6 +421,7 @@ def run_whole(workdir, place="", delay=0.0, kind=None):
     return process.returncode, [*lines, *rest.splitlines(keepends=True)]
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_whole_runs_stopped_anywhere_end_bit_identical(tmp_path):
     """While starting, compiling, training, sampling, drawing and measuring."""

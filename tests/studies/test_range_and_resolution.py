@@ -307,6 +307,7 @@ def small_fields(monkeypatch):
     monkeypatch.setattr(fields, "_LEMMA_CASES", fields._LEMMA_CASES[:1])
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("small_fields")
 def test_the_study_on_made_up_clouds(tmp_path, capsys):
     report = Report("range_and_resolution", tmp_path, quick=True)

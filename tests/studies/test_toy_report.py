@@ -97,6 +97,7 @@ def test_what_networks_learn_comes_from_the_numbers(report):
     assert verdicts(other) == ["does not hold"]
 
 
+@pytest.mark.thorough
 def test_pairings_are_compared(report):
     lesson = make_lesson()
     pairing.study_pairings(report, lesson)

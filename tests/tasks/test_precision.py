@@ -57,6 +57,7 @@ def float_types(tree):
     return {leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)}
 
 
+@pytest.mark.thorough
 def test_training_in_bfloat16_lowers_the_loss_on_eight_devices():
     assert parallel.num_devices() == 8
     task, step, state, batch = start(NARROW)
