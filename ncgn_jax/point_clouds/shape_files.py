@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from ncgn_jax.data.archives import ending_of
+from ncgn_jax.data.optional import import_optional
 from ncgn_jax.faults import DataError
 from ncgn_jax.point_clouds.lidar_files import read_lidar
 from ncgn_jax.point_clouds.obj_files import read_obj
@@ -126,8 +127,8 @@ class _Beside:
 
 
 def _read_gltf(content: bytes, ending: str, where: str, beside: Beside) -> Shape:
-    import trimesh  # slow to import, and needed for this format only
-
+    # Slow to import, and needed for this format only.
+    trimesh = import_optional("trimesh", "meshes", where)
     try:
         scene = trimesh.load_scene(
             io.BytesIO(content),

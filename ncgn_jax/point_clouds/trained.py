@@ -385,12 +385,12 @@ def _like(first: ArrayLike, second: ArrayLike) -> np.ndarray:
 
 def _write_cloud(path: Path, points: np.ndarray) -> Path:
     if path.suffix.lower() == ".ply":
-        # Takes a second to import.
-        import trimesh
-
-        content = trimesh.PointCloud(points).export(file_type="ply")
+        header = (
+            f"ply\nformat binary_little_endian 1.0\nelement vertex {len(points)}\n"
+            "property float x\nproperty float y\nproperty float z\nend_header\n"
+        )
         with whole_file(path) as file:
-            file.write(content)
+            file.write(header.encode() + np.asarray(points, "<f4").tobytes())
         return path
     start = "v " if path.suffix.lower() == ".obj" else ""
     lines = (start + " ".join(f"{x:.9g}" for x in point) for point in points.tolist())
