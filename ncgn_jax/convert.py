@@ -24,12 +24,12 @@ from typing import Any
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
-import jraph
 import numpy as np
 
 from ncgn_jax.data.array_files import read_npz, write_npz
 from ncgn_jax.faults import DataError, one_line_errors
 from ncgn_jax.graphs import MultiscaleGraph
+from ncgn_jax.graphs.message_passing import GraphsTuple
 from ncgn_jax.models.ncgn import NCGN
 
 # Arrays of one layer or one network, nested by name.
@@ -111,7 +111,7 @@ def parity_graph(
         inverse_order=own,
         assignment=jnp.asarray(assignment),
         point_graph=jnp.asarray(file["x_og_batch"]),
-        coarse=jraph.GraphsTuple(
+        coarse=GraphsTuple(
             nodes={"mask": jnp.ones((file["pos_cg"].shape[0],), bool)},
             edges={"mask": jnp.ones(senders.shape, bool)},
             senders=jnp.asarray(senders),

@@ -146,6 +146,12 @@ def leaves_devices_to_parallel(name, tree):
     return "names pmap" if bool(uses) != (name == "parallel.py") else None
 
 
+def leaves_jraph_to_one_module(name, tree):
+    uses = any(module.split(".")[0] == "jraph" for module in modules_of(name, tree))
+    right = uses == (name == "graphs/message_passing.py")
+    return None if right else "imports jraph"
+
+
 def is_named_and_described(name, tree):
     vague = {"utils", "util", "helpers", "helper", "common", "misc"}
     if vague & {part.removesuffix(".py") for part in name.split("/")}:
@@ -230,6 +236,7 @@ def describes_public_functions(name, tree):
 RULES = [
     has_place,
     leaves_devices_to_parallel,
+    leaves_jraph_to_one_module,
     is_named_and_described,
     unpickles_nothing,
     does_nothing_at_import,
@@ -253,6 +260,7 @@ def test_every_file(rule):
         (has_place, "graphs/grids.py", "def f():\n  from ncgn_jax import images.task"),
         (has_place, "metrics/table.py", "import ncgn_jax.point_clouds.anchors"),
         (leaves_devices_to_parallel, "loop.py", "from jax import pmap"),
+        (leaves_jraph_to_one_module, "models/pna.py", "def f():\n  import jraph.utils"),
         (is_named_and_described, "data/utils.py", '"""Does things."""'),
         (is_named_and_described, "data/cache.py", "x = 1"),
         (unpickles_nothing, "data/cache.py", "np.load(x, allow_pickle=True)"),

@@ -22,12 +22,12 @@ import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
-import jraph
 import numpy as np
 
 from ncgn_jax.graphs.buckets import NoiseBucket
 from ncgn_jax.graphs.cluster_sums import cluster_means
 from ncgn_jax.graphs.clustering import balanced_order, balanced_runs, voxel_clusters
+from ncgn_jax.graphs.message_passing import GraphsTuple
 from ncgn_jax.graphs.neighbors import (
     all_neighbors,
     long_short_neighbors,
@@ -120,7 +120,7 @@ class MultiscaleGraph:
     inverse_order: jax.Array
     assignment: jax.Array
     point_graph: jax.Array
-    coarse: jraph.GraphsTuple
+    coarse: GraphsTuple
     point_mask: jax.Array | None = None
     blocks: tuple[Block, ...] = flax.struct.field(pytree_node=False, default=())
 
@@ -216,7 +216,7 @@ def assemble(connectivity: Connectivity) -> MultiscaleGraph:
         inverse_order=(connectivity.inverse_order + offsets * num_nodes).reshape(-1),
         assignment=(connectivity.assignment + offsets * size).reshape(-1),
         point_graph=jnp.repeat(offsets[:, 0], num_nodes),
-        coarse=jraph.GraphsTuple(
+        coarse=GraphsTuple(
             nodes={"mask": connectivity.occupied.reshape(-1)},
             edges={"mask": connectivity.edge_mask.reshape(-1)},
             senders=(connectivity.senders + offsets[:, :, None] * size).reshape(-1),
@@ -267,7 +267,7 @@ def join_graphs(graphs: Sequence[MultiscaleGraph]) -> MultiscaleGraph:
         inverse_order=join(lambda g: g.inverse_order, points),
         assignment=join(lambda g: g.assignment, supernodes),
         point_graph=join(lambda g: g.point_graph, counts),
-        coarse=jraph.GraphsTuple(
+        coarse=GraphsTuple(
             nodes={"mask": join(lambda g: g.coarse.nodes["mask"])},
             edges={"mask": join(lambda g: g.coarse.edges["mask"])},
             senders=join(lambda g: g.coarse.senders, supernodes),

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 import chex
 import jax
 import jax.numpy as jnp
-import jraph
 
 from ncgn_jax.graphs.cluster_sums import cluster_means, copy_to_members
+from ncgn_jax.graphs.message_passing import GraphsTuple, segment_mean
 from ncgn_jax.graphs.multiscale import (
     Block,
     MultiscaleGraph,
@@ -28,7 +28,7 @@ def coarsen(values: jax.Array, graph: MultiscaleGraph) -> jax.Array:
     """
     chex.assert_equal_shape_prefix([values, graph.assignment], 1)
     if not graph.blocks:
-        return jraph.segment_mean(widen(values), graph.assignment, graph.num_supernodes)
+        return segment_mean(widen(values), graph.assignment, graph.num_supernodes)
     return jnp.concatenate(
         [
             _coarsen_block(values[points], graph.assignment[points], supernodes, block)
@@ -51,7 +51,7 @@ def spread(values: jax.Array, graph: MultiscaleGraph) -> jax.Array:
 
 
 def on_coarse_graph(
-    network: Callable[[jraph.GraphsTuple], jraph.GraphsTuple],
+    network: Callable[[GraphsTuple], GraphsTuple],
     values: jax.Array,
     graph: MultiscaleGraph,
 ) -> jax.Array:

@@ -18,9 +18,14 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import jraph
 
 from ncgn_jax.graphs import Block, MultiscaleGraph
+from ncgn_jax.graphs.message_passing import (
+    GraphNetwork,
+    GraphsTuple,
+    segment_softmax,
+    segment_sum,
+)
 from ncgn_jax.graphs.precision import matmul, narrowed, widen
 from ncgn_jax.models.edges import (
     block_edges,
@@ -107,7 +112,7 @@ class GAT(nn.Module):
     def _sparse(
         self,
         nodes: dict[str, jax.Array],
-        graph: jraph.GraphsTuple,
+        graph: GraphsTuple,
         aggregation: "_Aggregation",
     ) -> jax.Array:
         def softmax(*args: jax.Array, **options: int | None) -> jax.Array:
@@ -216,13 +221,11 @@ class _Aggregation(NamedTuple):
     softmax: Callable[..., jax.Array]
 
 
-def _ragged_aggregation(graph: jraph.GraphsTuple) -> _Aggregation:
+def _ragged_aggregation(graph: GraphsTuple) -> _Aggregation:
     num_nodes = graph.nodes["mask"].shape[0]
     return _Aggregation(
-        lambda edges, receivers, _: jraph.segment_sum(
-            widen(edges), receivers, num_nodes
-        ),
-        lambda logits, segment_ids, num_segments: jraph.segment_softmax(
+        lambda edges, receivers, _: segment_sum(widen(edges), receivers, num_nodes),
+        lambda logits, segment_ids, num_segments: segment_softmax(
             logits, segment_ids, num_nodes
         ),
     )
@@ -230,12 +233,12 @@ def _ragged_aggregation(graph: jraph.GraphsTuple) -> _Aggregation:
 
 def _regular_graph(
     senders: jax.Array, mask: jax.Array, block: Block
-) -> tuple[jraph.GraphsTuple, _Aggregation]:
+) -> tuple[GraphsTuple, _Aggregation]:
     """Builds a block's graph with each node's self loop as its last edge."""
     num_nodes = block.num_graphs * block.num_supernodes
     degree = block.num_neighbors + 1
     senders, mask = listed_edges(senders, mask, block)
-    graph = jraph.GraphsTuple(
+    graph = GraphsTuple(
         nodes=None,
         edges={"mask": mask.reshape(-1)},
         senders=senders.reshape(-1),
@@ -256,7 +259,7 @@ def _regular_graph(
     )
 
 
-def _add_self_loops(graph: jraph.GraphsTuple) -> jraph.GraphsTuple:
+def _add_self_loops(graph: GraphsTuple) -> GraphsTuple:
     own = jnp.arange(graph.nodes["mask"].shape[0], dtype=graph.senders.dtype)
     return graph._replace(
         senders=jnp.concatenate([graph.senders, own]),
@@ -278,13 +281,13 @@ def _dense_gcn(values: jax.Array, joined: jax.Array) -> jax.Array:
 
 
 def _sparse_gcn(
-    values: jax.Array, graph: jraph.GraphsTuple, aggregation: _Aggregation
+    values: jax.Array, graph: GraphsTuple, aggregation: _Aggregation
 ) -> jax.Array:
     # The gradient of the gather is a sum, so it is taken of wide values.
     dtype, values = values.dtype, widen(values)
     weight = graph.edges["mask"].astype(values.dtype)[:, None]
     in_degree = aggregation.total(weight, graph.receivers, None)
-    network = jraph.GraphNetwork(
+    network = GraphNetwork(
         update_edge_fn=lambda mask, sent, received, _: (
             mask * narrowed(sent["value"], dtype) * sent["scale"]
         ),
@@ -296,7 +299,7 @@ def _sparse_gcn(
 
 
 def _sparse_gat(
-    nodes: dict[str, jax.Array], graph: jraph.GraphsTuple, aggregation: _Aggregation
+    nodes: dict[str, jax.Array], graph: GraphsTuple, aggregation: _Aggregation
 ) -> jax.Array:
     dtype = nodes["value"].dtype
 
@@ -305,7 +308,7 @@ def _sparse_gat(
         # A finite value, because a segment softmax of -inf minus -inf would be NaN.
         return jnp.where(mask[:, None], raw, -1e30)
 
-    network = jraph.GraphNetwork(
+    network = GraphNetwork(
         update_edge_fn=lambda edges, sent, received, _: {
             "mask": edges["mask"],
             "value": narrowed(sent["value"], dtype),

@@ -14,15 +14,15 @@ reshape.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import jraph
 import numpy as np
 
+from ncgn_jax.graphs.message_passing import GraphNetwork, GraphsTuple
 from ncgn_jax.models.layers import Norm
 
 _STD_EPSILON = 1e-5
 
 
-def connect_all(nodes: jax.Array, pairs: jax.Array) -> jraph.GraphsTuple:
+def connect_all(nodes: jax.Array, pairs: jax.Array) -> GraphsTuple:
     """Returns graphs in which every node receives from every node, itself included.
 
     Args:
@@ -36,7 +36,7 @@ def connect_all(nodes: jax.Array, pairs: jax.Array) -> jraph.GraphsTuple:
     first = n * np.arange(num_graphs, dtype=np.int32)[:, None, None]
     place = np.arange(n, dtype=np.int32)
     shape = (num_graphs, n, n)
-    return jraph.GraphsTuple(
+    return GraphsTuple(
         nodes=nodes.reshape(num_graphs * n, -1),
         edges=pairs.reshape(num_graphs * n * n, -1),
         senders=np.broadcast_to(first + place[None, None], shape).reshape(-1),
@@ -88,9 +88,7 @@ class PNALayer(nn.Module):
     mean_log_degree: float
 
     @nn.compact
-    def __call__(
-        self, graph: jraph.GraphsTuple, edge_mask: jax.Array
-    ) -> jraph.GraphsTuple:
+    def __call__(self, graph: GraphsTuple, edge_mask: jax.Array) -> GraphsTuple:
         """Updates the nodes; `edge_mask` [edge] is True for real edges."""
         num_nodes = graph.nodes.shape[0]
         mask = edge_mask.reshape(num_nodes, -1)
@@ -115,7 +113,7 @@ class PNALayer(nn.Module):
             messages = messages.reshape(*mask.shape, -1)
             return aggregate(messages, mask, self.mean_log_degree)
 
-        network = jraph.GraphNetwork(
+        network = GraphNetwork(
             update_edge, update_node, aggregate_edges_for_nodes_fn=join
         )
         nodes = {"state": graph.nodes, "send": send, "receive": receive}
