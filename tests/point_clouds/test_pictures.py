@@ -1,3 +1,5 @@
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -92,7 +94,8 @@ def test_all_pictures_are_saved(rng, cache, tmp_path):
     assert "generated" in (folder / "samples.html").read_text()
 
 
-def test_what_cannot_be_drawn_is_said(rng, cache, tmp_path, capsys):
+def test_what_cannot_be_drawn_is_said(rng, cache, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "plotly", None)
     task = make_tiny_task(cache, connectivity="knn")
     task = task.with_config(with_fields(task.config, {"model.convolution": "gcn"}))
     params, model_state = jax.jit(task.init)(rng)
@@ -103,6 +106,8 @@ def test_what_cannot_be_drawn_is_said(rng, cache, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "attention.png left out" in said
     assert "loss.png left out" in said
+    assert "samples.html" not in names
+    assert "`pip install 'ncgn_jax[pages]'`" in said
 
 
 @pytest.mark.parametrize(
