@@ -2,7 +2,6 @@
 # Draws shapes of the shipped model, then trains a small one, samples, evaluates and
 # draws: launch/quickstart.sh [--config.x=y]
 set -euo pipefail
-EXTRA=pages # for the interactive page
 source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh"
 echo "1. The shipped model of shapes:"
 "$PYTHON" -m ncgn_jax.command sample shapes runs/shapes.png --num=16 --steps=8

@@ -35,7 +35,6 @@ from ncgn_jax.faults import DataError
 from ncgn_jax.metrics.sliced import sliced_wasserstein
 from ncgn_jax.metrics.transport import wasserstein_flat
 from ncgn_jax.molecules.atom_classes import import_chem
-from ncgn_jax.point_clouds.draw_page import write_interactive_clouds
 from ncgn_jax.point_clouds.scans import read_scan
 
 models, folder = Path(sys.argv[1]), Path(sys.argv[2])
@@ -56,7 +55,6 @@ def say(call, *arguments):
         print("no error:", call)
 
 (folder / "a.glb").write_bytes(b"glTF")
-say(write_interactive_clouds, {"made": made.points}, folder / "page.html")
 say(read_scan, folder / "a.glb")
 say(import_chem)
 assert not OPTIONAL & {name.partition(".")[0] for name in sys.modules}
@@ -73,5 +71,5 @@ def test_works_without_optional_libraries(tmp_path, fixtures):
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    for extra, line in zip(["pages", "meshes", "molecules"], lines, strict=True):
+    for extra, line in zip(["meshes", "molecules"], lines, strict=True):
         assert f"`pip install 'ncgn_jax[{extra}]'`" in line

@@ -2,16 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import plotly.graph_objects as go
 
-from ncgn_jax.data.optional import import_optional
 from ncgn_jax.data.whole_files import write_whole
 from ncgn_jax.point_clouds.draw_clouds import centred, check_clouds, common_size
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 # Low is dark and high is light, so that height is legible in grey.
 HEIGHT_SCALE = [[0.0, "#0c2340"], [0.5, "#2a7fa8"], [1.0, "#d9b36a"]]
@@ -42,9 +38,7 @@ def write_interactive_clouds(
     Raises:
       ValueError: If there are more than four sets, or one is not
         [cloud, point, 2 or 3].
-      DataError: If plotly is not installed.
     """
-    import_optional("plotly", "pages", path)
     if len(clouds_by_row) > MAX_SETS:
         raise ValueError(f"at most {MAX_SETS} sets fit, got {list(clouds_by_row)}")
     sets = {
@@ -65,9 +59,7 @@ def _in_space(cloud: np.ndarray) -> np.ndarray:
     return np.pad(cloud, ((0, 0), (0, missing))).astype(np.float32)
 
 
-def _make_page(sets: Mapping[str, list[np.ndarray]], title: str) -> "go.Figure":
-    import plotly.graph_objects as go
-
+def _make_page(sets: Mapping[str, list[np.ndarray]], title: str) -> go.Figure:
     size = common_size([cloud for clouds in sets.values() for cloud in clouds])
     num_clouds = max(len(clouds) for clouds in sets.values())
     figure = go.Figure()
@@ -134,9 +126,7 @@ def _make_scene(place: int, num_scenes: int, size: float) -> dict:
 
 def _make_trace(
     cloud: np.ndarray, place: int, size: float, visible: bool
-) -> "go.Scatter3d":
-    import plotly.graph_objects as go
-
+) -> go.Scatter3d:
     return go.Scatter3d(
         x=cloud[:, 0],
         y=cloud[:, 1],

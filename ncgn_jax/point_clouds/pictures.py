@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ncgn_jax.faults import DataError
 from ncgn_jax.graphs import RANGE_SCHEDULES, NoiseBucket, RangeResolution
 from ncgn_jax.graphs.range_resolution import num_supernodes_exact
 from ncgn_jax.pictures import Panel, draw_loss, draw_panels, draw_schedule, save_figure
@@ -99,19 +98,13 @@ def draw_all(
     paths = [
         save_figure(figure, folder / f"{name}.png") for name, figure in figures.items()
     ]
-    page = folder / "samples.html"
-    try:
-        paths.append(
-            write_interactive_clouds(
-                clouds,
-                page,
-                title="Generated clouds and data",
-                max_clouds=_MAX_INTERACTIVE,
-            )
-        )
-    except DataError as error:  # an extra that is not installed
-        print(f"pictures: left out: {error}", flush=True)
-    return paths
+    page = write_interactive_clouds(
+        clouds,
+        folder / "samples.html",
+        title="Generated clouds and data",
+        max_clouds=_MAX_INTERACTIVE,
+    )
+    return [*paths, page]
 
 
 def _say_left_out(name: str, reason: str) -> None:
