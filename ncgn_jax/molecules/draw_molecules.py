@@ -164,8 +164,7 @@ def _make_grid(num_panels: int, columns: int) -> tuple[Figure, np.ndarray]:
 
 def _fill_panel(axes: Axes, one: "Mol | str", caption: str) -> None:
     """Draws one molecule with its caption below."""
-    molecule, is_valid = _prepare(one)
-    image = None if molecule is None else _render(molecule, is_valid)
+    image, is_valid = render_molecule(one)
     if image is None:
         axes.text(0.5, 0.5, "?", color=FAINT, fontsize=20, ha="center", va="center")
     else:
@@ -177,6 +176,23 @@ def _fill_panel(axes: Axes, one: "Mol | str", caption: str) -> None:
         color=INK if is_valid else _WRONG,
         labelpad=2,
     )
+
+
+def render_molecule(one: "Mol | str") -> tuple[np.ndarray | None, bool]:
+    """Renders one molecule on a transparent ground.
+
+    Args:
+      one: A molecule of RDKit, sanitised or not, or SMILES.
+
+    Returns:
+      RGBA in [0, 1], [row, column, 4], or None where nothing can be drawn; and whether
+      the molecule is valid.
+
+    Raises:
+      DataError: If RDKit is absent.
+    """
+    molecule, is_valid = _prepare(one)
+    return None if molecule is None else _render(molecule, is_valid), is_valid
 
 
 def _prepare(one: "Mol | str") -> tuple["Mol | None", bool]:

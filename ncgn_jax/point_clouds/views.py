@@ -137,7 +137,7 @@ def _state(
     label: np.ndarray,
     verb: str,
 ) -> DenoisingState:
-    """Shows the first cloud with its graph, without empty supernodes, masked edges."""
+    """Shows the first cloud with its graph."""
     time = view.model.time
     if bucket is None:
         params = view.variables["params"]
@@ -147,22 +147,37 @@ def _state(
     moments = jnp.full((_NUM_SHOWN,), t, jnp.float32)
     labels = jnp.resize(jnp.asarray(label[shown]), (_NUM_SHOWN,))
     graph = view(bucket, clouds, moments, labels)[1]
-    shape = time.buckets[bucket]
+    verbs = f"{verb} bucket {bucket + 1} of {len(time.buckets)}"
+    return state_of(graph, time.buckets[bucket], t, float(time.level(moments)[0]), verbs)
+
+
+def state_of(
+    graph: MultiscaleGraph, bucket: NoiseBucket, t: float, level: float, label: str
+) -> DenoisingState:
+    """Returns the first cloud of a graph, without empty supernodes and masked edges.
+
+    Args:
+      graph: Graphs of one bucket.
+      bucket: The bucket.
+      t: Time, 0 = noise, 1 = data.
+      level: Signal level in [0, 1].
+      label: Words above the picture.
+    """
     points, nodes, edges = (
-        slice(0, n) for n in (shape.num_nodes, shape.num_supernodes, shape.num_edges)
+        slice(0, n) for n in (bucket.num_nodes, bucket.num_supernodes, bucket.num_edges)
     )
     occupied = np.asarray(graph.coarse.nodes["mask"][nodes])
     real = np.asarray(graph.coarse.edges["mask"][edges])
     place = np.cumsum(occupied) - 1
     return {
         "t": t,
-        "signal_level": float(time.level(moments)[0]),
+        "signal_level": level,
         "points": np.asarray(graph.positions[points]),
         "supernode_positions": np.asarray(graph.supernode_positions[nodes])[occupied],
         "senders": place[np.asarray(graph.coarse.senders[edges])[real]],
         "receivers": place[np.asarray(graph.coarse.receivers[edges])[real]],
         "assignment": place[np.asarray(graph.assignment[points])],
-        "label": f"{verb} bucket {bucket + 1} of {len(time.buckets)}",
+        "label": label,
     }
 
 
