@@ -56,7 +56,7 @@ DPI = 200
 SHAPES = ("chair", "lamp", "table", "car", "bottle", "mug")
 MOLECULE_SEED, DIGIT_SEED, FIELD_SEED, SHAPE_SEED, PATH_SEED = 1, 0, 0, 3, 3
 TIMES = (0.0, 0.3, 0.6, 0.8, 0.95, 1.0)
-SCHEDULES = ("linear", "trigonometric", "ddpm_cosine", "vp")
+SCHEDULES = ("linear", "trigonometric", "vp")
 
 
 class Material(NamedTuple):
@@ -124,6 +124,7 @@ def draw_strip(made: Material) -> Figure:
             facecolor="white",
             edgecolor="#d5dbe1",
             linewidth=0.8,
+            zorder=-1,
         )
     )
     titles = {
@@ -141,13 +142,12 @@ def draw_strip(made: Material) -> Figure:
             color=INK,
             weight="bold",
         )
-    size = float(np.median([half_extent(centred(cloud)) for cloud in made.clouds]))
     for place, cloud in enumerate(made.clouds):
         row, column = divmod(place, 3)
         axes = _panel(figure, 0.12 + 1.03 * column, 0.95 - 0.87 * row, 1.05, 0.85)
         axes.axis("off")
         cloud = centred(cloud)
-        own = size * half_extent(cloud) / size
+        own = half_extent(cloud)
         frame_panel(axes, 1.03 * own)
         axes.set_xlim(-1.25 * own, 1.25 * own)
         draw_points(axes, project_points(cloud, size=own), own, dot=1.1)
@@ -159,7 +159,9 @@ def draw_strip(made: Material) -> Figure:
         row, column = divmod(place, 2)
         axes = _panel(figure, 4.98 + 0.81 * column, 0.98 - 0.84 * row, 0.8, 0.76)
         axes.axis("off")
-        axes.imshow(render_molecule(smiles)[0], interpolation="lanczos")
+        image = render_molecule(smiles)[0]
+        if image is not None:
+            axes.imshow(_trimmed(image), interpolation="lanczos")
     for place, image in enumerate(made.digits[:12]):
         row, column = divmod(place, 3)
         axes = _panel(figure, 6.72 + 0.4 * column, 1.34 - 0.4 * row, 0.38, 0.38)
@@ -175,6 +177,13 @@ def _choose(smiles: Sequence[str], count: int) -> list[str]:
     """
     rich = [s for s in smiles if "1" in s and "O" in s.upper() and "N" in s.upper()]
     return list(dict.fromkeys([*rich, *smiles]))[:count]
+
+
+def _trimmed(image: np.ndarray) -> np.ndarray:
+    """Cuts a transparent margin off, [row, column, 4]."""
+    inked = image[..., 3] > 0
+    rows, columns = (np.flatnonzero(inked.any(axis=axis)) for axis in (1, 0))
+    return image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def _panel(
@@ -200,13 +209,20 @@ def draw_noise_and_time(made: Material) -> Figure:
     for place, t in enumerate(TIMES):
         axes = _panel(figure, 0.08 + 1.31 * place, 2.6, 1.29, 1.29)
         axes.axis("off")
-        x_t = np.asarray(interpolate(linear, jnp.full((1,), t), data[None], noise[None]))
-        size = 2.6
+        x_t = np.asarray(
+            interpolate(linear, jnp.full((1,), t), data[None], noise[None])
+        )
+        size = 3.2
         frame_panel(axes, size)
-        draw_points(axes, project_points(x_t[0], size=size), size, dot=2.2)
+        draw_points(axes, project_points(x_t[0], size=size), size, dot=2.6)
         axes.set_title(f"t = {t:g}", fontsize=LABEL_SIZE, color=INK, pad=2)
     figure.text(
-        0.012, 0.955, "From noise to data", fontsize=TITLE_SIZE, color=INK, weight="bold"
+        0.012,
+        0.955,
+        "From noise to data",
+        fontsize=TITLE_SIZE,
+        color=INK,
+        weight="bold",
     )
     t = np.linspace(0.0, 1.0, 201)
     left = _panel(figure, 0.62, 0.5, 3.1, 1.75)
@@ -400,8 +416,10 @@ def write_small(
         pad_inches=0.12,
     )
     image = Image.open(drawn)
-    image = image.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE) \
-        if clear else image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    if clear:  # The other methods know no transparency.
+        image = image.quantize(256, Image.Quantize.FASTOCTREE)
+    else:
+        image = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
     with whole_file(path) as file:
         image.save(file, format="png", optimize=True)
     return path

@@ -24,7 +24,7 @@ from ncgn_jax.point_clouds.projection import (
     project_points,
 )
 
-MAX_EDGES = 2000
+MAX_EDGES = 4000
 
 
 class DenoisingState(TypedDict, total=False):
@@ -72,7 +72,7 @@ def draw_denoising_path(
 
     Above, points have the colour of their supernode and a thin line to it; where
     every point is its own supernode they are shaded by depth. Below, the area of a
-    supernode grows with the number of its members, and at most 2,000 edges are drawn.
+    supernode grows with the number of its members, and at most 4,000 edges are drawn.
     Each column has its own scale, because noise is wider than data.
 
     Args:

@@ -148,7 +148,9 @@ def _state(
     labels = jnp.resize(jnp.asarray(label[shown]), (_NUM_SHOWN,))
     graph = view(bucket, clouds, moments, labels)[1]
     verbs = f"{verb} bucket {bucket + 1} of {len(time.buckets)}"
-    return state_of(graph, time.buckets[bucket], t, float(time.level(moments)[0]), verbs)
+    return state_of(
+        graph, time.buckets[bucket], t, float(time.level(moments)[0]), verbs
+    )
 
 
 def state_of(
