@@ -68,10 +68,16 @@ def draw_all(
     if model.num_classes:
         generated += f", guidance {sampling.guidance:g}"
     clouds = {generated: samples["points"][:_MAX_INTERACTIVE]}
+    names, words = model.facts.class_names, {}
+    if model.num_classes:
+        words[generated] = [names[i] for i in samples["label"][:_MAX_INTERACTIVE]]
     some = None
     if dataset is not None:
         test, scale = dataset.test[:, : model.num_points], model.facts.scale
-        clouds[f"test data: {dataset.name}"] = _choose(test, len(clouds[generated]))
+        chosen, data = _choose(test, len(clouds[generated])), _data_name(dataset)
+        clouds[data] = test[chosen]
+        if names:
+            words[data] = [names[i] for i in dataset.test_labels[chosen]]
         some = choose_clouds(test, dataset.test_labels, scale, _NUM_TEST_CLOUDS)
     view = NetworkView(model, params, model_state)
     states = denoising_states(
@@ -103,6 +109,7 @@ def draw_all(
         folder / "samples.html",
         title="Generated clouds and data",
         max_clouds=_MAX_INTERACTIVE,
+        captions=words,
     )
     return [*paths, page]
 
@@ -112,8 +119,12 @@ def _say_left_out(name: str, reason: str) -> None:
 
 
 def _choose(test: np.ndarray, count: int) -> np.ndarray:
-    """Returns some test clouds at random, because files are sorted by class."""
-    return test[np.random.default_rng(0).permutation(len(test))[:count]]
+    """Chooses some test clouds at random, because files are sorted by class."""
+    return np.random.default_rng(0).permutation(len(test))[:count]
+
+
+def _data_name(dataset: PointDataset) -> str:
+    return f"test data: {dataset.name}"
 
 
 def _draw_attention(view: NetworkView, clouds: Labelled) -> Figure:

@@ -1,5 +1,9 @@
 """Drawings of clouds, paths and attention: projection, binning, what panels show."""
 
+import base64
+import json
+import re
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -8,7 +12,7 @@ from ncgn_jax.pictures import save_figure
 from ncgn_jax.point_clouds import draw_attention as attention
 from ncgn_jax.point_clouds import draw_path as denoising
 from ncgn_jax.point_clouds import projection
-from ncgn_jax.point_clouds.draw_clouds import draw_clouds
+from ncgn_jax.point_clouds.draw_clouds import centred, draw_clouds
 from ncgn_jax.point_clouds.draw_page import write_interactive_clouds
 
 
@@ -189,15 +193,32 @@ def test_draw_attention_refuses_uneven_lists():
         attention.draw_attention([np.ones(2)], [np.ones(2)], [0.1, 0.2])
 
 
+def page_content(path):
+    """Reads back what the page's script is given."""
+    return json.loads(re.search("const page = (.*);\n", path.read_text())[1])
+
+
 def test_interactive_page_stands_alone(numbers, tmp_path):
     clouds = numbers.normal(size=(3, 20, 3))
-    sets = {"samples": clouds, "flat": clouds[:2, :, :2]}
-    page = write_interactive_clouds(sets, tmp_path / "clouds.html").read_text()
-    assert "Plotly.newPlot" in page
-    assert "<script src=" not in page
-    assert "<link" not in page.split("<body>")[0]
-    assert page.count('"method":"restyle"') == 3
-    # The shorter set begins again at the slider's third step.
-    assert '"args":["visible",[false,false,true,true,false]]' in page
+    sets = {"samples": clouds, "</script>": clouds[:2, :, :2]}
+    words = {"samples": ["a", "b", "c"]}
+    path = write_interactive_clouds(sets, tmp_path / "clouds.html", captions=words)
+    page = path.read_text()
+    assert not re.search(r"""(src|href)=["'](?!data:)|https?:""", page)
+    assert page.count("</script>") == 1
+    first, second = page_content(path)["sets"]
+    assert [cloud["label"] for cloud in first["clouds"]] == ["a", "b", "c"]
+    assert second["name"] == "</script>"
+    packed = second["clouds"][1]
+    found = np.frombuffer(base64.b64decode(packed["points"]), "<i2").reshape(-1, 3)
+    wanted = np.pad(centred(clouds[1, :, :2]), ((0, 0), (0, 1)))
+    np.testing.assert_allclose(found * packed["scale"] / 32767, wanted, atol=1e-4)
     with pytest.raises(ValueError, match="at most 4"):
         write_interactive_clouds(dict.fromkeys("abcde", clouds), "x.html")
+
+
+def test_interactive_page_stays_below_3_mb_and_says_what_is_left_out(tmp_path):
+    clouds = np.random.default_rng(0).normal(size=(24, 40_000, 3))
+    path = write_interactive_clouds({"a": clouds, "b": clouds}, tmp_path / "a.html")
+    assert 2e6 < path.stat().st_size < 3e6
+    assert page_content(path)["note"] == "6,250 of 40,000 points of each are shown"
