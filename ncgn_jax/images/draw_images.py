@@ -14,8 +14,8 @@ from ncgn_jax.pictures.style import (
     FAINT,
     INK,
     LABEL_SIZE,
-    TITLE_SIZE,
     dress_axes,
+    title_sheet,
 )
 
 # Inches of an image in a sheet, of a caption, and of a letter in it.
@@ -29,7 +29,7 @@ def draw_image_rows(
     headings: Sequence[str] = (),
     grids: Sequence[int | None] = (),
     captions: Sequence[Sequence[str]] = (),
-    note: str = "",
+    title: str = "",
 ) -> Path:
     """Draws images in titled rows: classes, paths, or samples over their neighbours.
 
@@ -40,7 +40,7 @@ def draw_image_rows(
       headings: One for each column, none if empty.
       grids: Side of the patches drawn over each column, None for none.
       captions: Text above each image of each row, none if empty.
-      note: Line below all of them.
+      title: Line above all of them.
 
     Returns:
       The path.
@@ -59,10 +59,19 @@ def draw_image_rows(
     room = _CAPTION if captions else 0.06 * tall
     longest = max((len(text) for row in captions for text in row), default=0)
     across = max(0.06 * cell, _LETTER * longest - cell)
-    figure = Figure(((cell + across) * columns + 1.0, (tall + room) * len(rows) + 0.4))
+    # The images fill the figure; all words stand beyond its edges.
+    figure = Figure(
+        (
+            cell * columns + across * (columns - 1),
+            tall * len(rows) + room * (len(rows) - 1),
+        )
+    )
     spaces = {"wspace": across / cell, "hspace": room / tall}
-    panels = figure.subplots(len(rows), columns, squeeze=False, gridspec_kw=spaces)
-    for i, (row, title) in enumerate(zip(rows, titles, strict=True)):
+    edges = {"left": 0.0, "right": 1.0, "bottom": 0.0, "top": 1.0}
+    panels = figure.subplots(
+        len(rows), columns, squeeze=False, gridspec_kw={**spaces, **edges}
+    )
+    for i, (row, name) in enumerate(zip(rows, titles, strict=True)):
         for k, axes in enumerate(panels[i]):
             axes.set_axis_off()
             if k >= len(row):
@@ -80,15 +89,14 @@ def draw_image_rows(
         panels[i, 0].text(
             -0.12,
             0.5,
-            title,
+            name,
             transform=panels[i, 0].transAxes,
             ha="right",
             va="center",
             fontsize=LABEL_SIZE,
             color=INK,
         )
-    if note:
-        figure.supxlabel(note, fontsize=LABEL_SIZE - 1, color=INK)
+    title_sheet(figure, title, 0.3 if headings or captions else 0.1)
     return save_figure(figure, path)
 
 
@@ -113,20 +121,18 @@ def draw_costs(
     """
     figure = Figure((6.4, 2.6))
     left, right = figure.subplots(1, 2)
-    for axes, values, label, color in (
-        (left, costs, "million multiply-adds", CATEGORIES[0]),
-        (right, tokens, "tokens", CATEGORIES[1]),
+    for axes, values, label, heading, color in (
+        (left, costs, "million multiply-adds", "Cost of one image", CATEGORIES[0]),
+        (right, tokens, "tokens", "Resolution", CATEGORIES[1]),
     ):
-        axes.stairs(np.asarray(values, float), np.asarray(times), color=color, lw=1.8)
-        dress_axes(axes, "t (0 noise, 1 data)", label)
+        axes.stairs(
+            np.asarray(values, float), np.asarray(times), None, color=color, lw=1.8
+        )
+        dress_axes(axes, "time t   (0 = noise, 1 = data)", label, heading)
         axes.set_ylim(bottom=0)
         axes.set_xlim(0, 1)
     left.axhline(mean_cost, color=FAINT, lw=1.0, ls=(0, (4, 2)))
-    left.text(
-        0.02, mean_cost, "mean", fontsize=LABEL_SIZE - 1, color=FAINT, va="bottom"
-    )
-    left.set_title("cost of one image", fontsize=TITLE_SIZE, color=INK, loc="left")
-    right.set_title("resolution", fontsize=TITLE_SIZE, color=INK, loc="left")
+    left.text(0.02, mean_cost, "mean", fontsize=LABEL_SIZE - 1, color=INK, va="bottom")
     figure.tight_layout()
     return save_figure(figure, path)
 

@@ -24,12 +24,12 @@ _LONGEST_NAME = 14
 
 
 def draw_classes(
-    samples: Mapping[str, np.ndarray], facts: ImageFacts, path: Path, note: str = ""
+    samples: Mapping[str, np.ndarray], facts: ImageFacts, path: Path, title: str = ""
 ) -> Path:
     """Draws a row for each of the most frequent classes among the samples.
 
     Where there are too few images of a class for a row, the first images are drawn with
-    the class of each above it. `note` stands below.
+    the class of each above it. `title` stands above all.
     """
     labels = np.asarray(samples["labels"])
     names = [_shorten(name) for name in facts.class_names]
@@ -45,7 +45,7 @@ def draw_classes(
         parts = [np.flatnonzero(labels == label)[:_NUM_COLUMNS] for label in frequent]
         titles = [names[label] for label in frequent]
     rows = [_to_pixels(facts.units, samples["images"][part]) for part in parts]
-    return draw_image_rows(rows, titles, path, captions=captions, note=note)
+    return draw_image_rows(rows, titles, path, captions=captions, title=title)
 
 
 def draw_paths(
@@ -77,6 +77,7 @@ def draw_paths(
         path,
         ["noise", *(f"t = {state.t:.2f}" for state in states)],
         [None, *(bucket.patch for bucket in buckets)],
+        title="From noise to images, and the patches read",
     )
 
 
@@ -91,6 +92,7 @@ def draw_neighbors(
         [_to_pixels(units, images), nearest],
         ["generated", f"nearest of\n{scorer.looked_at}"],
         path,
+        title="Generated images and the training images nearest to them",
     )
 
 

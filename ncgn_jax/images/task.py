@@ -324,7 +324,7 @@ class ImageTask(Task[ImageDataset, ImageFacts]):
         start, path = self.first_paths(params)
         paths = [
             pictures.draw_classes(
-                samples, facts, folder / "samples.png", self._guidance_note()
+                samples, facts, folder / "samples.png", self._sheet_title()
             ),
             pictures.draw_paths(model, start, path, folder / "paths.png"),
             pictures.draw_cost(model, self.forward_macs, folder / "cost.png"),
@@ -339,11 +339,11 @@ class ImageTask(Task[ImageDataset, ImageFacts]):
             )
         return paths
 
-    def _guidance_note(self) -> str:
-        """Says in a picture how samples were guided; empty without classes."""
+    def _sheet_title(self) -> str:
+        """Says above a picture what it shows, and with classes how it was guided."""
         if not self.model.num_classes:
-            return ""
-        return f"guidance {self.sampling.guidance:g}"
+            return "Generated images"
+        return f"Generated images, guidance {self.sampling.guidance:g}"
 
     @functools.cached_property
     def forward_macs(self) -> np.ndarray:

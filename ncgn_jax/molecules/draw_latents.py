@@ -61,13 +61,13 @@ def draw_latents(
     num_panels = 1 if pairs is None else 2
     figure = Figure(figsize=(4.6 * num_panels, 4.1), layout="constrained")
     panels = figure.subplots(1, num_panels, squeeze=False)[0]
-    _scatter(panels[0], latents, classes, names, "atoms")
+    _scatter(panels[0], latents, classes, names, "Latents of atoms")
     if pairs is not None:
         pairs, bonds = np.asarray(pairs, int).reshape(-1, 2), np.asarray(bonds)
         if bonds.shape != pairs.shape[:1]:
             raise ValueError(f"{len(pairs)} pairs, but bonds {bonds.shape}")
         steps = latents[pairs[:, 1]] - latents[pairs[:, 0]]
-        _scatter(panels[1], steps, bonds, _BOND_NAMES, "differences of pairs")
+        _scatter(panels[1], steps, bonds, _BOND_NAMES, "Differences of pairs")
     return save_figure(figure, path)
 
 

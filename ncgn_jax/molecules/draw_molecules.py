@@ -17,7 +17,7 @@ from matplotlib.image import imread
 from ncgn_jax.molecules.atom_classes import import_chem
 from ncgn_jax.molecules.draw_latents import draw_latents
 from ncgn_jax.pictures.output import save_figure
-from ncgn_jax.pictures.style import FAINT, INK, LABEL_SIZE
+from ncgn_jax.pictures.style import FAINT, INK, LABEL_SIZE, title_sheet
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
@@ -34,6 +34,7 @@ def draw_molecule_sheet(
     path: str | Path,
     captions: Sequence[str] | None = None,
     columns: int = 6,
+    title: str = "",
 ) -> Path:
     """Draws molecules in a grid; the invalid ones are marked "invalid" in red.
 
@@ -45,6 +46,7 @@ def draw_molecule_sheet(
       path: File to write, for example `molecules.png`.
       captions: One line below each molecule; none if None.
       columns: Molecules per row, >= 1.
+      title: Line above all of them.
 
     Returns:
       The path.
@@ -63,6 +65,7 @@ def draw_molecule_sheet(
     figure, panels = _make_grid(len(given), min(columns, len(given)))
     for axes, one, caption in zip(panels, given, captions, strict=False):
         _fill_panel(axes, one, caption)
+    title_sheet(figure, title)
     return save_figure(figure, path)
 
 
@@ -103,6 +106,7 @@ def draw_nearest(
         word = "copy" if one == nearest else "nearest"
         _fill_panel(lower, nearest, f"{word}, {similarity:.2f}")
         lower.set_facecolor("#f3f5f7")
+    title_sheet(figure, "Generated molecules and those trained on, by similarity")
     return save_figure(figure, path)
 
 

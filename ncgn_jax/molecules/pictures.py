@@ -59,7 +59,11 @@ def draw_all(
             samples["atoms"][:_NUM_SHEET], samples["bonds"][:_NUM_SHEET], strict=True
         )
     ]
-    pictures = [draw_molecule_sheet(drawn, folder / "molecules.png")]
+    pictures = [
+        draw_molecule_sheet(
+            drawn, folder / "molecules.png", title="Generated molecules, as decoded"
+        )
+    ]
     if smiles and dataset is not None:
         known = dataset.train.smiles.tolist()
         nearest = list(dict.fromkeys(smiles))[:_NUM_NEAREST]
@@ -137,5 +141,9 @@ def _draw_paths(
     num_rows = len(columns[0])
     drawn = [column[i] for i in range(num_rows) for column in columns]
     return draw_molecule_sheet(
-        drawn, folder / "paths.png", captions * num_rows, columns=len(columns)
+        drawn,
+        folder / "paths.png",
+        captions * num_rows,
+        columns=len(columns),
+        title="From noise to molecules, a row each",
     )

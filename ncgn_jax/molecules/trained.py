@@ -81,6 +81,11 @@ class Molecules:
         pairs = zip(self.atoms, self.bonds, strict=True)
         return [to_molecule(*pair, self.classes) for pair in pairs]
 
+    def _headline(self) -> str:
+        """Says how many molecules there are, and what was asked for."""
+        asked = "".join(f", {name} = {x:g} asked for" for name, x in self.asked.items())
+        return f"{len(self)} molecules, {len(self.valid)} of them valid{asked}"
+
     def save(self, path: str | Path) -> list[Path]:
         """Writes the valid molecules as .smi or .sdf, or draws all as .png.
 
@@ -101,7 +106,7 @@ class Molecules:
         if path.suffix.lower() == ".png":
             from ncgn_jax.molecules.draw_molecules import draw_molecule_sheet
 
-            return [draw_molecule_sheet(self.drawn(), path)]
+            return [draw_molecule_sheet(self.drawn(), path, title=self._headline())]
         changed = np.zeros(len(self), bool) if self.repaired is None else self.repaired
         about = [
             (REPAIRED if changed[i] else RAW, i)

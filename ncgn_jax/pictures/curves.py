@@ -56,9 +56,10 @@ def draw_schedule(
         )
     figure = Figure(figsize=(7.4, 3.1), layout="constrained")
     panels = figure.subplots(1, 2)
-    names = ("supernodes (resolution)", "neighbours of each (range)")
+    names = ("supernodes", "neighbours of each")
+    titles = ("Resolution", "Range")
     for which, (axes, name) in enumerate(zip(panels, names, strict=True)):
-        dress_axes(axes, "signal level   (0 = noise, 1 = data)", name)
+        dress_axes(axes, "signal level   (0 = noise, 1 = data)", name, titles[which])
         _shade_buckets(axes, edges)
         for index, (curve_name, pair) in enumerate(curves.items()):
             values = np.asarray(pair[which], float)
@@ -95,6 +96,7 @@ def draw_schedule(
         ncols=min(len(labels), 6),
         frameon=False,
         fontsize=LABEL_SIZE,
+        labelcolor=INK,
     )
     return figure
 
@@ -152,7 +154,7 @@ def draw_loss(steps: ArrayLike, losses: Mapping[str, ArrayLike], ylabel: str) ->
     steps = np.asarray(steps, float)
     figure = Figure(figsize=(6.6, 3.6), layout="constrained")
     axes = figure.subplots()
-    dress_axes(axes, "training step", ylabel)
+    dress_axes(axes, "training step", ylabel, "Loss of each noise bucket")
     window = _SMOOTHING * (steps[-1] - steps[0]) if len(steps) > 20 else 0.0
     shown = []
     for index, (name, color) in enumerate(
@@ -182,11 +184,12 @@ def draw_loss(steps: ArrayLike, losses: Mapping[str, ArrayLike], ylabel: str) ->
         shown.append(smoothed)
     _scale_loss(axes, steps, np.concatenate(shown) if shown else np.zeros(0))
     if losses:
-        axes.legend(
-            loc="upper left",
-            bbox_to_anchor=(1.01, 1.0),
+        figure.legend(
+            loc="outside lower center",
+            ncols=2,
             frameon=False,
             fontsize=LABEL_SIZE - 0.5,
+            labelcolor=INK,
             handlelength=3.0,
         )
     return figure

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from ncgn_jax.data.whole_files import whole_file
 
 
-def save_figure(figure: Figure, path: str | Path, dpi: int = 160) -> Path:
+def save_figure(figure: Figure, path: str | Path, dpi: int = 200) -> Path:
     """Saves a figure whole or not at all, in the format named by the path's suffix.
 
     Args:
@@ -30,6 +30,11 @@ def save_figure(figure: Figure, path: str | Path, dpi: int = 160) -> Path:
         )
     with whole_file(path) as file:
         figure.savefig(
-            file, format=kind, dpi=dpi, facecolor="white", bbox_inches="tight"
+            file,
+            format=kind,
+            dpi=dpi,
+            facecolor="white",
+            bbox_inches="tight",
+            pad_inches=0.12,
         )
     return Path(path)

@@ -84,6 +84,7 @@ def draw_attention(
     signal_levels: Sequence[float],
     labels: Sequence[str] | None = None,
     num_neighbors: Sequence[int] | None = None,
+    unit: str = "",
 ) -> Figure:
     """Draws attention weight against edge distance, one panel for each noise level.
 
@@ -100,6 +101,7 @@ def draw_attention(
       labels: Extra words for each level.
       num_neighbors: In-degree at each level, self loop included. If given, weights
         are shown relative to 1 / in-degree, which makes levels comparable.
+      unit: Unit of the edge lengths.
 
     Returns:
       The figure.
@@ -143,8 +145,9 @@ def draw_attention(
             axes.axhline(1.0, **ALIKE)
     _scale_axes(panels[0], levels)
     _add_legend(figure, alike=num_neighbors is not None)
-    figure.supxlabel("edge length", fontsize=LABEL_SIZE, color=INK)
-    share = "" if num_neighbors is None else " x in-degree"
+    unit = f"   ({unit})" if unit else ""
+    figure.supxlabel(f"edge length{unit}", fontsize=LABEL_SIZE, color=INK)
+    share = "" if num_neighbors is None else " \N{MULTIPLICATION SIGN} in-degree"
     figure.supylabel(f"attention weight{share}", fontsize=LABEL_SIZE, color=INK)
     return figure
 
@@ -153,7 +156,8 @@ def _draw_level(
     axes: Axes, levels: list[Bins], place: int, color: ColorType, title: str
 ) -> None:
     dress_axes(axes, title=title)
-    axes.title.set_fontsize(LABEL_SIZE)
+    # Left-aligned titles are no `axes.title`.
+    axes.set_title(title, fontsize=LABEL_SIZE - 0.5, color=INK, loc="left")
     for other, bins in enumerate(levels):
         if other != place:
             axes.plot(bins.distance, bins.mean, **OTHERS)
@@ -183,6 +187,7 @@ def _add_legend(figure: Figure, alike: bool) -> None:
         ncols=2 if figure.get_figwidth() < 5.0 else len(handles),
         frameon=False,
         fontsize=LABEL_SIZE - 0.5,
+        labelcolor=INK,
     )
 
 

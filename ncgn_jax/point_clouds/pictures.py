@@ -135,6 +135,7 @@ def _draw_attention(view: NetworkView, clouds: Labelled) -> Figure:
         ATTENTION_LEVELS,
         labels=[_shape(found.bucket) for found in edges],
         num_neighbors=[found.bucket.num_neighbors + 1 for found in edges],
+        unit="data have standard deviation 1",
     )
 
 

@@ -32,7 +32,7 @@ def test_classes_are_sampled_in_turn_if_named():
 
 @pytest.mark.parametrize("random", [False, True])
 def test_paths_compile_nothing_and_end_in_the_samples(tmp_path, monkeypatch, random):
-    monkeypatch.setattr(image_pictures, "draw_image_rows", lambda *args: args)
+    monkeypatch.setattr(image_pictures, "draw_image_rows", lambda *args, title: args)
     # Two images a device, so that fewer would be another program.
     sizes = "sample.num_samples=16", "sample.batch_size=16", "sample.num_steps=12"
     task, traced = small_task(*sizes, f"sample.random_buckets={random}"), []
@@ -64,7 +64,7 @@ def test_paths_compile_nothing_and_end_in_the_samples(tmp_path, monkeypatch, ran
 def test_sheets_have_rows_of_classes_or_names_of_each_image(num_classes, monkeypatch):
     seen = {}
 
-    def record(rows, titles, path, captions=(), note=""):
+    def record(rows, titles, path, captions=(), title=""):
         seen.update(rows=rows, titles=titles, captions=captions)
 
     monkeypatch.setattr(image_pictures, "draw_image_rows", record)
