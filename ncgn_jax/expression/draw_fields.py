@@ -132,6 +132,7 @@ def draw_fields(
     places: Axis,
     genes: Sequence[str],
     given: Mapping[str, np.ndarray] | None = None,
+    unit: str = "",
 ) -> Figure:
     """Draws heat maps over place and time, genes in rows and titles in columns.
 
@@ -145,6 +146,7 @@ def draw_fields(
       genes: Name of each gene.
       given: Title to bool [time, place, gene], the known cells, which are outlined and
         hatched.
+      unit: Unit of the expression.
 
     Returns:
       The figure.
@@ -175,7 +177,8 @@ def draw_fields(
     )
     name_grid(panels, list(fields), genes)
     for gene, row in enumerate(panels):
-        add_color_bar(figure, row, together[..., gene], Normalize(*scales[gene]))
+        norm = Normalize(*scales[gene])
+        add_color_bar(figure, row, together[..., gene], norm, unit)
     if marks:
         handles = [Patch(facecolor="none", edgecolor=INK, hatch="///", linewidth=0.9)]
         add_legend(figure, handles, ["given"])
@@ -188,6 +191,7 @@ def draw_path(
     times: Axis,
     places: Axis,
     genes: Sequence[str],
+    unit: str = "",
 ) -> Figure:
     """Draws a field on its way from noise to data, a column for each step.
 
@@ -200,6 +204,7 @@ def draw_path(
       times: Rising, [time].
       places: Rising, [place].
       genes: Name of each gene.
+      unit: Unit of the expression.
 
     Returns:
       The figure.
@@ -225,7 +230,9 @@ def draw_path(
     relative = np.array([0.0, 1.0])
     bar = add_color_bar(figure, panels.ravel(), relative, Normalize(0.0, 1.0))
     bar.set_ticks([0.0, 1.0], labels=["least", "most"])
-    bar.set_label("expression in each map", fontsize=TICK_SIZE, color=INK)
+    bar.set_label(
+        with_unit("expression in each map", unit), fontsize=TICK_SIZE, color=INK
+    )
     return figure
 
 
@@ -298,11 +305,17 @@ def _mark_cells(
         )  # fmt: skip
 
 
+def with_unit(quantity: str, unit: str) -> str:
+    """Writes a unit, if there is one, below a quantity."""
+    return f"{quantity}\n({unit})" if unit else quantity
+
+
 def add_color_bar(
     figure: Figure,
     panels: np.ndarray,
     values: np.ndarray,
     norm: Normalize,
+    unit: str = "",
 ) -> Colorbar:
     """Adds a bar right of the panels, with points where values exceed its ends."""
     finite = values[np.isfinite(values)]
@@ -316,7 +329,7 @@ def add_color_bar(
         pad=0.02,
         aspect=18,
     )
-    bar.set_label("expression", fontsize=TICK_SIZE, color=INK)
+    bar.set_label(with_unit("expression", unit), fontsize=TICK_SIZE, color=INK)
     bar.ax.tick_params(labelsize=TICK_SIZE, colors=INK, length=2, width=0.6)
     bar.outline.set_visible(False)
     return bar

@@ -26,6 +26,7 @@ from ncgn_jax.expression.draw_fields import (
     checked_flags,
     limits_of,
     name_grid,
+    with_unit,
 )
 from ncgn_jax.pictures.style import (
     CATEGORIES,
@@ -63,6 +64,7 @@ def draw_profiles(
     hidden: np.ndarray,
     genes: Sequence[str],
     baselines: Mapping[str, np.ndarray] | None = None,
+    unit: str = "",
 ) -> Figure:
     """Draws profiles along a line, a row for each sample and a column for each gene.
 
@@ -77,6 +79,7 @@ def draw_profiles(
       hidden: True where the model had no value, bool [sample, node, gene].
       genes: Name of each gene.
       baselines: Name to other imputations, [sample, node, gene].
+      unit: Unit of the expression.
 
     Returns:
       The figure.
@@ -117,7 +120,7 @@ def draw_profiles(
         reaches = [values[..., gene] for values in others.values()]
         axes.set_ylim(*_profile_limits(shown, reaches))
     figure.supxlabel("position", fontsize=LABEL_SIZE, color=INK)
-    figure.supylabel("expression", fontsize=LABEL_SIZE, color=INK)
+    figure.supylabel(with_unit("expression", unit), fontsize=LABEL_SIZE, color=INK)
     _add_profile_legend(figure, list(others), bool(hidden.any()))
     return figure
 
@@ -188,6 +191,7 @@ def draw_tissue(
     positions: np.ndarray,
     columns: Mapping[str, np.ndarray],
     genes: Sequence[str],
+    unit: str = "",
 ) -> Figure:
     """Draws maps of a tissue, a dot for each cell and a row for each gene.
 
@@ -198,6 +202,7 @@ def draw_tissue(
       positions: Place of each cell, [cell, 2].
       columns: Title ("measured", "imputed", ...) to expression, [cell, gene].
       genes: Name of each gene.
+      unit: Unit of the expression.
 
     Returns:
       The figure.
@@ -230,7 +235,7 @@ def draw_tissue(
     for gene, row in enumerate(panels):
         shown = np.stack([values[:, gene] for values in maps.values()])
         norm = Normalize(*limits_of(shown, share=0.005))
-        _draw_cells(figure, row, positions, shown, norm, dot)
+        _draw_cells(figure, row, positions, shown, norm, dot, unit)
     return figure
 
 
@@ -241,6 +246,7 @@ def _draw_cells(
     columns: np.ndarray,
     norm: Normalize,
     dot: float,
+    unit: str,
 ) -> None:
     """Draws the panels of one gene, which share a scale; columns are [column, cell]."""
     for axes, values in zip(panels, columns, strict=True):
@@ -252,7 +258,7 @@ def _draw_cells(
             positions[:, 0], positions[:, 1], c=values, s=dot, cmap=EXPRESSION,
             norm=norm, linewidths=0, plotnonfinite=True, rasterized=True,
         )  # fmt: skip
-    add_color_bar(figure, panels, columns, norm)
+    add_color_bar(figure, panels, columns, norm, unit)
 
 
 def pearson(first: np.ndarray, second: np.ndarray) -> float:
@@ -269,6 +275,7 @@ def draw_scatter(
     imputed: np.ndarray,
     genes: Sequence[str],
     hidden: np.ndarray | None = None,
+    unit: str = "",
 ) -> Figure:
     """Draws imputed against measured values, a panel for each of at most 12 genes.
 
@@ -282,6 +289,7 @@ def draw_scatter(
       genes: Name of each gene.
       hidden: True for entries to compare, bool, same shape; None for all. Entries
         where either value is not finite are left out.
+      unit: Unit of the expression.
 
     Returns:
       The figure.
@@ -324,7 +332,7 @@ def draw_scatter(
         _draw_pairs(axes, *pairs[gene], genes[gene])
     for axes in panels[num_panels:]:
         axes.set_visible(False)
-    lines = ["measured"]
+    lines = [f"measured, {unit}" if unit else "measured"]
     if max(len(pair[0]) for pair in pairs[:num_panels]) > MAX_POINTS:
         lines[0] += f"   ({MAX_POINTS:,} entries drawn at most)"
     if num_panels < len(genes):

@@ -41,6 +41,14 @@ class FieldFacts:
         """Axes of the positions."""
         return len(self.layouts[0][0])
 
+    @property
+    def unit(self) -> str:
+        """Unit of the expression that is generated, in words for pictures."""
+        if self.units is None:
+            return "0 to 1 in training"
+        kind = "log(1 + x)" if self.units.logarithm else "x"
+        return f"standard deviations of {kind}"
+
     def positions(self) -> list[np.ndarray]:
         """Returns the layouts as arrays, float32 [node, dim]."""
         return [np.asarray(points, np.float32) for points in self.layouts]

@@ -30,6 +30,7 @@ def draw_all(
     genes: Sequence[str],
     walk: Callable[[], Sequence[State]],
     folder: Path,
+    unit: str = "",
 ) -> list[Path]:
     """Saves every picture that the data allow.
 
@@ -40,6 +41,7 @@ def draw_all(
       genes: Their names.
       walk: Returns the path of the first unconditional sample, from noise to data.
       folder: Where to.
+      unit: Unit of the expression.
 
     Returns:
       The files written.
@@ -48,22 +50,22 @@ def draw_all(
     grid = next(iter(cases.values())).fields.grid
     if grid is not None:
         truth = None if dataset is None else dataset.test.values[0]
-        figures["fields"] = lambda: _fields(samples, cases, truth, grid, genes)
+        figures["fields"] = lambda: _fields(samples, cases, truth, grid, genes, unit)
         if "unconditional" in samples:
-            figures["path"] = lambda: _path(walk(), grid, genes)
+            figures["path"] = lambda: _path(walk(), grid, genes, unit)
     elif dataset is None:
-        figures["tissue"] = lambda: _generated(samples, cases, genes)
+        figures["tissue"] = lambda: _generated(samples, cases, genes, unit)
     for name in samples:
         if dataset is None or name not in IMPUTATION_TASKS:
             continue
         case, values = cases[name].first(len(samples[name])), samples[name]
-        figures[f"{name}_scatter"] = partial(_scatter, case, values, genes)
+        figures[f"{name}_scatter"] = partial(_scatter, case, values, genes, unit)
         if dataset.test.is_profile:
             figures[f"{name}_profiles"] = partial(
-                _profiles, name, case, values, dataset
+                _profiles, name, case, values, dataset, unit
             )
         elif dataset.test.grid is None:
-            figures[f"{name}_tissue"] = partial(_tissue, case, values, genes)
+            figures[f"{name}_tissue"] = partial(_tissue, case, values, genes, unit)
     folder.mkdir(parents=True, exist_ok=True)
     return [
         save_figure(make(), folder / f"{name}.png") for name, make in figures.items()
@@ -76,6 +78,7 @@ def _fields(
     truth: np.ndarray | None,
     grid: Grid,
     genes: Sequence[str],
+    unit: str,
 ) -> Figure:
     """Draws one test field, if there is one, and one of each task beside it."""
     times, places = grid
@@ -87,22 +90,23 @@ def _fields(
         columns[title] = values[0].reshape(shape)
         if name in cases:
             given[title] = cases[name].given[0].reshape(shape)
-    return draw_fields(columns, times, places, genes, given)
+    return draw_fields(columns, times, places, genes, given, unit)
 
 
-def _path(path: Sequence[State], grid: Grid, genes: Sequence[str]) -> Figure:
+def _path(path: Sequence[State], grid: Grid, genes: Sequence[str], unit: str) -> Figure:
     """Draws the states of one field at the end of every noise bucket."""
     times, places = grid
     shape = (len(path), len(times), len(places), len(genes))
     states = np.stack([state for state, _ in path]).reshape(shape)
     levels = np.asarray([level for _, level in path])
-    return draw_path(states, levels, times, places, genes)
+    return draw_path(states, levels, times, places, genes, unit)
 
 
 def _generated(
     samples: Mapping[str, np.ndarray],
     cases: Mapping[str, FieldCase],
     genes: Sequence[str],
+    unit: str,
 ) -> Figure:
     """Draws the first patch of each task, for the genes that vary most."""
     fields = next(iter(cases.values())).fields
@@ -114,21 +118,24 @@ def _generated(
         fields.layouts[fields.layout[0]][:, :2],
         {name: part[:, shown] for name, part in columns.items()},
         [genes[g] for g in shown],
+        unit,
     )
 
 
-def _scatter(case: FieldCase, values: np.ndarray, genes: Sequence[str]) -> Figure:
+def _scatter(
+    case: FieldCase, values: np.ndarray, genes: Sequence[str], unit: str
+) -> Figure:
     fields = case.fields
     hidden = ~case.given & fields.point_mask[:, :, None]
     shown = [g for g in range(len(genes)) if hidden[..., g].any()]
     measured, imputed, hidden = (
         part[..., shown] for part in (fields.values, values, hidden)
     )
-    return draw_scatter(measured, imputed, [genes[g] for g in shown], hidden)
+    return draw_scatter(measured, imputed, [genes[g] for g in shown], hidden, unit)
 
 
 def _profiles(
-    name: str, case: FieldCase, values: np.ndarray, dataset: FieldDataset
+    name: str, case: FieldCase, values: np.ndarray, dataset: FieldDataset, unit: str
 ) -> Figure:
     fields, given = case.fields, case.given
     others = baselines(name, case, dataset)
@@ -145,10 +152,13 @@ def _profiles(
         ~given[pick],
         [dataset.genes[g] for g in genes],
         {title: part[pick] for title, part in others.items()},
+        unit,
     )
 
 
-def _tissue(case: FieldCase, values: np.ndarray, genes: Sequence[str]) -> Figure:
+def _tissue(
+    case: FieldCase, values: np.ndarray, genes: Sequence[str], unit: str
+) -> Figure:
     """Draws one patch, measured and generated, for the genes that vary most."""
     fields, given = case.fields, case.given[0]
     real = fields.point_mask[0]
@@ -160,4 +170,4 @@ def _tissue(case: FieldCase, values: np.ndarray, genes: Sequence[str]) -> Figure
         "generated where hidden": values[0][real][:, shown],
     }
     positions = fields.layouts[fields.layout[0]][:, :2]
-    return draw_tissue(positions, columns, [genes[g] for g in shown])
+    return draw_tissue(positions, columns, [genes[g] for g in shown], unit)

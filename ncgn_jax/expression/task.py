@@ -237,8 +237,9 @@ class ExpressionTask(Task[FieldDataset, FieldFacts]):
         def walk():
             return self.first_path(params, model_state, "unconditional")
 
+        facts = self.facts
         return draw_all(
-            samples, self.cases, self._dataset, self.facts.genes, walk, folder
+            samples, self.cases, self._dataset, facts.genes, walk, folder, facts.unit
         )
 
     def first_path(

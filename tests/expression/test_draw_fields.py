@@ -153,6 +153,13 @@ def test_given_cells_are_outlined_and_hatched(numbers, tmp_path):
     assert render(figure, tmp_path)
 
 
+def test_color_bars_name_the_unit():
+    field = {"one": np.ones((len(TIMES), len(PLACES), len(GENES)))}
+    figure = fields.draw_fields(field, TIMES, PLACES, GENES, unit="log(1 + x)")
+    bars = figure.axes[len(GENES) :]
+    assert [bar.get_ylabel() for bar in bars] == ["expression\n(log(1 + x))"] * 3
+
+
 def test_draw_fields_survives_one_time_and_place(tmp_path):
     figure = fields.draw_fields({"one": np.ones((1, 1, 1))}, [3.0], [5.0], ["Shh"])
     assert render(figure, tmp_path)
