@@ -157,7 +157,7 @@ def draw_strip(made: Material) -> Figure:
             _show_map(axes, made.fields[place, ..., 1 + gene])
     for place, smiles in enumerate(_choose(made.smiles, 4)):
         row, column = divmod(place, 2)
-        axes = _panel(figure, 4.98 + 0.81 * column, 0.98 - 0.84 * row, 0.8, 0.76)
+        axes = _panel(figure, 5.02 + 0.83 * column, 0.98 - 0.84 * row, 0.72, 0.72)
         axes.axis("off")
         image = render_molecule(smiles)[0]
         if image is not None:
