@@ -126,7 +126,11 @@ def draw_costs(
         (right, tokens, "tokens", "Resolution", CATEGORIES[1]),
     ):
         axes.stairs(
-            np.asarray(values, float), np.asarray(times), None, color=color, lw=1.8
+            np.asarray(values, float),
+            np.asarray(times),
+            baseline=None,
+            color=color,
+            lw=1.8,
         )
         dress_axes(axes, "time t   (0 = noise, 1 = data)", label, heading)
         axes.set_ylim(bottom=0)

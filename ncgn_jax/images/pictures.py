@@ -77,7 +77,7 @@ def draw_paths(
         path,
         ["noise", *(f"t = {state.t:.2f}" for state in states)],
         [None, *(bucket.patch for bucket in buckets)],
-        title="From noise to images, and the patches read",
+        title="From noise to images",
     )
 
 

@@ -11,7 +11,7 @@ from matplotlib import image
 from ncgn_jax.domains import make_task
 from ncgn_jax.faults import DataError
 from ncgn_jax.images import pictures as image_pictures
-from ncgn_jax.images.draw_images import draw_image_rows
+from ncgn_jax.images.draw_images import draw_costs, draw_image_rows
 from ncgn_jax.images.pictures import draw_classes, draw_paths
 from tests.images.image_tasks import small_config, small_task, stubbed
 
@@ -94,3 +94,8 @@ def test_a_caption_stands_above_each_image(tmp_path):
     named = draw_image_rows(rows, ["", ""], tmp_path / "a.png", captions=captions)
     sizes = [image.imread(path).shape for path in (plain, named)]
     assert sizes[1][0] > sizes[0][0] + 10
+
+
+def test_costs_are_drawn(tmp_path):
+    path = draw_costs([0.0, 0.7, 1.0], [1.0, 4.0], [4, 16], 2.0, tmp_path / "cost.png")
+    assert image.imread(path)[..., :3].min() < 0.3
