@@ -1,6 +1,7 @@
 """Declares the fields of configurations, a row each: default, check, choices and help.
 
-Default configurations, validation, `--help` and docs/fields.md all come from the rows.
+Default configurations, validation, `--help` and docs/reference/fields.md all come from
+the rows.
 
 Example:
   >>> from ncgn_jax.faults import Faults

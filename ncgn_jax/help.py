@@ -1,6 +1,6 @@
-"""Lists every field of every domain, for `--help` and for docs/fields.md.
+"""Lists every field of every domain, for `--help` and for docs/reference/fields.md.
 
-python -m ncgn_jax.help > docs/fields.md
+python -m ncgn_jax.help > docs/reference/fields.md
 """
 
 import textwrap
@@ -50,12 +50,12 @@ def format_help(config: ConfigDict | None = None) -> str:
 
 
 def format_page() -> str:
-    """Writes docs/fields.md."""
+    """Writes docs/reference/fields.md."""
     lines = [
         "# Fields of configurations",
         "",
-        "Made by `python -m ncgn_jax.help > docs/fields.md` from the rows that also",
-        "check every configuration. On the command line a field is",
+        "Made by `python -m ncgn_jax.help > docs/reference/fields.md` from the rows",
+        "that also check every configuration. On the command line a field is",
         "`--config.section.name=value`. A boolean alone is true, and false with",
         "`--noconfig.section.name`.",
     ]

@@ -191,8 +191,10 @@ def test_help_of_a_configuration_shows_its_values(capsys):
 
 
 def test_the_page_of_fields_is_up_to_date():
-    page = REPOSITORY / "docs" / "fields.md"
-    assert page.read_text() == format_page(), "python -m ncgn_jax.help > docs/fields.md"
+    page = REPOSITORY / "docs" / "reference" / "fields.md"
+    assert page.read_text() == format_page(), (
+        "python -m ncgn_jax.help > docs/reference/fields.md"
+    )
 
 
 def test_overrides_of_unknown_tasks_are_still_read():
