@@ -118,6 +118,9 @@ class DMP:
         Args:
           x_t: Noisy points, [cloud, node, dim].
           signal_level: alpha / (alpha + sigma), in [0, 1], the same for all.
+
+        Returns:
+          Graphs of all points, as `graphs.coarsen` and `graphs.spread` take them.
         """
         place = int(bucket_index(self.buckets, signal_level))
         return self._build(x_t, place)
@@ -178,6 +181,9 @@ class DMP:
           sampler: One of `process.SAMPLERS`.
           batch_size: Most clouds in a call, over all devices.
           seed: Seed of the noise.
+
+        Returns:
+          Clouds at the scale of the data of the loss.
         """
         settings = Sampling(sampler, steps, batch_size=batch_size)
         schedule = self._time.schedule

@@ -121,14 +121,22 @@ class ExpressionModel:
         return np.asarray(facts.mean, np.float32), np.asarray(facts.scale, np.float32)
 
     def standardise(self, values: np.ndarray) -> np.ndarray:
-        """Takes fields from the units of the data to those of training."""
+        """Takes fields from the units of the data to those of training.
+
+        Args:
+          values: Fields [..., gene].
+        """
         mean, scale = self._moments
         found = np.subtract(values, mean, dtype=np.float32)
         found /= scale  # in place, because fields of many genes are large
         return found
 
     def undo(self, values: np.ndarray) -> np.ndarray:
-        """Takes fields from the units of training to those of the data."""
+        """Takes fields from the units of training to those of the data.
+
+        Args:
+          values: Fields [..., gene].
+        """
         mean, scale = self._moments
         return values * scale + mean
 
@@ -165,11 +173,19 @@ class ExpressionModel:
         ]
 
     def network(self, axis_name: str | None = None) -> nn.Module:
-        """Returns the network; `axis_name` joins batch norm over devices."""
+        """Returns the network; `axis_name` joins batch norm over devices.
+
+        Args:
+          axis_name: Axis over devices; None for one device.
+        """
         return self.network_settings.build(self.num_genes, axis_name)
 
     def init(self, rng: jax.Array) -> tuple[Tree, Tree]:
-        """Returns initial parameters and batch statistics."""
+        """Returns initial parameters and batch statistics.
+
+        Args:
+          rng: Key of the weights.
+        """
         index = np.zeros(1, np.int32)
         layouts = self.connect(self.facts.positions()[:1], self.facts.num_nodes)
         x = jax.random.normal(rng, (1, layouts.mask.shape[1], self.num_genes))
@@ -275,6 +291,15 @@ class ExpressionModel:
         """Samples fields stretch by stretch; yields the state after each.
 
         States are in the units of training; their given entries are noised.
+
+        Args:
+          params: Parameters.
+          model_state: Batch statistics.
+          layouts: Positions of the nodes, with their graphs.
+          start: Noise, keys and given entries.
+          stretches: What `stretches` returns.
+          sampling: Sampler and its settings.
+          hold: Whether given values stand in the noisy field as they are.
         """
         shared = self._shared(params, model_state, layouts)
         options = self._options(sampling, hold)
@@ -299,12 +324,23 @@ class ExpressionModel:
         return Start(noise, sample_keys(seed, rows), given)
 
     def stretches(self, sampling: Sampling, layouts: Layouts) -> list[Stretch]:
-        """Cuts the sampler's time grid where the bucket changes."""
+        """Cuts the sampler's time grid where the bucket changes.
+
+        Args:
+          sampling: Sampler and its settings.
+          layouts: Positions of the nodes, with their graphs.
+        """
         dim = layouts.mask.shape[1] * self.num_genes
         return split_time_grid(self.time, sampling.times(self.time.schedule, dim))
 
     def prior(self, count: int, shape: tuple[int, ...], seed: int) -> np.ndarray:
-        """Draws the noise at t = 0 of some fields, [field, node, gene]."""
+        """Draws the noise at t = 0 of some fields, [field, node, gene].
+
+        Args:
+          count: Number of fields.
+          shape: Nodes and genes of a field.
+          seed: Seed of the noise.
+        """
         keys = jax.random.split(jax.random.key(seed), count)
         return draw_prior(self.time.schedule, keys, shape)
 

@@ -42,7 +42,14 @@ class Fields:
         return len(self.values)
 
     def save(self, path: str | Path) -> list[Path]:
-        """Writes `values`, `positions` and `genes` to one .npz file."""
+        """Writes `values`, `positions` and `genes` to one .npz file.
+
+        Args:
+          path: File; its ending is .npz.
+
+        Returns:
+          The file written.
+        """
         path = Path(path)
         if path.suffix.lower() != ".npz":
             raise RequestError(f"path: found {path.name!r}; allowed: .npz")
@@ -130,6 +137,9 @@ class TrainedFields(TrainedModel[ExpressionModel]):
           steps: Sampler steps; None for those of the model's configuration.
           sampler: One of `process.SAMPLERS`; None for that of the configuration.
           seed: Seed of the noise. The same call gives the same fields.
+
+        Returns:
+          The fields, in the units of the data.
 
         Raises:
           RequestError: If an argument is not possible.

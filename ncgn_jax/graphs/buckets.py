@@ -23,7 +23,9 @@ import numpy as np
 from ncgn_jax.graphs.range_resolution import RangeResolution, num_supernodes_exact
 
 CLUSTERINGS = ("balanced", "voxel")
+"""Ways to form clusters, the values of `dmp.clustering`."""
 CONNECTIVITIES = ("dmp", "knn", "long_short", "fully_connected")
+"""Kinds of graphs, the values of `dmp.connectivity`; all but dmp are baselines."""
 
 
 @dataclasses.dataclass(frozen=True)

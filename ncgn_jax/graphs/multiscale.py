@@ -241,7 +241,11 @@ def assemble(connectivity: Connectivity) -> MultiscaleGraph:
 
 
 def join_graphs(graphs: Sequence[MultiscaleGraph]) -> MultiscaleGraph:
-    """Joins batches of graphs; indices are shifted and blocks are kept."""
+    """Joins batches of graphs; indices are shifted and blocks are kept.
+
+    Args:
+      graphs: Batches, in the order of their points.
+    """
     if len(graphs) == 1:
         return graphs[0]
     points = np.cumsum([0] + [g.positions.shape[0] for g in graphs])
@@ -282,13 +286,23 @@ def join_graphs(graphs: Sequence[MultiscaleGraph]) -> MultiscaleGraph:
 
 
 def sort_points(values: jax.Array, graph: MultiscaleGraph) -> jax.Array:
-    """Moves per-point values [point, ...] from the caller's order to cluster order."""
+    """Moves per-point values [point, ...] from the caller's order to cluster order.
+
+    Args:
+      values: Values in the caller's order.
+      graph: Graphs of the points.
+    """
     chex.assert_equal_shape_prefix([values, graph.order], 1)
     return _permute(values, graph.order, graph.inverse_order)
 
 
 def unsort_points(values: jax.Array, graph: MultiscaleGraph) -> jax.Array:
-    """Moves per-point values [point, ...] from cluster order to the caller's order."""
+    """Moves per-point values [point, ...] from cluster order to the caller's order.
+
+    Args:
+      values: Values in cluster order.
+      graph: Graphs of the points.
+    """
     chex.assert_equal_shape_prefix([values, graph.order], 1)
     return _permute(values, graph.inverse_order, graph.order)
 

@@ -152,7 +152,11 @@ def _search_all_pairs(
 
 
 def all_neighbors(num_nodes: int) -> tuple[jax.Array, jax.Array]:
-    """Joins every node to all others; returns senders and mask, [node, node - 1]."""
+    """Joins every node to all others; returns senders and mask, [node, node - 1].
+
+    Args:
+      num_nodes: Nodes of a graph.
+    """
     others = np.arange(num_nodes - 1)[None, :]
     centre = np.arange(num_nodes)[:, None]
     senders = jnp.asarray(others + (others >= centre), jnp.int32)

@@ -25,6 +25,10 @@ def coarsen(values: jax.Array, graph: MultiscaleGraph) -> jax.Array:
     """Averages point values over each cluster: [point, f] -> [supernode, f].
 
     Empty supernodes get zero. Means of bfloat16 are float32.
+
+    Args:
+      values: Values of the points, in cluster order.
+      graph: Graphs of the points.
     """
     chex.assert_equal_shape_prefix([values, graph.assignment], 1)
     if not graph.blocks:
@@ -38,7 +42,12 @@ def coarsen(values: jax.Array, graph: MultiscaleGraph) -> jax.Array:
 
 
 def spread(values: jax.Array, graph: MultiscaleGraph) -> jax.Array:
-    """Copies supernode values to their points: [supernode, f] -> [point, f]."""
+    """Copies supernode values to their points: [supernode, f] -> [point, f].
+
+    Args:
+      values: Values of the supernodes.
+      graph: Graphs of the points.
+    """
     chex.assert_axis_dimension(values, 0, graph.num_supernodes)
     if not graph.blocks:
         return take_rows(values, graph.assignment)
@@ -75,7 +84,11 @@ def on_coarse_graph(
 
 
 def block_slices(graph: MultiscaleGraph) -> Iterator[tuple[Block, slice, slice]]:
-    """Yields each block with its slices of the point and supernode arrays."""
+    """Yields each block with its slices of the point and supernode arrays.
+
+    Args:
+      graph: Graphs of a batch.
+    """
     point = supernode = 0
     for block in graph.blocks:
         points = slice(point, point + block.num_graphs * block.num_nodes)

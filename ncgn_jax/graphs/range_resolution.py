@@ -21,6 +21,7 @@ from typing import TypeVar
 import numpy as np
 
 RANGE_SCHEDULES = ("exp", "linear", "relu", "log", "power", "table", "constant")
+"""Names of range and resolution schedules, the values of `dmp.schedule`."""
 
 # For these the published code divides by the rounded number of supernodes.
 _DIVIDE_BY_ROUNDED = ("linear", "relu")
@@ -69,7 +70,11 @@ class RangeResolution:
             _check_table(self.table)
 
     def weight(self, signal_level: float) -> float:
-        """Returns u in [0, 1], the fraction of the way from coarsest to finest."""
+        """Returns u in [0, 1], the fraction of the way from coarsest to finest.
+
+        Args:
+          signal_level: alpha / (alpha + sigma), in [0, 1].
+        """
         return _WEIGHTS[self.name](self, float(signal_level))
 
 

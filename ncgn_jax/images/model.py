@@ -164,7 +164,11 @@ class ImageModel:
         )
 
     def init(self, rng: jax.Array) -> tuple[Tree, Tree]:
-        """Returns initial parameters; there is no model state."""
+        """Returns initial parameters; there is no model state.
+
+        Args:
+          rng: Key of the weights.
+        """
         bucket = self.time.buckets[0]
         x, label = jnp.zeros((1, *self.image_shape)), jnp.zeros(1, jnp.int32)
         variables = self.network().init(
@@ -295,6 +299,9 @@ class ImageModel:
         """Splits a network's output into the prediction and the fraction of variances.
 
         The fraction, see `process.learned_variance`, is None if none are learned.
+
+        Args:
+          output: Output of the network, [image, height, width, channel].
         """
         if not self.num_variance_steps:
             return output, None
@@ -302,7 +309,12 @@ class ImageModel:
         return output, 0.5 * (raw + 1.0)
 
     def draw_labels(self, num_samples: int, seed: int) -> np.ndarray:
-        """Draws classes as often as in training, int32 [sample]."""
+        """Draws classes as often as in training, int32 [sample].
+
+        Args:
+          num_samples: Number of labels.
+          seed: Seed of the draws.
+        """
         return draw_classes(self.facts.class_counts, num_samples, seed)
 
     def sample(
@@ -345,7 +357,15 @@ class ImageModel:
         sampling: Sampling,
         guidance_channels: int = 0,
     ) -> Iterator[Reached]:
-        """Samples images stretch by stretch; yields the state after each."""
+        """Samples images stretch by stretch; yields the state after each.
+
+        Args:
+          params: Parameters.
+          start: Noise, keys and labels.
+          stretches: Parts of the time grid, one noise bucket each.
+          sampling: Sampler and its settings.
+          guidance_channels: First channels that are guided; 0 for all.
+        """
         options = _options(sampling, guidance_channels)
         return self._sampler.walk(options, stretches, start, params)
 

@@ -97,6 +97,9 @@ class TrainedImages(ClassedModel[ImageModel]):
           guidance: How far to move on from what is predicted without the class.
           seed: Seed of the noise. The same call gives the same images.
 
+        Returns:
+          The images, in the units of the data.
+
         Raises:
           RequestError: If an argument is not possible.
         """

@@ -42,6 +42,9 @@ class Column(NamedTuple):
 def check_caption(caption: Mapping[str, object]) -> None:
     """Refuses the caption of a task that does not say what its table is measured on.
 
+    Args:
+      caption: What the task states, by name.
+
     Raises:
       ValueError: If data set, split or sizes are missing.
     """
@@ -160,7 +163,11 @@ def write_table(
 
 
 def read_table(path_stem: str | Path) -> dict[str, Any] | None:
-    """Reads what `write_table` wrote, as JSON has it; None if there is none."""
+    """Reads what `write_table` wrote, as JSON has it; None if there is none.
+
+    Args:
+      path_stem: Path without suffix.
+    """
     try:
         content = json.loads(Path(f"{path_stem}.json").read_text())
     except (OSError, ValueError):
@@ -184,7 +191,11 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def finite_or_none(value: float) -> float | None:
-    """Returns a number as JSON holds it: None if it is not finite."""
+    """Returns a number as JSON holds it: None if it is not finite.
+
+    Args:
+      value: A number of Python or NumPy.
+    """
     if not math.isfinite(value):
         return None
     # NumPy scalars are not JSON.

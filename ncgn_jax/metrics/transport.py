@@ -166,14 +166,25 @@ def emd_pairs(
 
 
 def all_pairs(num_a: int, num_b: int) -> NDArray[np.int64]:
-    """Lists every index pair of two sets row by row, [num_a * num_b, 2]."""
+    """Lists every index pair of two sets row by row, [num_a * num_b, 2].
+
+    Args:
+      num_a: Size of the first set.
+      num_b: Size of the second.
+    """
     return np.indices((num_a, num_b)).reshape(2, -1).T
 
 
 def draw_subset(
     clouds: NDArray[np.float64], max_clouds: int | None, seed: int
 ) -> NDArray[np.float64]:
-    """Takes the first `max_clouds` of a seeded permutation; with None all, as given."""
+    """Takes the first `max_clouds` of a seeded permutation; with None all, as given.
+
+    Args:
+      clouds: Clouds [cloud, point, dim].
+      max_clouds: Most clouds to keep.
+      seed: Seed of the permutation.
+    """
     if max_clouds is None:
         return clouds
     order = np.random.default_rng(seed).permutation(len(clouds))

@@ -44,7 +44,11 @@ class PairList:
     num_groups: int
 
     def group(self, values: jax.Array) -> jax.Array:
-        """Reshapes node values [node, ...] to [group, receiver, ...]."""
+        """Reshapes node values [node, ...] to [group, receiver, ...].
+
+        Args:
+          values: Values of the nodes.
+        """
         return values.reshape((self.num_groups, -1, *values.shape[1:]))
 
     def dot(self, query: jax.Array, key: jax.Array) -> jax.Array:

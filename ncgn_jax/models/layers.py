@@ -304,12 +304,20 @@ class MLP(nn.Module):
 
 
 def safe_norm(vectors: jax.Array) -> jax.Array:
-    """Returns Euclidean lengths [..., 1], with a zero (not NaN) gradient at zero."""
+    """Returns Euclidean lengths [..., 1], with a zero (not NaN) gradient at zero.
+
+    Args:
+      vectors: Vectors [..., dim].
+    """
     squared = jnp.sum(vectors**2, axis=-1, keepdims=True)
     positive = squared > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
 
 
 def exact_gelu(values: jax.Array) -> jax.Array:
-    """Applies GELU with the error function, as published (no tanh approximation)."""
+    """Applies GELU with the error function, as published (no tanh approximation).
+
+    Args:
+      values: Values of any shape.
+    """
     return jax.nn.gelu(values, approximate=False)

@@ -297,7 +297,16 @@ class MoleculeModel:
         *,
         guess_guidance: float = 0.0,
     ) -> Iterator[Reached]:
-        """Samples molecules stretch by stretch; see `latents_of` for the states."""
+        """Samples molecules stretch by stretch; see `latents_of` for the states.
+
+        Args:
+          params: Parameters.
+          codec: Variables of the autoencoder.
+          start: Noise, keys and what is given.
+          stretches: What `stretches` returns.
+          sampling: Sampler and its settings.
+          guess_guidance: How far to move on from predictions without a guess.
+        """
         options = _options(sampling, guess_guidance)
         return self._sampler.walk(options, stretches, start, (params, codec))
 
@@ -340,7 +349,11 @@ class MoleculeModel:
         return np.asarray(self.process.to_latents(jnp.asarray(own), jnp.asarray(mask)))
 
     def stretches(self, sampling: Sampling) -> list[Stretch]:
-        """Returns the sampler's time grid, a single stretch: shapes do not change."""
+        """Returns the sampler's time grid, a single stretch: shapes do not change.
+
+        Args:
+          sampling: Sampler and its settings.
+        """
         dim = self.codec.max_atoms * self.codec.sizes.total
         return [Stretch(None, 0, as_times(sampling.times(self.process.base, dim)))]
 
@@ -425,7 +438,11 @@ class MoleculeModel:
         return atoms, jnp.where(there[..., None], jax.nn.softmax(bonds), 0.0)
 
     def no_condition(self, count: int) -> jax.Array | None:
-        """Returns the condition that says nothing; None for a model without any."""
+        """Returns the condition that says nothing; None for a model without any.
+
+        Args:
+          count: Number of molecules.
+        """
         if self.conditions is None:
             return None
         return jnp.zeros((count, 2 * len(self.conditions.names)))

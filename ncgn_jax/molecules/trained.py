@@ -95,6 +95,9 @@ class Molecules:
         Args:
           path: File; its ending chooses the format.
 
+        Returns:
+          The file written.
+
         Raises:
           RequestError: If the format is neither.
         """
@@ -152,6 +155,9 @@ class TrainedMolecules(TrainedModel[MoleculeModel]):
           sampler: One of `process.SAMPLERS`; None for that of the configuration.
           guidance: How far to move on from what is predicted without properties.
           seed: Seed of the noise. The same call gives the same molecules.
+
+        Returns:
+          The molecules, valid or not.
 
         Raises:
           RequestError: If an argument is not possible, or a property lies outside of

@@ -123,11 +123,19 @@ class PointCloudModel:
         ]
 
     def network(self, axis_name: str | None = None) -> nn.Module:
-        """Returns the network; `axis_name` joins batch norm over devices."""
+        """Returns the network; `axis_name` joins batch norm over devices.
+
+        Args:
+          axis_name: Axis over devices; None for one device.
+        """
         return self.network_settings.build(DIM, axis_name)
 
     def init(self, rng: jax.Array) -> tuple[Tree, Tree]:
-        """Returns initial parameters and batch statistics."""
+        """Returns initial parameters and batch statistics.
+
+        Args:
+          rng: Key of the weights.
+        """
         clouds = jax.random.normal(rng, (1, self.num_points, DIM))
         graph = build_graphs(clouds, self.time.buckets[0], rng)
         label = jnp.zeros((1,), jnp.int32)
@@ -231,13 +239,23 @@ class PointCloudModel:
         return output.reshape(x_t.shape), graph, collections
 
     def infer_level(self, params: Tree, x_t: jax.Array) -> jax.Array:
-        """Infers the noise variable of clouds from the clouds, [cloud] in (0, 1)."""
+        """Infers the noise variable of clouds from the clouds, [cloud] in (0, 1).
+
+        Args:
+          params: Parameters.
+          x_t: Noisy clouds, [cloud, point, 3].
+        """
         statistics = jax.lax.stop_gradient(cloud_statistics(x_t))
         head = {"params": params[LEVEL_HEAD]}
         return apply_network(NoiseLevelHead(), head, statistics)
 
     def infer_bucket(self, params: Tree, x_t: jax.Array) -> jax.Array:
-        """Infers the bucket from the mean level of some clouds, int []."""
+        """Infers the bucket from the mean level of some clouds, int [].
+
+        Args:
+          params: Parameters.
+          x_t: Noisy clouds, [cloud, point, 3].
+        """
         level = jnp.mean(self.infer_level(params, x_t))
         lows = jnp.asarray([bucket.low for bucket in self.time.buckets[1:]])
         return jnp.searchsorted(lows, level, side="right")
@@ -270,7 +288,12 @@ class PointCloudModel:
         )
 
     def draw_labels(self, num_samples: int, seed: int) -> np.ndarray:
-        """Draws classes as often as in training; zeros without classes, int32."""
+        """Draws classes as often as in training; zeros without classes, int32.
+
+        Args:
+          num_samples: Number of labels.
+          seed: Seed of the draws.
+        """
         if not self.num_classes:
             return np.zeros(num_samples, np.int32)
         return draw_classes(self.facts.class_counts, num_samples, seed)
@@ -402,7 +425,15 @@ class PointCloudModel:
         label: np.ndarray,
         sampling: Sampling,
     ) -> np.ndarray:
-        """Runs the flow from given noise; inverts `to_noise` up to its steps."""
+        """Runs the flow from given noise; inverts `to_noise` up to its steps.
+
+        Args:
+          params: Parameters.
+          model_state: Batch statistics.
+          noise: Noise, [cloud, point, 3].
+          label: Number of the class of each cloud.
+          sampling: Steps and guidance of the flow.
+        """
         options, way = _options(sampling), self.stretches(sampling)
         points = self._run(params, model_state, noise, label, options, way, sampling)
         return points * np.float32(self.facts.scale)

@@ -118,6 +118,9 @@ class TrainedClouds(ClassedModel[PointCloudModel]):
           guidance: How far to move on from what is predicted without the class.
           seed: Seed of the noise. The same call gives the same clouds.
 
+        Returns:
+          The clouds, in the units of the training clouds.
+
         Raises:
           RequestError: If an argument is not possible.
         """
@@ -244,6 +247,9 @@ class TrainedClouds(ClassedModel[PointCloudModel]):
           num: Clouds on the way, both ends included, at least 2.
           label: Class by name or number; needed by a model with classes.
           steps: Steps of the flow, each way.
+
+        Returns:
+          The clouds on the way, in the units of the training clouds.
 
         Raises:
           RequestError: If an argument is not possible.

@@ -95,6 +95,7 @@ _DILATIONS: dict[str, Callable[[ArrayLike, float, float], np.ndarray]] = {
     "dilated_ve_trigonometric": dilate_ve_trigonometric,
 }
 DILATED_GRIDS = tuple(_DILATIONS)
+"""Names of the time grids that `make_dilated_grid` makes."""
 
 
 def make_dilated_grid(

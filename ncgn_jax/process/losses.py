@@ -21,6 +21,7 @@ from ncgn_jax.process.predictions import PREDICTION_KINDS, expand_like
 from ncgn_jax.process.schedules import Schedule
 
 LOSS_WEIGHTS = ("uniform", "snr", "min_snr", "sigmoid")
+"""Weights of the error over time, the values of `process.loss_weight`."""
 
 # SNR, the weight of the data error under "snr", has no limit as sigma -> 0.
 MAX_SNR = 1e4

@@ -21,6 +21,7 @@ from ncgn_jax.process import naming
 from ncgn_jax.process.schedules import Schedule
 
 PREDICTION_KINDS = ("data", "noise", "velocity", "score")
+"""What a network may predict, the values of `process.target`."""
 
 # Denominators (alpha, sigma) no larger than this count as zero.
 MIN_DENOMINATOR = 1e-7

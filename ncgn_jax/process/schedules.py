@@ -70,7 +70,11 @@ class Schedule:
     def coefficients(
         self, t: ArrayLike
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-        """Returns (alpha, sigma, d_alpha, d_sigma) at t, each of the shape of t."""
+        """Returns (alpha, sigma, d_alpha, d_sigma) at t, each of the shape of t.
+
+        Args:
+          t: Times in [0, 1], of any shape.
+        """
         t = _as_float(t)
         ones = jnp.ones_like(t)
         alpha, d_alpha = jax.jvp(self.alpha, (t,), (ones,))
@@ -79,7 +83,11 @@ class Schedule:
 
     @_traced_once
     def log_snr(self, t: ArrayLike) -> jax.Array:
-        """Returns 2 (log alpha - log sigma), limited to about +-46, shape of t."""
+        """Returns 2 (log alpha - log sigma), limited to about +-46, shape of t.
+
+        Args:
+          t: Times in [0, 1], of any shape.
+        """
         t = _as_float(t)
         alpha = jnp.maximum(self.alpha(t), MIN_COEFFICIENT)
         sigma = jnp.maximum(self.sigma(t), MIN_COEFFICIENT)
@@ -87,7 +95,11 @@ class Schedule:
 
     @_traced_once
     def signal_level(self, t: ArrayLike) -> jax.Array:
-        """Returns alpha / (alpha + sigma), in [0, 1], rising with t, shape of t."""
+        """Returns alpha / (alpha + sigma), in [0, 1], rising with t, shape of t.
+
+        Args:
+          t: Times in [0, 1], of any shape.
+        """
         t = _as_float(t)
         alpha = self.alpha(t)
         return alpha / (alpha + self.sigma(t))
@@ -284,6 +296,7 @@ _FACTORIES: dict[str, Callable[..., Schedule]] = {
     "ve": _ve,
 }
 SCHEDULES = tuple(_FACTORIES)
+"""Names of noise schedules, the values of `process.schedule`."""
 
 
 def make_schedule(name: str, **options: object) -> Schedule:

@@ -23,9 +23,11 @@ from ncgn_jax.process.predictions import MIN_DENOMINATOR, expand_like
 from ncgn_jax.process.schedules import Schedule
 
 Denoiser = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+"""A network's prediction as (x_t, t) -> (data_hat, noise_hat)."""
 SamplerStep = Callable[
     [Denoiser, Schedule, jax.Array, jax.Array, jax.Array, jax.Array], jax.Array
 ]
+"""A step (denoise, schedule, x_t, t, next t, key) -> x at the next t."""
 VARIANCES = ("posterior", "forward", "none")
 
 
@@ -319,6 +321,7 @@ _FACTORIES: dict[str, Callable[..., SamplerStep]] = {
     "renoise": lambda: renoise_step,
 }
 SAMPLERS = tuple(_FACTORIES)
+"""Names of samplers, the values of `sample.sampler`."""
 
 
 def make_sampler_step(name: str, **options: object) -> SamplerStep:

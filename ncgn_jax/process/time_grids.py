@@ -78,6 +78,7 @@ _OF_SCHEDULE: dict[str, Callable[[int, Schedule], np.ndarray]] = {
 }
 _DILATED = ("dilated_vp", "dilated_ve")
 TIME_GRIDS = (*_PLAIN, *_OF_SCHEDULE, *_DILATED, "table")
+"""Names of time grids, the values of `sample.time_grid`."""
 
 
 def _check_times(

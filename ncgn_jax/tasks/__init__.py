@@ -108,6 +108,10 @@ class Task(abc.ABC, Generic[Data, Facts]):
         """Records what is wrong between several fields.
 
         Each field on its own has passed the check of its row only if `faults` is empty.
+
+        Args:
+          config: The configuration.
+          faults: Where faults are recorded.
         """
 
     @classmethod
@@ -115,12 +119,20 @@ class Task(abc.ABC, Generic[Data, Facts]):
         """Records what keeps a configuration from being trained on these devices.
 
         That is besides what `tasks.settings.check_training` does, of shared fields.
+
+        Args:
+          config: The configuration.
+          faults: Where faults are recorded.
         """
 
     @classmethod
     @abc.abstractmethod
     def load_dataset(cls, config: ConfigDict) -> Data:
-        """Loads the data of a validated configuration."""
+        """Loads the data of a validated configuration.
+
+        Args:
+          config: The configuration.
+        """
 
     @classmethod
     def recognise(cls, path: Path) -> dict[str, Any] | None:
@@ -155,7 +167,12 @@ class Task(abc.ABC, Generic[Data, Facts]):
     @classmethod
     @abc.abstractmethod
     def learn(cls, config: ConfigDict, dataset: Data) -> Facts:
-        """Finds in the data what the model needs of them."""
+        """Finds in the data what the model needs of them.
+
+        Args:
+          config: The configuration.
+          dataset: The data.
+        """
 
     def trained(self, weights: Weights, about: ModelFile) -> TrainedModel:
         """Joins the model with weights to one that stands on its own.
@@ -202,15 +219,27 @@ class Task(abc.ABC, Generic[Data, Facts]):
 
     @classmethod
     def first_stage_config(cls, config: ConfigDict) -> ConfigDict | None:
-        """Returns what must be trained before a configuration, None for nothing."""
+        """Returns what must be trained before a configuration, None for nothing.
+
+        Args:
+          config: The configuration.
+        """
         return None
 
     def with_config(self, config: ConfigDict) -> Self:
-        """Builds the task of another configuration on the same data."""
+        """Builds the task of another configuration on the same data.
+
+        Args:
+          config: Another configuration.
+        """
         return type(self)(config, self._dataset)
 
     def with_facts(self, facts: Facts) -> Self:
-        """Builds the task of a model whose data taught it these facts."""
+        """Builds the task of a model whose data taught it these facts.
+
+        Args:
+          facts: What the data of that model taught it.
+        """
         return type(self)(self.config, self._dataset, facts)
 
     @property
@@ -238,12 +267,21 @@ class Task(abc.ABC, Generic[Data, Facts]):
         return None
 
     def adopt(self, params: Tree, model_state: Tree) -> None:
-        """Takes over what the first stage trained."""
+        """Takes over what the first stage trained.
+
+        Args:
+          params: Its parameters.
+          model_state: Its model state.
+        """
         raise NotImplementedError(f"{self.name} has no first stage")
 
     @abc.abstractmethod
     def init(self, rng: jax.Array) -> tuple[Tree, Tree]:
-        """Returns initial parameters and model state."""
+        """Returns initial parameters and model state.
+
+        Args:
+          rng: Key of the initial weights.
+        """
 
     @abc.abstractmethod
     def batch(self, step: int, rows: slice) -> Tree:
@@ -251,6 +289,10 @@ class Task(abc.ABC, Generic[Data, Facts]):
 
         A batch may be any tree of arrays. Where its structure differs from step to
         step, each structure is compiled once.
+
+        Args:
+          step: Number of the step.
+          rows: Rows of the global batch that are this host's.
         """
 
     def step_kinds(self, start: int, stop: int) -> list[StepKind]:
@@ -273,13 +315,26 @@ class Task(abc.ABC, Generic[Data, Facts]):
 
         The last is NO_ROWS for a bucket without rows in the batch. Runs per device
         under `parallel.data_parallel`; `rng` is the step's key.
+
+        Args:
+          params: Parameters.
+          model_state: Model state, such as batch statistics.
+          batch: This device's rows of `batch`.
+          rng: Key of the step.
         """
 
     @abc.abstractmethod
     def sample(
         self, params: Tree, model_state: Tree, num_samples: int, seed: int
     ) -> dict[str, np.ndarray]:
-        """Generates arrays by name, ready to be saved and evaluated."""
+        """Generates arrays by name, ready to be saved and evaluated.
+
+        Args:
+          params: Parameters.
+          model_state: Model state.
+          num_samples: Number of samples.
+          seed: Seed of the noise.
+        """
 
     @abc.abstractmethod
     def caption(self) -> dict[str, object]:
@@ -291,10 +346,18 @@ class Task(abc.ABC, Generic[Data, Facts]):
 
     @abc.abstractmethod
     def evaluate(self, samples: Mapping[str, Arrays]) -> dict[str, Row]:
-        """Measures named sample sets; returns their rows, then those of anchors."""
+        """Measures named sample sets; returns their rows, then those of anchors.
+
+        Args:
+          samples: Arrays by name, for each set.
+        """
 
     def measure(self, samples: Mapping[str, Arrays]) -> dict[str, Row]:
-        """Returns the rows of `evaluate` with the measures of plug-ins."""
+        """Returns the rows of `evaluate` with the measures of plug-ins.
+
+        Args:
+          samples: Arrays by name, for each set.
+        """
         rows = self.evaluate(samples)
         for name in registry.names("measure", self.name):
             own: registry.Measure = registry.find("measure", name, self.name)
@@ -313,21 +376,36 @@ class Task(abc.ABC, Generic[Data, Facts]):
         return (*self.columns, *found)
 
     def warnings(self, rows: Mapping[str, Row]) -> list[str]:
-        """Warns readers of a table with these rows, a line each."""
+        """Warns readers of a table with these rows, a line each.
+
+        Args:
+          rows: Rows of the table by name.
+        """
         return []
 
     @abc.abstractmethod
     def draw(
         self, params: Tree, model_state: Tree, samples: Arrays, folder: Path
     ) -> list[Path]:
-        """Saves the domain's pictures into a folder; returns their paths."""
+        """Saves the domain's pictures into a folder; returns their paths.
+
+        Args:
+          params: Parameters.
+          model_state: Model state.
+          samples: Arrays that `sample` made.
+          folder: Where pictures go.
+        """
 
     def step_macs(self) -> float:
         """Counts multiply-adds of a training step, the mean over its kinds."""
         raise NotImplementedError(f"{self.name} does not count its multiply-adds")
 
     def costs(self, num_steps: int) -> dict[str, float]:
-        """Returns what a run of some steps cost, by columns of the table."""
+        """Returns what a run of some steps cost, by columns of the table.
+
+        Args:
+          num_steps: Training steps of the run.
+        """
         return {}
 
     def probe(self, params: Tree, model_state: Tree, count: int) -> LevelProbe | None:
