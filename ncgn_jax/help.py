@@ -4,7 +4,7 @@ python -m ncgn_jax.help > docs/reference/fields.md
 """
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ml_collections import ConfigDict
 
@@ -13,6 +13,8 @@ from ncgn_jax.faults import get_field
 from ncgn_jax.fields import SECTIONS, Field, by_section, format_value
 
 _WIDTH = 88
+# First stages, with the domain that they serve.
+_WITH = {"molecule_autoencoder": "molecules"}
 Group = tuple[str, list[Field]]
 
 
@@ -50,30 +52,70 @@ def format_help(config: ConfigDict | None = None) -> str:
 
 
 def format_page() -> str:
-    """Writes docs/reference/fields.md."""
+    """Writes docs/reference/fields.md, which has each field once."""
+    owners: dict[tuple[str, str], list[str]] = {}
+    rows: dict[tuple[str, str], Field] = {}
+    for name, kind in DOMAINS.items():
+        for row in kind.fields:
+            rows.setdefault((row.name, row.help), row)
+            owners.setdefault((row.name, row.help), []).append(name)
+    # Fields of a domain and its first stage alone are listed with the domain.
+    places = {
+        key: {_WITH.get(name, name) for name in names} for key, names in owners.items()
+    }
+    alone = [name for name in DOMAINS if name not in _WITH]
     lines = [
         "# Fields of configurations",
         "",
         "Made by `python -m ncgn_jax.help > docs/reference/fields.md` from the rows",
-        "that also check every configuration. On the command line a field is",
-        "`--config.section.name=value`. A boolean alone is true, and false with",
-        "`--noconfig.section.name`.",
+        "that also check every configuration.",
+        "",
+        "A field is set on the command line with `--config.section.name=value`.",
+        "A boolean alone is true, and false with `--noconfig.section.name`.",
+        "`ncgn fields --config=NAME` lists the fields of a configuration, with values.",
+        "",
+        "A domain has the fields of [all domains](#all-domains), those of",
+        "[several domains](#several-domains) that name it, and its own:",
+        "",
+        *(
+            f"- [{_spoken(name)}](#{_spoken(name).lower().replace(' ', '-')})"
+            for name in alone
+        ),
     ]
-    for name, fields in list_groups():
-        lines += ["", f"## {name[0].upper()}{name[1:].replace('_', ' ')}"]
-        for section, rows in by_section(fields):
-            if section:
-                lines += ["", f"### `{section}`", "", SECTIONS[section]]
-            lines += [
-                "",
-                "| field | default | allowed | meaning |",
-                "|---|---|---|---|",
-            ]
-            for row in rows:
-                cells = (f"`{row.name}`", _default(row), _allowed(row), row.help)
-                escaped = (cell.replace("|", "\\|") for cell in cells)
-                lines.append(f"| {' | '.join(escaped)} |")
+    shared = [key for key, names in owners.items() if len(names) == len(DOMAINS)]
+    several = [k for k in rows if k not in shared and len(places[k]) > 1]
+    lines += ["", "## All domains", *_tables([rows[k] for k in shared], {})]
+    names_of = {rows[k].name: ", ".join(map(_spoken, owners[k])) for k in several}
+    lines += ["", "## Several domains"]
+    lines += _tables([rows[k] for k in several], names_of)
+    for name in alone:
+        own = [rows[k] for k in rows if k not in shared and places[k] == {name}]
+        lines += ["", f"## {_spoken(name)}", *_tables(own, {})]
     return "\n".join(lines) + "\n"
+
+
+def _tables(rows: Sequence[Field], names_of: Mapping[str, str]) -> list[str]:
+    """Lays fields out, a table for each section, with the domains of some."""
+    lines = []
+    for section, fields in by_section(rows):
+        if section:
+            lines += ["", f"### `{section}`", "", SECTIONS[section]]
+        head = ["field", "meaning", "default", "allowed", *["domains"][: len(names_of)]]
+        lines += ["", _line(head), _line(["---"] * len(head))]
+        for row in fields:
+            cells = [f"`{row.name}`", row.help, _default(row), _allowed(row)]
+            lines.append(_line([*cells, names_of[row.name]] if names_of else cells))
+    return lines
+
+
+def _line(cells: Sequence[str]) -> str:
+    escaped = (cell.replace("|", "\\|") for cell in cells)
+    return f"| {' | '.join(escaped)} |"
+
+
+def _spoken(name: str) -> str:
+    """Returns the name of a domain as headings have it."""
+    return f"{name[0].upper()}{name[1:].replace('_', ' ')}"
 
 
 def _title(section: str) -> Sequence[str]:

@@ -197,6 +197,17 @@ def test_the_page_of_fields_is_up_to_date():
     )
 
 
+def test_the_page_has_every_field_once():
+    """A field that domains share stands in one line, and names its domains."""
+    lines = format_page().splitlines()
+    rows = {(row.name, row.help) for kind in DOMAINS.values() for row in kind.fields}
+    for name, meaning in rows:
+        start = f"| `{name}` | {meaning.replace('|', chr(92) + '|')} |"
+        assert sum(line.startswith(start) for line in lines) == 1, name
+    (guidance,) = (line for line in lines if line.startswith("| `sample.guidance` "))
+    assert guidance.endswith("| Point clouds, Molecules, Images |")
+
+
 def test_overrides_of_unknown_tasks_are_still_read():
     config = ConfigDict({"task": "none", "a": 1}).lock()
     assert set_fields(config, ["a=2"]).a == apply_overrides(config, ["a=2"]).a == 2
