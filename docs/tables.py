@@ -139,7 +139,8 @@ def import_table(path: Path) -> tuple[list[str], list[list[str]], list[str]]:
     )
     # The corner is empty, and stripped with the bars.
     columns = columns if len(columns) == len(rows[0]) else ["", *columns]
-    names = [*stored["rows"], *stored.get("anchors", ())]
+    # A comparison has variants and anchors in place of rows.
+    names = [n for key in ("rows", "variants", "anchors") for n in stored.get(key, ())]
     if [row[0] for row in rows] != names:
         raise ValueError(f"{path} and the table beside it have other rows")
     about = "; ".join(f"{key}: {value}" for key, value in stored["meta"].items())

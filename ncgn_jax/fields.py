@@ -68,7 +68,13 @@ class Check:
     more: Callable[[], tuple[Any, ...]] | None = None
 
     def report(self, field: str, value: Any, faults: Faults) -> None:
-        """Records the faults of a value."""
+        """Records the faults of a value.
+
+        Args:
+          field: Name of the field.
+          value: Its value.
+          faults: Where faults are recorded.
+        """
         allowed, more = self.allowed, () if self.more is None else self.more()
         if more and not isinstance(allowed, str):
             allowed = (*allowed, *more)
@@ -87,18 +93,32 @@ class Check:
 def one_of(
     choices: Iterable[Any], more: Callable[[], tuple[Any, ...]] | None = None
 ) -> Check:
-    """Allows one of some values, and of those that `more` returns when it is asked."""
+    """Allows one of some values.
+
+    Args:
+      choices: The values.
+      more: Returns values that are allowed too, when it is asked.
+    """
     listed = tuple(choices)
     return Check(lambda value: value in listed, listed, more=more)
 
 
 def some_of(choices: Iterable[Any]) -> Check:
-    """Allows a tuple of some values."""
+    """Allows a tuple of some values.
+
+    Args:
+      choices: The values.
+    """
     return dataclasses.replace(one_of(choices), by_item=True)
 
 
 def whole(low: int = 1, high: int | None = None) -> Check:
-    """Allows integers from `low` to `high`, ends included."""
+    """Allows integers from `low` to `high`, ends included.
+
+    Args:
+      low: Least value.
+      high: Largest value, None for none.
+    """
 
     def passes(value):
         return is_type(value, int) and low <= value and (high is None or value <= high)
@@ -134,7 +154,11 @@ def number(
 
 
 def each(check: Check) -> Check:
-    """Allows tuples whose items pass a check."""
+    """Allows tuples whose items pass a check.
+
+    Args:
+      check: Of each item.
+    """
     return dataclasses.replace(check, by_item=True)
 
 
