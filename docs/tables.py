@@ -18,6 +18,7 @@ the table. Text around the tables is written by hand.
 import argparse
 import dataclasses
 import datetime
+import itertools
 import json
 import os
 import platform
@@ -31,7 +32,7 @@ DOCS = Path(__file__).resolve().parent
 DATA = DOCS / "results" / "data"
 _BEGIN, _END = "<!-- table: {} -->", "<!-- end of table -->"
 _PLACE = re.compile(r"<!-- table: (\S+) -->\n(.*?)<!-- end of table -->\n", re.DOTALL)
-_NUMBER = re.compile(r"[*~<>-]*\d[\d.,]*( ± [\d.,]+)?[*%]*|-|")
+_NUMBER = re.compile(r"[*~<>-]*\d[\d.,]*( (?:±|to) [\d.,]+)?[*%]*|-|")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,19 +134,43 @@ def import_table(path: Path) -> tuple[list[str], list[list[str]], list[str]]:
     """
     stored = json.loads(path.read_text("utf-8"))
     text = path.with_suffix(".md").read_text("utf-8")
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    columns, _, *rows = (
-        [cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines
-    )
-    # The corner is empty, and stripped with the bars.
-    columns = columns if len(columns) == len(rows[0]) else ["", *columns]
+    (table,) = split_tables(text)
+    columns, rows = parse_table(table)
     # A comparison has variants and anchors in place of rows.
     names = [n for key in ("rows", "variants", "anchors") for n in stored.get(key, ())]
     if [row[0] for row in rows] != names:
         raise ValueError(f"{path} and the table beside it have other rows")
     about = "; ".join(f"{key}: {value}" for key, value in stored["meta"].items())
-    legend = [line[2:] for line in text.splitlines() if line.startswith("- ")]
-    return columns, rows, [about, *legend]
+    return columns, rows, [about, *legend(text)]
+
+
+def split_tables(text: str) -> list[list[str]]:
+    """Returns the lines of each table in what a program printed.
+
+    Args:
+      text: What it printed.
+    """
+    runs = itertools.groupby(text.splitlines(), lambda line: line.startswith("|"))
+    return [list(lines) for is_table, lines in runs if is_table]
+
+
+def parse_table(lines: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Returns columns and rows of a printed table.
+
+    Args:
+      lines: Its lines, the rule below the columns included.
+    """
+    columns, _, *rows = ([c.strip() for c in line[1:-1].split("|")] for line in lines)
+    return columns, rows
+
+
+def legend(text: str) -> list[str]:
+    """Returns what a program printed of its columns.
+
+    Args:
+      text: What it printed.
+    """
+    return [line[2:] for line in text.splitlines() if line.startswith("- ")]
 
 
 def describe_machine() -> str:
@@ -200,6 +225,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         print(write_result(options.name, result))
         show(options.name, DOCS / "results" / f"{options.page}.md")
+    fill_pages()
+
+
+def fill_pages() -> None:
+    """Writes stored results into all pages, and prints those that changed."""
     for page in pages():
         old = page.read_text("utf-8")
         if (new := fill(old)) != old:

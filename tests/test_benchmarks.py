@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import completion, shapes, size, step
+from benchmarks import completion, page, shapes, size, step
+from docs import tables
 from ncgn_jax.config import apply_overrides, config_to_json, load_config
 from ncgn_jax.domains import make_task
 from ncgn_jax.loop import init_state
@@ -194,3 +195,23 @@ def test_completion_benchmark_prints_a_row_each(tmp_path, capsys):
     for name in ("completed", "unconditional", "nearest training", "mirrored"):
         assert f"| {name} " in printed
     assert path.is_file()
+
+
+def test_what_a_benchmark_prints_becomes_a_result(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "DATA", tmp_path)
+    printed = (
+        "1 x cpu\n\ntraining step\n\n|       | step s |\n| ----- | -----: |\n"
+        "| whole |   0.40 |\n\n- step s: median\n\nsampler step\n\n"
+        "|    | step s |\n| -- | -----: |\n| 32 |   0.01 |\n"
+    )
+    names = page.store("step", printed, "a machine", 1.25)
+    training, sampler = map(tables.read_result, names)
+    assert names == ["quick-step", "quick-step-2"]
+    assert training.rows == [["whole", "0.40"]]
+    assert sampler.columns == ["", "step s"]
+    assert sampler.rows == [["32", "0.01"]]
+    assert sampler.machine == "a machine"
+    assert "1.2 other processes" in training.notes[0]
+    assert training.notes[1:] == ["step s: median"]
+    with pytest.raises(ValueError, match="found 1 tables"):
+        page.store("step", printed.partition("\nsampler")[0], "a machine", 0.0)
