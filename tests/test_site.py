@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,10 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from docs import commands, tables
+from ncgn_jax.compare import make_parser
+from ncgn_jax.comparison.variants import make_variants
+from ncgn_jax.config import apply_overrides, load_config, split_config_arguments
+from ncgn_jax.domains import validate
 from ncgn_jax.metrics.summary import format_summary, summarise, write_summary
 from ncgn_jax.metrics.table import Column, format_table, write_table
 
@@ -157,6 +162,31 @@ def test_pages_show_the_stored_results():
         assert {len(row) for row in result.rows} == {len(result.columns)}, name
         assert re.fullmatch(r"20\d\d-\d\d-\d\d", result.date), name
         assert re.fullmatch(r"[0-9a-f]{7,}", result.commit), name
+
+
+def test_stored_commands_still_mean_something(monkeypatch):
+    """Their configurations, fields and variants exist, and are allowed."""
+    # They were measured on one device; the tests have eight.
+    for domain in ("point_clouds", "expression", "molecules", "images"):
+        monkeypatch.setattr(f"ncgn_jax.{domain}.config.num_devices", lambda: 1)
+    monkeypatch.setattr("ncgn_jax.tasks.settings.num_devices", lambda: 1)
+    checked = 0
+    for stored in tables.DATA.glob("*.json"):
+        lines = tables.read_result(stored.stem).command.replace("\\\n", " ")
+        for line in lines.replace("$seed", "0").splitlines():
+            # `...` stands for further variants of the kind before it.
+            words = [word for word in shlex.split(line) if word != "..."]
+            if not {"ncgn_jax.compare", "ncgn_jax.main"} & set(words):
+                continue
+            place = words.index("-m") + 2
+            path, overrides, rest = split_config_arguments(words[place:])
+            if words[place - 1] == "ncgn_jax.compare":
+                options = make_parser().parse_args(rest)
+                assert make_variants(path, overrides, options.vary, options.variant)
+            else:
+                validate(apply_overrides(load_config(path), overrides))
+            checked += 1
+    assert checked > 15
 
 
 @pytest.mark.parametrize("kind", ["table", "comparison"])
