@@ -3,7 +3,8 @@
 Paper:    Noise-Conditioned Graph Networks (arXiv 2507.09391), section "Images"
 Command:  python -m ncgn_jax.main --config=configs/digits.py
 Hardware: 2 CPU cores, 1 device
-Expect:   see README.md, "Results"
+Expect:   after 2 minutes: Frechet distance (classifier) 0.142, training images 0.096;
+          96.8 % of the samples in the class that was asked for. docs/results/images.md
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,9 @@ Data:     `.npz` with `expression` [embryo, place, gene], `age_minutes` and `gen
 Command:  NCGN_DATA=drosophila_pair_rule.npz \
               python -m ncgn_jax.main --config=configs/drosophila.py
 Hardware: 2 CPU cores, 1 device
-Expect:   see README.md, "Results": errors at hidden entries below all plain baselines
+Expect:   after 4 minutes on one core, of 36 held-out embryos: Prd from Eve and Run rmse
+          0.033, r 0.95; half of the places 0.060, r 0.88; below all plain baselines.
+          docs/results/expression.md
 """
 
 from ml_collections import ConfigDict

@@ -10,7 +10,7 @@ Hardware: a TPU or GPU pod; batch 256 over all devices. A step with patches of 1
 Expect:   nothing measured yet
 
 The folder holds train/ and test/ with latents-00000.npy, labels-00000.npy, ...; see
-README.md, "Your own images". `--config.model.size=XL` for larger models;
+docs/how-to/images.md, "Latents". `--config.model.size=XL` for larger models;
 `--config.sample.guidance_channels=3` guides three channels only, as published.
 
 The published grids follow the step of the chain, so `process.signal` is `time`. Of 250

@@ -4,7 +4,9 @@ Paper:    arXiv 2507.09391, section "Images": 64, 256 and 1,024 tokens
 Command:  python -m ncgn_jax.main --config=configs/mnist.py
           --config.data.path=mnist.npz
 Hardware: 2 CPU cores, 1 or 2 devices (8 with `--config.train.batch_size=128`)
-Expect:   see README.md, "Results"
+Expect:   Frechet distance (classifier) 0.243 ± 0.020, 76.5 ± 0.5 % in the class asked
+          for, after 3 x 10^12 multiply-adds (--tmac=3 below: 2,022 steps, 4 minutes on
+          one core); DiT/4 ties. 3,000 steps are not measured. docs/results/images.md
 
 Four things are not the paper's. Attention is told of distances, and the output begins
 at what is linear in the image: DiT/4 below has these too. Steps of smaller patches take

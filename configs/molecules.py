@@ -1,10 +1,11 @@
 """Molecules: diffusion in the latents of an autoencoder (arXiv 2501.03696).
 
-Paper:    section 4, QM9; mended as README.md, "Molecules", says
+Paper:    section 4, QM9; mended as docs/decisions.md, "Molecules", says
 Command:  python -m ncgn_jax.main --config=configs/molecules.py
           --config.data.path=qm9pack-1.0.3-py3-none-any.whl
 Hardware: 2 CPU cores, 1 device
-Expect:   see README.md, "Results"
+Expect:   after 39 minutes on two cores: valid 92.9 ± 1.3 %, in one piece too 91.3 ±
+          1.3 %, FCD 1.19 ± 0.25 (held-out molecules 0.14), docs/results/molecules.md
 
 Without data.path (or NCGN_MOLECULES, or an installed qm9pack) it trains on the 600
 molecules that come with the package and says so. A file, folder or archive of one's

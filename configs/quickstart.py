@@ -4,7 +4,7 @@ Paper:    Noise-Conditioned Graph Networks (arXiv 2507.09391), section 5.1, in s
 Command:  bash launch/quickstart.sh
 Hardware: 2 CPU cores, no accelerator
 Time:     under 5 minutes, table and pictures included
-Expect:   see README.md, "Results"
+Expect:   see the table that it prints
 """
 
 from ml_collections import ConfigDict

@@ -6,7 +6,8 @@ Command:  python -m ncgn_jax.main --config=configs/tissue.py \
               --config.data.path=osmFISH_prep_expression.txt \
               --config.data.coordinates=osmFISH_prep_cell_coordinates.txt
 Hardware: 2 CPU cores, 1 device
-Expect:   see README.md, "Results"
+Expect:   osmFISH with --config.sample.num_draws=64: hidden genes rmse 0.589, r 0.85 (as
+          ridge regression); hidden cells 0.845, 0.16. docs/results/expression.md
 """
 
 from ml_collections import ConfigDict
