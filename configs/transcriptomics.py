@@ -6,9 +6,9 @@ Command:  python -m ncgn_jax.main --config=configs/transcriptomics.py
               --vary=dmp.connectivity=dmp,knn,fully_connected \
               --vary=model.convolution=gcn,gat
 Hardware: 2 CPU cores, 1 device
-Expect:   W of unconditional fields 0.453 ± 0.041 (training set 0.296, noise 0.434): with
-          these published settings every graph lies at the noise row but for gene
-          imputation, 0.199 ± 0.018 (noise 0.353). docs/results/expression.md
+Expect:   W of unconditional fields 0.453 ± 0.041 (training set 0.296, noise 0.434).
+          With these published settings all graphs lie at the noise row, but for gene
+          imputation: 0.199 ± 0.018 (noise 0.353). docs/results/expression.md
 """
 
 from ml_collections import ConfigDict
