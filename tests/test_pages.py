@@ -65,6 +65,13 @@ def test_python_on_pages_is_python(page):
         compile(block, str(page), "exec")
 
 
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.stem)
+def test_items_of_lists_do_not_run_into_what_stands_before(page):
+    # Python-Markdown takes them for text there, where other dialects do not.
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.DOTALL | re.M)
+    assert not re.findall(r"^(?! *- |  \S|#|$).*\n- .*", text, flags=re.MULTILINE)
+
+
 def test_get_started_lists_what_comes_with_the_package():
     text = (ROOT / "docs" / "get-started.md").read_text(encoding="utf-8")
     table = text.partition("## The configurations")[2]
