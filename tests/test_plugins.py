@@ -14,7 +14,8 @@ from ncgn_jax import domains, plugins, registry
 from ncgn_jax.config import with_fields
 from ncgn_jax.domains import default_config, make_task, validate
 from ncgn_jax.evaluate import evaluate
-from ncgn_jax.faults import ConfigError, DataError, RequestError
+from ncgn_jax.faults import CheckpointError, ConfigError, DataError, RequestError
+from ncgn_jax.loading import load
 from ncgn_jax.loop import train
 from ncgn_jax.run.optimizer import make_optimizer
 from tests.line_task import LineTask
@@ -76,6 +77,10 @@ def test_the_example_reads_trains_and_measures(tmp_path, capsys):
     assert rows["ema"]["height"] == pytest.approx(height)
     assert "height" in capsys.readouterr().out
     assert "of a plug-in" in (tmp_path / "table.md").read_text()
+    assert "Dense_0" in load(tmp_path / "run").params
+    registry._REGISTERED.clear()
+    with pytest.raises(CheckpointError, match="found 'local'; allowed: ncgn, and"):
+        load(tmp_path / "run")
 
 
 def test_the_registered_optimizer_is_the_rule():
