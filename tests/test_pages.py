@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import re
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -79,6 +80,14 @@ def test_get_started_lists_what_comes_with_the_package():
         assert f"`{path.stem}`" in table
     for name in shipped_models():
         assert f"| `{name}` |" in text
+
+
+def test_get_started_lists_the_extras():
+    text = (ROOT / "docs" / "get-started.md").read_text(encoding="utf-8")
+    table = text.partition("## Install")[2].partition('```bash\npip install -e ".[')[0]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    for extra in project["project"]["optional-dependencies"]:
+        assert f"`{extra}`" in table
 
 
 def test_headers_of_configurations_name_pages_of_the_site():
