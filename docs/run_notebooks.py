@@ -31,7 +31,7 @@ DIGEST = "code_digest"
 _LOCAL = re.compile(
     r"(?<![\w.:/])/(?:home|root|Users|tmp|work|mnt|opt|var)/|at 0x[\da-f]"
 )
-_CELL_SECONDS = 600
+_CELL_SECONDS = 1800
 _KERNEL = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
