@@ -20,16 +20,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import linear_sum_assignment, linprog
+from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from ncgn_jax.faults import DataError
-
 _MAX_PIVOTS = 10_000_000
-# Most pairs of a linear program: two seconds for 200,000 of them.
-_MAX_PROGRAM = 1_000_000
 _COST_NAME = {1: "euclidean", 2: "sqeuclidean"}
 _TEMPERATURE, _SINKHORN_STEPS = 0.05, 50
 
@@ -192,43 +187,14 @@ def draw_subset(
 
 
 def _transport_cost(cost: NDArray[np.float64]) -> float:
-    """Returns the least mean cost between two sets of equal weights."""
-    if cost.shape[0] == cost.shape[1]:
-        return float(cost[linear_sum_assignment(cost)].mean())
+    # Imported here because it takes seconds and looks for every array library.
+    import ot
+
     weights = [np.full(size, 1.0 / size) for size in cost.shape]
-    try:
-        # Imported here because it takes seconds and looks for every array library.
-        import ot
-    except ImportError as error:
-        if cost.size > _MAX_PROGRAM:
-            raise DataError(
-                f"transport between {cost.shape[0]} and {cost.shape[1]} of a set needs "
-                f"POT, which does not import ({error}); "
-                "`pip install 'ncgn_jax[transport]'`, or compare sets of equal size"
-            ) from error
-        return _solve_program(cost, weights)
     value, log = ot.emd2(*weights, cost, numItermax=_MAX_PIVOTS, log=True)
     if log["warning"] is not None:
         raise RuntimeError(f"transport of {cost.shape} sets: {log['warning']}")
     return float(value)
-
-
-def _solve_program(
-    cost: NDArray[np.float64], weights: Sequence[NDArray[np.float64]]
-) -> float:
-    """Solves transport as a linear program: exact, and a hundred times slower."""
-    identity, ones = scipy.sparse.identity, np.ones
-    first, second = cost.shape
-    marginals = scipy.sparse.vstack(
-        [
-            scipy.sparse.kron(identity(first), ones((1, second))),
-            scipy.sparse.kron(ones((1, first)), identity(second)),
-        ]
-    )
-    found = linprog(cost.ravel(), A_eq=marginals.tocsr(), b_eq=np.concatenate(weights))
-    if not found.success:
-        raise RuntimeError(f"transport of {cost.shape} sets: {found.message}")
-    return float(found.fun)
 
 
 def _shift_by_duals(cost: NDArray[np.float64]) -> NDArray[np.float64]:
