@@ -158,5 +158,5 @@ def test_versions_and_extras_agree():
             r'import_optional\(\s*"[\w.]+",\s*"(\w+)"', path.read_text()
         )
     }
-    assert {"meshes", "molecules", "transport"} <= named
+    assert {"meshes", "molecules"} <= named
     assert named - {"json"} <= extras  # json: an example in a docstring
