@@ -103,7 +103,7 @@ def read_model(folder: str | Path) -> tuple[ModelFile, dict[str, np.ndarray]]:
                 "update ncgn_jax"
             )
         about = msgspec.convert(content, ModelFile)
-    except (ValueError, RecursionError) as error:  # msgspec's are ValueErrors
+    except (ValueError, msgspec.ValidationError, RecursionError) as error:
         raise CheckpointError(f"{path} is no model file: {error}") from error
     try:
         weights = safetensors.numpy.load_file(weights_path)
