@@ -137,6 +137,21 @@ def task_without_data(config: ConfigDict, record: Mapping[str, Any]) -> Task:
     return task
 
 
+def check_network(config: ConfigDict) -> None:
+    """Refuses a stored configuration whose network nobody has registered here.
+
+    Raises:
+      ConfigError: With the networks that are known.
+    """
+    faults = Faults()
+    rows = [row for row in DOMAINS[config.task].fields if row.name == "model.network"]
+    fields.check_rows(config, rows, faults)
+    if faults.lines:
+        raise ConfigError(
+            f"{faults.lines[0]}, and those of plug-ins (--plugin=FILE, or import it)"
+        )
+
+
 def first_stage_config(config: ConfigDict) -> ConfigDict | None:
     """Returns what must be trained before a configuration, None for nothing."""
     return DOMAINS[config.task].first_stage_config(config)

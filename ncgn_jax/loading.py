@@ -15,18 +15,14 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from ml_collections import ConfigDict
-
 from ncgn_jax.config import config_from_json
-from ncgn_jax.domains import DOMAINS, complete_config, task_without_data
-from ncgn_jax.faults import (
-    CheckpointError,
-    ConfigError,
-    DataError,
-    Faults,
-    did_you_mean,
+from ncgn_jax.domains import (
+    DOMAINS,
+    check_network,
+    complete_config,
+    task_without_data,
 )
-from ncgn_jax.fields import check_rows
+from ncgn_jax.faults import CheckpointError, ConfigError, DataError, did_you_mean
 from ncgn_jax.memory import read_checkpoint
 from ncgn_jax.metrics.table import read_table
 from ncgn_jax.plugins import import_plugins
@@ -170,25 +166,10 @@ def _build(about: ModelFile, weights: Weights, where: str) -> TrainedModel:
         )
     try:
         config = complete_config(*config_from_json(json.dumps(about.config)))
-        _check_network(config)
+        check_network(config)
         task = task_without_data(config, {"facts": about.facts, "data": about.data})
         return task.trained(weights, about)
     except (ConfigError, DataError) as error:
         raise CheckpointError(f"{where}: {error}") from error
     except NotImplementedError as error:
         raise CheckpointError(f"{where} holds no model by itself: {error}") from error
-
-
-def _check_network(config: ConfigDict) -> None:
-    """Refuses a network that nobody has registered here.
-
-    Raises:
-      ConfigError: With the networks that are known.
-    """
-    name, faults = "model.network", Faults()
-    rows = [row for row in DOMAINS[config.task].fields if row.name == name]
-    check_rows(config, rows, faults)
-    if faults.lines:
-        raise ConfigError(
-            f"{faults.lines[0]}, and those of plug-ins (--plugin=FILE, or import it)"
-        )
