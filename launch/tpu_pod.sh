@@ -29,7 +29,7 @@ run() {
 }
 
 worker="set -e; mkdir -p ncgn_jax; tar -xzf $archive -C ncgn_jax; cd ncgn_jax"
-worker+="; . launch/setup_env.sh; \"\$PYTHON\" -m pip install -q 'jax[tpu]>=0.8,<0.11'"
+worker+="; . launch/setup_env.sh; \"\$PYTHON\" -m pip install -q 'jax[tpu]>=0.8,<0.13'"
 worker+="; export JAX_COORDINATOR_ADDRESS=auto PYTHONUNBUFFERED=1"
 worker+="; exec \"\$PYTHON\" -m ncgn_jax.main$(printf ' %q' "$@")"
 

@@ -170,8 +170,9 @@ class TrainedClouds(ClassedModel[PointCloudModel]):
           seed: Seed of the noise.
 
         Returns:
-          Whole clouds in the units of the scan, the given points first. `note` says
-          what was assumed.
+          Whole clouds in the units of the scan, the given points first, as float32; as
+          float64 by a model that keeps the unit of its data (`data.normalise`). `note`
+          says what was assumed.
 
         Raises:
           RequestError: If an argument is not possible.
