@@ -47,8 +47,8 @@ BENCHMARKS = {
     "attention": Benchmark(
         ("--repeats=5",),
         (
-            "Neighbourhood attention on 32 x 32 tokens, windows of 3",
             "Neighbourhood attention on 16 x 16 tokens, windows of 5",
+            "Neighbourhood attention on 32 x 32 tokens, windows of 3",
         ),
     ),
     "devices": Benchmark(
@@ -117,7 +117,7 @@ def store(name: str, said: str, machine: str, load: float) -> list[str]:
             notes=[
                 f"A quick run. {load:.1f} other processes were running on average in "
                 "the minute before it, so its seconds are those of such an hour.",
-                *tables.legend(said),
+                *dict.fromkeys(tables.legend(said)),
             ],
         )
         names.append(f"quick-{name}" if place == 0 else f"quick-{name}-{place + 1}")
