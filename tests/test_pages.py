@@ -100,6 +100,6 @@ def test_headers_of_configurations_name_pages_of_the_site():
 
 
 def test_a_field_that_is_gone_is_found():
-    assert unknown_fields("`dmp.shedule`") == ["dmp.shedule"]
+    assert unknown_fields("`dmp.plan`") == ["dmp.plan"]
     assert unknown_fields("--config.train.steps=3") == ["train.steps"]
     assert not unknown_fields("`data.report` and `model.width=3`")
