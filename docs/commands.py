@@ -43,7 +43,7 @@ ENTRIES = (
     Entry(
         "ncgn sample",
         "Samples a model, without its data.",
-        ("sample", "MODEL", "--help"),
+        ("sample", "--help"),
     ),
     Entry(
         "ncgn check",

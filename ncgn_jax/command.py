@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from ncgn_jax.faults import did_you_mean, one_line_errors
 from ncgn_jax.run.early_stop import stops_at_once
 
+_HELP = ("-h", "--help")
 _STUDIES = (
     "geometry_of_noise",
     "high_dim_schedules",
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs a command; expected errors become one message."""
     name, *rest = [*(sys.argv[1:] if argv is None else argv), ""]
     arguments = rest[:-1]
-    if name in ("", "-h", "--help", "help"):
+    if name in ("", "help", *_HELP):
         print(__doc__)
         return
     if name not in COMMANDS:
@@ -82,11 +83,11 @@ def _study(arguments: list[str]) -> None:
 
 
 def _sample(arguments: list[str]) -> None:
-    # A model first; without, it is the run that --workdir names.
-    if arguments and not arguments[0].startswith("-"):
-        _verb("sample")(arguments)
-    else:
+    # A model first, or the run that --workdir names.
+    if arguments and arguments[0].startswith("-") and arguments[0] not in _HELP:
         _main("sample")(arguments)
+    else:
+        _verb("sample")(arguments)
 
 
 def _check(arguments: list[str]) -> None:

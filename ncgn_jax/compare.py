@@ -294,7 +294,7 @@ def evaluate_runs(
 def make_parser() -> argparse.ArgumentParser:
     """Describes the command line; `--config` and its fields are taken out before."""
     parser = argparse.ArgumentParser(
-        prog="python -m ncgn_jax.compare",
+        prog="ncgn compare",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -178,7 +178,7 @@ def _draw(found: dict[str, Any], target: str, num_steps: int):
 def main(argv: list[str] | None = None) -> None:
     """Runs the command line; expected errors become one message."""
     parser = argparse.ArgumentParser(
-        prog="python -m ncgn_jax.levels",
+        prog="ncgn levels",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

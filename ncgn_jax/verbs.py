@@ -22,7 +22,11 @@ _MODEL = "a run, an exported model, or the name of a shipped one"
 
 def sample(arguments: Sequence[str]) -> None:
     """Generates with a model and writes what it made."""
-    parser = _parser("sample", "Generates with a trained model.")
+    parser = _parser(
+        "sample",
+        "Generates with a trained model. `ncgn sample --workdir=RUN` samples a run by "
+        "its own settings, with pictures.",
+    )
     parser.add_argument("model", help=_MODEL)
     parser.add_argument(
         "out",

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import trimesh
 
-from ncgn_jax import command
 from ncgn_jax.command import COMMANDS, main
 from ncgn_jax.config import load_config, shipped_configs
 from ncgn_jax.faults import ConfigError, DataError
@@ -26,6 +25,14 @@ def test_commands_are_listed(capsys):
         assert f"ncgn {name}" in shown
     with pytest.raises(SystemExit, match="no command 'trian'.*did you mean 'train'"):
         main(["trian"])
+
+
+def test_help_is_that_of_the_command(capsys):
+    for name in ("sample", "complete", "compare", "levels"):
+        with pytest.raises(SystemExit) as stop:
+            main([name, "--help"])
+        assert stop.value.code == 0
+        assert capsys.readouterr().out.startswith(f"usage: ncgn {name} ")
 
 
 def test_every_study_can_be_named():
