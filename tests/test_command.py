@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import trimesh
 
+from ncgn_jax import command
 from ncgn_jax.command import COMMANDS, main
 from ncgn_jax.config import load_config, shipped_configs
 from ncgn_jax.faults import ConfigError, DataError
