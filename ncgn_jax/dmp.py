@@ -71,6 +71,10 @@ class DMP:
       buckets: Static shapes of graphs, from noise to data.
     """
 
+    num_nodes: int
+    dim: int
+    buckets: tuple[NoiseBucket, ...]
+
     def __init__(
         self,
         num_nodes: int,

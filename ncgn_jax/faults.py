@@ -39,6 +39,8 @@ class DataError(NcgnError, ValueError):
       proposal: Fields, and their values, with which the data may be read.
     """
 
+    proposal: dict[str, float | str]
+
     def __init__(
         self, message: str, proposal: Mapping[str, float | str] | None = None
     ) -> None:

@@ -84,6 +84,8 @@ class Task(abc.ABC, Generic[Data, Facts]):
     usual_config: ClassVar[str] = ""
     unknown_fields: ClassVar[Mapping[str, Any]] = {}
     counts_macs: ClassVar[bool] = False
+    config: ConfigDict
+    facts: Facts
     bucket_names: tuple[str, ...]
 
     def __init__(

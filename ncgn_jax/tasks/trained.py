@@ -74,6 +74,11 @@ class TrainedModel(abc.ABC, Generic[Model]):
     """
 
     domain: ClassVar[str]
+    model: Model
+    sampling: Sampling
+    params: Tree
+    model_state: Tree
+    about: ModelFile
 
     def __init__(
         self, model: Model, sampling: Sampling, weights: Weights, about: ModelFile
