@@ -84,7 +84,8 @@ def docstring_faults(name: str, thing: object, returns: bool) -> list[str]:
             if key.startswith("_") or not inspect.isfunction(method):
                 continue
             # Dataclasses have methods that are not ours.
-            if Path(method.__code__.co_filename).is_relative_to(REPOSITORY):
+            source = Path(method.__code__.co_filename)
+            if source.is_relative_to(REPOSITORY / "ncgn_jax"):
                 found += docstring_faults(f"{name}.{key}", method, returns)
         return found
     signature = inspect.signature(thing)
