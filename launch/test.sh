@@ -3,11 +3,10 @@
 #   launch/test.sh -m "not slow"      launch/test.sh tests/pictures
 #   launch/test.sh --matrix [pytest arguments]   the fast tests on every Python found
 #   launch/test.sh --docs             runs the notebooks and builds the site strictly
-#   launch/test.sh --site             builds the site strictly, notebooks as stored
 set -euo pipefail
 WHAT=--tests
 case "${1:-}" in
-  --matrix | --docs | --site)
+  --matrix | --docs)
     WHAT="$1"
     shift
     ;;
@@ -34,16 +33,16 @@ run_tests() { # python, pytest arguments
   local python="$1" flags
   shift
   flags="$(quick_flags "$python")"
-  # Kills and restarts compile the same programs again: those are kept. One more worker
-  # than cores: tests that start processes wait for them.
-  XLA_FLAGS="${XLA_FLAGS:-} $flags" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.1 \
+  # Workers, and restarts after kills, compile the same programs: those are kept. One
+  # more worker than cores: tests that start processes wait for them.
+  XLA_FLAGS="${XLA_FLAGS:-} $flags" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
     "$python" -m pytest -n "${NUM_WORKERS:-3}" --dist worksteal "$@"
 }
 
 build_site() {
   local folder code=0
   folder="$(mktemp -d)"
-  "$PYTHON" -m mkdocs build --strict --quiet --site-dir "$folder" || code=$?
+  NO_MKDOCS_2_WARNING=1 "$PYTHON" -m mkdocs build --strict --quiet --site-dir "$folder" || code=$?
   rm -rf "$folder"
   if ((code == 0)); then echo "site: built strictly"; fi
   return "$code"
@@ -66,10 +65,6 @@ case "$WHAT" in
   --docs)
     enter all,docs
     "$PYTHON" -m docs.run_notebooks
-    build_site
-    ;;
-  --site)
-    enter all,docs
     build_site
     ;;
   --matrix)

@@ -115,7 +115,7 @@ def written_out(params, x, level, label, patch, rotary):
 
 
 @pytest.mark.parametrize("rotary", [False, True])
-@pytest.mark.parametrize("patch", [4, 2, 1])
+@pytest.mark.parametrize("patch", [4, 1, pytest.param(2, marks=pytest.mark.thorough)])
 def test_equals_the_transformer_written_out(case, patch, rotary):
     _, params, x, level, label = case
     net = make_net(rotary=rotary)

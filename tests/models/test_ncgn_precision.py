@@ -24,6 +24,8 @@ BUCKETS = {
     if clustering == "balanced" or bucket.num_supernodes == 27
 }
 RAGGED = "ragged"
+# A kind of block for each convolution; the others are tried by --thorough.
+QUICK = {("gat", RAGGED), ("gcn", "voxel_27"), ("geometric", "balanced_8")}
 # One convolution is tried with batch norm, in training as published.
 BATCH_NORMED = "gcn"
 # Sizes of axes that depend on coordinates: inputs and offsets with the level, and in
@@ -95,8 +97,10 @@ def gradient_of(convolution, dtype):
 def combinations():
     for convolution in CONVOLUTIONS:
         for name in (*BUCKETS, RAGGED):
-            if (convolution, name) != ("geometric", RAGGED):  # needs blocks
-                yield convolution, name
+            if (convolution, name) == ("geometric", RAGGED):
+                continue  # needs blocks
+            marks = () if (convolution, name) in QUICK else pytest.mark.thorough
+            yield pytest.param(convolution, name, marks=marks)
 
 
 def relative_error(found, expected):

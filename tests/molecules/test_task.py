@@ -88,7 +88,11 @@ def test_parts_of_training_times_are_named_by_their_ends():
 
 @pytest.mark.parametrize(
     ("network", "remembers"),
-    [("gnn", "latents"), ("egnn", "none"), ("attention", "decoded")],
+    [
+        ("attention", "decoded"),
+        pytest.param("gnn", "latents", marks=pytest.mark.thorough),
+        pytest.param("egnn", "none", marks=pytest.mark.thorough),
+    ],
 )
 def test_loss_of_a_batch_is_the_mean_over_its_parts(network, remembers, rng):
     """So it is the same on any number of devices."""
@@ -224,10 +228,15 @@ def test_first_stage_is_a_task_by_itself(tmp_path):
             "sample__sampler": "renoise",
             "process__target": "data",
         },
-        {"process__schedule": "ddpm_linear", "process__chain_steps": 50,
-         "process__target": "noise", "sample__sampler": "ancestral"},
-        {"model__network": "egnn", "model__self_conditioning": "decoded"},
-        {"process__heat": "dct", "model__self_conditioning": "decoded"},
+        *(
+            pytest.param(fields, marks=pytest.mark.thorough)
+            for fields in (
+                {"process__schedule": "ddpm_linear", "process__chain_steps": 50,
+                 "process__target": "noise", "sample__sampler": "ancestral"},
+                {"model__network": "egnn", "model__self_conditioning": "decoded"},
+                {"process__heat": "dct", "model__self_conditioning": "decoded"},
+            )
+        ),
         {"autoencoder__centered": False, "model__network": "gnn"},
     ],
 )  # fmt: skip

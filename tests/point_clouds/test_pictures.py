@@ -106,7 +106,11 @@ def test_what_cannot_be_drawn_is_said(rng, cache, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("sampler", "conditioning"), [("euler", "time"), ("ancestral", "inferred")]
+    ("sampler", "conditioning"),
+    [
+        ("euler", "time"),
+        pytest.param("ancestral", "inferred", marks=pytest.mark.thorough),
+    ],
 )
 def test_path_is_that_of_the_first_sample(cache, sampler, conditioning):
     task = make_tiny_task(cache)

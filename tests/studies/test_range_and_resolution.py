@@ -22,7 +22,7 @@ from ncgn_jax.studies.report import Report
 from ncgn_jax.tasks.settings import make_time
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.usefixtures("compile_quickly")
+pytestmark = [pytest.mark.usefixtures("compile_quickly"), pytest.mark.thorough]
 
 
 # --- Graphs of equal cost -----------------------------------------------------------
@@ -307,7 +307,6 @@ def small_fields(monkeypatch):
     monkeypatch.setattr(fields, "_LEMMA_CASES", fields._LEMMA_CASES[:1])
 
 
-@pytest.mark.thorough
 @pytest.mark.usefixtures("small_fields")
 def test_the_study_on_made_up_clouds(tmp_path, capsys):
     report = Report("range_and_resolution", tmp_path, quick=True)

@@ -18,7 +18,7 @@ from tests.studies.toy_world import (
     make_lesson,
 )
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
+pytestmark = [pytest.mark.usefixtures("compile_quickly"), pytest.mark.thorough]
 
 
 # Networks.

@@ -22,7 +22,7 @@ from ncgn_jax.studies.toy_diffusion import (
 )
 from tests.studies.toy_world import COSINE, LINEAR, MIXTURE, make_lesson
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
+pytestmark = [pytest.mark.usefixtures("compile_quickly"), pytest.mark.thorough]
 
 
 @pytest.fixture
@@ -97,7 +97,6 @@ def test_what_networks_learn_comes_from_the_numbers(report):
     assert verdicts(other) == ["does not hold"]
 
 
-@pytest.mark.thorough
 def test_pairings_are_compared(report):
     lesson = make_lesson()
     pairing.study_pairings(report, lesson)
