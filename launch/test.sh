@@ -64,7 +64,7 @@ case "$WHAT" in
     ;;
   --docs)
     enter all,docs
-    "$PYTHON" -m docs.run_notebooks
+    "$PYTHON" -m docs.run_notebooks --check --no_limit
     build_site
     ;;
   --matrix)
