@@ -180,6 +180,7 @@ def test_completion_is_of_clouds_only():
     assert "is a model of expression, not of point_clouds" in str(error.value)
 
 
+@pytest.mark.thorough
 def test_completion_benchmark_prints_a_row_each(tmp_path, capsys):
     rng = np.random.default_rng(0)
     for name in ("ball", "box"):

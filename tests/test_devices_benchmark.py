@@ -33,6 +33,7 @@ def test_a_mean_over_devices_hands_over_what_it_takes_the_mean_of():
     assert sum(devices.exchanges(lowered.compile().as_text())) == 7 * 3 * 4
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_step_hands_over_its_gradient_once():
     config = apply_overrides(

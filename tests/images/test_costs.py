@@ -92,6 +92,7 @@ def test_costs_of_a_task():
     assert euler.costs(1)["sample_mmac"] == pytest.approx(111)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_comparisons_at_equal_multiply_adds(tmp_path, monkeypatch):
     """Each run has the steps that its patches leave it, and its own costs in its row.

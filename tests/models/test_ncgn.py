@@ -308,7 +308,11 @@ def test_the_folded_message_equals_the_published_one(fixtures, towards_point):
 
 @pytest.mark.parametrize(
     "convolution",
-    ["gat", "gcn", pytest.param("geometric", marks=pytest.mark.thorough)],
+    [
+        "gcn",
+        pytest.param("gat", marks=pytest.mark.thorough),
+        pytest.param("geometric", marks=pytest.mark.thorough),
+    ],
 )
 def test_parts_computed_twice_give_the_same_numbers(convolution, monkeypatch):
     buckets = make_noise_buckets(NUM_NODES, 3, DIM)
