@@ -36,6 +36,14 @@ POINT_CLOUD_COLUMNS = (
     Column(
         "chamfer_1nna", "1-NNA CD", 100, 1, "1-NN accuracy, Chamfer, %; 50 is perfect"
     ),
+    Column("chamfer_1nna_generated", "of samples", 100, 1, "1-NNA on samples alone, %"),
+    Column(
+        "chamfer_1nna_reference",
+        "of test",
+        100,
+        1,
+        "1-NNA on test clouds alone, %; high if samples cover too little",
+    ),
     Column("emd_1nna", "1-NNA EMD", 100, 1, "the same with exact transport, a subset"),
     Column(
         "chamfer_coverage", "COV CD", 100, 1, "reference clouds hit, %, Chamfer; higher"
@@ -65,6 +73,13 @@ POINT_CLOUD_COLUMNS = (
         100,
         2,
         "1-D transport of nearest-neighbour distances, in [-1, 1], x 100; lower",
+    ),
+    Column(
+        "mean_num_stray",
+        "stray",
+        1,
+        2,
+        "points of a cloud over three mean neighbour distances from all others",
     ),
 )
 

@@ -4,7 +4,8 @@ from ml_collections import ConfigDict
 
 from ncgn_jax import fields
 from ncgn_jax.faults import Faults
-from ncgn_jax.fields import Field, one_of, whole, with_defaults
+from ncgn_jax.fields import Field, number, one_of, whole, with_defaults
+from ncgn_jax.graphs.pairing import PAIRINGS, Pairing
 from ncgn_jax.parallel import num_devices
 from ncgn_jax.point_clouds.cloud_reader import SAMPLINGS, FileOptions
 from ncgn_jax.point_clouds.facts import CloudFacts
@@ -88,6 +89,28 @@ FIELDS = with_defaults(
         TEST_FRACTION,
         CACHE_DIR,
         *BASE_FIELDS,
+        Field(
+            "process.pairing",
+            "none",
+            "How training pairs the points of a cloud with its noise: independently, "
+            "by nested median splits of both, or by optimal transport of their parts.",
+            one_of(PAIRINGS),
+            decides="training",
+        ),
+        Field(
+            "process.pairing_leaf",
+            1,
+            "Most points of a part of the splits; within parts pairs are independent.",
+            whole(),
+            decides="training",
+        ),
+        Field(
+            "process.pairing_independent",
+            0.0,
+            "Share of points that are paired independently in any case.",
+            number(0, 1),
+            decides="training",
+        ),
         GUIDANCE,
         *GRAPH_FIELDS,
         *convolution_fields(NAME),
@@ -165,7 +188,7 @@ def make_layout(config: ConfigDict) -> BatchLayout:
 
 def make_model(config: ConfigDict, facts: CloudFacts) -> PointCloudModel:
     """Builds the model of a configuration and what its data taught it."""
-    model = config.model
+    model, process = config.model, config.process
     return PointCloudModel(
         num_points=config.data.num_points,
         facts=facts,
@@ -176,4 +199,7 @@ def make_model(config: ConfigDict, facts: CloudFacts) -> PointCloudModel:
         class_conditional=model.class_conditional,
         label_dropout=model.label_dropout,
         noise_conditioning=model.noise_conditioning,
+        pairing=Pairing(
+            process.pairing, process.pairing_leaf, process.pairing_independent
+        ),
     )

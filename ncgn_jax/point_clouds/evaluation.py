@@ -27,7 +27,7 @@ from ncgn_jax.point_clouds.distances import (
     emd_matrix,
     jensen_shannon_divergence,
     minimum_matching_distance,
-    nearest_neighbor_accuracy,
+    nearest_neighbor_halves,
 )
 from ncgn_jax.point_clouds.statistics import cloud_statistics, statistics_distance
 
@@ -146,7 +146,8 @@ def evaluate_clouds(
     - `w_matched`: the same with matched points, on `w_matched_generated` and
       `w_matched_reference` clouds;
     - `chamfer_1nna`, `chamfer_coverage`, `chamfer_mmd` (squared distances), on
-      `chamfer_clouds` clouds of each set in [-1, 1];
+      `chamfer_clouds` clouds of each set in [-1, 1]; `chamfer_1nna_generated` and
+      `chamfer_1nna_reference` are the two halves of 1-NNA, alike for `emd`;
     - `emd_1nna`, `emd_coverage`, `emd_mmd` (mean distance), on `emd_clouds`;
     - `jsd`: Jensen-Shannon divergence in bits over [-1, 1]^D;
     - `spread`, `spread_reference`: standard deviation of all coordinates of a set,
@@ -273,8 +274,11 @@ def _emd_row(scaled: NDArray, reference: PreparedReference) -> Row:
 
 
 def _scores(name: str, d_gg: NDArray, d_gr: NDArray, d_rr: NDArray) -> Row:
+    generated, reference = nearest_neighbor_halves(d_gg, d_gr, d_rr)
     return {
-        f"{name}_1nna": nearest_neighbor_accuracy(d_gg, d_gr, d_rr),
+        f"{name}_1nna": (generated + reference) / 2,
+        f"{name}_1nna_generated": generated,
+        f"{name}_1nna_reference": reference,
         f"{name}_coverage": coverage(d_gr),
         f"{name}_mmd": minimum_matching_distance(d_gr),
         f"{name}_clouds": len(d_gr),

@@ -17,6 +17,7 @@ import numpy as np
 
 from ncgn_jax.graphs import MultiscaleGraph, NoiseBucket, build_graphs, join_graphs
 from ncgn_jax.graphs.layouts import scale_bucket
+from ncgn_jax.graphs.pairing import Pairing
 from ncgn_jax.models.apply import apply_network
 from ncgn_jax.parallel import AXIS, device_index
 from ncgn_jax.point_clouds.facts import CloudFacts
@@ -92,6 +93,7 @@ class PointCloudModel:
       class_conditional: Whether the network gets the class of a cloud.
       label_dropout: Share of training clouds whose class is hidden.
       noise_conditioning: One of `NOISE_CONDITIONINGS`.
+      pairing: How training pairs points and noise.
     """
 
     num_points: int
@@ -103,6 +105,7 @@ class PointCloudModel:
     class_conditional: bool = False
     label_dropout: float = 0.1
     noise_conditioning: str = "time"
+    pairing: Pairing = Pairing()
 
     @property
     def num_classes(self) -> int:
@@ -117,6 +120,7 @@ class PointCloudModel:
     def describe(self) -> list[str]:
         """Describes graphs and network, a line each."""
         process = describe_process(self.objective, self.time.schedule.name)
+        process += f"; {self.pairing.describe()}"
         return [
             self.graphs.describe(self.time.buckets),
             f"{self.network_settings.describe()}; {process}",
@@ -175,7 +179,9 @@ class PointCloudModel:
             label = hide_classes(
                 label, keys_label, self.label_dropout, self.num_classes
             )
-        parts = noise_rows(self.time, layout, self.objective, batch["data"], keys)
+        parts = noise_rows(
+            self.time, layout, self.objective, batch["data"], keys, self.pairing
+        )
         graph_rng = jax.random.fold_in(rng, device_index())
         graphs, inputs = [], []
         for i, (bucket, rows) in enumerate(zip(self.time.buckets, parts, strict=True)):

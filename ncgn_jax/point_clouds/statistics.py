@@ -21,7 +21,7 @@ CloudStatistics = Mapping[str, NDArray[np.float64]]
 
 
 def cloud_statistics(clouds: ArrayLike) -> dict[str, NDArray[np.float64]]:
-    """Computes statistics of every cloud, each in the unit of the coordinates.
+    """Computes statistics of every cloud, lengths in the unit of the coordinates.
 
     - `std`: root of the squared distance to the centroid, averaged over points and
       axes; `std_0`, `std_1`, ...: the same for one axis.
@@ -30,6 +30,7 @@ def cloud_statistics(clouds: ArrayLike) -> dict[str, NDArray[np.float64]]:
       for a flat cloud or a single place, near 1 for a ball.
     - `nearest_distance`: mean distance from a point to its nearest other point
       (coinciding points count with 0).
+    - `num_stray`: points further from all others than three times that distance.
 
     Args:
       clouds: Clouds, [S, N, D] with N > 1, finite.
@@ -46,13 +47,16 @@ def cloud_statistics(clouds: ArrayLike) -> dict[str, NDArray[np.float64]]:
     if not np.isfinite(clouds).all():
         raise ValueError("clouds hold coordinates that are not finite")
     centred = clouds - clouds.mean(axis=1, keepdims=True)
+    nearest = np.stack([_nearest_distances(cloud) for cloud in clouds])
+    usual = nearest.mean(axis=1)
     variance = np.square(centred).mean(axis=1)  # [cloud, dim]
     sides = np.ptp(clouds, axis=1)
     statistics = {
         "std": np.sqrt(variance.mean(axis=1)),
         "extent": sides.max(axis=1),
         "planarity": _planarity(centred),
-        "nearest_distance": np.array([_nearest_distance(c) for c in clouds]),
+        "nearest_distance": usual,
+        "num_stray": np.sum(nearest > 3 * usual[:, None], axis=1, dtype=np.float64),
     }
     for axis in range(clouds.shape[2]):
         statistics[f"std_{axis}"] = np.sqrt(variance[:, axis])
@@ -98,6 +102,6 @@ def _planarity(centred: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.divide(smallest, largest, out=np.zeros_like(smallest), where=largest > 0)
 
 
-def _nearest_distance(cloud: NDArray[np.float64]) -> float:
+def _nearest_distances(cloud: NDArray[np.float64]) -> NDArray[np.float64]:
     distances, _ = cKDTree(cloud).query(cloud, k=2)
-    return float(distances[:, 1].mean())
+    return distances[:, 1]

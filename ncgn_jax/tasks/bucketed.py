@@ -21,6 +21,7 @@ from jax.typing import ArrayLike
 
 from ncgn_jax.graphs import NoiseBucket, allocate_batch
 from ncgn_jax.graphs.grids import GridBucket
+from ncgn_jax.graphs.pairing import Pairing
 from ncgn_jax.process import (
     Schedule,
     interpolate,
@@ -215,6 +216,7 @@ def noise_rows(
     objective: Objective,
     data: jax.Array,
     keys: jax.Array,
+    pairing: Pairing | None = None,
 ) -> list[NoisedRows]:
     """Draws times and noise for a device's batch, bucket by bucket.
 
@@ -224,12 +226,17 @@ def noise_rows(
       objective: Target and weight of the loss.
       data: Clean rows, [row, ...].
       keys: One key per row, [row].
+      pairing: How noise is paired with the nodes of data [row, node, dim]; None where
+        they are not exchangeable.
 
     Returns:
       Noised rows of every bucket.
     """
     keys_noise, keys_time = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
     noise = jax.vmap(lambda key: jax.random.normal(key, data.shape[1:]))(keys_noise)
+    if pairing is not None:
+        keys_pairs = jax.vmap(jax.random.fold_in, (0, None))(keys, 2)
+        noise = pairing(data, noise, keys_pairs)
     target, weight = objective
     parts = []
     for i in range(len(time.buckets)):

@@ -13,6 +13,7 @@ from ncgn_jax.point_clouds.distances import (
     jensen_shannon_divergence,
     minimum_matching_distance,
     nearest_neighbor_accuracy,
+    nearest_neighbor_halves,
 )
 
 
@@ -101,6 +102,9 @@ def test_nearest_neighbor_accuracy_by_hand():
     # 1 -> 0 (own), 10 -> 10.9 (other); 2.5 -> 1 (other), 10.9 and 11.5 pair (own).
     distances = line_distances([0, 1, 10], [2.5, 10.9, 11.5])
     assert nearest_neighbor_accuracy(*distances) == pytest.approx(4 / 6)
+    # Samples miss two of three: g 2 has its own at 1, r 0.4 a sample, 100 and 101 none.
+    narrow = line_distances([0, 1, 2], [0.4, 100, 101])
+    assert nearest_neighbor_halves(*narrow) == pytest.approx((1 / 3, 2 / 3))
 
 
 def test_nearest_neighbor_accuracy_limits(draw):

@@ -25,8 +25,19 @@ def test_statistics_of_a_square():
         "extent_2": 0,
         "planarity": 0,
         "nearest_distance": 1,
+        "num_stray": 0,
     }
     assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_points_far_from_all_others_are_stray():
+    line = np.stack([np.arange(40.0), np.zeros(40), np.zeros(40)], axis=-1)
+    # Neighbour distances: 1, 1, ..., then those of the moved points.
+    line[-1, 1], line[-2, 1] = 5.0, -2.0
+    # |(1, 7)| = 7.07 and |(1, 2)| = 2.24, so the mean is 1.18.
+    assert cloud_statistics(line[None])["num_stray"] == 1
+    line[-2, 1] = -4.0
+    assert cloud_statistics(line[None])["num_stray"] == 2
 
 
 def test_planarity_is_a_ratio_of_variances_in_any_pose(draw):
@@ -47,7 +58,7 @@ def test_statistics_scale_and_do_not_see_position_or_order(draw):
     before = cloud_statistics(clouds)
     after = cloud_statistics(3 * clouds[:, ::-1] + 7)
     for name, values in before.items():
-        factor = 1 if name == "planarity" else 3
+        factor = 1 if name in ("planarity", "num_stray") else 3
         np.testing.assert_allclose(after[name], factor * values, rtol=1e-9)
 
 
