@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import completion, page, shapes, size, step
+from benchmarks import completion, evaluations, page, size, step
 from docs import tables
 from ncgn_jax.config import apply_overrides, config_to_json, load_config
 from ncgn_jax.domains import make_task
@@ -73,46 +73,57 @@ def test_step_benchmark_prints_every_bucket(capsys):
     assert "process so far" in printed
 
 
-@pytest.mark.thorough
-@pytest.mark.slow
-def test_shapes_benchmark_writes_time_beside_quality(tmp_path, capsys):
-    config = apply_overrides(load_config(SMOKE), TINY)
-    (tmp_path / "config.json").write_text(config_to_json(config))
-    tx = make_optimizer(config)
-    state = init_state(make_task(config), tx, seed=0)
-    store = Checkpoints(tmp_path, config_to_json(config))
+def save_run(folder, seed):
+    config = apply_overrides(load_config(SMOKE), [*TINY, f"seed={seed}"])
+    folder.mkdir()
+    (folder / "config.json").write_text(config_to_json(config))
+    state = init_state(make_task(config), make_optimizer(config), seed)
+    store = Checkpoints(folder, config_to_json(config))
     store.save(1, jax.device_get(state))
     store.close()
-    arguments = ["--steps=2,3", "--samplers=euler,heun", "--num_samples=6"]
-    shapes.main(["shapes", f"--workdir={tmp_path}", *arguments])
-    rows = json.loads((tmp_path / "shapes_benchmark.json").read_text())["rows"]
-    drawn = ["euler 2", "euler 3", "heun 2", "heun 3"]
-    assert list(rows) == [*drawn, "noise", "origin", "train", "held_out"]
-    assert [rows[name]["evaluations"] for name in drawn] == [2, 3, 4, 6]
-    for name in drawn:
-        assert rows[name]["seconds"] > 0
-        assert {"w_flat", "chamfer_1nna", "chamfer_mmd"} <= rows[name].keys()
-    assert "NFE" in capsys.readouterr().out
+    return str(folder)
+
+
+@pytest.mark.thorough
+@pytest.mark.slow
+def test_quality_is_set_against_evaluations_over_seeds(tmp_path, capsys):
+    runs = [save_run(tmp_path / f"seed{seed}", seed) for seed in (0, 1)]
+    output = tmp_path / "out" / "table"
+    arguments = ["--evaluations=2,3,4", "--samplers=euler,heun", "--num_samples=6"]
+    evaluations.main(["evaluations", *runs, *arguments, f"--output={output}"])
+    stored = json.loads(output.with_suffix(".json").read_text())
+    drawn = ["euler 2", "euler 3", "euler 4", "heun 1", "heun 2"]
+    assert list(stored["variants"]) == drawn
+    assert list(stored["anchors"]) == ["noise", "origin", "train", "held_out"]
+    for name, count in zip(drawn, (2, 3, 4, 2, 4), strict=True):
+        row = stored["variants"][name]
+        assert row["evaluations"]["values"] == [count, count]
+        assert row["seconds"]["mean"] > 0
+        assert {"w_flat", "chamfer_1nna", "chamfer_mmd"} <= row.keys()
+    printed = capsys.readouterr().out
+    assert "NFE" in printed
+    assert output.with_suffix(".md").read_text() in printed
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--config.sample.sampler=euler"], "holds no run"),
-        (["--config=a.py"], "read from --workdir"),
+        (["--config.sample.batch_size=3"], "holds no run"),
+        (["--config=a.py"], "read from the runs"),
+        (["--evaluations=2,x"], "--evaluations: found '2,x'"),
     ],
 )
-def test_shapes_benchmark_says_what_is_wrong(tmp_path, arguments, expected):
+def test_evaluations_benchmark_says_what_is_wrong(tmp_path, arguments, expected):
     with pytest.raises(SystemExit) as error:
-        shapes.main(["shapes", f"--workdir={tmp_path}", *arguments])
+        evaluations.main(["evaluations", str(tmp_path), *arguments])
     assert expected in str(error.value)
 
 
-def test_shapes_benchmark_refuses_unknown_samplers(tmp_path):
+def test_evaluations_benchmark_refuses_unknown_samplers(tmp_path):
     config = apply_overrides(load_config(SMOKE), TINY)
     (tmp_path / "config.json").write_text(config_to_json(config))
     with pytest.raises(SystemExit) as error:
-        shapes.main(["shapes", f"--workdir={tmp_path}", "--samplers=euler,hein"])
+        evaluations.main(["evaluations", str(tmp_path), "--samplers=euler,hein"])
     assert "did you mean 'heun'" in str(error.value)
 
 

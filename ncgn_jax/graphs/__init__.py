@@ -36,6 +36,7 @@ from ncgn_jax.graphs.neighbors import (
     long_short_neighbors,
     nearest_neighbors,
 )
+from ncgn_jax.graphs.pairing import PAIRINGS, Pairing, match_by_transport
 from ncgn_jax.graphs.pooling import block_slices, coarsen, on_coarse_graph, spread
 from ncgn_jax.graphs.range_resolution import (
     RANGE_SCHEDULES,
@@ -46,11 +47,13 @@ from ncgn_jax.graphs.range_resolution import (
 __all__ = [
     "CLUSTERINGS",
     "CONNECTIVITIES",
+    "PAIRINGS",
     "RANGE_SCHEDULES",
     "Block",
     "Connectivity",
     "MultiscaleGraph",
     "NoiseBucket",
+    "Pairing",
     "RangeResolution",
     "adjacency",
     "all_neighbors",
@@ -65,6 +68,7 @@ __all__ = [
     "join_graphs",
     "long_short_neighbors",
     "make_noise_buckets",
+    "match_by_transport",
     "nearest_neighbors",
     "on_coarse_graph",
     "range_and_resolution",

@@ -33,10 +33,12 @@ def level_probe(
     patches = [bucket.patch for bucket in buckets]
     coarsest, finest = (pixels / size(patches) ** 2 for size in (max, min))
     tokens = tuple(bucket.num_supernodes for bucket in buckets)
+    data = jnp.asarray(images)
     return LevelProbe(
         model.time,
         model.objective.target,
-        jnp.asarray(images),
+        data,
+        jax.random.normal(jax.random.key(0), data.shape),
         lambda bucket, x_t, t: run(bucket, params, x_t, t)[0],
         tokens,
         tuple((n - coarsest) / max(finest - coarsest, 1) for n in tokens),

@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 from ncgn_jax import fields
 from ncgn_jax.faults import Faults
 from ncgn_jax.fields import Field, number, one_of, whole, with_defaults
-from ncgn_jax.graphs.pairing import PAIRINGS, Pairing
+from ncgn_jax.graphs import PAIRINGS, Pairing
 from ncgn_jax.parallel import num_devices
 from ncgn_jax.point_clouds.cloud_reader import SAMPLINGS, FileOptions
 from ncgn_jax.point_clouds.facts import CloudFacts

@@ -15,9 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ncgn_jax.graphs import MultiscaleGraph, NoiseBucket, build_graphs, join_graphs
+from ncgn_jax.graphs import (
+    MultiscaleGraph,
+    NoiseBucket,
+    Pairing,
+    build_graphs,
+    join_graphs,
+)
 from ncgn_jax.graphs.layouts import scale_bucket
-from ncgn_jax.graphs.pairing import Pairing
 from ncgn_jax.models.apply import apply_network
 from ncgn_jax.parallel import AXIS, device_index
 from ncgn_jax.point_clouds.facts import CloudFacts
@@ -386,11 +391,12 @@ class PointCloudModel:
         t = float(schedule.time_of_signal_level(level))
 
         def start(rows: np.ndarray) -> Start:
-            noise = self.start(label, seed, rows).x
-            when = jnp.full(len(rows), t)
-            x = interpolate(schedule, when, jnp.asarray(data[rows]), jnp.asarray(noise))
-            given = label[rows], kept[rows], data[rows], noise
-            return Start(np.asarray(x), sample_keys(seed, rows), given)
+            clean, keys = jnp.asarray(data[rows]), sample_keys(seed, rows)
+            noise = jnp.asarray(self.start(label, seed, rows).x)
+            noise = self.pairing(clean, noise, keys)
+            x = interpolate(schedule, jnp.full(len(rows), t), clean, noise)
+            given = label[rows], kept[rows], data[rows], np.asarray(noise)
+            return Start(np.asarray(x), keys, given)
 
         found = self._sampler.sample(
             _options(sampling)._replace(keeps=True),

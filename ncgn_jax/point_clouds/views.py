@@ -198,7 +198,7 @@ def attention_by_level(
     """
     time = view.model.time
     data, label = (part[:_NUM_SHOWN] for part in clouds)
-    noise = jax.random.normal(jax.random.key(_SEED), data.shape)
+    noise = draw_noise(view.model, data)
     measured = []
     for level in levels:
         index = bucket_index(time.buckets, level)
@@ -235,7 +235,7 @@ def inferred_levels(
       clouds: Clean clouds and their classes, of which at most 100 are taken.
     """
     data = clouds[0][:_NUM_TO_INFER]
-    noise = jax.random.normal(jax.random.key(_SEED), data.shape)
+    noise = draw_noise(model, data)
     levels = np.linspace(0.0, 1.0, 41)
 
     @jax.jit
@@ -272,10 +272,26 @@ def level_probe(view: NetworkView, clouds: Labelled) -> LevelProbe:
         model.time,
         model.objective.target,
         data,
+        draw_noise(model, data),
         lambda bucket, x_t, t: view(bucket, x_t, t, label)[0],
         tuple(bucket.num_supernodes for bucket in buckets),
         tuple(weights),
     )
+
+
+def draw_noise(model: PointCloudModel, data: jax.Array) -> jax.Array:
+    """Draws noise of clouds, paired with their points as in training.
+
+    Args:
+      model: The model.
+      data: Clean clouds at unit variance, [cloud, point, 3].
+
+    Returns:
+      Noise, shape of `data`.
+    """
+    key = jax.random.key(_SEED)
+    noise = jax.random.normal(key, data.shape)
+    return model.pairing(data, noise, jax.random.split(key, len(data)))
 
 
 def choose_clouds(

@@ -19,9 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from ncgn_jax.graphs import NoiseBucket, allocate_batch
+from ncgn_jax.graphs import NoiseBucket, Pairing, allocate_batch
 from ncgn_jax.graphs.grids import GridBucket
-from ncgn_jax.graphs.pairing import Pairing
 from ncgn_jax.process import (
     Schedule,
     interpolate,

@@ -10,8 +10,6 @@ import numpy as np
 from ncgn_jax.process import interpolate, make_target, to_data_and_noise
 from ncgn_jax.tasks.bucketed import BucketedTime
 
-_SEED = 0
-
 
 class LevelProbe(NamedTuple):
     """Holds a network, and test data to try it on with noise.
@@ -20,6 +18,7 @@ class LevelProbe(NamedTuple):
       time: Time axis with its buckets.
       target: What the network predicts.
       data: Test data in the units of training, [row, ...].
+      noise: Their noise, paired as in training, shape of `data`.
       predict: predict(bucket, x_t, t [row]) returns the prediction, shape of x_t.
       sizes: Supernodes, or tokens, of each bucket.
       weights: u at which a range/resolution schedule has these sizes, [bucket].
@@ -28,6 +27,7 @@ class LevelProbe(NamedTuple):
     time: BucketedTime
     target: str
     data: jax.Array
+    noise: jax.Array
     predict: Callable[[int, jax.Array, jax.Array], jax.Array]
     sizes: tuple[int, ...]
     weights: tuple[float, ...]
@@ -47,16 +47,15 @@ class LevelProbe(NamedTuple):
         buckets = self.time.bucket_of_times(np.asarray(times))
         if bucket is not None:
             buckets = np.full_like(buckets, bucket)
-        noise = jax.random.normal(jax.random.key(_SEED), self.data.shape)
         found = [
-            self._errors_at(int(b), t, noise)
-            for b, t in zip(buckets, times, strict=True)
+            self._errors_at(int(b), t) for b, t in zip(buckets, times, strict=True)
         ]
         data_errors, target_errors = np.asarray(found, np.float64).T
         return data_errors, target_errors
 
-    def _errors_at(self, bucket, t, noise):
-        data, schedule, target = self.data, self.time.schedule, self.target
+    def _errors_at(self, bucket, t):
+        data, noise = self.data, self.noise
+        schedule, target = self.time.schedule, self.target
         t = jnp.full(len(data), t, jnp.float32)
         x_t = interpolate(schedule, t, data, noise)
         prediction = self.predict(bucket, x_t, t)

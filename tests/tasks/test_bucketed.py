@@ -11,11 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ncgn_jax.graphs import RangeResolution, make_noise_buckets
+from ncgn_jax.graphs.pairing import Pairing
 from ncgn_jax.process import SCHEDULES, make_schedule, make_time_grid
 from ncgn_jax.tasks.bucketed import (
     BucketedTime,
+    Objective,
     draw_bucket_times,
     make_batch_layout,
+    noise_rows,
     row_keys,
 )
 from ncgn_jax.tasks.sampling import (
@@ -213,3 +216,23 @@ def test_each_bucket_is_compiled_once_and_options_apart():
     assert sorted(traced) == [(3, 1), (3, 2)]
     sampler.sample(4, stretches[:1], start, np.float32(100), 5, 64)
     assert sorted(traced) == [(3, 1), (3, 2), (4, 1)]
+
+
+def test_rows_are_noised_with_the_pairs_of_the_pairing():
+    time = make_time(num_nodes=32)
+    layout = make_batch_layout(time, 16, 1)
+    data = jax.random.normal(jax.random.key(0), (16, 32, 3))
+    keys = row_keys(jax.random.key(1), np.arange(16))
+    goal = Objective("velocity", "uniform")
+    alone, paired = (
+        noise_rows(time, layout, goal, data, keys, pairing)
+        for pairing in (None, Pairing("splits"))
+    )
+    for i, (before, after) in enumerate(zip(alone, paired, strict=True)):
+        np.testing.assert_array_equal(before.t, after.t)
+        own, t = layout.take(data, i), after.t[:, None, None]
+        # x_t = t data + (1 - t) noise, velocity = data - noise.
+        np.testing.assert_allclose(after.x_t, own - (1 - t) * after.target, atol=1e-5)
+        sets = (np.sort(own - part.target, axis=1) for part in (before, after))
+        np.testing.assert_allclose(*sets, atol=1e-5)
+        assert jnp.mean(after.target**2) < 0.4 * jnp.mean(before.target**2)

@@ -40,6 +40,17 @@ def test_errors_of_a_network_that_predicts_nothing(make):
     np.testing.assert_allclose(data_error, (1 - TIMES) ** 2 * own_error, rtol=1e-4)
 
 
+def test_noise_is_paired_as_in_training():
+    alone, paired = (
+        probe_of(point_cloud_task(*own), 6)
+        for own in ([], ["process.pairing=splits", "process.pairing_leaf=4"])
+    )
+    gaps = [jnp.mean((probe.noise - probe.data) ** 2) for probe in (alone, paired)]
+    assert gaps[1] < 0.7 * gaps[0]
+    both = (np.sort(probe.noise, axis=1) for probe in (alone, paired))
+    np.testing.assert_array_equal(*both)
+
+
 def test_buckets_are_those_of_the_times_or_the_one_asked_for():
     task, used = small_task(), []
     probe = probe_of(task, 2)
