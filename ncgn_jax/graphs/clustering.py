@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ncgn_jax.graphs.sorting import argsort_floats
+
 _BRANCHING = 4
 # Voxels are numbered by int32.
 _MOST_VOXELS = 2**31 - 1
@@ -112,7 +114,7 @@ def balanced_order(positions: jax.Array, num_clusters: int) -> jax.Array:
         axis = jnp.argmax(extent, axis=-1)  # [part]
         keys = jnp.take_along_axis(points, axis[:, None, None], axis=2)[..., 0]
         keys = jnp.where(inside, keys, jnp.inf)
-        _, members = jax.lax.sort((keys, members), dimension=1, num_keys=1)
+        members = jnp.take_along_axis(members, argsort_floats(keys), axis=1)
         order = members.reshape(-1)[back]
     return order
 
