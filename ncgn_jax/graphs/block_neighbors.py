@@ -31,6 +31,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from ncgn_jax.graphs.sorting import argsort_floats, invert
+
 # Points per block, and nodes from which the walk down the tree starts.
 _BLOCK_SIZE = 16
 _TOP_NODES = 64
@@ -162,7 +164,7 @@ def _search(
             rows = _rows_at_once(blocks, more)
             found, is_exact = _improve_inexact(improve, found, is_exact, rows)
     # Place of each node in the blocks.
-    place = jnp.argsort(blocks.node.reshape(-1))[:num_nodes]
+    place = invert(blocks.node.reshape(-1))[:num_nodes]
     senders = found.senders.reshape(-1, num_neighbors)[place]
     edge_mask = jnp.isfinite(found.distances.reshape(-1, num_neighbors)[place])
     # A sender may be padding where there is no edge.
@@ -199,7 +201,7 @@ def _sort_into_blocks(
         axis = jnp.argmax(parts.max(axis=1) - parts.min(axis=1), axis=-1)
         keys = jnp.take_along_axis(parts, axis[:, None, None], axis=2)[..., 0]
         members = index.reshape(num_parts, -1)
-        _, members = jax.lax.sort((keys, members), dimension=1, num_keys=1)
+        members = jnp.take_along_axis(members, argsort_floats(keys), axis=1)
         index = members.reshape(-1)
         num_parts *= min(_BRANCHING, num_blocks // num_parts)
     shape = (num_blocks, -1)
