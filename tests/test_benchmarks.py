@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import completion, evaluations, page, size, step
+from benchmarks import completion, evaluations, page, size, step, straightness
 from docs import tables
 from ncgn_jax.config import apply_overrides, config_to_json, load_config
 from ncgn_jax.domains import make_task
@@ -227,3 +227,41 @@ def test_what_a_benchmark_prints_becomes_a_result(tmp_path, monkeypatch):
     assert training.notes[1:] == ["step s: median"]
     with pytest.raises(ValueError, match="found 1 tables"):
         page.store("step", printed.partition("\nsampler")[0], "a machine", 0.0)
+
+
+def test_straight_and_bent_paths_are_told_apart():
+    straight = np.linspace(0, 1, 5)[:, None, None] * np.ones((1, 4, 3))
+    found = straightness.measure_path(straight)
+    assert found["length"] == pytest.approx(1)
+    assert found["turn"] == pytest.approx(0, abs=1e-5)
+    angle = np.linspace(0, np.pi, 2001)
+    half = np.stack([np.cos(angle), np.sin(angle), 0 * angle], axis=-1)[:, None]
+    found = straightness.measure_path(half)
+    assert found["length"] == pytest.approx(np.pi / 2, rel=1e-5)
+    assert found["turn"] == pytest.approx(180, abs=0.2)
+
+
+def test_gains_are_largest_singular_values():
+    matrices = np.random.default_rng(0).normal(size=(3, 6, 6)).astype(np.float32)
+
+    def multiply(x):
+        return jnp.einsum("bij,bj->bi", matrices, x.reshape(3, 6)).reshape(x.shape)
+
+    gains = straightness.largest_gain(multiply, jnp.ones((3, 2, 3)), 200)
+    expected = np.linalg.svd(matrices, compute_uv=False)[:, 0]
+    np.testing.assert_allclose(gains, expected, rtol=1e-4)
+
+
+@pytest.mark.thorough
+@pytest.mark.slow
+def test_straightness_is_measured_and_drawn(tmp_path, capsys):
+    run = save_run(tmp_path / "run", 0)
+    output = tmp_path / "out" / "straight"
+    straightness.main(
+        ["straightness", f"mine={run}", "--num=4", "--steps=3", f"--output={output}"]
+    )
+    row = json.loads(output.with_suffix(".json").read_text())["variants"]["mine"]
+    assert row["length"]["mean"] >= 1
+    assert row["gain"]["mean"] > 0
+    assert output.with_suffix(".png").stat().st_size > 10_000
+    assert "gain" in capsys.readouterr().out
