@@ -17,8 +17,9 @@ from ncgn_jax.graphs import (
     join_graphs,
     make_noise_buckets,
 )
-from ncgn_jax.models import ncgn
-from ncgn_jax.models.ncgn import NCGN, GeometricMessage
+from ncgn_jax.models import point_layers
+from ncgn_jax.models.ncgn import NCGN
+from ncgn_jax.models.point_layers import GeometricMessage
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
@@ -349,7 +350,7 @@ def test_parts_computed_twice_give_the_same_numbers(convolution, monkeypatch):
 
     once, count = traced(["batch_stats"])
     assert count == 0
-    monkeypatch.setattr(ncgn, "_KEPT_UP_TO", 0)
+    monkeypatch.setattr(point_layers, "_KEPT_UP_TO", 0)
     twice, count = traced(["batch_stats"])
     # Three stacks; in the layer two messages, a gate, an update, and every block.
     assert count == 3 + (4 + len(graph.blocks))

@@ -9,7 +9,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from ncgn_jax.graphs import NoiseBucket, build_graphs, join_graphs, make_noise_buckets
-from ncgn_jax.models import edges, graph_convolutions, ncgn
+from ncgn_jax.models import edges, graph_convolutions, point_layers
 from ncgn_jax.models.graph_convolutions import CONVOLUTIONS, make_convolution
 from ncgn_jax.models.layers import Norm
 from ncgn_jax.models.ncgn import NCGN
@@ -185,7 +185,7 @@ def flop(equation):
 @pytest.mark.parametrize(("convolution", "name"), list(combinations()))
 def test_no_sum_is_narrow_and_large_products_are(convolution, name, again, monkeypatch):
     if again:
-        monkeypatch.setattr(ncgn, "_KEPT_UP_TO", 0)
+        monkeypatch.setattr(point_layers, "_KEPT_UP_TO", 0)
     found = program(convolution, name)
     sums = ("reduce", "cum", "arg", "scatter", "psum")
     assert not any(
