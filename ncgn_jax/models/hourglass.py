@@ -100,15 +100,21 @@ class Hourglass(nn.Module):
         sent = send(message(name="coarsen"), x, hidden(first_y), towards_supernode)
         y, frames = coarsen(sent, graph), None
         for i in range(self.num_layers):
+            if self.convolution == "geometric":
+                attention = GeometricAttention(
+                    self.width,
+                    rematerialize=is_large,
+                    dtype=self.dtype,
+                    name=f"convolve_{i}",
+                )
+                y, frames = attention(y, graph)
+                continue
             convolution = make_convolution(
                 self.convolution, self.width, f"convolve_{i}", rematerialize=is_large
             )
-            if isinstance(convolution, GeometricAttention):
-                y, frames = convolution(hidden(y), graph)
-            else:
-                norm = Norm(self.norm, self.axis_name, name=f"norm_{i}")
-                inner = jax.nn.relu(norm(y, train=train, mask=occupied))
-                y = y + convolution(hidden(inner), graph)
+            norm = Norm(self.norm, self.axis_name, name=f"norm_{i}")
+            inner = jax.nn.relu(norm(y, train=train, mask=occupied))
+            y = y + convolution(hidden(inner), graph)
         if frames is not None:
             local = frames.scores(offset, graph)
             geometry = jnp.concatenate([geometry, local], axis=-1)
