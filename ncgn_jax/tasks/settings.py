@@ -1,7 +1,7 @@
 """Declares the fields that domains share, and turns them into arguments.
 
 `BASE_FIELDS` belong to every task, `RANGE_FIELDS` to those whose network follows the
-noise, `GRAPH_FIELDS` to those on NCGN. A domain adds rows of its own. Two levels, no
+noise, `GRAPH_FIELDS` to those on graphs. A domain adds rows of its own. Two levels, no
 inheritance: configuration files change what they need of a domain's defaults.
 """
 
