@@ -24,6 +24,7 @@ import re
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -162,12 +163,20 @@ def own_times(folder: str | Path) -> Iterator[tuple[str, float]]:
     for path in Path(folder).rglob("*.xplane.pb"):
         for plane in ProfileData.from_file(str(path)).planes:
             for line in plane.lines:
-                events = [
-                    (event.start_ns, -event.duration_ns, stats["hlo_op"])
-                    for event in line.events
-                    if "hlo_op" in (stats := dict(event.stats))
-                ]
-                yield from _without_inner(sorted(events))
+                yield from _without_inner(_events_of(line))
+
+
+def _events_of(line) -> list[tuple[float, float, str]]:
+    """Returns (start, -duration, operation) of a thread's events, sorted."""
+    # jaxlib makes a type here of which newer Pythons warn. Where warnings are errors,
+    # one raised in its C++ ends the process.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return sorted(
+            (event.start_ns, -event.duration_ns, stats["hlo_op"])
+            for event in line.events
+            if "hlo_op" in (stats := dict(event.stats))
+        )
 
 
 def _without_inner(events):

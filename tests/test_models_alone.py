@@ -109,7 +109,7 @@ CASES = {
         ".csv",
         write_cells,
         {"data.source": "cells", "data.num_nodes": 12, "dmp.connectivity": "knn",
-         "dmp.num_neighbors": 4, "train.batch_size": 8,
+         "dmp.num_neighbors": 4, "train.batch_size": 8, "model.network": "hourglass",
          "sample.tasks": ("unconditional",)},
         {
             "genes": ({"genes": ("Gad2", "Sox11", "Ttr")}, r"data \(genes\).*Sox11"),

@@ -61,7 +61,7 @@ def test_the_example_reads_trains_and_measures(tmp_path, capsys):
     with pytest.raises(ConfigError) as error:
         validate(config)
     said = str(error.value)
-    assert "model.network: found 'local'; allowed: ncgn" in said
+    assert "model.network: found 'local'; allowed: ncgn, hourglass" in said
     assert "train.optimizer: found 'lion'; allowed: adam, muon" in said
     plugins.import_plugins([str(EXAMPLE)])
     validate(config)
@@ -79,7 +79,9 @@ def test_the_example_reads_trains_and_measures(tmp_path, capsys):
     assert "of a plug-in" in (tmp_path / "table.md").read_text()
     assert "Dense_0" in load(tmp_path / "run").params
     registry._REGISTERED.clear()
-    with pytest.raises(CheckpointError, match="found 'local'; allowed: ncgn, and"):
+    with pytest.raises(
+        CheckpointError, match="found 'local'; allowed: ncgn, hourglass, and"
+    ):
         load(tmp_path / "run")
 
 

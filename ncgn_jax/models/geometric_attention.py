@@ -30,6 +30,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from ncgn_jax.graphs import MultiscaleGraph, spread
 from ncgn_jax.graphs.precision import narrowed, widen
@@ -81,11 +82,14 @@ class GeometricAttention(nn.Module):
       width: Features in and out.
       num_heads: Attention heads; must divide width.
       rematerialize: Whether the backward pass computes a block's pairs again.
+      dtype: Type to which hidden values are rounded, if narrower than float32; None for
+        that of the features.
     """
 
     width: int
     num_heads: int = 4
     rematerialize: bool = False
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(
@@ -104,7 +108,8 @@ class GeometricAttention(nn.Module):
             raise ValueError(
                 f"width {self.width} is not a multiple of {self.num_heads} heads"
             )
-        dtype, values = values.dtype, widen(values)
+        dtype = values.dtype if self.dtype is None else self.dtype
+        values = widen(values)
         inner = Norm("layer", name="norm_attention")(values, train=False)
         inner = narrowed(inner, dtype)
         project = {

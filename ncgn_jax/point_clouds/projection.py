@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 
-from ncgn_jax.pictures.style import NEAR_FAR
+from ncgn_jax.pictures.style import FAINT, LABEL_SIZE, NEAR_FAR
 
 AZIMUTH = 35.0
 ELEVATION = 22.0
@@ -92,8 +92,11 @@ def draw_points(
 ) -> None:
     """Draws points far to near; near ones are larger, and darker without colours.
 
+    Points beyond the panel are left out and counted in its corner, because dots that
+    its edge cuts look like a fault of the picture.
+
     Args:
-      axes: The panel.
+      axes: The panel, with its limits set.
       projected: Points on paper.
       size: Half extent of the scene, in the points' units.
       colors: RGB of each point, [point, 3], fading to white with depth; None shades
@@ -110,15 +113,30 @@ def draw_points(
     else:
         fade = 0.45 * away[:, None]
         shade = (1.0 - fade) * np.asarray(colors)[order] + fade
-    right, up = projected.plane[order].T
+    plane = projected.plane[order]
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    inside = np.all((plane >= (left, bottom)) & (plane <= (right, top)), axis=-1)
+    across, up = plane[inside].T
     axes.scatter(
-        right,
+        across,
         up,
-        s=dot * (1.35 - 0.7 * away),
-        c=shade,
+        s=dot * (1.35 - 0.7 * away[inside]),
+        c=shade[inside],
         linewidths=0.15,
         edgecolors="white",
+        clip_on=False,
     )
+    if beyond := int(np.sum(~inside & np.isfinite(plane).all(axis=-1))):
+        axes.text(
+            0.99,
+            0.01,
+            f"{beyond} outside",
+            transform=axes.transAxes,
+            fontsize=LABEL_SIZE - 2,
+            color=FAINT,
+            ha="right",
+            va="bottom",
+        )
 
 
 def frame_panel(axes: Axes, half_width: float, border: bool = False) -> None:

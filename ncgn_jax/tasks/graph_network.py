@@ -1,4 +1,4 @@
-"""Builds the noise buckets and the NCGN of domains whose data are graphs."""
+"""Builds the noise buckets and the network of domains whose data are graphs."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,7 +7,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ncgn_jax.graphs import NoiseBucket, RangeResolution, make_noise_buckets
+from ncgn_jax.models.hourglass import Hourglass
 from ncgn_jax.models.ncgn import NCGN
+
+# Networks on graphs by their name, `model.network`; the default first.
+NETWORKS: dict[str, type[NCGN] | type[Hourglass]] = {
+    "ncgn": NCGN,
+    "hourglass": Hourglass,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +78,8 @@ class NetworkSettings:
       convolution: Message passing, see `models.graph_convolutions`.
       norm: Normalisation, see `models.layers.Norm`.
       dtype: Type of hidden products.
-      network: Its name.
-      make: Builds a network of a plug-in; None for `models.ncgn.NCGN`.
+      network: Its name: one of `NETWORKS`, or of a plug-in.
+      make: Builds a network of a plug-in; None for one of `NETWORKS`.
     """
 
     width: int
@@ -92,7 +99,7 @@ class NetworkSettings:
         """
         if self.make is not None:
             return self.make(self, out_dim, axis_name)
-        return NCGN(
+        return NETWORKS[self.network](
             out_dim=out_dim,
             width=self.width,
             num_layers=self.num_layers,
@@ -107,7 +114,8 @@ class NetworkSettings:
         if self.make is not None:
             return f"model: {self.network}"
         narrow = "" if self.dtype == "float32" else f", {self.dtype}"
+        name = "NCGN" if self.network == "ncgn" else self.network
         return (
-            f"model: NCGN {self.convolution}, width {self.width}, {self.num_layers} "
+            f"model: {name} {self.convolution}, width {self.width}, {self.num_layers} "
             f"layers, {self.norm} norm{narrow}"
         )

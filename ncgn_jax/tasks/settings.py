@@ -1,7 +1,7 @@
 """Declares the fields that domains share, and turns them into arguments.
 
 `BASE_FIELDS` belong to every task, `RANGE_FIELDS` to those whose network follows the
-noise, `GRAPH_FIELDS` to those on NCGN. A domain adds rows of its own. Two levels, no
+noise, `GRAPH_FIELDS` to those on graphs. A domain adds rows of its own. Two levels, no
 inheritance: configuration files change what they need of a domain's defaults.
 """
 
@@ -34,7 +34,7 @@ from ncgn_jax.process import (
     make_time_grid,
 )
 from ncgn_jax.tasks.bucketed import BucketedTime, Objective
-from ncgn_jax.tasks.graph_network import GraphSettings, NetworkSettings
+from ncgn_jax.tasks.graph_network import NETWORKS, GraphSettings, NetworkSettings
 from ncgn_jax.tasks.sampling import MAX_SEED, Sampling
 
 DTYPES = ("float32", "bfloat16")
@@ -362,7 +362,7 @@ def network_field(domain: str, choices: Sequence[str]) -> Field:
 def convolution_fields(domain: str) -> tuple[Field, ...]:
     """Declares the network of a domain whose data are graphs."""
     return (
-        network_field(domain, ("ncgn",)),
+        network_field(domain, tuple(NETWORKS)),
         *NETWORK_FIELDS,
         Field("model.convolution", "gat", "Message passing.", one_of(CONVOLUTIONS)),
         Field(
@@ -449,7 +449,7 @@ def make_graph_settings(config: ConfigDict) -> GraphSettings:
 
 
 def make_network_settings(config: ConfigDict) -> NetworkSettings:
-    """Returns the NCGN of the section `model`."""
+    """Returns the network of the section `model`."""
     model = config.model
     return NetworkSettings(
         model.width,

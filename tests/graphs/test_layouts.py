@@ -15,6 +15,7 @@ from ncgn_jax.graphs import (
     take_graphs,
 )
 from ncgn_jax.graphs.layouts import scale_bucket
+from ncgn_jax.models.hourglass import Hourglass
 from ncgn_jax.models.ncgn import NCGN
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
@@ -59,17 +60,22 @@ def run(net, graph, features, level, variables=None, train=False):
 
 
 @pytest.mark.parametrize(
-    ("convolution", "norm", "place"),
-    [("gcn", "batch", 0), ("geometric", "layer", 1)],
+    ("kind", "convolution", "norm", "place"),
+    [
+        (NCGN, "gcn", "batch", 0),
+        (NCGN, "geometric", "layer", 1),
+        (Hourglass, "gcn", "batch", 0),
+        pytest.param(Hourglass, "geometric", "layer", 1, marks=pytest.mark.thorough),
+    ],
 )
-def test_padding_changes_nothing(convolution, norm, place):
+def test_padding_changes_nothing(kind, convolution, norm, place):
     """Compares graphs of two sizes, padded together, with each alone and unpadded."""
     rng = np.random.default_rng(1)
     sizes = (24, 17)
     layouts = [LAYOUTS[i][:size] for i, size in enumerate(sizes)]
     values = [rng.normal(size=(size, 5)).astype("f4") for size in sizes]
     bucket = make_noise_buckets(NUM_NODES, 4, 2)[place]
-    net = NCGN(3, width=8, num_layers=1, convolution=convolution, norm=norm)
+    net = kind(3, width=8, num_layers=1, convolution=convolution, norm=norm)
     level = np.float32([0.2, 0.5])
     outputs = {}
     with jax.enable_x64(True):

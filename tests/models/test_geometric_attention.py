@@ -8,12 +8,12 @@ import pytest
 from ncgn_jax.graphs import NoiseBucket, build_graphs
 from ncgn_jax.models import edges
 from ncgn_jax.models.geometric_attention import GeometricAttention
+from tests.models.loops import attend, whiten
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 NUM_NODES, WIDTH, HEADS = 12, 8, 2
 BUCKET = NoiseBucket(0.0, 1.0, NUM_NODES, NUM_NODES, 5)
-LENGTHS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 
 
 @pytest.fixture(scope="module")
@@ -55,67 +55,14 @@ def run(network, variables, values, cloud):
     return jax.device_get((out, frames, graph))
 
 
-def layer_norm(row, params):
-    row = row - row.mean()
-    return row / np.sqrt((row**2).mean() + 1e-5) * params["scale"] + params["bias"]
-
-
-def pair_features(offset):
-    x, y, z = offset
-    moments = [x * x, x * y, x * z, y * y, y * z, z * z]
-    bumps = [np.exp(-0.5 * (offset @ offset) / length**2) for length in LENGTHS]
-    return np.array([x, y, z, *moments, *bumps])
-
-
-def expected(params, values, graph):
-    """Follows the module's docstring node by node."""
-    params = jax.tree.map(lambda leaf: np.asarray(leaf, float), params)
-    values, positions = values.astype(float), graph.supernode_positions.astype(float)
-    inner = [layer_norm(row, params["norm_attention"]) for row in values]
-    split = lambda row: row.reshape(HEADS, -1)  # noqa: E731
-    query, key, value = (
-        [split(row @ params[name]["kernel"]) for row in inner]
-        for name in ("query", "key", "value")
-    )
-    look = [split(r @ params["look"]["kernel"] + params["look"]["bias"]) for r in inner]
-    outputs, means, covariances = [], [], []
-    for i in range(len(values)):
-        real = (graph.coarse.receivers == i) & graph.coarse.edges["mask"]
-        senders = [*graph.coarse.senders[real], i]
-        psi = np.array([pair_features(positions[j] - positions[i]) for j in senders])
-        pooled = []
-        for h in range(HEADS):
-            logits = psi @ look[i][h] + [
-                query[i][h] @ key[j][h] / np.sqrt(WIDTH / HEADS) for j in senders
-            ]
-            weights = np.exp(logits - logits.max())
-            weights /= weights.sum()
-            seen = sum(w * value[j][h] for w, j in zip(weights, senders, strict=True))
-            pooled.append(np.concatenate([seen, weights @ psi]))
-            offsets = psi[:, :3]
-            mean = weights @ offsets
-            means.append(mean)
-            covariances.append((offsets - mean).T * weights @ (offsets - mean))
-        row = values[i] + np.concatenate(pooled) @ params["out"]["kernel"]
-        row = row + params["out"]["bias"]
-        hidden = layer_norm(row, params["norm_update"]) @ params["update_0"]["kernel"]
-        hidden = np.maximum(hidden + params["update_0"]["bias"], 0)
-        row = row + hidden @ params["update_1"]["kernel"] + params["update_1"]["bias"]
-        outputs.append(row)
-    return np.array(outputs), np.array(means), np.array(covariances)
-
-
 def test_equals_a_loop_over_nodes_and_neighbours(
     form, network, variables, values, cloud
 ):
     out, frames, graph = run(network, variables, values, cloud)
-    rows, means, covariances = expected(variables["params"], values, graph)
+    rows, means, covariances = attend(variables["params"], values, graph, HEADS)
     np.testing.assert_allclose(out, rows, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(frames.mean.reshape(-1, 3), means, atol=1e-5)
-    # The whitening is the inverse covariance over the root of its mean eigenvalue.
-    inverse = np.linalg.inv(covariances + 1e-4 * np.eye(3))
-    trace = np.trace(inverse, axis1=1, axis2=2)[:, None, None]
-    whitening = inverse / np.sqrt(trace / 3)
+    whitening = whiten(covariances)
     found = frames.precision.reshape(-1, 3, 3)
     np.testing.assert_allclose(found, whitening, rtol=2e-2, atol=2e-2)
 

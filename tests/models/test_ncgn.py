@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 
 import chex
 import jax
@@ -17,64 +16,27 @@ from ncgn_jax.graphs import (
     join_graphs,
     make_noise_buckets,
 )
-from ncgn_jax.models import ncgn
-from ncgn_jax.models.ncgn import NCGN, GeometricMessage
+from ncgn_jax.models import point_layers
+from ncgn_jax.models.hourglass import Hourglass
+from ncgn_jax.models.ncgn import NCGN
+from ncgn_jax.models.point_layers import GeometricMessage
+from tests.models.graph_networks import (
+    BUCKETS,
+    DIM,
+    LEVEL,
+    NUM_GRAPHS,
+    NUM_NODES,
+    WIDTH,
+    clouds,
+    features,
+    random_variables,
+    without_empty_supernodes,
+)
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 PARITY_FILES = ("ncgn_gat_points.npz", "ncgn_gcn_transcriptomics.npz")
-NUM_NODES, NUM_GRAPHS, DIM, WIDTH = 30, 2, 3, 8
 NETWORK = NCGN(out_dim=DIM, width=WIDTH, num_layers=1)
-
-
-def _buckets():
-    found = {}
-    for clustering, connectivity in itertools.product(
-        ("balanced", "voxel"), ("dmp", "knn", "long_short", "fully_connected")
-    ):
-        if connectivity != "dmp" and clustering == "voxel":
-            continue  # the same graphs as with balanced clusters
-        for bucket in make_noise_buckets(
-            NUM_NODES, 3, DIM, clustering=clustering, connectivity=connectivity
-        ):
-            name = f"{connectivity}_{bucket.clustering}_{bucket.num_supernodes}"
-            found[name] = bucket
-    return found
-
-
-BUCKETS = _buckets()
-LEVEL = np.asarray([0.3, 0.8], np.float32)
-
-
-def clouds(seed=0):
-    shape = (NUM_GRAPHS, NUM_NODES, DIM)
-    return np.random.default_rng(seed).normal(size=shape).astype("f4")
-
-
-def features(points):
-    """Returns positions and one more feature, flat."""
-    return jnp.concatenate([points, jnp.sin(3 * points[..., :1])], -1).reshape(-1, 4)
-
-
-def random_variables(network, graph):
-    """Draws weights in numpy, also for biases, whose zeros would hide mistakes."""
-    abstract = jax.eval_shape(
-        network.init,
-        jax.random.key(0),
-        jax.ShapeDtypeStruct((NUM_GRAPHS * NUM_NODES, DIM + 1), jnp.float32),
-        jax.ShapeDtypeStruct((NUM_GRAPHS,), jnp.float32),
-        graph,
-    )
-    rng = np.random.default_rng(1)
-
-    def draw(path, leaf):
-        if path[0].key == "batch_stats":
-            return np.full(leaf.shape, float(path[-1].key == "var"), "f4")
-        size = leaf.shape[0] ** -0.5 if leaf.ndim == 2 else 0.2
-        start = float(path[-1].key == "scale")
-        return (start + size * rng.normal(size=leaf.shape)).astype("f4")
-
-    return jax.tree_util.tree_map_with_path(draw, abstract)
 
 
 @functools.cache
@@ -191,35 +153,13 @@ def test_the_noise_level_of_a_graph_matters_to_it_alone():
     assert np.abs(one[1] - other[1]).max() > 1e-3
 
 
-def without_empty_supernodes(graph):
-    """Returns the graph as a ragged one without empty supernodes."""
-    real = np.asarray(graph.coarse.nodes["mask"])
-    kept = np.asarray(graph.coarse.edges["mask"])
-    new = np.cumsum(real) - 1
-    coarse = graph.coarse
-    of_graph = np.repeat(np.arange(len(coarse.n_node)), coarse.n_node)[real]
-    senders, receivers = (new[a[kept]] for a in (coarse.senders, coarse.receivers))
-    return graph.replace(
-        supernode_positions=graph.supernode_positions[real],
-        assignment=new[graph.assignment],
-        coarse=coarse._replace(
-            nodes={"mask": real[real]},
-            edges={"mask": kept[kept]},
-            senders=senders,
-            receivers=receivers,
-            n_node=np.bincount(of_graph, minlength=NUM_GRAPHS),
-            n_edge=np.bincount(of_graph[receivers], minlength=NUM_GRAPHS),
-        ),
-        blocks=(),
-    )
-
-
-def test_batch_norm_does_not_see_empty_supernodes():
+@pytest.mark.parametrize("kind", [NCGN, Hourglass])
+def test_batch_norm_does_not_see_empty_supernodes(kind):
     bucket = NoiseBucket(0.0, 1.0, NUM_NODES, 27, 4, "voxel", 3)
     graph = jax.jit(lambda points: build_graphs(points, bucket))(clouds())
     graph = jax.tree.map(np.asarray, graph)
     assert not graph.coarse.nodes["mask"].all()
-    network = NETWORK.clone(norm="batch", num_layers=1, convolution="gcn")
+    network = kind(DIM, WIDTH, num_layers=1, convolution="gcn", norm="batch")
     inputs = jax.jit(features)(clouds()), jnp.asarray(LEVEL)
     state = random_variables(network, graph)
     train = jax.jit(
@@ -307,18 +247,19 @@ def test_the_folded_message_equals_the_published_one(fixtures, towards_point):
 
 
 @pytest.mark.parametrize(
-    "convolution",
+    ("kind", "convolution"),
     [
-        "gcn",
-        pytest.param("gat", marks=pytest.mark.thorough),
-        pytest.param("geometric", marks=pytest.mark.thorough),
+        (NCGN, "gcn"),
+        (Hourglass, "gcn"),
+        pytest.param(NCGN, "gat", marks=pytest.mark.thorough),
+        pytest.param(NCGN, "geometric", marks=pytest.mark.thorough),
+        pytest.param(Hourglass, "geometric", marks=pytest.mark.thorough),
     ],
 )
-def test_parts_computed_twice_give_the_same_numbers(convolution, monkeypatch):
+def test_parts_computed_twice_give_the_same_numbers(kind, convolution, monkeypatch):
     buckets = make_noise_buckets(NUM_NODES, 3, DIM)
-    network = NCGN(
-        out_dim=DIM, width=WIDTH, num_layers=1, convolution=convolution, norm="batch"
-    )
+    num_layers = 1 if kind is NCGN else 2
+    network = kind(DIM, WIDTH, num_layers, convolution, norm="batch")
     points = clouds()
     halves = zip((points[:1], points[1:]), (buckets[0], buckets[-1]), strict=True)
     graph = join_graphs([build_graphs(*half) for half in halves])
@@ -349,10 +290,10 @@ def test_parts_computed_twice_give_the_same_numbers(convolution, monkeypatch):
 
     once, count = traced(["batch_stats"])
     assert count == 0
-    monkeypatch.setattr(ncgn, "_KEPT_UP_TO", 0)
+    monkeypatch.setattr(point_layers, "_KEPT_UP_TO", 0)
     twice, count = traced(["batch_stats"])
-    # Three stacks; in the layer two messages, a gate, an update, and every block.
-    assert count == 3 + (4 + len(graph.blocks))
+    # Three stacks, two messages, a gate and an update, and every block of every layer.
+    assert count == 3 + 4 + num_layers * len(graph.blocks)
     chex.assert_trees_all_close(twice, once, rtol=1e-7, atol=1e-9)
     # If attention weights are sown, nothing may be computed twice.
     if convolution != "gcn":

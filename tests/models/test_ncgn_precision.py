@@ -1,4 +1,4 @@
-"""Tests NCGN in bfloat16: sums are float32, large products bfloat16."""
+"""Tests networks on graphs in bfloat16: sums are float32, large products bfloat16."""
 
 import functools
 
@@ -9,8 +9,9 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from ncgn_jax.graphs import NoiseBucket, build_graphs, join_graphs, make_noise_buckets
-from ncgn_jax.models import edges, graph_convolutions, ncgn
+from ncgn_jax.models import edges, graph_convolutions, point_layers
 from ncgn_jax.models.graph_convolutions import CONVOLUTIONS, make_convolution
+from ncgn_jax.models.hourglass import Hourglass
 from ncgn_jax.models.layers import Norm
 from ncgn_jax.models.ncgn import NCGN
 
@@ -26,6 +27,10 @@ BUCKETS = {
 RAGGED = "ragged"
 # A kind of block for each convolution; the others are tried by --thorough.
 QUICK = {("gat", RAGGED), ("gcn", "voxel_27"), ("geometric", "balanced_8")}
+QUICK |= {("hourglass", "balanced_8")}
+# NCGN with each convolution, and the hourglass with geometric attention.
+KINDS = (*CONVOLUTIONS, "hourglass")
+ATTENTIVE = {"geometric", "hourglass"}
 # One convolution is tried with batch norm, in training as published.
 BATCH_NORMED = "gcn"
 # Sizes of axes that depend on coordinates: inputs and offsets with the level, and in
@@ -51,16 +56,18 @@ def graph_of(name):
     return join_graphs([build_graphs(*half) for half in halves]).replace(blocks=())
 
 
-def make(convolution, dtype, num_layers=1):
-    norm = "batch" if convolution == BATCH_NORMED else "layer"
-    return NCGN(DIM, WIDTH, num_layers, convolution, norm, dtype=dtype)
+def make(kind, dtype, num_layers=1):
+    if kind == "hourglass":
+        return Hourglass(DIM, WIDTH, num_layers + 1, dtype=dtype)
+    norm = "batch" if kind == BATCH_NORMED else "layer"
+    return NCGN(DIM, WIDTH, num_layers, kind, norm, dtype=dtype)
 
 
 @functools.cache
-def variables_of(convolution):
+def variables_of(kind):
     """Returns random weights, also for biases, that do not depend on the graph."""
     graph = graph_of("balanced_32")
-    network = make(convolution, jnp.float32)
+    network = make(kind, jnp.float32)
     shapes = jax.eval_shape(network.init, jax.random.key(0), *inputs(), graph)
     rng = np.random.default_rng(1)
 
@@ -76,13 +83,13 @@ def inputs():
     return features(clouds()), jnp.asarray(LEVEL)
 
 
-def gradient_of(convolution, dtype):
+def gradient_of(kind, dtype):
     """Returns a function of parameters and graph for gradient and output."""
-    state = variables_of(convolution)
+    state = variables_of(kind)
     weight = np.random.default_rng(2).normal(size=(NUM_GRAPHS * NUM_NODES, DIM))
 
     def loss(params, graph):
-        out, _ = make(convolution, dtype).apply(
+        out, _ = make(kind, dtype).apply(
             {**state, "params": params},
             *inputs(),
             graph,
@@ -95,12 +102,12 @@ def gradient_of(convolution, dtype):
 
 
 def combinations():
-    for convolution in CONVOLUTIONS:
+    for kind in KINDS:
         for name in (*BUCKETS, RAGGED):
-            if (convolution, name) == ("geometric", RAGGED):
+            if kind in ATTENTIVE and name == RAGGED:
                 continue  # needs blocks
-            marks = () if (convolution, name) in QUICK else pytest.mark.thorough
-            yield pytest.param(convolution, name, marks=marks)
+            marks = () if (kind, name) in QUICK else pytest.mark.thorough
+            yield pytest.param(kind, name, marks=marks)
 
 
 def relative_error(found, expected):
@@ -113,11 +120,11 @@ def test_there_are_graphs_of_every_kind():
     assert len({bucket.num_supernodes for bucket in BUCKETS.values()}) >= 3
 
 
-@pytest.mark.parametrize(("convolution", "name"), list(combinations()))
-def test_output_and_gradient_are_float32_and_near(convolution, name):
-    params, graph = variables_of(convolution)["params"], graph_of(name)
+@pytest.mark.parametrize(("kind", "name"), list(combinations()))
+def test_output_and_gradient_are_float32_and_near(kind, name):
+    params, graph = variables_of(kind)["params"], graph_of(name)
     (exact, out), (narrow, narrow_out) = (
-        jax.jit(gradient_of(convolution, dtype))(params, graph)
+        jax.jit(gradient_of(kind, dtype))(params, graph)
         for dtype in (jnp.float32, jnp.bfloat16)
     )
     assert {leaf.dtype for leaf in jax.tree.leaves((narrow, narrow_out))} == {
@@ -127,7 +134,7 @@ def test_output_and_gradient_are_float32_and_near(convolution, name):
     assert 1e-4 < relative_error(narrow_out, out) < 0.02
     # Batch norm of few rows magnifies any rounding. Rounding the weights alone, in
     # float32, gives cosines from 0.975 to 0.996.
-    assert cosine(narrow, exact) > (0.9 if convolution == BATCH_NORMED else 0.99)
+    assert cosine(narrow, exact) > (0.9 if kind == BATCH_NORMED else 0.99)
 
 
 def cosine(one, other):
@@ -140,10 +147,10 @@ def widen(leaf):
 
 
 def test_parameters_are_the_same_whatever_the_type():
-    for convolution in CONVOLUTIONS:
+    for kind in KINDS:
         one, other = (
             jax.eval_shape(
-                make(convolution, dtype, 2).init,
+                make(kind, dtype, 2).init,
                 jax.random.key(0),
                 *inputs(),
                 graph_of("balanced_32"),
@@ -165,9 +172,9 @@ def equations(jaxpr):
                     yield from equations(inner)
 
 
-def program(convolution, name, dtype=jnp.bfloat16):
-    traced = jax.make_jaxpr(gradient_of(convolution, dtype))
-    params = variables_of(convolution)["params"]
+def program(kind, name, dtype=jnp.bfloat16):
+    traced = jax.make_jaxpr(gradient_of(kind, dtype))
+    params = variables_of(kind)["params"]
     return list(equations(traced(params, graph_of(name)).jaxpr))
 
 
@@ -182,11 +189,11 @@ def flop(equation):
 
 
 @pytest.mark.parametrize("again", [False, True])
-@pytest.mark.parametrize(("convolution", "name"), list(combinations()))
-def test_no_sum_is_narrow_and_large_products_are(convolution, name, again, monkeypatch):
+@pytest.mark.parametrize(("kind", "name"), list(combinations()))
+def test_no_sum_is_narrow_and_large_products_are(kind, name, again, monkeypatch):
     if again:
-        monkeypatch.setattr(ncgn, "_KEPT_UP_TO", 0)
-    found = program(convolution, name)
+        monkeypatch.setattr(point_layers, "_KEPT_UP_TO", 0)
+    found = program(kind, name)
     sums = ("reduce", "cum", "arg", "scatter", "psum")
     assert not any(
         is_narrow(variable)
@@ -212,12 +219,12 @@ def test_no_sum_is_narrow_and_large_products_are(convolution, name, again, monke
         assert EXACT_AXES & set(sum(shapes, ())), shapes
     share = 1 - sum(map(flop, exact)) / sum(map(flop, dots))
     # Pair features are as wide as a head of so small a network.
-    assert share > (0.5 if convolution == "geometric" else 0.8)
+    assert share > (0.5 if kind in ATTENTIVE else 0.8)
 
 
-@pytest.mark.parametrize("convolution", CONVOLUTIONS)
-def test_float32_has_nothing_narrow(convolution):
-    found = program(convolution, "balanced_32", jnp.float32)
+@pytest.mark.parametrize("kind", KINDS)
+def test_float32_has_nothing_narrow(kind):
+    found = program(kind, "balanced_32", jnp.float32)
     assert not any(is_narrow(v) for e in found for v in (*e.invars, *e.outvars))
 
 

@@ -74,11 +74,22 @@ def test_perspective_shrinks_what_is_far():
 
 def test_far_points_are_drawn_first(numbers):
     axes = Figure().subplots()
+    projection.frame_panel(axes, 10.0)
     points = numbers.normal(size=(30, 3))
     placed = projection.project_points(points)
     projection.draw_points(axes, placed, 2.0)
     drawn = np.asarray(axes.collections[0].get_offsets())
     np.testing.assert_array_equal(drawn, placed.plane[np.argsort(-placed.depth)])
+    assert not axes.texts
+
+
+def test_points_beyond_the_panel_are_counted_and_not_cut():
+    axes = Figure().subplots()
+    projection.frame_panel(axes, 1.0)
+    points = np.array([[0.5, 0.5], [1.5, 0.0], [0.0, -1.01], [np.nan, 0.0]])
+    projection.draw_points(axes, projection.project_points(points), 1.0)
+    np.testing.assert_array_equal(axes.collections[0].get_offsets(), points[:1])
+    assert [text.get_text() for text in axes.texts] == ["2 outside"]
 
 
 @pytest.mark.parametrize("dim", [2, 3])

@@ -35,6 +35,7 @@ CONDITIONAL = (
     "sample.sampler=euler",
     "process.loss_weight=min_snr",
 )
+HOURGLASS = ("model.network=hourglass", "model.convolution=geometric")
 RANDOM_EDGES = ("dmp.connectivity=long_short", "model.convolution=gcn")
 
 
@@ -44,6 +45,7 @@ RANDOM_EDGES = ("dmp.connectivity=long_short", "model.convolution=gcn")
     [
         CONDITIONAL,
         pytest.param(PUBLISHED, marks=pytest.mark.thorough),
+        pytest.param(HOURGLASS, marks=pytest.mark.thorough),
         pytest.param(RANDOM_EDGES, marks=pytest.mark.thorough),
     ],
 )
