@@ -48,7 +48,7 @@ from ncgn_jax.metrics.table import Column, Row, format_table
 from ncgn_jax.point_clouds.config import default_config
 from ncgn_jax.point_clouds.sets import make_dataset
 from ncgn_jax.point_clouds.task import PointCloudTask
-from ncgn_jax.process import integrate, make_sampler_step
+from ncgn_jax.process import integrate, make_sampler
 from ncgn_jax.run.optimizer import make_optimizer
 from ncgn_jax.run.state import TrainState
 from ncgn_jax.tasks.bucketed import bucket_names, make_batch_layout
@@ -236,7 +236,7 @@ def sampler_program(
     variables, label = {"params": params, **model_state}, jnp.zeros(num_graphs, int)
     low, high = model.time.intervals()[bucket]
     times = np.linspace(low, high, num_steps + 1, dtype=np.float32)
-    advance, schedule = make_sampler_step("euler"), model.time.schedule
+    sampler, schedule = make_sampler("euler"), model.time.schedule
 
     def predict(x_t, t, label):
         return model.apply(variables, bucket, x_t, t, label)[0]
@@ -244,7 +244,7 @@ def sampler_program(
     @jax.jit
     def walk(x, times):
         denoise = model.denoiser(predict, label, 0.0, None)
-        return integrate(advance, denoise, schedule, x, times, jax.random.key(0))
+        return integrate(sampler, denoise, schedule, x, times, jax.random.key(0))
 
     start = model.start(np.zeros(num_graphs, np.int32), 0, np.arange(num_graphs))
     return walk, jnp.asarray(start.x), times

@@ -38,7 +38,12 @@ from ncgn_jax.graphs import (
     bucket_index,
     build_graphs,
 )
-from ncgn_jax.process import integrate, make_denoiser, make_sampler_step, make_schedule
+from ncgn_jax.process import (
+    make_denoiser,
+    make_sampler,
+    make_schedule,
+    take_steps,
+)
 from ncgn_jax.tasks.bucketed import (
     BatchLayout,
     BucketedTime,
@@ -114,7 +119,9 @@ class DMP:
             raise RequestError(f"DMP: {error}") from error
         self.num_nodes, self.dim, self.buckets = num_nodes, dim, buckets
         self._objective = Objective(target, "uniform")
-        self._sampler = BucketedSampler(self._program)
+        self._sampler = BucketedSampler(
+            self._program, lambda options, x: make_sampler(options[1]).begin(x)
+        )
 
     def graph(self, x_t: jax.Array, signal_level: float) -> MultiscaleGraph:
         """Builds the graphs of noisy points at a signal level.
@@ -206,13 +213,14 @@ class DMP:
         (apply, sampler), place = options, bucket or 0
         schedule, target = self._time.schedule, self._objective.target
 
-        def run(x, keys, given, params, times, offset):
+        def run(state, keys, given, params, times, offset):
             def predict(x_t, t):
                 return apply(params, x_t, self._time.level(t), self._build(x_t, place))
 
             denoise = make_denoiser(predict, target, schedule)
-            step = make_sampler_step(sampler)
-            return integrate(step, denoise, schedule, x, times, keys, offset)
+            return take_steps(
+                make_sampler(sampler), denoise, schedule, state, times, keys, offset
+            )
 
         return run
 

@@ -317,12 +317,16 @@ class MappedRows:
         shapes = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
         key = structure, shapes
         if key not in self._compiled:
+            # An axis of None for a tree without a leaf, such as the parameters of a
+            # network that has none, would shift those of the arguments before it.
+            in_axes = [
+                0 if i in self._batch or not jax.tree.leaves(arg) else None
+                for i, arg in enumerate(args)
+            ]
             lifted = jax.pmap(
                 self._fn,
                 axis_name=AXIS,
-                in_axes=tuple(
-                    0 if i in self._batch else None for i in range(len(args))
-                ),
+                in_axes=tuple(in_axes),
                 out_axes=0,
                 devices=local_devices(),
             )

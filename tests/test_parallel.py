@@ -148,6 +148,16 @@ def test_mapping_any_number_of_rows(rng, rows):
     np.testing.assert_allclose(found["x"], sample(keys, params)["x"], rtol=1e-6)
 
 
+def test_mapping_beside_a_tree_without_a_leaf():
+    """As the parameters of a network without any, beside rows of several arrays."""
+    mapped = parallel.map_over_devices(
+        lambda rows, others, params, shift: (rows[0] + others + shift, rows[1]), (0, 1)
+    )
+    x = np.arange(9.0)
+    found = mapped((x, 2 * x), 10 * x, {}, np.float32(1))
+    np.testing.assert_array_equal(found, (11 * x + 1, 2 * x))
+
+
 def test_one_process_needs_no_start(monkeypatch):
     for name in ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID"):
         monkeypatch.delenv(f"JAX_{name}", raising=False)

@@ -14,7 +14,7 @@ from ncgn_jax.graphs import build_graphs, join_graphs
 from ncgn_jax.metrics.table import Column
 from ncgn_jax.metrics.transport import wasserstein_flat
 from ncgn_jax.parallel import AXIS, num_devices
-from ncgn_jax.process import integrate, make_denoiser, make_sampler_step
+from ncgn_jax.process import make_denoiser, make_sampler, take_steps
 from ncgn_jax.tasks import Task, bucketed, sampling, settings
 from ncgn_jax.tasks.graph_network import NetworkSettings
 
@@ -71,21 +71,21 @@ class MarkModel:
 
     @functools.cached_property
     def sampler(self):
-        return sampling.BucketedSampler(self.program)
+        return sampling.BucketedSampler(self.program, sampling.begin_by_name)
 
-    def program(self, sampler, bucket):
-        time, step = self.time, make_sampler_step(sampler)
+    def program(self, options, bucket):
+        time, walker = self.time, make_sampler(options.sampler)
 
-        def run(x, keys, given, variables, times, offset):
+        def run(state, keys, given, variables, times, offset):
             def predict(x_t, t):
                 graph = self.graphs(x_t, time.buckets[bucket])
                 inputs = x_t.reshape(-1, 3), time.level(t), graph
-                return (
-                    self.network.build(3).apply(variables, *inputs).reshape(x_t.shape)
-                )
+                output = self.network.build(3).apply(variables, *inputs)
+                return output.reshape(x_t.shape)
 
             denoise = make_denoiser(predict, self.objective.target, time.schedule)
-            return integrate(step, denoise, time.schedule, x, times, keys, offset)
+            walk = time.schedule, state, times, keys, offset
+            return take_steps(walker, denoise, *walk)
 
         return run
 
@@ -136,7 +136,7 @@ class MarkTask(Task[Marks, MarkFacts]):
         start, shared = functools.partial(self.model.start, seed), {"params": params}
         parts = sampling.split_time_grid(time, times), start, shared | model_state
         draw, size = self.model.sampler.sample, own.batch_size
-        points = draw(own.sampler, *parts, num_samples, size)
+        points = draw(own, *parts, num_samples, size)
         return {"points": points * np.float32(self.facts.scale)}
 
     def caption(self):

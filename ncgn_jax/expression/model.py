@@ -26,7 +26,7 @@ from ncgn_jax.graphs import (
 )
 from ncgn_jax.models.apply import apply_network
 from ncgn_jax.parallel import AXIS
-from ncgn_jax.process import integrate, make_denoiser, make_sampler_step
+from ncgn_jax.process import make_denoiser, make_sampler, take_steps
 from ncgn_jax.process.given import keep_given
 from ncgn_jax.tasks.bucketed import (
     BatchLayout,
@@ -45,6 +45,7 @@ from ncgn_jax.tasks.sampling import (
     Sampling,
     Start,
     Stretch,
+    begin_by_name,
     sample_keys,
     split_time_grid,
 )
@@ -346,7 +347,7 @@ class ExpressionModel:
 
     @functools.cached_property
     def _sampler(self) -> BucketedSampler:
-        return BucketedSampler(self._program)
+        return BucketedSampler(self._program, begin_by_name)
 
     def _options(self, sampling: Sampling, hold: bool) -> FieldSampler:
         return FieldSampler(sampling.sampler, sampling.data_limit, hold)
@@ -357,9 +358,9 @@ class ExpressionModel:
     def _program(self, options: FieldSampler, bucket: int | None):
         if bucket is None:
             raise ValueError("graphs of fields belong to a bucket")
-        step = make_sampler_step(options.sampler)
+        sampler = make_sampler(options.sampler)
 
-        def run(x, keys, start, shared, times, offset):
+        def run(state, keys, start, shared, times, offset):
             noise, given, data, positions, index = start
             graphs, variables = shared
             graph = take_graphs(graphs[bucket], index)
@@ -378,8 +379,8 @@ class ExpressionModel:
                 predict, self.objective.target, self.time.schedule, options.data_limit
             )
             denoise = keep_given(denoise, given, data, noise, hold=options.hold)
-            return integrate(
-                step, denoise, self.time.schedule, x, times, keys, step_offset=offset
+            return take_steps(
+                sampler, denoise, self.time.schedule, state, times, keys, offset
             )
 
         return run

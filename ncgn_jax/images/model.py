@@ -22,13 +22,14 @@ from ncgn_jax.images.times import bucket_shares, cut_time_grid, spread_times
 from ncgn_jax.models.apply import apply_network
 from ncgn_jax.models.dit import DiT
 from ncgn_jax.process import (
-    integrate,
     interpolate,
     linear_skip,
     loss_weight,
     make_denoiser,
-    make_sampler_step,
+    make_sampler,
     make_target,
+    single_step,
+    take_steps,
     to_data_and_noise,
     weighted_mse,
 )
@@ -44,6 +45,7 @@ from ncgn_jax.tasks.sampling import (
     Sampling,
     Start,
     Stretch,
+    begin_by_name,
     guide,
     sample_keys,
 )
@@ -408,7 +410,7 @@ class ImageModel:
 
     @functools.cached_property
     def _sampler(self) -> BucketedSampler:
-        return BucketedSampler(self._program)
+        return BucketedSampler(self._program, begin_by_name)
 
     def _program(self, options: ImageSampler, index: int | None):
         if index is None:
@@ -416,7 +418,7 @@ class ImageModel:
         bucket, schedule = self.time.buckets[index], self.time.schedule
         target = self.objective.target
 
-        def run(x, keys, given, params, times, offset):
+        def run(state, keys, given, params, times, offset):
             labels, *kept = given if options.keeps else (given,)
 
             def network(x_t, t):
@@ -434,8 +436,10 @@ class ImageModel:
                 denoise = make_denoiser(network, target, schedule, options.data_limit)
                 if kept:
                     denoise = keep_given(denoise, *kept, hold=False)
-                step = make_sampler_step(options.sampler)
-                return integrate(step, denoise, schedule, x, times, keys, offset)
+                sampler = make_sampler(options.sampler)
+                return take_steps(
+                    sampler, denoise, schedule, state, times, keys, offset
+                )
 
             def denoise_and_vary(x_t, t):
                 output, fraction = self.split_output(network(x_t, t))
@@ -444,11 +448,11 @@ class ImageModel:
                 )
                 return *known(x_t, t), fraction
 
-            return integrate(
-                learned_variance_step,
+            return take_steps(
+                single_step(learned_variance_step),
                 denoise_and_vary,
                 schedule,
-                x,
+                state,
                 times,
                 keys,
                 offset,

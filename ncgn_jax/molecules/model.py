@@ -31,10 +31,12 @@ from ncgn_jax.molecules.process import (
     masked_noise,
 )
 from ncgn_jax.process import (
-    integrate,
+    Sampler,
+    SamplerState,
     interpolate,
     loss_weight,
-    make_sampler_step,
+    make_sampler,
+    take_steps,
     weighted_mse,
 )
 from ncgn_jax.tasks.bucketed import Objective, row_keys
@@ -332,9 +334,6 @@ class MoleculeModel:
         state = self._prior(
             keys, mask, None if start_from is None else start_from[rows]
         )
-        if self._has_guess:
-            # The guess of the step before travels beside the state.
-            state = jnp.concatenate([state, jnp.zeros_like(state)], axis=-1)
         given = (mask, self._condition(len(rows), wanted))
         return Start(np.asarray(state), sample_keys(seed, rows), given)
 
@@ -345,8 +344,8 @@ class MoleculeModel:
           state: As `walk` reaches it, [molecule, mode, number].
           mask: True for real atoms, [molecule, atom].
         """
-        own = state[..., : self.codec.sizes.total]
-        return np.asarray(self.process.to_latents(jnp.asarray(own), jnp.asarray(mask)))
+        latents = self.process.to_latents(jnp.asarray(state), jnp.asarray(mask))
+        return np.asarray(latents)
 
     def stretches(self, sampling: Sampling) -> list[Stretch]:
         """Returns the sampler's time grid, a single stretch: shapes do not change.
@@ -359,12 +358,16 @@ class MoleculeModel:
 
     @functools.cached_property
     def _sampler(self) -> BucketedSampler:
-        return BucketedSampler(self._program)
+        return BucketedSampler(self._program, self._begin)
+
+    def _begin(self, options: LatentSampler, x: jax.Array) -> SamplerState:
+        sampler = make_sampler(options.sampler)
+        return carry_guess(sampler).begin(x) if self._has_guess else sampler.begin(x)
 
     def _program(self, options: LatentSampler, bucket: int | None):
         del bucket  # There is one shape.
 
-        def run(x, keys, given, shared, times, offset):
+        def run(state, keys, given, shared, times, offset):
             (mask, condition), (params, codec) = given, shared
             nothing = self.no_condition(len(mask))
 
@@ -385,25 +388,26 @@ class MoleculeModel:
             )
             is_unrolled = self._has_guess and options.sampler == "heun"
             how = {"unrolled": True} if is_unrolled else {}
-            step = make_sampler_step(options.sampler, **how)
-            step = self._keep_padding(step, mask)
+            sampler = make_sampler(options.sampler, **how)
+            sampler = self._keep_padding(sampler, mask)
+            walk = self.process.schedule(mask), state, times, keys, offset
             if self._has_guess:
-                step = carry_guess(step)
-            schedule = self.process.schedule(mask)
-            return integrate(step, denoise, schedule, x, times, keys, offset)
+                return take_steps(carry_guess(sampler), denoise, *walk)
+            return take_steps(sampler, denoise, *walk)
 
         return run
 
-    def _keep_padding(self, step, mask):
-        """Wraps a step so that no noise gets into padding, nor into the centre."""
+    def _keep_padding(self, sampler, mask):
+        """Wraps a sampler so that no noise gets into padding, nor into the centre."""
 
-        def padded(denoise, schedule, x_t, t, t_next, rng):
-            x_next = step(denoise, schedule, x_t, t, t_next, rng)
-            latents = self.process.to_latents(x_next, mask)
+        def padded(denoise, schedule, state, t, t_next, rng):
+            state = sampler.step(denoise, schedule, state, t, t_next, rng)
+            latents = self.process.to_latents(state.x, mask)
             latents = jnp.where(mask[:, :, None], latents, 0.0)
-            return self.process.to_state(self.codec.center(latents, mask), mask)
+            x = self.process.to_state(self.codec.center(latents, mask), mask)
+            return state._replace(x=x)
 
-        return padded
+        return Sampler(sampler.begin, padded)
 
     def _prior(self, keys, mask, start_from):
         """Draws states at t = 0: noise, or blurred and noised latents."""

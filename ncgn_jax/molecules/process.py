@@ -12,7 +12,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from ncgn_jax.process import (
-    SamplerStep,
+    Denoiser,
+    Sampler,
+    SamplerState,
     Schedule,
     interpolate,
     logit_normal_times,
@@ -29,6 +31,7 @@ from ncgn_jax.process.blurring import (
 )
 
 TIMES = ("uniform", "logit_normal")
+GuessDenoiser = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,19 +184,22 @@ class TrainingTimes:
         return logit_normal_times(u, self.center, self.spread)
 
 
-def carry_guess(step: SamplerStep) -> SamplerStep:
-    """Lets a step pass each guess of the data on to the next call of the network.
+def carry_guess(sampler: Sampler[Denoiser]) -> Sampler[GuessDenoiser]:
+    """Lets a sampler pass each guess of the data on to the next call of the network.
 
     Args:
-      step: A sampler step that calls its denoiser outside of loops.
+      sampler: A sampler that calls its denoiser outside of loops.
 
     Returns:
-      A step on [state, guess] side by side, [molecule, mode, 2 * number], whose
-      denoiser is called as denoise(state, t, guess).
+      A sampler whose denoiser is called as denoise(state, t, guess). The guess is part
+      of the history, and 0 before the first call.
     """
 
-    def carried(denoise, schedule, both, t, t_next, rng):
-        state, guess = jnp.split(both, 2, axis=-1)
+    def begin(x):
+        return SamplerState(x, (sampler.begin(x).history, jnp.zeros_like(x)))
+
+    def step(denoise, schedule, state, t, t_next, rng):
+        history, guess = state.history
         guesses = [guess]
 
         def denoise_with_guess(x, t):
@@ -201,10 +207,11 @@ def carry_guess(step: SamplerStep) -> SamplerStep:
             guesses.append(pair[0])
             return pair
 
-        state = step(denoise_with_guess, schedule, state, t, t_next, rng)
-        return jnp.concatenate([state, guesses[-1]], axis=-1)
+        inner = SamplerState(state.x, history)
+        found = sampler.step(denoise_with_guess, schedule, inner, t, t_next, rng)
+        return SamplerState(found.x, (found.history, guesses[-1]))
 
-    return carried
+    return Sampler(begin, step)
 
 
 def masked_noise(keys: jax.Array, mask: jax.Array, dim: int) -> jax.Array:

@@ -29,10 +29,10 @@ from ncgn_jax.point_clouds.facts import CloudFacts
 from ncgn_jax.point_clouds.noise_level import NoiseLevelHead, cloud_statistics
 from ncgn_jax.process import (
     Denoiser,
-    integrate,
     interpolate,
     make_denoiser,
-    make_sampler_step,
+    make_sampler,
+    take_steps,
 )
 from ncgn_jax.process.given import keep_given
 from ncgn_jax.process.likelihood import (
@@ -62,6 +62,7 @@ from ncgn_jax.tasks.sampling import (
     Start,
     Stretch,
     as_times,
+    begin_by_name,
     guide,
     sample_keys,
     split_time_grid,
@@ -575,12 +576,12 @@ class PointCloudModel:
 
     @functools.cached_property
     def _sampler(self) -> BucketedSampler:
-        return BucketedSampler(self._program)
+        return BucketedSampler(self._program, begin_by_name)
 
     def _program(self, options: CloudSampler, bucket: int | None):
-        step = make_sampler_step(options.sampler)
+        sampler = make_sampler(options.sampler)
 
-        def run(x, keys, given, variables, times, offset):
+        def run(state, keys, given, variables, times, offset):
             label, *kept = given if options.keeps else (given,)
 
             def predict(x_t, t, label):
@@ -596,11 +597,12 @@ class PointCloudModel:
                 if options.num_probes:
                     probes = random_signs(keys, options.num_probes, shape)
                 velocity = functools.partial(flow_velocity, denoise, self.time.schedule)
-                return backward_flow(velocity, x, shape, times, probes)
+                x = backward_flow(velocity, state.x, shape, times, probes)
+                return state._replace(x=x)
             if kept:
                 denoise = keep_given(denoise, *kept, hold=False)
-            return integrate(
-                step, denoise, self.time.schedule, x, times, keys, step_offset=offset
+            return take_steps(
+                sampler, denoise, self.time.schedule, state, times, keys, offset
             )
 
         return run

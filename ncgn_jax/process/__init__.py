@@ -32,9 +32,10 @@ Example: a point mass at 3, whose denoiser is known, sampled in eight steps.
 >>> from ncgn_jax import process
 >>> schedule = process.make_schedule("linear")
 >>> denoise = process.make_denoiser(lambda x, t: 3 + 0 * x, "data", schedule)
->>> step, times = process.make_sampler_step("heun"), process.make_time_grid("cosine", 8)
+>>> sampler = process.make_sampler("heun")
+>>> times = process.make_time_grid("cosine", 8)
 >>> x = process.sample_prior(schedule, jax.random.key(0), (2, 5))
->>> x = process.integrate(step, denoise, schedule, x, times, jax.random.key(1))
+>>> x = process.integrate(sampler, denoise, schedule, x, times, jax.random.key(1))
 >>> bool(jnp.allclose(x, 3.0, atol=1e-5))
 True
 """
@@ -48,6 +49,13 @@ from ncgn_jax.process.losses import (
     loss_weight,
     weighted_mse,
 )
+from ncgn_jax.process.multistep import (
+    Sampler,
+    SamplerState,
+    adams_bashforth_step,
+    dpm_solver_step,
+    single_step,
+)
 from ncgn_jax.process.predictions import (
     PREDICTION_KINDS,
     expand_like,
@@ -58,7 +66,14 @@ from ncgn_jax.process.predictions import (
     to_score,
     to_velocity,
 )
-from ncgn_jax.process.samplers import integrate, make_denoiser, sample_prior
+from ncgn_jax.process.samplers import (
+    SAMPLERS,
+    integrate,
+    make_denoiser,
+    make_sampler,
+    sample_prior,
+    take_steps,
+)
 from ncgn_jax.process.schedules import (
     SCHEDULES,
     Schedule,
@@ -66,7 +81,6 @@ from ncgn_jax.process.schedules import (
     schedule_from_betas,
 )
 from ncgn_jax.process.steps import (
-    SAMPLERS,
     Denoiser,
     SamplerStep,
     ancestral_step,
@@ -74,7 +88,6 @@ from ncgn_jax.process.steps import (
     euler_step,
     heun_step,
     kept_noise,
-    make_sampler_step,
     posterior_variances,
     renoise_step,
 )
@@ -88,10 +101,14 @@ __all__ = [
     "SCHEDULES",
     "TIME_GRIDS",
     "Denoiser",
+    "Sampler",
+    "SamplerState",
     "SamplerStep",
     "Schedule",
+    "adams_bashforth_step",
     "ancestral_step",
     "ddim_step",
+    "dpm_solver_step",
     "ema_decay",
     "euler_step",
     "expand_like",
@@ -105,7 +122,7 @@ __all__ = [
     "loss_weight",
     "make_denoiser",
     "make_dilated_grid",
-    "make_sampler_step",
+    "make_sampler",
     "make_schedule",
     "make_target",
     "make_time_grid",
@@ -113,6 +130,8 @@ __all__ = [
     "renoise_step",
     "sample_prior",
     "schedule_from_betas",
+    "single_step",
+    "take_steps",
     "to_data_and_noise",
     "to_score",
     "to_velocity",

@@ -5,8 +5,8 @@ Each is a function
   step(denoise, schedule, x_t, t, t_next, rng) -> x_next,
 
 where denoise(x_t, t) -> (data_hat, noise_hat), t and t_next are [batch],
-t < t_next, and rng is one key or one per row, [batch]. A wrapper around a step
-restores what must hold after it (known values, padding, centring).
+t < t_next, and rng is one key or one per row, [batch]. `multistep.single_step` makes a
+sampler of one.
 """
 
 from __future__ import annotations
@@ -300,42 +300,3 @@ def renoise_step(
     """
     variance = schedule.sigma(t_next) ** 2
     return _jump(denoise, schedule, x_t, t, t_next, rng, variance, variance)
-
-
-def _make_ddim(eta: float = 0.0) -> SamplerStep:
-    if not 0.0 <= eta <= 1.0:
-        raise ValueError(f"eta must be in [0, 1], got {eta}")
-    return functools.partial(ddim_step, eta=eta)
-
-
-def _make_ancestral(variance: str = "posterior") -> SamplerStep:
-    naming.require_choice("variance", variance, VARIANCES)
-    return functools.partial(ancestral_step, variance=variance)
-
-
-_FACTORIES: dict[str, Callable[..., SamplerStep]] = {
-    "euler": lambda: euler_step,
-    "heun": lambda unrolled=False: functools.partial(heun_step, unrolled=unrolled),
-    "ddim": _make_ddim,
-    "ancestral": _make_ancestral,
-    "renoise": lambda: renoise_step,
-}
-SAMPLERS = tuple(_FACTORIES)
-"""Names of samplers, the values of `sample.sampler`."""
-
-
-def make_sampler_step(name: str, **options: object) -> SamplerStep:
-    """Returns the sampler step called `name`.
-
-    Args:
-      name: One of `SAMPLERS`.
-      **options: heun: unrolled, see `heun_step`. ddim: eta in [0, 1]. ancestral:
-        variance, one of `VARIANCES`.
-
-    Returns:
-      step(denoise, schedule, x_t, t, t_next, rng) -> x_next.
-
-    Raises:
-      ValueError: if the name or an option does not exist, or a value is out of range.
-    """
-    return naming.build_named("sampler", _FACTORIES, name, options)

@@ -8,9 +8,10 @@ with `BucketedSampler`; what they share of the configuration is a `Sampling`.
 import dataclasses
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ncgn_jax.parallel import (
@@ -21,7 +22,7 @@ from ncgn_jax.parallel import (
     prepare_together,
     replicate,
 )
-from ncgn_jax.process import Schedule, make_time_grid
+from ncgn_jax.process import SamplerState, Schedule, make_sampler, make_time_grid
 from ncgn_jax.tasks.bucketed import BucketedTime, row_keys
 from ncgn_jax.tasks.finished import finished_part
 
@@ -161,7 +162,7 @@ def cut_further(stretches: Sequence[Stretch], num_pieces: int) -> list[Stretch]:
     """Cuts every stretch into pieces, so that a path shows states in between.
 
     Args:
-      stretches: Stretches; what is sampled stays the same, see `process.integrate`.
+      stretches: Stretches; what is sampled stays the same, see `process.take_steps`.
       num_pieces: Pieces of each, fewer where a stretch has fewer steps.
     """
     pieces = []
@@ -179,19 +180,42 @@ def as_times(times: np.ndarray) -> np.ndarray:
     return np.asarray(times, np.float32)
 
 
+class NamesSampler(Protocol):
+    """Options of a program that name its sampler, one of `process.SAMPLERS`."""
+
+    @property
+    def sampler(self) -> str:
+        """Name of the sampler."""
+        ...
+
+
+def begin_by_name(options: NamesSampler, x: jax.Array) -> SamplerState:
+    """Returns the state of samples before the first step of a named sampler.
+
+    Args:
+      options: What the program depends on.
+      x: The samples, [row, ...].
+    """
+    return make_sampler(options.sampler).begin(x)
+
+
 class BucketedSampler:
     """Walks stretch by stretch; compiles the program of each bucket once.
 
+    What a sampler remembers goes with the samples from stretch to stretch.
+
     Attributes:
-      program: program(options, bucket) returns the function of one device, run(x,
+      program: program(options, bucket) returns the function of one device, run(state,
         keys, given, shared, times, offset), that takes the steps of a stretch.
+      begin: begin(options, x) returns the state of samples before the first step.
     """
 
     def __init__(
         self,
-        program: Callable[[Any, int | None], Callable[..., jax.Array]],
+        program: Callable[[Any, int | None], Callable[..., SamplerState]],
+        begin: Callable[[Any, jax.Array], SamplerState],
     ) -> None:
-        self.program = program
+        self.program, self.begin = program, begin
         self._compiled: dict[tuple[Hashable, int | None], MappedRows] = {}
 
     def walk(
@@ -209,17 +233,18 @@ class BucketedSampler:
           start: The rows.
           shared: Tree of what is the same for all rows, such as parameters.
         """
-        shared, x = replicate(shared), start.x
+        shared = replicate(shared)
+        state = _on_host(self.begin(options, jnp.asarray(start.x)))
         calls = [self._call(options, stretch, start, shared) for stretch in stretches]
         # Stretches of one bucket and as many steps share a program.
         different = {
-            (stretch.bucket, len(stretch.times)): partial(run.prepare, x, *rest)
+            (stretch.bucket, len(stretch.times)): partial(run.prepare, state, *rest)
             for stretch, (run, rest) in zip(stretches, calls, strict=True)
         }
         prepare_together(list(different.values()))
         for stretch, (run, rest) in zip(stretches, calls, strict=True):
-            x = run(np.asarray(x), *rest)
-            yield Reached(stretch, np.asarray(x))
+            state = _on_host(run(state, *rest))
+            yield Reached(stretch, np.asarray(state.x))
 
     def _call(
         self, options: Hashable, stretch: Stretch, start: Start, shared: Tree
@@ -263,6 +288,10 @@ class BucketedSampler:
 
         chunks = sample_chunks(num_samples, batch_size)
         return np.concatenate([finished_part(partial(call, rows)) for rows in chunks])
+
+
+def _on_host(state: SamplerState) -> SamplerState:
+    return jax.tree.map(np.asarray, state)
 
 
 def sample_chunks(num_rows: int, batch_size: int) -> Iterator[np.ndarray]:

@@ -159,7 +159,12 @@ BASE_FIELDS = (
         decides="free",
     ),
     Field("sample.num_samples", 442, "Samples to generate.", whole()),
-    Field("sample.sampler", "heun", "Sampler step.", one_of(SAMPLERS)),
+    Field(
+        "sample.sampler",
+        "heun",
+        "Sampler step; heun asks the network twice a step, all others once.",
+        one_of(SAMPLERS),
+    ),
     Field("sample.num_steps", 50, "Sampler steps from noise to data.", whole()),
     Field(
         "sample.time_grid",

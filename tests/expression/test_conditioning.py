@@ -13,7 +13,7 @@ from ncgn_jax.expression.conditioning import (
 )
 from ncgn_jax.expression.sets import FieldSet
 from ncgn_jax.faults import DataError
-from ncgn_jax.process import integrate, make_sampler_step, make_schedule
+from ncgn_jax.process import integrate, make_sampler, make_schedule
 from ncgn_jax.process.given import keep_given
 
 TIMES, PLACES = tuple(range(8)), tuple(range(12))
@@ -115,7 +115,7 @@ def test_random_masks_are_of_four_kinds_at_equal_odds():
     assert np.mean(split) > 0.4
 
 
-@pytest.mark.parametrize("sampler", ["euler", "heun", "ddim"])
+@pytest.mark.parametrize("sampler", ["euler", "heun", "ddim", "ab2", "dpmpp_2m"])
 @pytest.mark.parametrize("schedule", ["linear", "ddpm_cosine"])
 def test_given_entries_follow_their_interpolant(sampler, schedule):
     rng = np.random.default_rng(1)
@@ -135,11 +135,11 @@ def test_given_entries_follow_their_interpolant(sampler, schedule):
     times = np.linspace(0.3, 0.6, 31, dtype=np.float32)
     alpha, sigma = process.alpha(times[0]), process.sigma(times[0])
     start = alpha * data + sigma * noise
-    step = make_sampler_step(sampler)
-    end = integrate(step, free, process, start, times, jax.random.key(0))
+    walker = make_sampler(sampler)
+    end = integrate(walker, free, process, start, times, jax.random.key(0))
     expected = process.alpha(times[-1]) * data + process.sigma(times[-1]) * noise
     # First or second order in the step on a curved path, exact on a straight one.
-    exact = schedule == "linear" or sampler == "ddim"
+    exact = schedule == "linear" or sampler in ("ddim", "dpmpp_2m")
     atol = 1e-5 if exact else 0.03 if sampler == "euler" else 1e-3
     np.testing.assert_allclose(end[given], expected[given], atol=atol)
     assert float(jnp.abs(end - expected)[~given].max()) > 0.05

@@ -309,7 +309,7 @@ def test_bad_fields_are_named():
         ExpressionTask(config_of(), ragged_dataset())
 
 
-@pytest.mark.parametrize("sampler", ["euler", "ancestral"])
+@pytest.mark.parametrize("sampler", ["euler", "ab2", "ancestral"])
 def test_the_path_ends_at_the_first_sample(sampler):
     config = config_of(f"sample.sampler={sampler}", "sample.tasks=('forward',)")
     task = ExpressionTask(config, grid_dataset())

@@ -10,7 +10,7 @@ import pytest
 
 from ncgn_jax.images.model import ImageSampler
 from ncgn_jax.images.task import ImageTask
-from ncgn_jax.process import posterior_variances
+from ncgn_jax.process import SamplerState, posterior_variances
 from ncgn_jax.tasks import sampling
 from ncgn_jax.tasks.sampling import Start
 from tests.images.image_tasks import LEARNED, init_params, small_task, stubbed
@@ -35,7 +35,10 @@ def exact_velocity(mean, spread):
     return predict
 
 
-@pytest.mark.parametrize(("sampler", "steps"), [("heun", 40), ("ancestral", 250)])
+@pytest.mark.parametrize(
+    ("sampler", "steps"),
+    [("heun", 40), ("ab2", 60), ("dpmpp_2m", 60), ("ancestral", 250)],
+)
 @pytest.mark.parametrize("random", [False, True])
 def test_samples_have_the_law_of_the_data(sampler, steps, random):
     task = small_task(
@@ -64,7 +67,9 @@ def test_an_image_does_not_depend_on_those_beside_it(extra):
     np.testing.assert_allclose(*images, rtol=0, atol=1)  # of 255
 
 
-@pytest.mark.parametrize("extra", [("sample.sampler=ancestral",), LEARNED])
+@pytest.mark.parametrize(
+    "extra", [("sample.sampler=ancestral",), ("sample.sampler=dpmpp_2m",), LEARNED]
+)
 @pytest.mark.parametrize("random", [False, True])
 def test_the_path_drawn_ends_at_the_samples(extra, random):
     """Of a run's first call; its samples take three, the last not a whole one."""
@@ -164,9 +169,10 @@ def test_no_network_is_asked_beyond_its_bucket(sampler):
 
     task = stubbed(task, predict)
     x, keys = np.zeros((1, 8, 8, 1), np.float32), jax.random.split(jax.random.key(0), 1)
+    state = SamplerState(x)
     with jax.disable_jit():
         for bucket, offset, times in task.stretches():
-            program(task, bucket)(x, keys, np.zeros(1, int), {}, times, offset)
+            program(task, bucket)(state, keys, np.zeros(1, int), {}, times, offset)
     assert sorted(seen) == [1, 2, 4]
     for bucket, (low, high) in zip(
         task.model.time.buckets,
@@ -264,8 +270,8 @@ def test_devices_sample_every_bucket_alike(bucket, extra):
     start = Start(x, keys, labels)
     ((_, many),) = task.model.walk(params, start, [stretch], task.sampling)
     one = jax.jit(program(task, bucket))(
-        x, keys, labels, params, stretch.times, np.int32(stretch.offset)
-    )
+        SamplerState(x), keys, labels, params, stretch.times, np.int32(stretch.offset)
+    ).x
     np.testing.assert_allclose(many, one, atol=1e-5 + 2e-6 * np.abs(one).max())
     assert np.abs(many - x).max() > 1e-2
 
@@ -297,7 +303,7 @@ def test_one_trace_and_one_loop_for_each_bucket(extra):
     x, keys = jnp.zeros((1, 8, 8, 1)), jax.random.split(jax.random.key(0), 1)
     for bucket, offset, times in task.stretches():
         jaxpr = jax.make_jaxpr(program(task, bucket))(
-            x, keys, jnp.zeros(1, int), {}, times, offset
+            SamplerState(x), keys, jnp.zeros(1, int), {}, times, offset
         )
         (loop,) = [e for e in jaxpr.eqns if e.primitive.name == "scan"]
         assert loop.params["length"] == max(2, len(times) - 1)

@@ -98,15 +98,15 @@ def test_each_call_is_handed_the_guess_of_the_one_before():
         return jnp.full_like(x, len(calls)), jnp.zeros_like(x)
 
     schedule = process.make_schedule("linear")
-    step = carry_guess(process.make_sampler_step("heun", unrolled=True))
-    both = jnp.zeros((1, 2, 4))
+    sampler = carry_guess(process.make_sampler("heun", unrolled=True))
+    state = sampler.begin(jnp.zeros((1, 2, 2)))
     for t in (0.0, 0.25, 0.5):
         times = jnp.array([t]), jnp.array([t + 0.25])
-        both = step(denoise, schedule, both, *times, jax.random.key(0))
+        state = sampler.step(denoise, schedule, state, *times, jax.random.key(0))
     assert calls == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
-    np.testing.assert_allclose(both[..., 2:], 6.0)
+    np.testing.assert_allclose(state.history[1], 6.0)
     # x moves by the mean of both velocities, guess 1 and 2 in the first step, ...
-    np.testing.assert_allclose(both[0, 0, 0], 0.25 * (1.5 + 3.5 + 5.5))
+    np.testing.assert_allclose(state.x[0, 0, 0], 0.25 * (1.5 + 3.5 + 5.5))
 
 
 @pytest.mark.parametrize("target", process.PREDICTION_KINDS)

@@ -108,7 +108,7 @@ def test_what_cannot_be_drawn_is_said(rng, cache, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("sampler", "conditioning"),
     [
-        ("euler", "time"),
+        ("ab2", "time"),
         pytest.param("ancestral", "inferred", marks=pytest.mark.thorough),
     ],
 )

@@ -141,7 +141,8 @@ def test_every_target_gives_back_data_and_noise(kind, rng):
 
 
 @pytest.mark.parametrize(
-    ("sampler", "num_steps"), [("heun", 60), ("ddim", 60), ("ancestral", 500)]
+    ("sampler", "num_steps"),
+    [("heun", 60), ("ab2", 60), ("dpmpp_2m", 60), ("ddim", 60), ("ancestral", 500)],
 )
 def test_samplers_turn_noise_into_gaussian_data(sampler, num_steps, rng):
     """Samples must have the known variance of the data in each mode.
@@ -163,8 +164,8 @@ def test_samplers_turn_noise_into_gaussian_data(sampler, num_steps, rng):
     denoise = process.make_denoiser(predict, "data", schedule)
     x = jax.random.normal(rng, (count, 3, 2))
     times = process.make_time_grid("uniform", num_steps)
-    step = process.make_sampler_step(sampler)
-    x = process.integrate(step, denoise, schedule, x, times, jax.random.fold_in(rng, 1))
+    walk = process.make_sampler(sampler), denoise, schedule
+    x = process.integrate(*walk, x, times, jax.random.fold_in(rng, 1))
     np.testing.assert_allclose(
         np.var(np.asarray(x), axis=(0, 2)), variance[0, :, 0], rtol=0.06
     )

@@ -160,7 +160,7 @@ def test_right_variance_samples_the_data_exactly(ddpm, rng):
             return data_hat, noise_hat, jnp.broadcast_to(fraction[:, None], x_t.shape)
 
         x = process.integrate(
-            learned_variance_step,
+            process.single_step(learned_variance_step),
             denoise,
             ddpm,
             jax.random.normal(rng, (count, 1)),

@@ -1,5 +1,7 @@
 """Compares samplers with closed forms for Gaussian data."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -41,15 +43,45 @@ def exact_end(schedule, x_0):
 
 
 def run(schedule, sampler, times, x_0, rng, **options):
-    step = process.make_sampler_step(sampler, **options)
-    denoise = make_gaussian_denoiser(schedule)
-    return jax.jit(lambda x: process.integrate(step, denoise, schedule, x, times, rng))(
-        x_0
+    walk = functools.partial(
+        process.integrate,
+        process.make_sampler(sampler, **options),
+        make_gaussian_denoiser(schedule),
+        schedule,
     )
+    return jax.jit(lambda x: walk(x, times, rng))(x_0)
+
+
+def fit_order(schedule, sampler, make_grid, rng):
+    """Returns minus the slope of log error over log steps, and the errors."""
+    x_0 = process.sample_prior(schedule, rng, (16, 2))
+    expected = exact_end(schedule, x_0)
+    counts = np.array([64, 128, 256, 512])
+    # Padding with steps of length 0 gives one compilation for all counts.
+    sampler, denoise = process.make_sampler(sampler), make_gaussian_denoiser(schedule)
+    walk = jax.jit(
+        lambda times: process.integrate(sampler, denoise, schedule, x_0, times, rng)
+    )
+    errors = []
+    for count in counts:
+        times = make_grid(count)
+        times = np.concatenate([np.zeros(counts[-1] - count), times])
+        errors.append(np.sqrt(np.mean(np.square(np.asarray(walk(times)) - expected))))
+    return -np.polyfit(np.log(counts), np.log(errors), 1)[0], errors
+
+
+def uneven_grid(count):
+    """Every other step is three times as long as the one before."""
+    spans = np.tile([1.0, 3.0], count // 2)
+    return np.concatenate([[0.0], np.cumsum(spans) / spans.sum()])
+
+
+def cosine_grid(count):
+    return process.make_time_grid("cosine", count)
 
 
 @pytest.mark.parametrize(
-    ("sampler", "order"), [("euler", 1.0), ("heun", 2.0), ("ddim", 1.0)]
+    ("sampler", "order"), [("euler", 1.0), ("heun", 2.0), ("ab2", 2.0), ("ddim", 1.0)]
 )
 @pytest.mark.parametrize(
     ("name", "options"),
@@ -62,23 +94,100 @@ def run(schedule, sampler, times, x_0, rng, **options):
 )
 def test_order_of_convergence(sampler, order, name, options, rng):
     schedule = process.make_schedule(name, **options)
-    x_0 = jax.random.normal(rng, (16, 2))
-    expected = exact_end(schedule, x_0)
-    counts = np.array([64, 128, 256, 512])
-    errors = []
-    step = process.make_sampler_step(sampler)
-    denoise = make_gaussian_denoiser(schedule)
-    # Padding with steps of length 0 gives one compilation for all counts.
-    walk = jax.jit(
-        lambda times: process.integrate(step, denoise, schedule, x_0, times, rng)
+    fitted, errors = fit_order(
+        schedule, sampler, functools.partial(process.make_time_grid, "uniform"), rng
     )
-    for count in counts:
-        times = process.make_time_grid("uniform", count)
-        times = np.concatenate([np.zeros(counts[-1] - count), times])
-        errors.append(np.sqrt(np.mean(np.square(np.asarray(walk(times)) - expected))))
-    fitted = -np.polyfit(np.log(counts), np.log(errors), 1)[0]
     assert errors[-1] < 0.02
     assert fitted == pytest.approx(order, abs=0.15), errors
+
+
+@pytest.mark.parametrize(
+    ("sampler", "name", "options", "make_grid"),
+    [
+        ("ab2", "linear", {}, uneven_grid),
+        ("ab2", "vp", {"time_floor": 0.1}, uneven_grid),
+        ("ab2", "ve", {"sigma_min": 0.05, "sigma_max": 5.0}, cosine_grid),
+        ("dpmpp_2m", "linear", {}, cosine_grid),
+        ("dpmpp_2m", "trigonometric", {}, cosine_grid),
+        ("dpmpp_2m", "vp", {}, cosine_grid),
+        ("dpmpp_2m", "vp", {"time_floor": 0.1}, uneven_grid),
+        ("dpmpp_2m", "ve", {}, uneven_grid),
+        ("dpmpp_2m", "ve", {}, cosine_grid),
+    ],
+)
+def test_steps_of_any_length_keep_the_second_order(
+    sampler, name, options, make_grid, rng
+):
+    schedule = process.make_schedule(name, **options)
+    fitted, errors = fit_order(schedule, sampler, make_grid, rng)
+    assert errors[-1] < 0.01
+    assert fitted == pytest.approx(2.0, abs=0.15), errors
+
+
+def test_even_steps_in_time_leave_dpm_solver_a_logarithm(rng):
+    """Log-SNR steps next to infinite ends stay long, as its docstring says."""
+    schedule = process.make_schedule("linear")
+    grid = functools.partial(process.make_time_grid, "uniform")
+    fitted, _ = fit_order(schedule, "dpmpp_2m", grid, rng)
+    assert 1.6 < fitted < 1.95
+    assert fit_order(schedule, "ddim", grid, rng)[0] < 1.15
+
+
+def test_adams_bashforth_is_exact_for_a_velocity_linear_in_time():
+    """Its first step is Euler's, whose error is the rest of the integral."""
+    schedule = process.make_schedule("linear")
+    times = np.array([0.1, 0.15, 0.5, 0.6, 1.0])
+
+    def denoise(x, t):  # On the straight line the velocity is data - noise.
+        return x, x - (3.0 - 2.0 * t[:, None])
+
+    walk = process.make_sampler("ab2"), denoise, schedule
+    x = process.integrate(*walk, jnp.zeros((1, 1)), times, jax.random.key(0))
+    exact = 3.0 * (1.0 - 0.1) - (1.0 - 0.1**2)
+    first_step = (3.0 - 2 * 0.1) * 0.05 - (3.0 * 0.05 - (0.15**2 - 0.1**2))
+    np.testing.assert_allclose(x, [[exact + first_step]], rtol=1e-10)
+
+
+def test_dpm_solver_is_that_of_the_paper():
+    """Algorithm 2 of arXiv 2211.01095, with its own lambda, h and r, in NumPy."""
+    schedule = process.make_schedule("vp")
+    times = np.array([0.1, 0.15, 0.5, 0.6, 0.9])
+
+    def data_hat(x, t):
+        return np.sin(3 * x) + t
+
+    alpha, sigma = np.asarray(schedule.alpha(times)), np.asarray(schedule.sigma(times))
+    lam = np.log(alpha / sigma)
+    x, before = 0.7, None
+    for i in range(1, len(times)):
+        h = lam[i] - lam[i - 1]
+        found = data_hat(x, times[i - 1])
+        mixed = found
+        if before is not None:
+            r = (lam[i - 1] - lam[i - 2]) / h
+            mixed = (1 + 1 / (2 * r)) * found - 1 / (2 * r) * before
+        x = sigma[i] / sigma[i - 1] * x - alpha[i] * np.expm1(-h) * mixed
+        before = found
+
+    denoise = process.make_denoiser(
+        lambda x, t: jnp.sin(3 * x) + t[:, None], "data", schedule
+    )
+    walk = process.make_sampler("dpmpp_2m"), denoise, schedule
+    ours = process.integrate(*walk, jnp.full((1, 1), 0.7), times, jax.random.key(0))
+    np.testing.assert_allclose(ours, [[x]], rtol=1e-9)
+
+
+@pytest.mark.parametrize("sampler", ["heun", "ab2", "dpmpp_2m"])
+@pytest.mark.parametrize("name", ["linear", "vp"])
+def test_flows_run_backwards(sampler, name, rng):
+    """From data to noise along falling times, where sigma is 0 at the start."""
+    schedule = process.make_schedule(name)
+    x_0 = jax.random.normal(rng, (8, 2))
+    times = cosine_grid(200)[::-1]
+    walk = process.make_sampler(sampler), make_gaussian_denoiser(schedule), schedule
+    x_1 = jnp.asarray(exact_end(schedule, x_0))
+    back = jax.jit(lambda x: process.integrate(*walk, x, times, rng))(x_1)
+    np.testing.assert_allclose(back, x_0, atol=2e-3)
 
 
 def test_ddim_is_euler_on_a_straight_line(rng):
@@ -134,16 +243,12 @@ def test_known_spread_on_the_chain_itself(name, num_steps, sampler, expected, rn
     options = {"rescale_betas": True} if name == "ddpm_linear" else {}
     schedule = process.make_schedule(name, num_steps=num_steps, **options)
     denoise = make_gaussian_denoiser(schedule, np.zeros(1), np.array([[0.09]]))
-    step = process.make_sampler_step(sampler)
+    walk = process.make_sampler(sampler), denoise, schedule
     times = process.make_time_grid("uniform", num_steps)
     is_random = sampler != "ddim"
     shape = (50_000, 1) if is_random else (1, 1)
     x_0 = jax.random.normal(rng, shape) if is_random else jnp.ones(shape)
-    x_1 = jax.jit(
-        lambda x: process.integrate(
-            step, denoise, schedule, x, times, jax.random.key(1)
-        )
-    )(x_0)
+    x_1 = jax.jit(lambda x: process.integrate(*walk, x, times, jax.random.key(1)))(x_0)
     std = float(jnp.std(x_1)) if is_random else float(x_1[0, 0])
     # Five standard errors of a standard deviation, or the digits given.
     tolerance = 5 * expected / np.sqrt(2 * shape[0]) if is_random else 1e-6
@@ -166,9 +271,9 @@ def test_ancestral_step_is_the_textbook_posterior(variance, index, rng):
 
     schedule = process.schedule_from_betas(betas, "mine")
     denoise = process.make_denoiser(lambda x, t: 0 * x + data, "data", schedule)
-    step = process.make_sampler_step("ancestral", variance=variance)
     t, t_next = (jnp.full(2, schedule.time_of_step(n)) for n in (index, index - 1))
     x_t = jnp.full((2, 1), x_t)
+    step = functools.partial(process.ancestral_step, variance=variance)
     x_next = jax.jit(lambda: step(denoise, schedule, x_t, t, t_next, rng))()
     z = jax.random.normal(rng, (2, 1))
     std = float((x_next[1, 0] - x_next[0, 0]) / (z[1, 0] - z[0, 0]))
@@ -197,14 +302,16 @@ def test_ddim_with_eta_one_is_ancestral(rng):
 
 
 def test_unknown_sampler_and_options_list_the_valid_ones():
-    with pytest.raises(ValueError, match="euler, heun, ddim, ancestral, renoise"):
-        process.make_sampler_step("dpm")
+    with pytest.raises(ValueError, match="euler, heun, ab2, dpmpp_2m, ddim, ancestral"):
+        process.make_sampler("dpm")
     with pytest.raises(ValueError, match="valid: eta"):
-        process.make_sampler_step("ddim", churn=1)
+        process.make_sampler("ddim", churn=1)
     with pytest.raises(ValueError, match="eta must be"):
-        process.make_sampler_step("ddim", eta=2.0)
+        process.make_sampler("ddim", eta=2.0)
     with pytest.raises(ValueError, match="posterior, forward"):
-        process.make_sampler_step("ancestral", variance="learned")
+        process.make_sampler("ancestral", variance="learned")
+    with pytest.raises(ValueError, match="valid: none"):
+        process.make_sampler("ab2", order=3)
 
 
 @pytest.mark.usefixtures("float32")
@@ -223,13 +330,15 @@ def test_one_step_from_end_to_end_is_finite(schedule, rng):
             target = process.make_target(kind, schedule, t, data, noise)
             denoise = process.make_denoiser(lambda x, t, y=target: y, kind, schedule)
             for name in process.SAMPLERS:
-                step = process.make_sampler_step(name)
-                results[kind, name] = step(denoise, schedule, x_0, t, t_next, rng)
+                sampler = process.make_sampler(name)
+                state = sampler.begin(x_0)
+                state = sampler.step(denoise, schedule, state, t, t_next, rng)
+                results[kind, name] = state.x
         return results, schedule.sigma(t_next)
 
     results, sigma = sample()
     chex.assert_tree_all_finite(list(results.values()))
     if float(sigma[0]) == 0.0:
-        for name in ("ddim", "ancestral", "renoise"):
+        for name in ("ddim", "dpmpp_2m", "ancestral", "renoise"):
             for kind in ("data", "velocity"):
                 np.testing.assert_allclose(results[kind, name], data, atol=2e-3)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import integrate as quadrature
 
-from ncgn_jax.process import integrate, make_schedule, to_velocity
+from ncgn_jax.process import integrate, make_schedule, single_step, to_velocity
 from ncgn_jax.studies.geometry_of_noise import blind_fields, errors, near_data, sampling
 from ncgn_jax.studies.geometry_of_noise import study as geometry_of_noise
 from ncgn_jax.studies.mixtures import mixture_denoiser, mixture_log_density
@@ -395,9 +395,9 @@ def test_of_the_space_off_the_plane_only_the_distance_counts():
 
 
 def test_descent_is_gradient_descent():
-    step = sampling.make_descent(lambda x: 2.0 * x, 0.1)
+    sampler = single_step(sampling.make_descent(lambda x: 2.0 * x, 0.1))
     x = integrate(
-        step, None, FLOW, jnp.ones((2, 3)), np.linspace(0, 1, 4), jax.random.key(0)
+        sampler, None, FLOW, jnp.ones((2, 3)), np.linspace(0, 1, 4), jax.random.key(0)
     )
     np.testing.assert_allclose(x, 0.8**3)
 

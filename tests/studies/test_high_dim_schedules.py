@@ -15,6 +15,7 @@ from ncgn_jax.process import (
     expand_like,
     integrate,
     sample_prior,
+    single_step,
     to_velocity,
 )
 from ncgn_jax.studies.high_dim_schedules import gaussian_mixture_reduction as reduction
@@ -151,7 +152,7 @@ def test_samplers_in_full_dimension_do_what_the_reduction_says(way, rule, dim, r
     schedule, times = way.schedule(dim), way.times(12, dim)
     x = sample_prior(schedule, rng, (6, dim))
     denoise = denoiser_of(mixture, schedule)
-    walk = functools.partial(integrate, STEPS[rule], denoise, schedule)
+    walk = functools.partial(integrate, single_step(STEPS[rule]), denoise, schedule)
     end = jax.jit(walk)(x, times, rng)
     steps = reduction.reduce_steps(mixture, schedule, times, rule)
     root = math.sqrt(dim)

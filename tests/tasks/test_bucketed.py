@@ -10,9 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ncgn_jax.graphs import RangeResolution, make_noise_buckets
-from ncgn_jax.graphs.pairing import Pairing
-from ncgn_jax.process import SCHEDULES, make_schedule, make_time_grid
+from ncgn_jax.graphs import Pairing, RangeResolution, make_noise_buckets
+from ncgn_jax.process import (
+    SCHEDULES,
+    SamplerState,
+    expand_like,
+    make_denoiser,
+    make_sampler,
+    make_schedule,
+    make_time_grid,
+    take_steps,
+)
 from ncgn_jax.tasks.bucketed import (
     BucketedTime,
     Objective,
@@ -196,13 +204,14 @@ def test_each_bucket_is_compiled_once_and_options_apart():
     traced = []
 
     def program(by, bucket):
-        def run(x, keys, given, shared, times, offset):
+        def run(state, keys, given, shared, times, offset):
             traced.append((by, bucket))
-            return x + given + shared * by * bucket + offset
+            x = state.x + given + shared * by * bucket + offset
+            return state._replace(x=x)
 
         return run
 
-    sampler = BucketedSampler(program)
+    sampler = BucketedSampler(program, lambda by, x: SamplerState(x))
     stretches = [Stretch(b, b, np.zeros(2, np.float32)) for b in (1, 2)]
 
     def start(rows):
@@ -236,3 +245,46 @@ def test_rows_are_noised_with_the_pairs_of_the_pairing():
         sets = (np.sort(own - part.target, axis=1) for part in (before, after))
         np.testing.assert_allclose(*sets, atol=1e-5)
         assert jnp.mean(after.target**2) < 0.4 * jnp.mean(before.target**2)
+
+
+@pytest.mark.parametrize("sampler", ["ab2", "dpmpp_2m"])
+def test_what_a_sampler_remembers_crosses_buckets_cuts_devices_and_calls(sampler):
+    """Bits are the same however cut; rows, which XLA may round apart, nearly so."""
+    time, own = make_time(), make_sampler(sampler)
+    stretches = split_time_grid(time, make_time_grid("uniform", 12))
+    assert len(stretches) > 2
+
+    def program(_, bucket):
+        def run(state, keys, given, shared, times, offset):
+            def predict(x_t, t):
+                return jnp.tanh(3 * x_t + given[:, None]) * expand_like(t + bucket, x_t)
+
+            denoise = make_denoiser(predict, "velocity", time.schedule)
+            walk = denoise, time.schedule, state, times, keys, offset
+            return take_steps(own, *walk)
+
+        return run
+
+    def start(rows):
+        keys = row_keys(jax.random.key(1), rows)
+        x = jax.vmap(lambda key: jax.random.normal(key, (3,)))(keys)
+        return Start(np.asarray(x), keys, rows.astype(np.float32))
+
+    walker = BucketedSampler(program, lambda _, x: own.begin(x))
+    whole = walker.sample(None, stretches, start, (), 20, 64)
+    pieces = cut_further(stretches, 12)
+    assert len(pieces) == 12
+    np.testing.assert_array_equal(walker.sample(None, pieces, start, (), 20, 64), whole)
+    alone = walker.sample(None, pieces, start, (), 20, 8)
+    np.testing.assert_allclose(alone, whole, rtol=1e-6, atol=1e-6)
+    rows = np.arange(2)
+    begun = start(rows)
+    state = own.begin(jnp.asarray(begun.x))
+    forgetful = state
+    for bucket, offset, times in stretches:
+        run = jax.jit(program(None, bucket))
+        state = run(state, begun.keys, begun.given, (), times, offset)
+        forgetful = own.begin(forgetful.x)
+        forgetful = run(forgetful, begun.keys, begun.given, (), times, offset)
+    np.testing.assert_allclose(state.x, whole[:2], rtol=1e-6, atol=1e-6)
+    assert np.abs(forgetful.x - whole[:2]).max() > 1e-4

@@ -15,12 +15,14 @@ from jax.typing import ArrayLike
 
 from ncgn_jax.process import (
     Denoiser,
+    Sampler,
     SamplerStep,
     Schedule,
     integrate,
     make_denoiser,
-    make_sampler_step,
+    make_sampler,
     make_time_grid,
+    single_step,
 )
 from ncgn_jax.studies.geometry_of_noise.blind_fields import (
     NoisePrior,
@@ -126,7 +128,7 @@ WAYS = {
 
 
 def make_descent(field: Callable[[jax.Array], jax.Array], size: float) -> SamplerStep:
-    """Returns x' = x - size field(x) as a sampler step for `integrate`.
+    """Returns x' = x - size field(x) as a sampler step.
 
     This is equilibrium matching's gradient descent, without times or a denoiser.
 
@@ -155,8 +157,8 @@ def make_way(
     schedule: Schedule,
     prior: NoisePrior,
     blind_from: ArrayLike | None = None,
-) -> tuple[SamplerStep, Denoiser]:
-    """Returns the step and the denoiser of a way of sampling.
+) -> tuple[Sampler[Denoiser], Denoiser]:
+    """Returns the sampler and the denoiser of a way of sampling.
 
     Args:
       way: The way.
@@ -177,12 +179,12 @@ def make_way(
         return jnp.where((t < blind_from)[:, None], told(x, t), blind(x, t))
 
     if way.step == "descent":
-        return make_descent(lambda x: blind(x, None), DESCENT_STEP), blind
+        return single_step(make_descent(lambda x: blind(x, None), DESCENT_STEP)), blind
     predict = told
     if way.is_blind:
         predict = blind if blind_from is None else told_at_first
     denoise = make_denoiser(predict, way.kind, schedule)
-    return make_sampler_step(way.step), denoise
+    return make_sampler(way.step), denoise
 
 
 def walk(
@@ -210,12 +212,10 @@ def walk(
     Returns:
       Samples, or samples and path, as from `process.integrate`.
     """
-    step, denoise = make_way(way, data, schedule, prior, blind_from)
+    sampler, denoise = make_way(way, data, schedule, prior, blind_from)
     times = make_time_grid("uniform", num_steps)
     unused = jax.random.key(0)
-    return integrate(
-        step, denoise, schedule, start, times, unused, keep_every=keep_every
-    )
+    return integrate(sampler, denoise, schedule, start, times, unused, keep_every)
 
 
 def summarise(distances: Distances, num_draws: int) -> dict[str, float]:

@@ -17,6 +17,7 @@ from ncgn_jax.process import (
     integrate,
     make_schedule,
     sample_prior,
+    single_step,
 )
 from ncgn_jax.process.dilated_grids import make_dilated_grid
 from ncgn_jax.studies.high_dim_schedules.gaussian_mixture_reduction import (
@@ -161,7 +162,7 @@ def draw_samples(
 
     @jax.jit
     def walk(x: jax.Array, key: jax.Array) -> tuple[jax.Array, ...]:
-        end = integrate(step, denoise, schedule, x, times, key)
+        end = integrate(single_step(step), denoise, schedule, x, times, key)
         assert isinstance(end, jax.Array)  # no path is kept
         return _summarise(x, end)
 

@@ -32,16 +32,16 @@ from ncgn_jax.process import (
     ancestral_step,
     ddim_step,
     integrate,
-    make_sampler_step,
     make_schedule,
     make_time_grid,
     renoise_step,
     sample_prior,
+    single_step,
 )
 from ncgn_jax.studies.toy_diffusion.exact import Mixture
 
 SCHEDULE_NAMES = ("linear", "cosine")
-SINGLE_STEP = make_sampler_step("ancestral", variance="none")
+SINGLE_STEP = functools.partial(ancestral_step, variance="none")
 # None stands for a single prediction of the data at n = T.
 STEPS: dict[str, SamplerStep | None] = {
     "single step": SINGLE_STEP,
@@ -118,7 +118,8 @@ def run_chain(
         start = sample_prior(schedule, rng_start, shape)
         if step is None:
             return start, denoise(start, jnp.zeros(shape[0]))[0]
-        return start, integrate(step, denoise, schedule, start, times, rng_walk)
+        sampler = single_step(step)
+        return start, integrate(sampler, denoise, schedule, start, times, rng_walk)
 
     return jax.vmap(run)(params, rngs)
 
