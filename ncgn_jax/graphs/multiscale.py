@@ -34,6 +34,7 @@ from ncgn_jax.graphs.neighbors import (
     nearest_neighbors,
 )
 from ncgn_jax.graphs.positions import check_positions
+from ncgn_jax.graphs.sorting import argsort_integers, invert
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,9 +188,7 @@ def connect_graphs(
         positions=in_order,
         centres=centres,
         order=order,
-        inverse_order=order
-        if bucket.clustering == "identity"
-        else jnp.argsort(order, axis=1).astype(jnp.int32),
+        inverse_order=order if bucket.clustering == "identity" else invert(order),
         assignment=assignment,
         occupied=occupied,
         senders=senders,
@@ -334,7 +333,7 @@ def _cluster(
     if bucket.clustering == "voxel":
         clusters = partial(voxel_clusters, num_voxels_per_side=bucket.voxels_per_side)
         assignment, occupied = jax.vmap(clusters)(positions)
-        order = jnp.argsort(assignment, axis=1).astype(jnp.int32)
+        order = argsort_integers(assignment, (num_nodes - 1).bit_length())
         return order, jnp.take_along_axis(assignment, order, axis=1), occupied
     place = np.arange(num_nodes)
     runs = np.searchsorted(balanced_runs(num_nodes, size), place, side="right") - 1

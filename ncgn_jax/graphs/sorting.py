@@ -1,10 +1,13 @@
 """Sorts on the device by integers that carry their own places.
 
-XLA sorts one array of integers with the processor's own comparison. Where the order is
-wanted too it sorts pairs through a function, some ten times as slowly. Here the place
-of each key stands in its lower bits, so that sorted keys hold the order, and keys of
-more than 16 bits take a pass for each 16.
+On a CPU XLA sorts one array of integers with the processor's own comparison. Where the
+order is wanted too it sorts pairs through a function, some ten times as slowly. There
+the place of each key stands in its lower bits, so that sorted keys hold the order, and
+keys of more than 16 bits take a pass for each 16. Other devices sort pairs as fast, in
+one pass.
 """
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -38,9 +41,17 @@ def argsort_integers(keys: jax.Array, num_bits: int) -> jax.Array:
     Returns:
       Indices, int32 [..., node].
     """
-    order = _argsort_digit(keys.astype(jnp.uint32), 0)
+    return jax.lax.platform_dependent(
+        keys.astype(jnp.uint32),
+        cpu=partial(_argsort_by_digits, num_bits=num_bits),
+        default=partial(jnp.argsort, axis=-1, stable=True),
+    )
+
+
+def _argsort_by_digits(keys: jax.Array, num_bits: int) -> jax.Array:
+    order = _argsort_digit(keys, 0)
     for shift in range(_DIGIT, num_bits, _DIGIT):
-        sorted_keys = jnp.take_along_axis(keys.astype(jnp.uint32), order, axis=-1)
+        sorted_keys = jnp.take_along_axis(keys, order, axis=-1)
         step = _argsort_digit(sorted_keys, shift)
         order = jnp.take_along_axis(order, step, axis=-1)
     return order
