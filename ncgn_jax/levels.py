@@ -1,18 +1,22 @@
 """Measures the errors of a run at each noise level, and fits time grids to them.
 
     python -m ncgn_jax.levels --workdir=runs/modelnet [--num_levels=40] [--examples=64]
+        [--sampler=ab2]
 
 For runs of point clouds and of images. Measures the error on test data at levels from
-noise to data, fits a time grid to it (`process.fit_time_table`: equal information in
-each step), and prints the fields that sample with it. Of a run with
+noise to data, and what the steps of a sampler err by. Fits a time grid to each
+(`process.fit_time_table`: equal information in each step; `process.fit_error_table`:
+equal errors of steps), and prints the fields that sample with it. Of a run with
 `dmp.random_buckets`, which knows every graph shape, or patch size, at every level, it
 also finds the range/resolution schedule with the least loss. Writes `levels.json` and
 `levels.png` into the run's folder.
 """
 
 import argparse
+import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +30,38 @@ from ncgn_jax.graphs.fitted_schedules import least_loss_schedule, table_argument
 from ncgn_jax.metrics.table import align_table
 from ncgn_jax.pictures import Panel, draw_panels, save_figure
 from ncgn_jax.plugins import import_plugins
-from ncgn_jax.process import fit_time_table, make_time_grid
+from ncgn_jax.process import (
+    ORDERS,
+    fit_error_table,
+    fit_time_table,
+    make_sampler,
+    make_time_grid,
+)
 from ncgn_jax.tasks.level_errors import LevelProbe
+from ncgn_jax.tasks.sampling import Sampling
+from ncgn_jax.tasks.settings import make_sampling
 
 # Enough for a curve without corners; short enough for a command line.
 _TABLE_ROWS = 24
 
 
-def measure_levels(workdir: Path, num_levels: int, num_examples: int) -> dict[str, Any]:
+def measure_levels(
+    workdir: Path, num_levels: int, num_examples: int, sampler: str | None = None
+) -> dict[str, Any]:
     """Measures, prints, draws and writes the errors of a run, EMA weights.
 
     Args:
       workdir: Folder of a trained run of point clouds or images.
       num_levels: Levels, evenly spaced within (0, 1), at least 2.
       num_examples: Test clouds or images at each.
+      sampler: Sampler whose steps are measured, one of `process.ORDERS`; None for
+        that of the run.
 
     Returns:
       `level`, `t`, `data_error` and `target_error` [level], their means over t, and
-      the fitted `time_table`, pairs (t, share of the steps). With
+      the fitted `time_table`, pairs (t, share of the steps). Of a sampler that draws
+      no noise, `step_error` [step] between the times `step_times` [step + 1] of the
+      run's time grid with `num_levels` steps, and the fitted `error_table`. With
       `dmp.random_buckets` also `bucket_errors`, those of the target in each bucket
       [level, bucket], and `dmp_table`, the schedule learned from them.
 
@@ -83,16 +101,43 @@ def measure_levels(workdir: Path, num_levels: int, num_examples: int) -> dict[st
         f"\nmean over t: data_hat {found['mean_data_error']:.4g}, {target} "
         f"{found['mean_target_error']:.4g}"
     )
-    pairs = ",".join(f"({t:.5g},{share:.5g})" for t, share in table)
-    print(
-        "\nequal information in each step:\n  --config.sample.time_grid=table "
-        f"'--config.sample.time_table=({pairs})'"
-    )
+    print(f"\nequal information in each step:\n{_fields(table)}")
+    sampling = make_sampling(config)
+    if sampler is not None:
+        sampling = dataclasses.replace(sampling, sampler=sampler)
+    if sampling.sampler in ORDERS:
+        steps = dataclasses.replace(sampling, num_steps=num_levels)
+        found |= _fit_to_steps(probe, steps)
+    else:
+        print(f"\n{sampling.sampler} draws noise: no grid has equal errors of steps")
     if config.dmp.random_buckets:
         found |= _learn_schedule(probe, levels, times, spans)
     (workdir / "levels.json").write_text(json.dumps(found, indent=2) + "\n")
     save_figure(_draw(found, target, config.sample.num_steps), workdir / "levels.png")
     return found
+
+
+def _fit_to_steps(probe: LevelProbe, sampling: Sampling) -> dict[str, list]:
+    """Measures the steps of a sampler along a time grid, prints, and fits a grid."""
+    times = sampling.times(probe.time.schedule, probe.data[0].size)
+    # A loop inside of a step would be compiled anew for each.
+    how = {"unrolled": True} if sampling.sampler == "heun" else {}
+    errors = probe.step_errors(
+        make_sampler(sampling.sampler, **how), times, sampling.data_limit
+    )
+    table = _thin(fit_error_table(times, errors, ORDERS[sampling.sampler]))
+    print(f"\nequal errors of the steps of {sampling.sampler}:\n{_fields(table)}")
+    return {
+        "step_times": times.tolist(),
+        "step_error": errors.tolist(),
+        "error_table": table,
+    }
+
+
+def _fields(table: Sequence[tuple[float, float]]) -> str:
+    """Returns the fields that sample with a table."""
+    pairs = ",".join(f"({t:.5g},{share:.5g})" for t, share in table)
+    return f"  --config.sample.time_grid=table '--config.sample.time_table=({pairs})'"
 
 
 def _learn_schedule(
@@ -134,8 +179,13 @@ def _draw(found: dict[str, Any], target: str, num_steps: int):
         f"{target} (target)": (level, found["target_error"]),
     }
     steps = np.arange(num_steps + 1)
+    fitted = {"equal information": "time_table", "equal errors": "error_table"}
     grids = {
-        "fitted": make_time_grid("table", num_steps, table=found["time_table"]),
+        **{
+            name: make_time_grid("table", num_steps, table=found[key])
+            for name, key in fitted.items()
+            if key in found
+        },
         "uniform": make_time_grid("uniform", num_steps),
         "cosine": make_time_grid("cosine", num_steps),
     }
@@ -186,13 +236,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--plugin", action="append", default=[], metavar="FILE")
     parser.add_argument("--num_levels", type=int, default=40)
     parser.add_argument("--examples", type=int, default=64)
+    parser.add_argument(
+        "--sampler", choices=ORDERS, help="whose steps are measured; default: the run's"
+    )
     options = parser.parse_args((argv or sys.argv)[1:])
     if options.num_levels < 2 or options.examples < 1:
         parser.error("--num_levels must be at least 2 and --examples at least 1")
     parallel.start()
     with one_line_errors():
         import_plugins(options.plugin)
-        measure_levels(options.workdir, options.num_levels, options.examples)
+        measure_levels(
+            options.workdir, options.num_levels, options.examples, options.sampler
+        )
 
 
 if __name__ == "__main__":

@@ -65,9 +65,11 @@ def test_time_grid_and_schedule_are_fitted_to_a_run(finished, tmp_path):
     config = json.loads((finished / "config.json").read_text())
     config["dmp"]["random_buckets"] = True
     (workdir / "config.json").write_text(json.dumps(config))
-    found = measure_levels(workdir, num_levels=4, num_examples=2)
+    found = measure_levels(workdir, num_levels=4, num_examples=2, sampler="ab2")
     stored = json.loads((workdir / "levels.json").read_text())
     assert stored["data_error"] == found["data_error"]
+    assert len(stored["step_error"]) == len(stored["step_times"]) - 1 == 4
+    assert stored["error_table"][-1] == [1.0, 1.0]
     # Nearly clean clouds are nearly right, whatever the network says.
     assert found["data_error"][-1] < 0.1 < found["data_error"][0]
     errors = np.asarray(stored["bucket_errors"])

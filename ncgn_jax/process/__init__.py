@@ -42,7 +42,7 @@ True
 
 from ncgn_jax.process.dilated_grids import DILATED_GRIDS, make_dilated_grid
 from ncgn_jax.process.ema import ema_decay, update_ema
-from ncgn_jax.process.fitted_grids import fit_time_table
+from ncgn_jax.process.fitted_grids import fit_error_table, fit_time_table
 from ncgn_jax.process.losses import (
     LOSS_WEIGHTS,
     logit_normal_times,
@@ -67,6 +67,7 @@ from ncgn_jax.process.predictions import (
     to_velocity,
 )
 from ncgn_jax.process.samplers import (
+    ORDERS,
     SAMPLERS,
     integrate,
     make_denoiser,
@@ -96,6 +97,7 @@ from ncgn_jax.process.time_grids import TIME_GRIDS, make_time_grid
 __all__ = [
     "DILATED_GRIDS",
     "LOSS_WEIGHTS",
+    "ORDERS",
     "PREDICTION_KINDS",
     "SAMPLERS",
     "SCHEDULES",
@@ -112,6 +114,7 @@ __all__ = [
     "ema_decay",
     "euler_step",
     "expand_like",
+    "fit_error_table",
     "fit_time_table",
     "heun_step",
     "integrate",

@@ -1,4 +1,4 @@
-"""Fits time grids to the information that a network gains at each noise level.
+"""Fits time grids to a network: to what it knows, or to what a sampler's steps err by.
 
 The entropic time of a model (Stancevic, Handke & Ambrogioni 2025, arXiv 2504.13612)
 rises by the same amount of information about the data in each step. By the relation
@@ -74,3 +74,38 @@ def fit_time_table(
     keep = np.concatenate([[True], np.diff(t) > 1e-9])
     keep[-1] = True
     return tuple(zip(t[keep].tolist(), share[keep].tolist(), strict=True))
+
+
+def fit_error_table(
+    times: ArrayLike, step_errors: ArrayLike, order: int
+) -> tuple[tuple[float, float], ...]:
+    """Fits the table of a time grid whose steps all err by the same amount.
+
+    A step of length h of a sampler of order p errs by c(t) h^(p+1). Of all grids of
+    as many steps, that with errors of least sum has a density of steps proportional to
+    c(t)^(1/(p+1)) (de Boor 1973, Good approximation by splines with variable knots),
+    and its steps err alike. A step of an old grid that errs by e gets a share of the
+    new ones proportional to e^(1/(p+1)).
+
+    Args:
+      times: A time grid, [step + 1], rising from 0 to 1.
+      step_errors: What its steps err by, in any unit, [step], not negative.
+      order: p, the order of the sampler, of `samplers.ORDERS`.
+
+    Returns:
+      Pairs (t, share of the steps), rising from (0, 0) to (1, 1).
+
+    Raises:
+      ValueError: if times do not rise from 0 to 1, or an error is negative, not finite,
+        or 0 everywhere.
+    """
+    times = np.asarray(times, np.float64)
+    error = np.asarray(step_errors, np.float64)
+    if times.shape != (len(error) + 1,) or times[0] != 0 or times[-1] != 1:
+        raise ValueError(f"need times from 0 to 1 around steps, got {times}")
+    if not (np.diff(times) > 0).all():
+        raise ValueError(f"times must rise, got {times}")
+    if not np.isfinite(error).all() or (error < 0).any() or not error.any():
+        raise ValueError(f"errors must be finite, not negative, not all 0, got {error}")
+    done = np.concatenate([[0.0], np.cumsum(error ** (1.0 / (order + 1)))])
+    return tuple(zip(times.tolist(), (done / done[-1]).tolist(), strict=True))

@@ -176,12 +176,13 @@ def dpm_solver_step(
     data_hat, noise_hat = denoise(x, t)
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     alpha_next, sigma_next = schedule.alpha(t_next), schedule.sigma(t_next)
-    # Schedules have no value at -inf; at t itself the span before is 0.
-    t_before = jnp.where(jnp.isfinite(before.t), before.t, t)
+    # Schedules have no value at -inf.
+    is_first = jnp.isinf(before.t)
     now = _end_to_end_log_snr(schedule, t)
+    span_before = now - _end_to_end_log_snr(schedule, jnp.where(is_first, t, before.t))
     ratio = _ratio(
         _end_to_end_log_snr(schedule, t_next) - now,
-        now - _end_to_end_log_snr(schedule, t_before),
+        jnp.where(is_first, jnp.inf, span_before),
     )
     is_clean = sigma <= MIN_DENOMINATOR
     shrink = jnp.where(is_clean, 0.0, sigma_next / jnp.where(is_clean, 1.0, sigma))

@@ -264,6 +264,8 @@ _FACTORIES: dict[str, Callable[..., Sampler[Denoiser]]] = {
 }
 SAMPLERS = tuple(_FACTORIES)
 """Names of samplers, the values of `sample.sampler`."""
+ORDERS = {"euler": 1, "heun": 2, "ab2": 2, "dpmpp_2m": 2, "ddim": 1}
+"""Orders of convergence of the samplers that draw no noise."""
 
 
 def make_sampler(name: str, **options: object) -> Sampler[Denoiser]:

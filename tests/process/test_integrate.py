@@ -259,6 +259,58 @@ def test_errors_no_grid_can_be_fitted_to(times, errors, message):
         process.fit_time_table(process.make_schedule("linear"), times, errors)
 
 
+def test_a_grid_fitted_to_errors_is_the_best_for_euler():
+    """Compares with the closed form for x' = f(t), f' = (1 + 3 t)^2.
+
+    A step errs by f' h^2 / 2. Best is a density of steps proportional to 1 + 3 t, and
+    the error of N steps is then (int 1 + 3 t dt)^2 / (2 N), 3.125 / N; of even steps,
+    int (1 + 3 t)^2 dt / (2 N), 3.5 / N.
+    """
+
+    def integral(t):  # of f = ((1 + 3 t)^3 - 1) / 9
+        return (1 + 3 * t) ** 4 / 108 - t / 9
+
+    def errors(times):
+        f = ((1 + 3 * times[:-1]) ** 3 - 1) / 9
+        return np.diff(integral(times)) - np.diff(times) * f
+
+    even = np.linspace(0, 1, 2001)
+    table = process.fit_error_table(even, 5 * errors(even), 1)
+    times = process.make_time_grid("table", 200, table=table)
+    share = (times + 1.5 * times**2) / 2.5
+    np.testing.assert_allclose(share, np.linspace(0, 1, 201), atol=1e-4)
+    np.testing.assert_allclose(errors(times).sum(), 3.125 / 200, rtol=0.02)
+    np.testing.assert_allclose(errors(even[::10]).sum(), 3.5 / 200, rtol=0.02)
+    assert errors(times).max() < 1.02 * errors(times).min()
+
+
+@pytest.mark.parametrize(
+    ("times", "errors", "message"),
+    [
+        ([0.0, 0.5], [1.0], "from 0 to 1"),
+        ([0.0, 1.0], [1.0, 1.0], "from 0 to 1"),
+        ([0.0, 0.6, 0.5, 1.0], [1.0, 1.0, 1.0], "must rise"),
+        ([0.0, 1.0], [0.0], "not all 0"),
+        ([0.0, 0.5, 1.0], [1.0, -1.0], "not negative"),
+        ([0.0, 0.5, 1.0], [1.0, np.inf], "finite"),
+    ],
+)
+def test_steps_no_grid_can_be_fitted_to(times, errors, message):
+    with pytest.raises(ValueError, match=message):
+        process.fit_error_table(times, errors, 2)
+
+
+def test_samplers_with_an_order_are_those_that_draw_nothing(rng):
+    schedule, x = process.make_schedule("vp"), jax.random.normal(rng, (2, 3))
+    denoise = nonlinear_denoiser(schedule)
+    for name in process.SAMPLERS:
+        walk = functools.partial(
+            process.integrate, process.make_sampler(name), denoise, schedule, x
+        )
+        ends = [walk([0.2, 0.4, 0.5], jax.random.key(seed)) for seed in (0, 1)]
+        assert np.array_equal(*ends) == (name in process.ORDERS)
+
+
 def test_impossible_walks(rng):
     schedule, x = process.make_schedule("linear"), jnp.zeros((1, 1))
     sampler, denoise = process.make_sampler("euler"), lambda x, t: (x, x)

@@ -177,6 +177,21 @@ def test_dpm_solver_is_that_of_the_paper():
     np.testing.assert_allclose(ours, [[x]], rtol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("times", "is_ddim"),
+    [
+        ([0.0, 0.3, 0.6], True),  # no data at the step before
+        ([0.2, 0.5, 1.0], True),  # no noise at the end
+        ([0.2, 0.5, 0.8], False),
+    ],
+)
+def test_dpm_solver_next_to_infinite_log_snr_is_ddim(times, is_ddim, rng):
+    schedule = process.make_schedule("linear")
+    x = jax.random.normal(rng, (8, 2))
+    ends = [run(schedule, name, times, x, rng) for name in ("dpmpp_2m", "ddim")]
+    assert np.allclose(*ends, rtol=1e-12, atol=1e-12) == is_ddim
+
+
 @pytest.mark.parametrize("sampler", ["heun", "ab2", "dpmpp_2m"])
 @pytest.mark.parametrize("name", ["linear", "vp"])
 def test_flows_run_backwards(sampler, name, rng):

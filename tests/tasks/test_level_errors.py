@@ -1,5 +1,6 @@
 """Errors of networks at noise levels, and the schedules of their sizes."""
 
+import dataclasses
 import functools
 
 import jax
@@ -12,6 +13,17 @@ from ncgn_jax.domains import make_task
 from ncgn_jax.graphs import RangeResolution, make_noise_buckets
 from ncgn_jax.graphs.fitted_schedules import table_of_weights
 from ncgn_jax.graphs.grids import make_grid_buckets
+from ncgn_jax.process import (
+    ORDERS,
+    fit_error_table,
+    integrate,
+    make_denoiser,
+    make_sampler,
+    make_schedule,
+    make_time_grid,
+)
+from ncgn_jax.tasks.bucketed import BucketedTime
+from ncgn_jax.tasks.level_errors import LevelProbe
 from tests.images.image_tasks import LEARNED, REPOSITORY, init_params, small_task
 
 TIMES = np.asarray([0.1, 0.5, 0.9])
@@ -58,6 +70,66 @@ def test_buckets_are_those_of_the_times_or_the_one_asked_for():
     probe.errors(TIMES)
     probe.errors(TIMES, 1)
     assert used == [*task.model.time.bucket_of_times(TIMES), 1, 1, 1]
+
+
+@pytest.mark.parametrize(("sampler", "power"), [("euler", 2), ("ab2", 3)])
+def test_grids_fitted_to_steps_have_the_best_density(sampler, power):
+    """The velocity's p-th derivative is (1 + 3 t)^(p + 1): density like 1 + 3 t.
+
+    On the quarter circle, where the spread of x_t is 1, whatever x_t.
+    """
+    probe = probe_of(small_task(), 2)
+    time = dataclasses.replace(probe.time, schedule=make_schedule("trigonometric"))
+
+    def predict(bucket, x_t, t):
+        factors = np.cumprod([3.0 * (power + k) for k in range(1, power)])[-1]
+        u = (1 + 3 * t) ** (2 * power - 1) / factors
+        return jnp.broadcast_to(u[:, None, None, None], x_t.shape)
+
+    probe = probe._replace(time=time, predict=predict, target="velocity")
+    errors = probe.step_errors(make_sampler(sampler), np.linspace(0, 1, 41))
+    order = ORDERS[sampler]
+    table = np.asarray(fit_error_table(np.linspace(0, 1, 41), errors, order))
+    best = (table[:, 0] + 1.5 * table[:, 0] ** 2) / 2.5
+    np.testing.assert_allclose(table[:, 1], best, atol=2e-3)
+    assert np.abs(table[:, 1] - table[:, 0]).max() > 0.1
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun"])
+def test_fitted_grids_lessen_the_error(sampler):
+    """Of a mixture of two normal laws of deviation 0.3, whose velocity is known."""
+    schedule = make_schedule("vp")
+    middle, spread = np.sqrt(1 - 0.3**2), 0.3
+    signs = np.where(np.arange(256) % 2, 1.0, -1.0)
+    own = np.random.default_rng(0).normal(size=256)
+    data = jnp.asarray((signs * middle + spread * own)[:, None], jnp.float32)
+
+    def predict(bucket, x_t, t):
+        alpha, sigma = schedule.alpha(t)[:, None], schedule.sigma(t)[:, None]
+        var = alpha**2 * spread**2 + sigma**2
+        sign = jnp.tanh(alpha * middle * x_t / var)
+        return (alpha * spread**2 * x_t + sigma**2 * middle * sign) / var
+
+    time = BucketedTime(schedule, small_task().model.time.buckets)
+    probe = LevelProbe(time, "data", data, predict, (), ())
+    times = make_time_grid("uniform", 40)
+    how = {"unrolled": True} if sampler == "heun" else {}
+    errors = probe.step_errors(make_sampler(sampler, **how), times)
+    table = fit_error_table(times, errors, ORDERS[sampler])
+    denoise = make_denoiser(functools.partial(predict, 0), "data", schedule)
+    x_0 = jax.random.normal(jax.random.key(1), data.shape)
+
+    def walk(sampler, grid, num_steps):
+        times = make_time_grid(grid, num_steps, table=table)
+        walker = make_sampler(sampler)
+        return integrate(walker, denoise, schedule, x_0, times, jax.random.key(0))
+
+    exact = walk("heun", "cosine", 600)
+    fitted, *others = (
+        np.sqrt(np.mean(np.square(walk(sampler, grid, 12) - exact)))
+        for grid in ("table", "uniform", "cosine")
+    )
+    assert fitted < 0.7 * min(others), (fitted, others)
 
 
 @pytest.mark.parametrize("overrides", [[], LEARNED, ["model.skip=True"]])
