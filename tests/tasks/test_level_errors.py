@@ -111,7 +111,8 @@ def test_fitted_grids_lessen_the_error(sampler):
         return (alpha * spread**2 * x_t + sigma**2 * middle * sign) / var
 
     time = BucketedTime(schedule, small_task().model.time.buckets)
-    probe = LevelProbe(time, "data", data, predict, (), ())
+    noise = jax.random.normal(jax.random.key(0), data.shape)
+    probe = LevelProbe(time, "data", data, noise, predict, (), ())
     times = make_time_grid("uniform", 40)
     how = {"unrolled": True} if sampler == "heun" else {}
     errors = probe.step_errors(make_sampler(sampler, **how), times)
