@@ -56,8 +56,8 @@ def make_train_step(
     def train_step(state: TrainState, batch, rng):
         rng = jax.random.fold_in(rng, state.step)
         (loss, (model_state, bucket_loss)), grads = jax.value_and_grad(
-            task.loss, has_aux=True
-        )(state.params, state.model_state, batch, rng)
+            task.loss_with_average, has_aux=True
+        )(state.params, state.ema, state.model_state, batch, rng)
         loss, bucket_loss, grads, model_state = parallel.mean_over_devices(
             (loss, bucket_loss, grads, model_state)
         )

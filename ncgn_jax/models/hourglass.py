@@ -28,6 +28,8 @@ from ncgn_jax.models.graph_convolutions import make_convolution
 from ncgn_jax.models.layers import MLP, Norm, PairDense
 from ncgn_jax.models.point_layers import (
     GeometricMessage,
+    SpanEmbedding,
+    graph_of_supernodes,
     keeps_much,
     make_point_parts,
     point_geometry,
@@ -46,6 +48,7 @@ class Hourglass(nn.Module):
       norm: One of `layers.NORMS`.
       axis_name: Device axis for batch statistics, None outside pmap.
       dtype: Type of hidden products and messages; parameters and output stay float32.
+      knows_span: Whether it has a flow map, see `tasks.flow_map`.
     """
 
     out_dim: int
@@ -55,6 +58,7 @@ class Hourglass(nn.Module):
     norm: str = "layer"
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
+    knows_span: bool = False
 
     @nn.compact
     def __call__(
@@ -63,6 +67,7 @@ class Hourglass(nn.Module):
         level: jax.Array,
         graph: MultiscaleGraph,
         *,
+        span: jax.Array | None = None,
         train: bool = False,
     ) -> jax.Array:
         """Predicts [point, out_dim] in the caller's point order.
@@ -72,6 +77,8 @@ class Hourglass(nn.Module):
             caller's order, such as positions, features or classes.
           level: Noise variable of each graph, [graph], usually the signal level.
           graph: Graphs built on the (noisy) positions.
+          span: Length in t of the step whose mean velocity is asked for, [graph]; None
+            for 0, the velocity. Only networks with `knows_span` read it.
           train: Whether batch norm uses the batch's statistics.
         """
         chex.assert_equal_shape([level, graph.coarse.n_node])
@@ -95,6 +102,11 @@ class Hourglass(nn.Module):
         first_x = embed(mlp(three, name="point_embed"), inputs, real)
         network = mlp(three, name="supernode_embed")
         first_y = embed(network, coarsen(inputs, graph), occupied)
+        if self.knows_span:
+            steps = jnp.zeros_like(level) if span is None else span
+            told = SpanEmbedding(self.width, name="span_embed")(steps, level)
+            first_x += told[graph.point_graph]
+            first_y += told[graph_of_supernodes(graph)]
         offset, towards_supernode, geometry = point_geometry(graph, point_level)
         x = hidden(first_x)
         sent = send(message(name="coarsen"), x, hidden(first_y), towards_supernode)

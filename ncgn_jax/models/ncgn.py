@@ -24,6 +24,8 @@ from ncgn_jax.models.graph_convolutions import make_convolution
 from ncgn_jax.models.layers import MLP, Norm, PairDense
 from ncgn_jax.models.point_layers import (
     GeometricMessage,
+    SpanEmbedding,
+    graph_of_supernodes,
     keeps_much,
     make_point_parts,
     point_geometry,
@@ -41,6 +43,7 @@ class NCGN(nn.Module):
       norm: `batch` as published, or another of `layers.NORMS`.
       axis_name: Device axis for batch statistics, None outside pmap.
       dtype: Type of hidden products and messages; parameters and output stay float32.
+      knows_span: Whether it has a flow map, see `tasks.flow_map`.
     """
 
     out_dim: int
@@ -50,6 +53,7 @@ class NCGN(nn.Module):
     norm: str = "layer"
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
+    knows_span: bool = False
 
     @nn.compact
     def __call__(
@@ -58,6 +62,7 @@ class NCGN(nn.Module):
         level: jax.Array,
         graph: MultiscaleGraph,
         *,
+        span: jax.Array | None = None,
         train: bool = False,
     ) -> jax.Array:
         """Predicts [point, out_dim] in the caller's point order.
@@ -67,6 +72,8 @@ class NCGN(nn.Module):
             caller's order, such as positions, features or classes.
           level: Noise variable of each graph, [graph], usually the signal level.
           graph: Graphs built on the (noisy) positions.
+          span: Length in t of the step whose mean velocity is asked for, [graph]; None
+            for 0, the velocity. Only networks with `knows_span` read it.
           train: Whether batch norm uses the batch's statistics.
         """
         chex.assert_equal_shape([level, graph.coarse.n_node])
@@ -94,6 +101,11 @@ class NCGN(nn.Module):
             coarsen(inputs, graph),
             graph.coarse.nodes["mask"],
         )
+        if self.knows_span:
+            steps = jnp.zeros_like(level) if span is None else span
+            told = SpanEmbedding(self.width, name="span_embed")(steps, level)
+            x += told[graph.point_graph]
+            y += told[graph_of_supernodes(graph)]
         offset, towards_supernode, towards_point = point_geometry(graph, point_level)
         for i in range(self.num_layers):
             first_x, first_y = x, y

@@ -82,6 +82,48 @@ class GeometricMessage(nn.Module):
         return narrowed(values, dtype)
 
 
+class SpanEmbedding(nn.Module):
+    """Embeds how long a step is, for networks that know a flow map.
+
+    h = span W_1 gelu(W_0 [span, level] + b_0), whose W_1 starts at 0: a network that
+    was trained without it gives what it gave, whatever the span. At span 0, where the
+    step is a moment and the network tells the velocity, h stays 0.
+
+    Attributes:
+      width: Features of the result.
+    """
+
+    width: int
+
+    @nn.compact
+    def __call__(self, span: jax.Array, level: jax.Array) -> jax.Array:
+        """Returns features of each graph, [graph, width].
+
+        Args:
+          span: Length of the step in t, [graph].
+          level: Noise variable where it starts, [graph].
+        """
+        hidden = dense(self.width, "dense_0")(jnp.stack([span, level], axis=-1))
+        out = nn.Dense(
+            self.width,
+            use_bias=False,
+            kernel_init=nn.initializers.zeros_init(),
+            name="dense_1",
+        )
+        return span[:, None] * out(exact_gelu(hidden))
+
+
+def graph_of_supernodes(graph: MultiscaleGraph) -> jax.Array:
+    """Returns the graph of each supernode, int [supernode].
+
+    Args:
+      graph: Graphs of the points.
+    """
+    sizes = graph.coarse.n_node
+    numbers = jnp.arange(sizes.shape[0])
+    return jnp.repeat(numbers, sizes, total_repeat_length=graph.num_supernodes)
+
+
 class PointGeometry(NamedTuple):
     """Holds where points lie about their supernodes, as messages read it.
 

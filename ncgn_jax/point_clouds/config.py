@@ -16,6 +16,7 @@ from ncgn_jax.tasks.bucketed import BatchLayout, make_batch_layout
 from ncgn_jax.tasks.settings import (
     BASE_FIELDS,
     CACHE_DIR,
+    FLOW_MAP_FIELDS,
     GRAPH_FIELDS,
     GUIDANCE,
     LABEL_DROPOUT,
@@ -27,8 +28,10 @@ from ncgn_jax.tasks.settings import (
     SPLIT,
     TEST_FRACTION,
     check_base,
+    check_flow_map,
     check_guidance,
     convolution_fields,
+    make_flow_map,
     make_graph_settings,
     make_network_settings,
     make_objective,
@@ -111,6 +114,7 @@ FIELDS = with_defaults(
             number(0, 1),
             decides="training",
         ),
+        *FLOW_MAP_FIELDS,
         GUIDANCE,
         *GRAPH_FIELDS,
         *convolution_fields(NAME),
@@ -152,6 +156,15 @@ def check(config: ConfigDict, faults: Faults) -> None:
         dropout="model.label_dropout",
         how="model.class_conditional",
     )
+    if config.process.flow_map_steps:
+        check_flow_map(config, faults)
+        faults.check(
+            config.model.noise_conditioning == "time",
+            "process.flow_map_steps",
+            config.process.flow_map_steps,
+            "0 where model.noise_conditioning is not time, because the graphs of a "
+            "step are known ahead",
+        )
     if not faults.lines:
         try:
             make_time(config, config.data.num_points, DIM)
@@ -183,7 +196,10 @@ def file_options(config: ConfigDict) -> FileOptions:
 def make_layout(config: ConfigDict) -> BatchLayout:
     """Divides the batch over buckets; ValueError if it cannot be."""
     time = make_time(config, config.data.num_points, DIM)
-    return make_batch_layout(time, config.train.batch_size, num_devices())
+    flow_map, size = make_flow_map(config), config.train.batch_size
+    if flow_map is not None:
+        return flow_map.layout(time, size, num_devices())
+    return make_batch_layout(time, size, num_devices())
 
 
 def make_model(config: ConfigDict, facts: CloudFacts) -> PointCloudModel:
@@ -202,4 +218,5 @@ def make_model(config: ConfigDict, facts: CloudFacts) -> PointCloudModel:
         pairing=Pairing(
             process.pairing, process.pairing_leaf, process.pairing_independent
         ),
+        flow_map=make_flow_map(config),
     )

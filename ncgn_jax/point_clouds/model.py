@@ -33,6 +33,7 @@ from ncgn_jax.process import (
     make_denoiser,
     make_sampler,
     take_steps,
+    to_velocity,
 )
 from ncgn_jax.process.given import keep_given
 from ncgn_jax.process.likelihood import (
@@ -48,14 +49,17 @@ from ncgn_jax.tasks.bucketed import (
     BucketedTime,
     Objective,
     describe_process,
+    draw_noise,
     draw_prior,
     mean_loss,
-    noise_rows,
+    mix_rows,
     row_keys,
 )
 from ncgn_jax.tasks.classes import draw_classes, hide_classes
+from ncgn_jax.tasks.flow_map import FlowMap, Question
 from ncgn_jax.tasks.graph_network import GraphSettings, NetworkSettings
 from ncgn_jax.tasks.sampling import (
+    FLOW_MAP,
     BucketedSampler,
     Reached,
     Sampling,
@@ -83,6 +87,7 @@ class CloudSampler(NamedTuple):
     guidance: float
     keeps: bool = False
     num_probes: int | None = None  # of the likelihood; 0 for the exact trace
+    span: float = 0.0  # of steps whose mean velocity is asked for
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -100,6 +105,7 @@ class PointCloudModel:
       label_dropout: Share of training clouds whose class is hidden.
       noise_conditioning: One of `NOISE_CONDITIONINGS`.
       pairing: How training pairs points and noise.
+      flow_map: Long steps that the network knows, None for none.
     """
 
     num_points: int
@@ -112,6 +118,7 @@ class PointCloudModel:
     label_dropout: float = 0.1
     noise_conditioning: str = "time"
     pairing: Pairing = Pairing()
+    flow_map: FlowMap | None = None
 
     @property
     def num_classes(self) -> int:
@@ -127,6 +134,8 @@ class PointCloudModel:
         """Describes graphs and network, a line each."""
         process = describe_process(self.objective, self.time.schedule.name)
         process += f"; {self.pairing.describe()}"
+        if self.flow_map is not None:
+            process += f"; {self.flow_map.describe()}"
         return [
             self.graphs.describe(self.time.buckets),
             f"{self.network_settings.describe()}; {process}",
@@ -166,10 +175,12 @@ class PointCloudModel:
         layout: BatchLayout,
         batch: dict[str, jax.Array],
         rng: jax.Array,
+        average: Tree | None = None,
     ) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
         """Returns a device's weighted loss, new statistics, and loss per bucket.
 
         The loss of a blind model includes the mean squared error of the inferred level.
+        That of one with a flow map has its parts after the buckets.
 
         Args:
           params: Parameters.
@@ -178,6 +189,7 @@ class PointCloudModel:
           batch: `data` [row, point, 3], `label` [row], and `row`, the number of each
             row in the global batch.
           rng: Key of the step.
+          average: Weights that compute the targets of a flow map; None for `params`.
         """
         keys, keys_label = jnp.moveaxis(row_keys(rng, batch["row"], 2), 1, 0)
         label = batch["label"]
@@ -185,16 +197,26 @@ class PointCloudModel:
             label = hide_classes(
                 label, keys_label, self.label_dropout, self.num_classes
             )
-        parts = noise_rows(
-            self.time, layout, self.objective, batch["data"], keys, self.pairing
-        )
+        noise, keys_time = draw_noise(batch["data"], keys, self.pairing)
+        mixed = self.time, layout, self.objective, batch["data"], noise, keys_time
+        parts = mix_rows(*mixed)
+        asked = [
+            Question(i, rows.x_t, rows.t, jnp.zeros_like(rows.t))
+            for i, rows in enumerate(parts)
+        ]
+        labels = [layout.take(label, i) for i in range(len(layout.counts))]
         graph_rng = jax.random.fold_in(rng, device_index())
-        graphs, inputs = [], []
-        for i, (bucket, rows) in enumerate(zip(self.time.buckets, parts, strict=True)):
-            key = jax.random.fold_in(graph_rng, i)
-            graphs.append(build_graphs(rows.x_t, bucket, key))
-            inputs.append(self._features(rows.x_t, layout.take(label, i)))
-        level = jnp.concatenate([self.time.level(rows.t) for rows in parts])
+        if self.flow_map is not None:
+            own = params if average is None else average
+            velocities = functools.partial(
+                self._velocities,
+                {"params": own, **model_state},
+                labels[len(parts) :],
+                graph_rng,
+            )
+            steps, targets = self.flow_map.noise_steps(*mixed, velocities)
+            asked, parts = asked + steps, parts + targets
+        inputs, level, graph, span = self._join(asked, labels, graph_rng)
         shown, level_error = level, jnp.zeros(())
         if self.is_blind:
             x_t = jnp.concatenate([rows.x_t for rows in parts])
@@ -205,9 +227,10 @@ class PointCloudModel:
             )
         output, model_state = self.network(AXIS).apply(
             {"params": params, **model_state},
-            jnp.concatenate(inputs),
+            inputs,
             shown,
-            join_graphs(graphs),
+            graph,
+            **span,
             train=True,
             mutable=list(model_state),
         )
@@ -215,6 +238,39 @@ class PointCloudModel:
         if self.is_blind:
             loss = loss + level_error
         return loss, (dict(model_state), per_bucket)
+
+    def _join(
+        self, asked: Sequence[Question], labels: Sequence[jax.Array], rng: jax.Array
+    ) -> tuple[jax.Array, jax.Array, MultiscaleGraph, dict[str, Any]]:
+        """Returns inputs, level and graphs of all questions, and what else is told."""
+        graphs, inputs = [], []
+        for i, (question, label) in enumerate(zip(asked, labels, strict=True)):
+            bucket = self.time.buckets[question.bucket]
+            key = jax.random.fold_in(rng, i)
+            graphs.append(build_graphs(question.x, bucket, key))
+            inputs.append(self._features(question.x, label))
+        level = jnp.concatenate([self.time.level(q.t) for q in asked])
+        span: dict[str, Any] = {}
+        if self.flow_map is not None:
+            span["span"] = jnp.concatenate([q.span for q in asked])
+        return jnp.concatenate(inputs), level, join_graphs(graphs), span
+
+    def _velocities(
+        self,
+        variables: Tree,
+        labels: Sequence[jax.Array],
+        rng: jax.Array,
+        asked: Sequence[Question],
+    ) -> list[jax.Array]:
+        """Answers questions about mean velocities."""
+        inputs, level, graph, span = self._join(asked, labels, rng)
+        output = apply_network(self.network(), variables, inputs, level, graph, **span)
+        ends = np.cumsum([len(q.x) * self.num_points for q in asked])[:-1]
+        kind, schedule = self.objective.target, self.time.schedule
+        return [
+            to_velocity(kind, part.reshape(q.x.shape), q.x, schedule, q.t)
+            for q, part in zip(asked, jnp.split(output, ends), strict=True)
+        ]
 
     def apply(
         self,
@@ -224,6 +280,7 @@ class PointCloudModel:
         t: jax.Array,
         label: jax.Array,
         mutable: Sequence[str] = (),
+        span: float = 0.0,
     ) -> tuple[jax.Array, MultiscaleGraph, Tree]:
         """Runs the network on noisy clouds with the static graphs of one bucket.
 
@@ -234,6 +291,8 @@ class PointCloudModel:
           t: Times, [cloud], all alike as in a sampler.
           label: Classes, int32 [cloud].
           mutable: Flax collections to return.
+          span: Length in t of the step whose mean velocity is asked for; 0 unless the
+            model has a flow map.
 
         Returns:
           The prediction [cloud, point, 3], the graphs, and the collections.
@@ -245,8 +304,16 @@ class PointCloudModel:
         shown = self.time.level(t)
         if self.is_blind:
             shown = self._shown(self.infer_level(variables["params"], x_t))
+        told: dict[str, Any] = (
+            {} if self.flow_map is None else {"span": jnp.full_like(t, span)}
+        )
         output, collections = self.network().apply(
-            variables, self._features(x_t, label), shown, graph, mutable=list(mutable)
+            variables,
+            self._features(x_t, label),
+            shown,
+            graph,
+            **told,
+            mutable=list(mutable),
         )
         return output.reshape(x_t.shape), graph, collections
 
@@ -535,6 +602,8 @@ class PointCloudModel:
           sampling: The sampler's settings.
           start: Time to start at; the grid's times after it are kept.
         """
+        if sampling.sampler == FLOW_MAP and self.flow_map is not None:
+            return self.flow_map.stretches(self.time, sampling.num_steps)
         times = sampling.times(self.time.schedule, self.num_points * DIM)
         if start > 0:
             times = np.concatenate([[start], times[times > start]])
@@ -587,7 +656,8 @@ class PointCloudModel:
             def predict(x_t, t, label):
                 if bucket is None:
                     return self._predict_inferred(variables, x_t, t, label)
-                return self.apply(variables, bucket, x_t, t, label)[0]
+                found = self.apply(variables, bucket, x_t, t, label, span=options.span)
+                return found[0]
 
             denoise = self.denoiser(
                 predict, label, options.guidance, options.data_limit
@@ -635,4 +705,7 @@ class PointCloudModel:
 
 
 def _options(sampling: Sampling) -> CloudSampler:
+    if sampling.sampler == FLOW_MAP:
+        # Euler's step along the mean velocity ends where the path does.
+        return CloudSampler("euler", None, 0.0, span=1.0 / sampling.num_steps)
     return CloudSampler(sampling.sampler, sampling.data_limit, sampling.guidance)

@@ -52,7 +52,7 @@ from ncgn_jax.run.model_file import ModelFile, Weights
 from ncgn_jax.tasks import Arrays, Task, Tree
 from ncgn_jax.tasks.bucketed import BatchLayout, bucket_names
 from ncgn_jax.tasks.level_errors import LevelProbe
-from ncgn_jax.tasks.settings import make_sampling
+from ncgn_jax.tasks.settings import flow_map_notes, make_sampling
 
 HALF_WIDTH = 0.25
 
@@ -81,6 +81,8 @@ class PointCloudTask(Task[PointDataset, CloudFacts]):
         self.model = make_model(config, self.facts)
         self.sampling = make_sampling(config)
         self.bucket_names = bucket_names(self.model.time.buckets)
+        if self.model.flow_map is not None:
+            self.bucket_names += self.model.flow_map.part_names(self.model.time)
 
     @classmethod
     def check(cls, config: ConfigDict, faults: Faults) -> None:
@@ -191,12 +193,14 @@ class PointCloudTask(Task[PointDataset, CloudFacts]):
         return self.model.describe()
 
     def notes(self) -> list[str]:
-        """Warns of data that are too few to measure against."""
+        """Warns of data too few to measure against, and of maps without a start."""
+        found = flow_map_notes(self.config)
         if not self.has_data or len(self.dataset.test) >= _LEAST_MEASURED:
-            return []
+            return found
         return [
+            *found,
             f"NOTE: {len(self.dataset.test)} test clouds; the table leaves out what "
-            f"needs {_LEAST_MEASURED} (data.test_fraction holds out more)"
+            f"needs {_LEAST_MEASURED} (data.test_fraction holds out more)",
         ]
 
     def init(self, rng: jax.Array) -> tuple[Tree, Tree]:
@@ -223,6 +227,17 @@ class PointCloudTask(Task[PointDataset, CloudFacts]):
     ) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
         """Returns a device's weighted loss, new statistics, and loss per bucket."""
         return self.model.loss(params, model_state, self.layout, batch, rng)
+
+    def loss_with_average(
+        self,
+        params: Tree,
+        average: Tree,
+        model_state: Tree,
+        batch: Tree,
+        rng: jax.Array,
+    ) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
+        """Returns what `loss` does; targets of a flow map are the average's."""
+        return self.model.loss(params, model_state, self.layout, batch, rng, average)
 
     def sample(
         self, params: Tree, model_state: Tree, num_samples: int, seed: int

@@ -325,6 +325,25 @@ class Task(abc.ABC, Generic[Data, Facts]):
           rng: Key of the step.
         """
 
+    def loss_with_average(
+        self,
+        params: Tree,
+        average: Tree,
+        model_state: Tree,
+        batch: Tree,
+        rng: jax.Array,
+    ) -> tuple[jax.Array, tuple[Tree, jax.Array]]:
+        """Returns what `loss` does, for targets that averaged weights compute.
+
+        Args:
+          params: Parameters.
+          average: Their moving average, which no gradient reaches.
+          model_state: Model state.
+          batch: This device's rows of `batch`.
+          rng: Key of the step.
+        """
+        return self.loss(params, model_state, batch, rng)
+
     @abc.abstractmethod
     def sample(
         self, params: Tree, model_state: Tree, num_samples: int, seed: int

@@ -135,22 +135,46 @@ def make_batch_layout(
     Raises:
       ValueError: If a device would have fewer rows than there are buckets.
     """
-    num_buckets = len(time.buckets)
+    return divide_batch(bucket_shares(time), batch_size, num_devices, "noise buckets")
+
+
+def bucket_shares(time: BucketedTime) -> np.ndarray:
+    """Returns the share of the training times that each bucket has, [bucket]."""
+    intervals = time.training_intervals()
+    lengths = intervals[:, 1] - intervals[:, 0]
+    return lengths / lengths.sum()
+
+
+def divide_batch(
+    shares: np.ndarray, batch_size: int, num_devices: int, what: str
+) -> BatchLayout:
+    """Divides a global batch over parts that each need a row on every device.
+
+    Args:
+      shares: Share of each part in the expected loss, [part]; they sum to 1.
+      batch_size: Rows of the global batch.
+      num_devices: Devices over all processes.
+      what: What the parts are, in words.
+
+    Returns:
+      The layout, see `make_batch_layout`.
+
+    Raises:
+      ValueError: If a device would have fewer rows than there are parts.
+    """
+    num_parts = len(shares)
     num_groups = math.gcd(batch_size, math.lcm(_NUM_GROUPS, num_devices))
-    enough = 2 * num_buckets
+    enough = 2 * num_parts
     while num_groups > num_devices and batch_size // num_groups < enough:
         num_groups //= 2
-    if num_groups % num_devices or batch_size // num_groups < num_buckets:
+    if num_groups % num_devices or batch_size // num_groups < num_parts:
         raise ValueError(
             f"batch_size {batch_size} on {num_devices} devices: every device needs at "
-            f"least one graph for each of the {num_buckets} noise buckets; use a "
-            f"multiple of {num_devices} of at least {num_devices * num_buckets}"
+            f"least one graph for each of the {num_parts} {what}; use a "
+            f"multiple of {num_devices} of at least {num_devices * num_parts}"
         )
-    intervals = time.training_intervals()
-    shares = intervals[:, 1] - intervals[:, 0]
-    shares = shares / shares.sum()
     group_size = batch_size // num_groups
-    counts = allocate_batch(shares, group_size)
+    counts = allocate_batch(shares.tolist(), group_size)
     weights = shares * group_size / np.asarray(counts)
     return BatchLayout(num_groups, counts, tuple(float(w) for w in weights))
 
@@ -171,9 +195,19 @@ def draw_bucket_times(
     """
     low, high = time.training_intervals()[bucket]
     count = layout.counts[bucket]
+    return low + (high - low) * stratified_draws(keys, count) / count
+
+
+def stratified_draws(keys: jax.Array, count: int) -> jax.Array:
+    """Draws from [0, count], row i of each group from [i, i + 1].
+
+    Args:
+      keys: One key per row, [row].
+      count: Rows of a group; groups follow each other.
+    """
     draws = jax.vmap(lambda key: jax.random.uniform(key))(keys)
     rank = jnp.tile(jnp.arange(count, dtype=draws.dtype), draws.shape[0] // count)
-    return low + (high - low) * (rank + draws) / count
+    return rank + draws
 
 
 class Objective(NamedTuple):
@@ -231,11 +265,52 @@ def noise_rows(
     Returns:
       Noised rows of every bucket.
     """
+    noise, keys_time = draw_noise(data, keys, pairing)
+    return mix_rows(time, layout, objective, data, noise, keys_time)
+
+
+def draw_noise(
+    data: jax.Array, keys: jax.Array, pairing: Pairing | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Draws the noise of rows.
+
+    Args:
+      data: Clean rows, [row, ...].
+      keys: One key per row, [row].
+      pairing: As for `noise_rows`.
+
+    Returns:
+      Noise, shape of `data`, and keys to draw times with, [row].
+    """
     keys_noise, keys_time = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
     noise = jax.vmap(lambda key: jax.random.normal(key, data.shape[1:]))(keys_noise)
     if pairing is not None:
         keys_pairs = jax.vmap(jax.random.fold_in, (0, None))(keys, 2)
         noise = pairing(data, noise, keys_pairs)
+    return noise, keys_time
+
+
+def mix_rows(
+    time: BucketedTime,
+    layout: BatchLayout,
+    objective: Objective,
+    data: jax.Array,
+    noise: jax.Array,
+    keys_time: jax.Array,
+) -> list[NoisedRows]:
+    """Draws times and mixes rows with their noise, bucket by bucket.
+
+    Args:
+      time: Time axis.
+      layout: Layout of the batch; it may have parts after the buckets.
+      objective: Target and weight of the loss.
+      data: Clean rows, [row, ...].
+      noise: Their noise, same shape.
+      keys_time: One key per row, [row].
+
+    Returns:
+      Noised rows of every bucket.
+    """
     target, weight = objective
     parts = []
     for i in range(len(time.buckets)):

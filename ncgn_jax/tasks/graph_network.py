@@ -80,6 +80,7 @@ class NetworkSettings:
       dtype: Type of hidden products.
       network: Its name: one of `NETWORKS`, or of a plug-in.
       make: Builds a network of a plug-in; None for one of `NETWORKS`.
+      knows_span: Whether a network of ours has a flow map, see `tasks.flow_map`.
     """
 
     width: int
@@ -89,6 +90,7 @@ class NetworkSettings:
     dtype: str
     network: str = "ncgn"
     make: Callable[..., nn.Module] | None = None
+    knows_span: bool = False
 
     def build(self, out_dim: int, axis_name: str | None = None) -> nn.Module:
         """Builds the network, which is called as `models.ncgn.NCGN` is.
@@ -107,6 +109,7 @@ class NetworkSettings:
             norm=self.norm,
             axis_name=axis_name,
             dtype=jnp.dtype(self.dtype),
+            knows_span=self.knows_span,
         )
 
     def describe(self) -> str:

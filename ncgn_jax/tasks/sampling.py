@@ -27,6 +27,8 @@ from ncgn_jax.tasks.bucketed import BucketedTime, row_keys
 from ncgn_jax.tasks.finished import finished_part
 
 Tree = Any
+# Sampler of models with a flow map: Euler's steps along the mean velocity of each.
+FLOW_MAP = "flow_map"
 # Keys are 32 bits wide, and seeds of several draws are some thousands apart.
 MAX_SEED = 2**31 - 1
 
@@ -36,7 +38,7 @@ class Sampling:
     """The sampler's settings that all domains share.
 
     Attributes:
-      sampler: One of `process.SAMPLERS`.
+      sampler: One of `process.SAMPLERS`, or `FLOW_MAP`.
       num_steps: Steps from noise to data.
       time_grid: One of `process.TIME_GRIDS`.
       dilation: Width of dilated grids, in units of 1 / sqrt(dim).
@@ -63,7 +65,8 @@ class Sampling:
           dim: Numbers in a sample.
         """
         return make_time_grid(
-            self.time_grid,
+            # Steps of a flow map are those that it learned.
+            "uniform" if self.sampler == FLOW_MAP else self.time_grid,
             self.num_steps,
             schedule,
             dim=dim,
@@ -150,7 +153,16 @@ def split_time_grid(time: BucketedTime, times: np.ndarray) -> list[Stretch]:
       time: Time axis.
       times: Rising grid, [num_steps + 1]; a step belongs to the bucket it starts in.
     """
-    buckets = time.bucket_of_times(times[:-1])
+    return cut_where_changed(time.bucket_of_times(times[:-1]), times)
+
+
+def cut_where_changed(buckets: np.ndarray, times: np.ndarray) -> list[Stretch]:
+    """Cuts a time grid where its steps change their bucket.
+
+    Args:
+      buckets: Bucket of each step, int [num_steps].
+      times: Rising grid, [num_steps + 1].
+    """
     cuts = [0, *(np.flatnonzero(np.diff(buckets)) + 1), len(buckets)]
     return [
         Stretch(int(buckets[start]), int(start), as_times(times[start : stop + 1]))

@@ -34,8 +34,10 @@ from ncgn_jax.process import (
     make_time_grid,
 )
 from ncgn_jax.tasks.bucketed import BucketedTime, Objective
+from ncgn_jax.tasks.flow_map import STEP_GRAPHS, FlowMap
+from ncgn_jax.tasks.flow_map import TARGETS as FLOW_MAP_TARGETS
 from ncgn_jax.tasks.graph_network import NETWORKS, GraphSettings, NetworkSettings
-from ncgn_jax.tasks.sampling import MAX_SEED, Sampling
+from ncgn_jax.tasks.sampling import FLOW_MAP, MAX_SEED, Sampling
 
 DTYPES = ("float32", "bfloat16")
 DECAYS = ("constant", "cosine")
@@ -162,8 +164,9 @@ BASE_FIELDS = (
     Field(
         "sample.sampler",
         "heun",
-        "Sampler step; heun asks the network twice a step, all others once.",
-        one_of(SAMPLERS),
+        "Sampler step; heun asks the network twice a step, all others once. flow_map "
+        "takes the long steps that process.flow_map_steps trained.",
+        one_of((*SAMPLERS, FLOW_MAP)),
     ),
     Field("sample.num_steps", 50, "Sampler steps from noise to data.", whole()),
     Field(
@@ -349,6 +352,37 @@ LABEL_DROPOUT = Field(
 )
 
 
+FLOW_MAP_FIELDS = (
+    Field(
+        "process.flow_map_steps",
+        0,
+        "Train long steps too, for sample.sampler=flow_map: so many from noise to "
+        "data, half as many, and so on down to one; 0 for none. Best with "
+        "train.start_from.",
+        Check(
+            lambda value: (
+                is_type(value, int)
+                and (value == 0 or (value > 1 and value.bit_count() == 1))
+            ),
+            "0 or a power of 2 from 2 on",
+        ),
+    ),
+    Field(
+        "process.flow_map_share",
+        0.5,
+        "Share of the rows that train long steps; the others train the velocity.",
+        number(0, 1, without_ends=True),
+        decides="training",
+    ),
+    Field(
+        "process.flow_map_graph",
+        "start",
+        "Graph of a long step: that of its start, middle or end.",
+        one_of(STEP_GRAPHS),
+    ),
+)
+
+
 def network_field(domain: str, choices: Sequence[str]) -> Field:
     """Declares `model.network` of a domain.
 
@@ -384,11 +418,59 @@ def check_base(config: ConfigDict, faults: Faults) -> None:
         config.evaluate.weights,
         f"at least one of {', '.join(WEIGHTS)}",
     )
+    _check_long_steps(config, faults)
     if config.sample.time_grid == "table":
         try:
             make_time_grid("table", 1, table=config.sample.time_table)
         except ValueError as error:
             faults.lines.append(f"sample.time_table: {error}")
+
+
+def _check_long_steps(config: ConfigDict, faults: Faults) -> None:
+    """Checks that the sampler takes long steps only as they are trained."""
+    sample = config.sample
+    if sample.sampler != FLOW_MAP:
+        return
+    most = config.process.get("flow_map_steps", 0)
+    if not most:
+        faults.check(
+            False,
+            "sample.sampler",
+            sample.sampler,
+            "another one, unless process.flow_map_steps trains long steps",
+        )
+        return
+    walks = FlowMap(most).rungs[::-1]
+    for name, allowed, words in (
+        ("num_steps", walks, f"{', '.join(map(str, walks))}, for which it is trained"),
+        ("time_grid", ("uniform",), "uniform with sample.sampler=flow_map"),
+        ("data_limit", (None,), "unset with sample.sampler=flow_map"),
+        ("guidance", (0,), "0 with sample.sampler=flow_map, trained without"),
+    ):
+        value = sample.get(name, allowed[0])
+        faults.check(value in allowed, f"sample.{name}", value, words)
+
+
+def check_flow_map(config: ConfigDict, faults: Faults) -> None:
+    """Checks that a network and its target can learn long steps.
+
+    Args:
+      config: Configuration with `process.flow_map_steps` above 0.
+      faults: Takes what is wrong.
+    """
+    faults.check(
+        config.process.target in FLOW_MAP_TARGETS,
+        "process.flow_map_steps",
+        config.process.flow_map_steps,
+        f"0 unless process.target is {' or '.join(FLOW_MAP_TARGETS)}, of which the "
+        "velocity is known at t = 0 too",
+    )
+    faults.check(
+        config.model.network in NETWORKS,
+        "process.flow_map_steps",
+        config.process.flow_map_steps,
+        f"0 unless model.network is {' or '.join(NETWORKS)}",
+    )
 
 
 def check_training(config: ConfigDict, faults: Faults) -> None:
@@ -464,7 +546,27 @@ def make_network_settings(config: ConfigDict) -> NetworkSettings:
         model.dtype,
         model.network,
         registry.find("network", model.network, config.task),
+        knows_span=config.process.get("flow_map_steps", 0) > 0,
     )
+
+
+def make_flow_map(config: ConfigDict) -> FlowMap | None:
+    """Returns the long steps of the section `process`, None for none."""
+    own = config.process
+    if not own.flow_map_steps:
+        return None
+    return FlowMap(own.flow_map_steps, own.flow_map_share, own.flow_map_graph)
+
+
+def flow_map_notes(config: ConfigDict) -> list[str]:
+    """Says that long steps are learned from scratch, if they are."""
+    if not config.process.flow_map_steps or config.train.start_from is not None:
+        return []
+    return [
+        f"NOTE: process.flow_map_steps={config.process.flow_map_steps} without "
+        "train.start_from: long steps and the velocity that they lead along are both "
+        "learned from scratch"
+    ]
 
 
 def make_time(config: ConfigDict, num_nodes: int, dim: int) -> BucketedTime:
