@@ -16,6 +16,7 @@ from ncgn_jax.point_clouds.distances import one_way_distances
 from ncgn_jax.point_clouds.model import DIM, PointCloudModel
 from ncgn_jax.point_clouds.sets import Frame
 from ncgn_jax.tasks.classes import Label
+from ncgn_jax.tasks.flow_map import FlowMap
 from ncgn_jax.tasks.trained import ClassedModel, at_least, in_range_of_seeds
 
 FORMATS = (".npy", ".obj", ".ply", ".png", ".xyz")
@@ -113,8 +114,10 @@ class TrainedClouds(ClassedModel[PointCloudModel]):
           label: Class by name or number, or several that are taken in turn; None to
             draw as often as in training.
           num_points: Points of a cloud; None for as many as in training.
-          steps: Sampler steps; None for those of the model's configuration.
-          sampler: One of `process.SAMPLERS`; None for that of the configuration.
+          steps: Sampler steps; None for those of the model's configuration, or the
+            finest of its flow map if `sampler` asks for that, or for another instead.
+          sampler: One of `process.SAMPLERS`, or `flow_map` if the model has one; None
+            for that of the configuration.
           guidance: How far to move on from what is predicted without the class.
           seed: Seed of the noise. The same call gives the same clouds.
 
@@ -205,7 +208,7 @@ class TrainedClouds(ClassedModel[PointCloudModel]):
             )
             if told is None
         ]
-        sampling, weights = self._settings(steps=steps), (self.params, self.model_state)
+        sampling, weights = self._flow(steps=steps), (self.params, self.model_state)
         each = at_least("proposals", proposals, 1)
         labels = self._labels(label, draws * each, seed)
         made = model.sample(*weights, labels, seed, sampling)
@@ -319,10 +322,14 @@ class TrainedClouds(ClassedModel[PointCloudModel]):
             frame.from_file(points),
             self._labels(label, len(points), seed),
             seed,
-            self._settings(steps=steps, guidance=0.0),
+            self._flow(steps=steps, guidance=0.0),
             0 if exact else at_least("probes", probes, 1),
         )
         return found - points[0].size * np.log(frame.unit)
+
+    @property
+    def _flow_map(self) -> FlowMap | None:
+        return self.model.flow_map
 
     @property
     def _frame(self) -> Frame:

@@ -19,7 +19,8 @@ from ncgn_jax.process import SAMPLERS
 from ncgn_jax.run.checkpoint_format import tree_differences
 from ncgn_jax.run.model_file import ModelFile, Weights, write_model
 from ncgn_jax.tasks.classes import Label, choose_classes
-from ncgn_jax.tasks.sampling import MAX_SEED, Sampling
+from ncgn_jax.tasks.flow_map import FlowMap
+from ncgn_jax.tasks.sampling import FLOW_MAP, MAX_SEED, Sampling
 
 Tree = Any
 _MAX_LISTED = 3
@@ -153,10 +154,12 @@ class TrainedModel(abc.ABC, Generic[Model]):
         """
         named = {name: value for name, value in asked.items() if value is not None}
         sampler = named.get("sampler", self.sampling.sampler)
-        if sampler not in SAMPLERS:
-            hint = did_you_mean(str(sampler), SAMPLERS)
+        flow_map = self._flow_map
+        samplers = SAMPLERS if flow_map is None else (*SAMPLERS, FLOW_MAP)
+        if sampler not in samplers:
+            hint = did_you_mean(str(sampler), samplers)
             raise RequestError(
-                f"sampler: found {sampler!r}; allowed: {', '.join(SAMPLERS)}{hint}"
+                f"sampler: found {sampler!r}; allowed: {', '.join(samplers)}{hint}"
             )
         if "steps" in named:
             named["num_steps"] = at_least("steps", named.pop("steps"), 1)
@@ -164,7 +167,47 @@ class TrainedModel(abc.ABC, Generic[Model]):
             raise RequestError(
                 f"guidance: found {named['guidance']}; allowed: at least 0"
             )
-        return dataclasses.replace(self.sampling, **named)
+        if flow_map is None:
+            return dataclasses.replace(self.sampling, **named)
+        if (sampler == FLOW_MAP) != (self.sampling.sampler == FLOW_MAP):
+            # So few steps suit no other sampler, and so many no flow map.
+            named = {"num_steps": flow_map.num_steps, **named}
+        found = dataclasses.replace(self.sampling, **named)
+        if sampler == FLOW_MAP:
+            _check_long_steps(flow_map, found)
+        return found
+
+    def _flow(self, **asked: Any) -> Sampling:
+        """Returns settings as `_settings`, for what may begin at any time.
+
+        Long steps begin where they were trained to; Heun's rule takes their place.
+        """
+        if self.sampling.sampler == FLOW_MAP:
+            asked = {"sampler": "heun", **asked}
+        return self._settings(**asked)
+
+    @property
+    def _flow_map(self) -> FlowMap | None:
+        """The long steps that the model knows, None for none."""
+        return None
+
+
+def _check_long_steps(flow_map: FlowMap, sampling: Sampling) -> None:
+    """Refuses long steps that were not trained.
+
+    Raises:
+      RequestError: If their number or guidance is another one.
+    """
+    if sampling.num_steps not in flow_map.rungs:
+        walks = ", ".join(map(str, flow_map.rungs[::-1]))
+        raise RequestError(
+            f"steps: found {sampling.num_steps}; allowed with flow_map: {walks}"
+        )
+    if sampling.guidance:
+        raise RequestError(
+            f"guidance: found {sampling.guidance}; allowed with flow_map: 0, because "
+            "its steps were trained without"
+        )
 
 
 class ClassedModel(TrainedModel[Classed]):
