@@ -135,10 +135,10 @@ def make_batch_layout(
     Raises:
       ValueError: If a device would have fewer rows than there are buckets.
     """
-    return divide_batch(bucket_shares(time), batch_size, num_devices, "noise buckets")
+    return divide_batch(training_shares(time), batch_size, num_devices, "noise buckets")
 
 
-def bucket_shares(time: BucketedTime) -> np.ndarray:
+def training_shares(time: BucketedTime) -> np.ndarray:
     """Returns the share of the training times that each bucket has, [bucket]."""
     intervals = time.training_intervals()
     lengths = intervals[:, 1] - intervals[:, 0]

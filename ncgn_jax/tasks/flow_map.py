@@ -43,7 +43,7 @@ from ncgn_jax.tasks.bucketed import (
     BucketedTime,
     NoisedRows,
     Objective,
-    bucket_shares,
+    training_shares,
     divide_batch,
     stratified_draws,
 )
@@ -178,7 +178,7 @@ class FlowMap:
         """
         of_parts = np.asarray([part.share.sum() for part in self.parts(time)])
         shares = np.concatenate(
-            [(1 - self.share) * bucket_shares(time), self.share * of_parts]
+            [(1 - self.share) * training_shares(time), self.share * of_parts]
         )
         what = "noise buckets and parts of the flow map"
         return divide_batch(shares, batch_size, num_devices, what)
