@@ -43,9 +43,9 @@ from ncgn_jax.tasks.bucketed import (
     BucketedTime,
     NoisedRows,
     Objective,
-    training_shares,
     divide_batch,
     stratified_draws,
+    training_shares,
 )
 from ncgn_jax.tasks.sampling import Stretch, cut_where_changed
 
