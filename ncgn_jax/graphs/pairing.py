@@ -43,6 +43,19 @@ class Pairing:
     leaf_size: int = 1
     independent_share: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Raises a ValueError if a setting is out of range."""
+        if self.name not in PAIRINGS:
+            raise ValueError(
+                f"pairing: found {self.name!r}; allowed: {', '.join(PAIRINGS)}"
+            )
+        if self.leaf_size < 1:
+            raise ValueError(f"leaf_size: found {self.leaf_size}; allowed: at least 1")
+        if not 0 <= self.independent_share <= 1:
+            raise ValueError(
+                f"independent_share: found {self.independent_share}; allowed: 0 to 1"
+            )
+
     def describe(self) -> str:
         """Describes it in a few words."""
         if self.name == "none":
