@@ -317,8 +317,13 @@ class MappedRows:
         shapes = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
         key = structure, shapes
         if key not in self._compiled:
+            # Threads that trace the same function together confuse jax before 0.9.
+            @functools.wraps(self._fn)
+            def own_function(*own: Tree) -> Tree:
+                return self._fn(*own)
+
             lifted = jax.pmap(
-                self._fn,
+                own_function,
                 axis_name=AXIS,
                 in_axes=tuple(
                     0 if i in self._batch else None for i in range(len(args))
