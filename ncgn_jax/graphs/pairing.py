@@ -20,6 +20,7 @@ from optax.assignment import hungarian_algorithm
 from ncgn_jax.graphs.sorting import argsort_floats, argsort_integers, invert
 
 PAIRINGS = ("none", "splits", "transport")
+"""Names of pairings, the values of `process.pairing`."""
 # Cost of joining parts of different group or size; squared distances are far below.
 _FORBIDDEN = 1e6
 # Bits of an integer that holds a part and a place.
