@@ -34,6 +34,7 @@ from ncgn_jax.faults import RequestError
 from ncgn_jax.graphs import (
     MultiscaleGraph,
     NoiseBucket,
+    Pairing,
     RangeResolution,
     bucket_index,
     build_graphs,
@@ -91,6 +92,7 @@ class DMP:
         clustering: str = "balanced",
         process: str = "linear",
         target: str = "velocity",
+        pairing: str = "none",
     ) -> None:
         """Chooses graphs and process.
 
@@ -103,9 +105,12 @@ class DMP:
           clustering: One of `graphs.CLUSTERINGS`.
           process: One of `process.SCHEDULES`; `linear` is flow matching.
           target: What networks predict, one of `process.PREDICTION_KINDS`.
+          pairing: How the loss pairs points and noise, one of `graphs.PAIRINGS`. With
+            `splits` samples need fewer steps. The network must not see the order of
+            points.
 
         Raises:
-          RequestError: If there are no such graphs.
+          RequestError: If there are no such graphs, or no such pairing.
         """
         try:
             settings = GraphSettings(
@@ -115,6 +120,7 @@ class DMP:
             self._time: BucketedTime[NoiseBucket] = BucketedTime(
                 make_schedule(process), buckets
             )
+            self._pairing = Pairing(pairing)
         except (ValueError, KeyError) as error:
             raise RequestError(f"DMP: {error}") from error
         self.num_nodes, self.dim, self.buckets = num_nodes, dim, buckets
@@ -162,7 +168,9 @@ class DMP:
             )
         layout = self._layout(len(data))
         keys = row_keys(rng, np.arange(len(data)))
-        parts = noise_rows(self._time, layout, self._objective, data, keys)
+        parts = noise_rows(
+            self._time, layout, self._objective, data, keys, self._pairing
+        )
         outputs = [
             apply(params, part.x_t, self._time.level(part.t), self._build(part.x_t, i))
             for i, part in enumerate(parts)

@@ -4,9 +4,9 @@
         [--sampler=ab2]
 
 For runs of point clouds and of images. Measures the error on test data at levels from
-noise to data, and what the steps of a sampler err by. Fits a time grid to each
-(`process.fit_time_table`: equal information in each step; `process.fit_error_table`:
-equal errors of steps), and prints the fields that sample with it. Of a run with
+noise to data, fits a time grid to it (`process.fit_time_table`: equal information in
+each step), and prints the fields that sample with it. With `--sampler` also a grid with
+equal errors of that sampler's steps (`process.fit_error_table`). Of a run with
 `dmp.random_buckets`, which knows every graph shape, or patch size, at every level, it
 also finds the range/resolution schedule with the least loss. Writes `levels.json` and
 `levels.png` into the run's folder.
@@ -54,14 +54,14 @@ def measure_levels(
       workdir: Folder of a trained run of point clouds or images.
       num_levels: Levels, evenly spaced within (0, 1), at least 2.
       num_examples: Test clouds or images at each.
-      sampler: Sampler whose steps are measured, one of `process.ORDERS`; None for
-        that of the run.
+      sampler: Sampler whose steps are measured too, one of `process.ORDERS`; None for
+        none.
 
     Returns:
       `level`, `t`, `data_error` and `target_error` [level], their means over t, and
-      the fitted `time_table`, pairs (t, share of the steps). Of a sampler that draws
-      no noise, `step_error` [step] between the times `step_times` [step + 1] of the
-      run's time grid with `num_levels` steps, and the fitted `error_table`. With
+      the fitted `time_table`, pairs (t, share of the steps). With `sampler` also
+      `step_error` [step] between the times `step_times` [step + 1] of the run's time
+      grid with `num_levels` steps, and the fitted `error_table`. With
       `dmp.random_buckets` also `bucket_errors`, those of the target in each bucket
       [level, bucket], and `dmp_table`, the schedule learned from them.
 
@@ -102,14 +102,11 @@ def measure_levels(
         f"{found['mean_target_error']:.4g}"
     )
     print(f"\nequal information in each step:\n{_fields(table)}")
-    sampling = make_sampling(config)
     if sampler is not None:
-        sampling = dataclasses.replace(sampling, sampler=sampler)
-    if sampling.sampler in ORDERS:
-        steps = dataclasses.replace(sampling, num_steps=num_levels)
-        found |= _fit_to_steps(probe, steps)
-    else:
-        print(f"\n{sampling.sampler} draws noise: no grid has equal errors of steps")
+        sampling = dataclasses.replace(
+            make_sampling(config), sampler=sampler, num_steps=num_levels
+        )
+        found |= _fit_to_steps(probe, sampling)
     if config.dmp.random_buckets:
         found |= _learn_schedule(probe, levels, times, spans)
     (workdir / "levels.json").write_text(json.dumps(found, indent=2) + "\n")
@@ -237,7 +234,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--num_levels", type=int, default=40)
     parser.add_argument("--examples", type=int, default=64)
     parser.add_argument(
-        "--sampler", choices=ORDERS, help="whose steps are measured; default: the run's"
+        "--sampler", choices=ORDERS, help="fit a grid to the errors of its steps too"
     )
     options = parser.parse_args((argv or sys.argv)[1:])
     if options.num_levels < 2 or options.examples < 1:

@@ -323,8 +323,14 @@ class MappedRows:
                 0 if i in self._batch or not jax.tree.leaves(arg) else None
                 for i, arg in enumerate(args)
             ]
+
+            # Threads that trace the same function together confuse jax before 0.9.
+            @functools.wraps(self._fn)
+            def own_function(*own: Tree) -> Tree:
+                return self._fn(*own)
+
             lifted = jax.pmap(
-                self._fn,
+                own_function,
                 axis_name=AXIS,
                 in_axes=tuple(in_axes),
                 out_axes=0,

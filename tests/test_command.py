@@ -85,6 +85,8 @@ def test_scans_are_read_as_they_are(kind, tmp_path):
     path = tmp_path / f"scan.{kind}"
     if kind == "npy":
         np.save(path, np.concatenate([points, np.ones((9, 3))], axis=1))
+    elif kind == "xyz":
+        np.savetxt(path, points)
     elif kind == "obj":
         path.write_text("".join(f"v {x} {y} {z}\n" for x, y, z in points))
     else:

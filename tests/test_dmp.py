@@ -48,6 +48,19 @@ def test_the_loss_is_that_of_times_uniform_in_the_unit_interval():
     assert spread - nothing == pytest.approx(1 / 12, abs=0.03)
 
 
+def test_paired_noise_is_nearer_to_the_data():
+    """0 instead of the velocity leaves E[(data - noise)^2], 2 without pairs."""
+    data = jax.random.normal(jax.random.key(1), (32, 32, 2))
+    losses = [
+        ncgn.DMP(32, 4, 2, pairing=pairing).loss(
+            lambda p, x, *_: 0 * x, {}, data, jax.random.key(0)
+        )
+        for pairing in ("none", "splits", "transport")
+    ]
+    assert losses[0] == pytest.approx(2.0, abs=0.15)
+    assert losses[2] < losses[1] < 0.5
+
+
 def test_graphs_follow_the_noise():
     dmp = ncgn.DMP(num_nodes=32, num_neighbors=4, dim=3)
     x_t = jax.random.normal(jax.random.key(0), (2, 32, 3))
@@ -58,6 +71,8 @@ def test_graphs_follow_the_noise():
 def test_what_does_not_fit_is_refused():
     with pytest.raises(RequestError, match="DMP: "):
         ncgn.DMP(num_nodes=32, num_neighbors=4, dim=3, schedule="fast")
+    with pytest.raises(RequestError, match="pairing: found 'near'; allowed: none, sp"):
+        ncgn.DMP(num_nodes=32, num_neighbors=4, dim=3, pairing="near")
     dmp = ncgn.DMP(num_nodes=32, num_neighbors=4, dim=3)
     for shape, said in (((4, 31, 3), "found shape"), ((1, 32, 3), "found 1 clouds")):
         with pytest.raises(RequestError, match=said):

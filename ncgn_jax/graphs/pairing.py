@@ -20,6 +20,7 @@ from optax.assignment import hungarian_algorithm
 from ncgn_jax.graphs.sorting import argsort_floats, argsort_integers, invert
 
 PAIRINGS = ("none", "splits", "transport")
+"""Names of pairings, the values of `process.pairing`."""
 # Cost of joining parts of different group or size; squared distances are far below.
 _FORBIDDEN = 1e6
 # Bits of an integer that holds a part and a place.
@@ -42,6 +43,19 @@ class Pairing:
     name: str = "none"
     leaf_size: int = 1
     independent_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raises a ValueError if a setting is out of range."""
+        if self.name not in PAIRINGS:
+            raise ValueError(
+                f"pairing: found {self.name!r}; allowed: {', '.join(PAIRINGS)}"
+            )
+        if self.leaf_size < 1:
+            raise ValueError(f"leaf_size: found {self.leaf_size}; allowed: at least 1")
+        if not 0 <= self.independent_share <= 1:
+            raise ValueError(
+                f"independent_share: found {self.independent_share}; allowed: 0 to 1"
+            )
 
     def describe(self) -> str:
         """Describes it in a few words."""

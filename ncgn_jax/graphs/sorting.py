@@ -19,11 +19,14 @@ def argsort_floats(values: jax.Array) -> jax.Array:
     """Returns the order that sorts numbers, ties in their own order.
 
     Args:
-      values: float32 [..., node]; what is not a number comes last, -0 before 0.
+      values: Floats [..., node]; what is not a number comes last. Of float32, whose
+        sorts are the fast ones, -0 comes before 0.
 
     Returns:
       Indices, int32 [..., node].
     """
+    if values.dtype != jnp.float32:
+        return _argsort(values)
     bits = jax.lax.bitcast_convert_type(values, jnp.uint32)
     bits = jnp.where(jnp.isnan(values), jnp.uint32(0x7FFFFFFF), bits)
     # Bits of floats rise with the numbers, and fall where these are negative.
@@ -44,8 +47,12 @@ def argsort_integers(keys: jax.Array, num_bits: int) -> jax.Array:
     return jax.lax.platform_dependent(
         keys.astype(jnp.uint32),
         cpu=partial(_argsort_by_digits, num_bits=num_bits),
-        default=partial(jnp.argsort, axis=-1, stable=True),
+        default=_argsort,
     )
+
+
+def _argsort(values: jax.Array) -> jax.Array:
+    return jnp.argsort(values, axis=-1, stable=True).astype(jnp.int32)
 
 
 def _argsort_by_digits(keys: jax.Array, num_bits: int) -> jax.Array:
@@ -62,7 +69,7 @@ def _argsort_digit(keys: jax.Array, shift: int) -> jax.Array:
     digits = (keys >> shift) & jnp.uint32(2**_DIGIT - 1)
     num_nodes = keys.shape[-1]
     if num_nodes > 2**_DIGIT:
-        return jnp.argsort(digits, axis=-1, stable=True)
+        return _argsort(digits)
     places = jnp.arange(num_nodes, dtype=jnp.uint32)
     packed = digits << _DIGIT | jnp.broadcast_to(places, digits.shape)
     packed = jax.lax.sort(packed, is_stable=False)

@@ -24,7 +24,7 @@ from jax.typing import DTypeLike
 from ncgn_jax.graphs import MultiscaleGraph, coarsen, sort_points, unsort_points
 from ncgn_jax.graphs.precision import narrowed
 from ncgn_jax.models.geometric_attention import GeometricAttention
-from ncgn_jax.models.graph_convolutions import make_convolution
+from ncgn_jax.models.graph_convolutions import GAT, GCN, make_convolution
 from ncgn_jax.models.layers import MLP, Norm, PairDense
 from ncgn_jax.models.point_layers import (
     GeometricMessage,
@@ -112,18 +112,10 @@ class Hourglass(nn.Module):
         sent = send(message(name="coarsen"), x, hidden(first_y), towards_supernode)
         y, frames = coarsen(sent, graph), None
         for i in range(self.num_layers):
-            if self.convolution == "geometric":
-                attention = GeometricAttention(
-                    self.width,
-                    rematerialize=is_large,
-                    dtype=self.dtype,
-                    name=f"convolve_{i}",
-                )
-                y, frames = attention(y, graph)
+            convolution = self._convolution(f"convolve_{i}", rematerialize=is_large)
+            if isinstance(convolution, GeometricAttention):
+                y, frames = convolution(y, graph)
                 continue
-            convolution = make_convolution(
-                self.convolution, self.width, f"convolve_{i}", rematerialize=is_large
-            )
             norm = Norm(self.norm, self.axis_name, name=f"norm_{i}")
             inner = jax.nn.relu(norm(y, train=train, mask=occupied))
             y = y + convolution(hidden(inner), graph)
@@ -136,3 +128,15 @@ class Hourglass(nn.Module):
         widths = (self.width, self.width, self.out_dim)
         readout = mlp(widths, plain_last=True, name="readout")
         return unsort_points(embed(readout, hidden(updated), real), graph)
+
+    def _convolution(
+        self, name: str, *, rematerialize: bool
+    ) -> GAT | GCN | GeometricAttention:
+        """Returns a layer's convolution; `geometric` gets y, which stays float32."""
+        if self.convolution != "geometric":
+            return make_convolution(
+                self.convolution, self.width, name, rematerialize=rematerialize
+            )
+        return GeometricAttention(
+            self.width, rematerialize=rematerialize, dtype=self.dtype, name=name
+        )

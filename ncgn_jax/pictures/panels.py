@@ -17,6 +17,7 @@ from ncgn_jax.pictures.style import (
     MARKERS,
     TICK_SIZE,
     dress_axes,
+    write_plain_log_ticks,
 )
 
 _PANEL_WIDTH, _PANEL_HEIGHT = 3.5, 2.7  # inches
@@ -110,3 +111,10 @@ def _draw(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
             markevery=max(1, math.ceil(len(x) / _MOST_MARKERS)),
             linewidth=1.3,
         )
+    for is_log, axis, (low, high) in (
+        (panel.log_x, axes.xaxis, axes.get_xlim()),
+        (panel.log_y, axes.yaxis, axes.get_ylim()),
+    ):
+        # Powers of ten name a wide axis, and leave a narrow one with one or none.
+        if is_log and high < 100.0 * low:
+            write_plain_log_ticks(axis, low, high)

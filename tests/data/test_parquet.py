@@ -20,8 +20,19 @@ def test_columns_are_read_some_rows_at_a_time(tmp_path):
         with open_parquet(source, path) as file:
             batches = list(read_batches(file, path, 2, ["y"]))
             assert [b.to_pydict() for b in batches] == [{"y": ["a", "b"]}, {"y": ["c"]}]
-            with pytest.raises(DataError, match=r"a\.parquet: not readable as"):
-                list(read_batches(file, path, 0))
+
+
+def test_damage_that_is_met_while_reading_is_named(tmp_path):
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"x": [1, 2, 3]}), path)
+    content = path.read_bytes()
+    # The first page follows the four letters of the format; the footer stays whole.
+    path.write_bytes(content[:4] + b"\xff" * 16 + content[20:])
+    with (
+        open_parquet(path, path) as file,
+        pytest.raises(DataError, match=r"a\.parquet: not readable as"),
+    ):
+        list(read_batches(file, path, 2))
 
 
 def test_damaged_and_absent_files_are_named(tmp_path):

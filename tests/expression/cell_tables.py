@@ -4,6 +4,7 @@ They come from one table of numbers, so that the loader is never compared with i
 """
 
 import dataclasses
+import warnings
 
 import numpy as np
 
@@ -70,3 +71,14 @@ def check(table, time=None):
     else:
         np.testing.assert_array_equal(table.time, time)
         assert table.time.dtype == np.float32
+
+
+def write_zarr(content, path, form):
+    """Writes AnnData as zarr of version 2, as many files still are, or of version 3."""
+    import anndata
+
+    with warnings.catch_warnings():
+        # Newer versions announce that they will write version 3 alone.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        with anndata.settings.override(zarr_write_format=form):
+            content.write_zarr(path)

@@ -12,6 +12,7 @@ from ncgn_jax.expression.cell_files import load_cells
 from ncgn_jax.expression.recognise import recognise
 from ncgn_jax.expression.sets import load_profiles
 from ncgn_jax.expression.tissue import load_tissue
+from tests.expression.cell_tables import write_zarr
 from tests.spoilt_files import Kind, npz
 
 CELLS = b"ID\tX\tY\tGad2\tTtr\na\t0.5\t1\t0\t2\nb\t1.5\t-2\t3\t5\nc\t7\t8\t9\t-1\n"
@@ -119,15 +120,10 @@ def in_zarr(name: str, form: int) -> Kind:
     made: dict[str, bytes] = {}
 
     def files() -> dict[str, bytes]:
-        import anndata
-
         if not made:
-            with (
-                tempfile.TemporaryDirectory() as folder,
-                anndata.settings.override(zarr_write_format=form),
-            ):
+            with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "a.zarr"
-                _annotated().write_zarr(path)
+                write_zarr(_annotated(), path, form)
                 made.update(
                     {
                         p.relative_to(path).as_posix(): p.read_bytes()

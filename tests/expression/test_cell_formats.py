@@ -13,6 +13,7 @@ import scipy.sparse
 from ncgn_jax.expression.cell_files import load_cells, read_anndata_file
 from ncgn_jax.expression.recognise import recognise
 from ncgn_jax.faults import DataError
+from tests.expression.cell_tables import write_zarr
 from tests.expression.test_cell_cases import (
     GENES,
     annotated,
@@ -199,15 +200,13 @@ def test_folder_of_cosmx(tmp_path, counts):
 
 @pytest.mark.parametrize("form", [2, 3])
 def test_zarr_of_anndata_and_spatialdata(tmp_path, form):
-    anndata = pytest.importorskip("anndata")
     pytest.importorskip("zarr")
     content = annotated(30)
     content.X = scipy.sparse.csr_matrix(content.X)
-    with anndata.settings.override(zarr_write_format=form):
-        content.write_zarr(tmp_path / "a.zarr")
-        content.obs["region"] = np.repeat(["one", "two"], 15)
-        content.uns["spatialdata_attrs"] = {"region_key": "region", "region": ["one"]}
-        content.write_zarr(tmp_path / "s.zarr" / "tables" / "table")
+    write_zarr(content, tmp_path / "a.zarr", form)
+    content.obs["region"] = np.repeat(["one", "two"], 15)
+    content.uns["spatialdata_attrs"] = {"region_key": "region", "region": ["one"]}
+    write_zarr(content, tmp_path / "s.zarr" / "tables" / "table", form)
     (tmp_path / "s.zarr" / "zarr.json").write_text('{"node_type": "group"}')
     for name in ("a.zarr", "s.zarr"):
         assert recognise(tmp_path / name) == {"data.source": "cells"}
@@ -229,24 +228,22 @@ class _Trap:
 
 
 def test_zarr_runs_no_code_and_follows_no_link(tmp_path, capsys):
-    anndata = pytest.importorskip("anndata")
     pytest.importorskip("zarr")
-    with anndata.settings.override(zarr_write_format=2):
-        annotated(30).write_zarr(tmp_path / "a.zarr")
-    file = tmp_path / "a.zarr" / "obs" / "_index" / ".zarray"
-    good = json.loads(file.read_text())
-    (file.parent / "0").write_bytes(pickle.dumps(_Trap()))
+    write_zarr(annotated(30), tmp_path / "a.zarr", 2)
+    file = tmp_path / "a.zarr" / "obsm" / "spatial" / ".zarray"
+    good, chunk = json.loads(file.read_text()), file.parent / "0.0"
+    chunk.write_bytes(pickle.dumps(_Trap()))
     for filters in ([{"id": "pickle"}], [{"id": "numcodecs.pickle"}]):
         file.write_text(json.dumps({**good, "filters": filters, "compressor": None}))
         with pytest.raises(DataError, match=r"\.zarray: filter '.*pickle'; allowed:"):
             load_cells(tmp_path / "a.zarr")
     assert "unpickled" not in capsys.readouterr().out
-    file.write_text(json.dumps({**good, "shape": [10**15]}))
-    with pytest.raises(DataError, match="an array of 1,000,000,000,000,000 entries"):
+    file.write_text(json.dumps({**good, "shape": [10**15, 2]}))
+    with pytest.raises(DataError, match="an array of 2,000,000,000,000,000 entries"):
         load_cells(tmp_path / "a.zarr")
     file.write_text(json.dumps(good))
-    (file.parent / "0").unlink()
-    (file.parent / "0").symlink_to("/etc/hostname")
+    chunk.unlink()
+    chunk.symlink_to("/etc/hostname")
     with pytest.raises(DataError, match="is a link; allowed: files and folders"):
         load_cells(tmp_path / "a.zarr")
 

@@ -150,3 +150,16 @@ def test_rows_do_not_depend_on_each_other():
 def test_none_leaves_noise_as_it_is():
     data, noise = draw((3, 16, 3), 1), draw((3, 16, 3), 2)
     np.testing.assert_array_equal(pair(Pairing(), data, noise), noise)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("near",), "pairing: found 'near'; allowed: none, splits, transport"),
+        (("splits", 0), "leaf_size: found 0; allowed: at least 1"),
+        (("splits", 1, 1.5), "independent_share: found 1.5; allowed: 0 to 1"),
+    ],
+)
+def test_what_is_no_pairing_is_refused(arguments, expected):
+    with pytest.raises(ValueError, match=expected):
+        Pairing(*arguments)

@@ -1,5 +1,6 @@
 """Orders of integers and floats, against NumPy's stable sort."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -49,3 +50,15 @@ def test_the_inverse_undoes_a_permutation(numbers):
         np.take_along_axis(order, np.asarray(inverse), axis=1),
         np.tile(np.arange(77), (2, 1)),
     )
+
+
+def test_wide_numbers_are_sorted_too(numbers):
+    values = 1 + 1e-12 * numbers.permutation(50)
+    with jax.enable_x64(True):
+        found = [
+            sorting.argsort_floats(jnp.asarray(values)),
+            sorting.argsort_integers(jnp.asarray(values).astype(int), 1),
+        ]
+    assert {order.dtype for order in found} == {jnp.dtype("int32")}
+    np.testing.assert_array_equal(found[0], np.argsort(values))
+    np.testing.assert_array_equal(found[1], np.arange(50))

@@ -149,3 +149,19 @@ def test_a_failed_save_leaves_the_older_file(tmp_path, monkeypatch):
 def test_save_figure_names_the_formats_it_knows(tmp_path):
     with pytest.raises(ValueError, match=r"pdf.*png"):
         pictures.save_figure(Figure(), tmp_path / "picture.xyz")
+
+
+def test_narrow_logarithmic_axes_have_plain_numbers():
+    x = np.asarray([0.25, 0.5, 1.0, 4.0])
+    logarithmic = {"log_x": True, "log_y": True}
+    narrow = pictures.Panel("narrow", "x", "y", {"a": (x, 100 * x)}, **logarithmic)
+    wide = pictures.Panel("wide", "x", "y", {"a": (x**10, x)}, log_x=True)
+    figure = pictures.draw_panels([narrow, wide])
+    figure.canvas.draw()
+    x_axis, y_axis = figure.axes[0].xaxis, figure.axes[0].yaxis
+    shown = {text.get_text() for text in x_axis.get_ticklabels(which="both")}
+    # Numbers between, such as 3 and 4, would run into each other.
+    assert {"0.5", "1", "2"} <= shown <= {"0.1", "0.2", "0.5", "1", "2", "5", "10", ""}
+    assert {"50", "100", "200"} <= {text.get_text() for text in y_axis.get_ticklabels()}
+    powers = figure.axes[1].xaxis.get_ticklabels()
+    assert any("10^{" in text.get_text() for text in powers)

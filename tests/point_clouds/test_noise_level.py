@@ -55,7 +55,7 @@ def test_the_level_can_be_read_off_the_cloud():
         updates, state = tx.update(jax.grad(error)(params), state)
         return (optax.apply_updates(params, updates), state), None
 
-    fit = jax.jit(lambda carry: jax.lax.scan(update, carry, length=300)[0])
+    fit = jax.jit(lambda carry: jax.lax.scan(update, carry, length=600)[0])
     params, _ = fit((params, tx.init(params)))
     found = head.apply(params, cloud_statistics(unseen))
     # Guessing the middle is wrong by 0.29.
