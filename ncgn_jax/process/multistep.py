@@ -174,23 +174,28 @@ def dpm_solver_step(
     del rng
     x, before = state.x, state.history
     data_hat, noise_hat = denoise(x, t)
-    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-    alpha_next, sigma_next = schedule.alpha(t_next), schedule.sigma(t_next)
+    # Heat has an alpha for each mode, so all that times give is widened first.
+    alpha, sigma, alpha_next, sigma_next = (
+        expand_like(coefficient(time), x)
+        for time in (t, t_next)
+        for coefficient in (schedule.alpha, schedule.sigma)
+    )
     # Schedules have no value at -inf.
     is_first = jnp.isinf(before.t)
-    now = _end_to_end_log_snr(schedule, t)
-    span_before = now - _end_to_end_log_snr(schedule, jnp.where(is_first, t, before.t))
+    t_before = jnp.where(is_first, t, before.t)
+    now, after, then = (
+        expand_like(_end_to_end_log_snr(schedule, time), x)
+        for time in (t, t_next, t_before)
+    )
     ratio = _ratio(
-        _end_to_end_log_snr(schedule, t_next) - now,
-        jnp.where(is_first, jnp.inf, span_before),
+        after - now, jnp.where(expand_like(is_first, x), jnp.inf, now - then)
     )
     is_clean = sigma <= MIN_DENOMINATOR
     shrink = jnp.where(is_clean, 0.0, sigma_next / jnp.where(is_clean, 1.0, sigma))
-    weight = expand_like(0.5 * ratio * (alpha_next - alpha * shrink), x)
     x_next = (
-        expand_like(alpha_next, x) * data_hat
-        + expand_like(sigma_next, x) * noise_hat
-        + weight * (data_hat - before.value)
+        alpha_next * data_hat
+        + sigma_next * noise_hat
+        + 0.5 * ratio * (alpha_next - alpha * shrink) * (data_hat - before.value)
     )
     return SamplerState(x_next, Previous(data_hat, t))
 
