@@ -95,16 +95,18 @@ def test_the_span_of_a_graph_is_its_own(kind, graph):
         assert np.abs(both[NUM_NODES:] - first[NUM_NODES:]).max() > 1e-3
 
 
-def test_points_and_supernodes_are_told(graph):
+@NETWORKS
+def test_points_and_supernodes_are_told(kind, graph):
     """Each hears the span: without either, a network gives something else."""
-    network, variables = make(NCGN, graph)
+    network, variables = make(kind, graph)
+    first = {NCGN: "coarsen_0", Hourglass: "coarsen"}[kind]
 
     @jax.jit
     def told(variables, graph, span):
         found = []
 
         def spy(next_fun, args, kwargs, context):
-            if context.module.name == "coarsen_0" and context.method_name == "__call__":
+            if context.module.name == first and context.method_name == "__call__":
                 found.append(args[:2])
             return next_fun(*args, **kwargs)
 
