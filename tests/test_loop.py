@@ -143,9 +143,9 @@ def test_one_trace_for_training_and_one_per_bucket_for_sampling(task, monkeypatc
         traced.append(len(traced))
         return plain_denoiser(*args)
 
-    def apply(model, variables, bucket, *args):
+    def apply(model, variables, bucket, *args, **rest):
         applied.append(bucket)
-        return plain_apply(model, variables, bucket, *args)
+        return plain_apply(model, variables, bucket, *args, **rest)
 
     monkeypatch.setattr(PointCloudModel, "denoiser", denoiser)
     monkeypatch.setattr(PointCloudModel, "apply", apply)

@@ -525,7 +525,7 @@ def test_likelihoods_are_in_the_units_of_the_data(monkeypatch):
     """Of a network that knows data N(0, 0.5^2) at unit variance, classes or not."""
     spread = 0.5
 
-    def apply(self, variables, bucket, x_t, t, label, mutable=()):
+    def apply(self, variables, bucket, x_t, t, label, span=None):
         t = t[:, None, None]
         data_hat = t * spread**2 / (t**2 * spread**2 + (1 - t) ** 2) * x_t
         noise_hat = (1 - t) / (t**2 * spread**2 + (1 - t) ** 2) * x_t
