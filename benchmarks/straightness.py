@@ -137,11 +137,10 @@ def measure(task: PointCloudTask, state: TrainState, num: int, steps: int) -> Me
         return flow_velocity(denoise, model.time.schedule, x, jnp.zeros(len(x)))
 
     gain = jax.jit(partial(largest_gain, velocity, num_steps=_POWER_STEPS))
-    levels = (np.arange(_NUM_LEVELS) + 0.5) / _NUM_LEVELS
-    times = np.asarray(model.time.schedule.time_of_signal_level(levels), np.float64)
     probe = task.probe(state.ema, state.model_state, num)
+    _, times = probe.even_levels(_NUM_LEVELS)
     errors = probe.errors(times.tolist())[1]
-    row = measure_path(states) | {
+    row = {"seed": task.config.seed, **measure_path(states)} | {
         "gain": float(gain(jnp.asarray(start.x)).mean()),
         "loss": float(np.average(errors, weights=np.gradient(times))),
     }
@@ -166,8 +165,7 @@ def benchmark(
       output: Path of the files without suffix; None for none.
       overrides: Fields to change.
     """
-    rows: dict[str, list[Row]] = {}
-    curves: dict[str, list[Measured]] = {}
+    measured: dict[str, list[Measured]] = {}
     for name, runs in variants.items():
         for run in runs:
             config = apply_overrides(read_run_config(run), overrides)
@@ -178,31 +176,31 @@ def benchmark(
                     f"{run}: found a run of {config.task}; allowed: of point clouds"
                 )
             found = measure(task, state, num, steps)
-            rows.setdefault(name, []).append({"seed": config.seed, **found.row})
-            curves.setdefault(name, []).append(found)
+            measured.setdefault(name, []).append(found)
+    rows = {name: [found.row for found in seeds] for name, seeds in measured.items()}
     caption = f"{num} clouds, {steps} Heun steps, EMA weights"
     print(format_summary(summarise(rows), {}, COLUMNS, caption), flush=True)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         write_summary(output, rows, {}, {"caption": caption}, {})
-        save_figure(_draw(curves), output.with_suffix(".png"))
+        save_figure(_draw(measured), output.with_suffix(".png"))
     return rows
 
 
-def _draw(curves: Mapping[str, Sequence[Measured]]) -> Figure:
+def _draw(measured: Mapping[str, Sequence[Measured]]) -> Figure:
     def mean(name: str, part: str) -> tuple[np.ndarray, np.ndarray]:
-        seeds = [getattr(found, part) for found in curves[name]]
+        seeds = [getattr(found, part) for found in measured[name]]
         return seeds[0][0], np.mean([values for _, values in seeds], axis=0)
 
     return draw_panels(
         [
             Panel(
                 "Loss", "time t", "error of the velocity",
-                {name: mean(name, "errors") for name in curves},
+                {name: mean(name, "errors") for name in measured},
             ),
             Panel(
                 "Speed along the path", "time t", "mean distance per time",
-                {name: mean(name, "speeds") for name in curves},
+                {name: mean(name, "speeds") for name in measured},
             ),
         ]
     )  # fmt: skip

@@ -24,7 +24,7 @@ Example:
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -60,12 +60,20 @@ from ncgn_jax.tasks.sampling import (
     BucketedSampler,
     Sampling,
     Start,
+    begin_by_name,
     sample_keys,
     split_time_grid,
 )
 
 Params = Any
 Apply = Callable[[Params, jax.Array, jax.Array, MultiscaleGraph], jax.Array]
+
+
+class _Options(NamedTuple):
+    """What a compiled stretch of the sampler depends on besides shapes."""
+
+    apply: Apply
+    sampler: str
 
 
 class DMP:
@@ -125,9 +133,7 @@ class DMP:
             raise RequestError(f"DMP: {error}") from error
         self.num_nodes, self.dim, self.buckets = num_nodes, dim, buckets
         self._objective = Objective(target, "uniform")
-        self._sampler = BucketedSampler(
-            self._program, lambda options, x: make_sampler(options[1]).begin(x)
-        )
+        self._sampler = BucketedSampler(self._program, begin_by_name)
 
     def graph(self, x_t: jax.Array, signal_level: float) -> MultiscaleGraph:
         """Builds the graphs of noisy points at a signal level.
@@ -214,10 +220,10 @@ class DMP:
             return Start(x, sample_keys(seed, rows), np.zeros(len(rows), np.int32))
 
         stretches = split_time_grid(self._time, times)
-        options = apply, sampler
+        options = _Options(apply, sampler)
         return self._sampler.sample(options, stretches, start, params, num, batch_size)
 
-    def _program(self, options: tuple[Apply, str], bucket: int | None):
+    def _program(self, options: _Options, bucket: int | None):
         (apply, sampler), place = options, bucket or 0
         schedule, target = self._time.schedule, self._objective.target
 

@@ -71,18 +71,16 @@ def measure_levels(
     config = read_run_config(workdir)
     validate(config, to_train=False)
     task, state = load_run(config, workdir)
-    levels = (np.arange(num_levels) + 0.5) / num_levels
     probe = task.probe(state.ema, state.model_state, num_examples)
     if probe is None:
         raise ConfigError(
             f"{workdir}: task {config.task!r} has no noise buckets to measure"
         )
-    schedule = probe.time.schedule
-    times = np.asarray(schedule.time_of_signal_level(levels), np.float64)
+    levels, times = probe.even_levels(num_levels)
     data_error, target_error = probe.errors(times.tolist())
     # A level counts in training by the span of time that it stands for.
     spans = np.gradient(times)
-    table = _thin(fit_time_table(schedule, times, data_error))
+    table = _thin(fit_time_table(probe.time.schedule, times, data_error))
     found = {
         "level": levels.tolist(),
         "t": times.tolist(),

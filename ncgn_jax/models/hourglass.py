@@ -29,7 +29,6 @@ from ncgn_jax.models.layers import MLP, Norm, PairDense
 from ncgn_jax.models.point_layers import (
     GeometricMessage,
     SpanEmbedding,
-    graph_of_supernodes,
     keeps_much,
     make_point_parts,
     point_geometry,
@@ -103,10 +102,8 @@ class Hourglass(nn.Module):
         network = mlp(three, name="supernode_embed")
         first_y = embed(network, coarsen(inputs, graph), occupied)
         if self.knows_span:
-            steps = jnp.zeros_like(level) if span is None else span
-            told = SpanEmbedding(self.width, name="span_embed")(steps, level)
-            first_x += told[graph.point_graph]
-            first_y += told[graph_of_supernodes(graph)]
+            tell = SpanEmbedding(self.width, name="span_embed")
+            first_x, first_y = tell(first_x, first_y, span, level, graph)
         offset, towards_supernode, geometry = point_geometry(graph, point_level)
         x = hidden(first_x)
         sent = send(message(name="coarsen"), x, hidden(first_y), towards_supernode)

@@ -25,7 +25,6 @@ from ncgn_jax.models.layers import MLP, Norm, PairDense
 from ncgn_jax.models.point_layers import (
     GeometricMessage,
     SpanEmbedding,
-    graph_of_supernodes,
     keeps_much,
     make_point_parts,
     point_geometry,
@@ -102,10 +101,8 @@ class NCGN(nn.Module):
             graph.coarse.nodes["mask"],
         )
         if self.knows_span:
-            steps = jnp.zeros_like(level) if span is None else span
-            told = SpanEmbedding(self.width, name="span_embed")(steps, level)
-            x += told[graph.point_graph]
-            y += told[graph_of_supernodes(graph)]
+            tell = SpanEmbedding(self.width, name="span_embed")
+            x, y = tell(x, y, span, level, graph)
         offset, towards_supernode, towards_point = point_geometry(graph, point_level)
         for i in range(self.num_layers):
             first_x, first_y = x, y

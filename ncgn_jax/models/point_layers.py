@@ -83,26 +83,37 @@ class GeometricMessage(nn.Module):
 
 
 class SpanEmbedding(nn.Module):
-    """Embeds how long a step is, for networks that know a flow map.
+    """Tells points and supernodes how long a step is, in networks with a flow map.
 
-    h = span W_1 gelu(W_0 [span, level] + b_0), whose W_1 starts at 0: a network that
-    was trained without it gives what it gave, whatever the span. At span 0, where the
-    step is a moment and the network tells the velocity, h stays 0.
+    To both it adds h = span W_1 gelu(W_0 [span, level] + b_0), whose W_1 starts at 0: a
+    network that was trained without it gives what it gave, whatever the span. At span
+    0, where the step is a moment and the network tells the velocity, h stays 0.
 
     Attributes:
-      width: Features of the result.
+      width: Features of points and supernodes.
     """
 
     width: int
 
     @nn.compact
-    def __call__(self, span: jax.Array, level: jax.Array) -> jax.Array:
-        """Returns features of each graph, [graph, width].
+    def __call__(
+        self,
+        points: jax.Array,
+        supernodes: jax.Array,
+        span: jax.Array | None,
+        level: jax.Array,
+        graph: MultiscaleGraph,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns features of points [point, width] and supernodes [supernode, width].
 
         Args:
-          span: Length of the step in t, [graph].
+          points: Point features x, [point, width].
+          supernodes: Supernode features y, [supernode, width].
+          span: Length of the step in t, [graph]; None for 0.
           level: Noise variable where it starts, [graph].
+          graph: The graphs.
         """
+        span = jnp.zeros_like(level) if span is None else span
         hidden = dense(self.width, "dense_0")(jnp.stack([span, level], axis=-1))
         out = nn.Dense(
             self.width,
@@ -110,18 +121,12 @@ class SpanEmbedding(nn.Module):
             kernel_init=nn.initializers.zeros_init(),
             name="dense_1",
         )
-        return span[:, None] * out(exact_gelu(hidden))
-
-
-def graph_of_supernodes(graph: MultiscaleGraph) -> jax.Array:
-    """Returns the graph of each supernode, int [supernode].
-
-    Args:
-      graph: Graphs of the points.
-    """
-    sizes = graph.coarse.n_node
-    numbers = jnp.arange(sizes.shape[0])
-    return jnp.repeat(numbers, sizes, total_repeat_length=graph.num_supernodes)
+        told = span[:, None] * out(exact_gelu(hidden))
+        sizes = graph.coarse.n_node
+        of_supernode = jnp.repeat(
+            jnp.arange(sizes.shape[0]), sizes, total_repeat_length=graph.num_supernodes
+        )
+        return points + told[graph.point_graph], supernodes + told[of_supernode]
 
 
 class PointGeometry(NamedTuple):

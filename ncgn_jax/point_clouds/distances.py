@@ -117,10 +117,13 @@ def nearest_neighbor_halves(
 
     Share of the S clouds of each set whose nearest other cloud belongs to their own
     (1-NNA, Lopez-Paz & Oquab 2017, is the mean of both). Of two samples of one law each
-    is 0.5. Generated clouds known too often are too much alike, or unlike all real
-    ones. Reference clouds known too often have no sample near them: the samples cover
-    too little. Tied nearest neighbours share their vote. The 0.5 holds for sets of
-    equal size only, so other sizes are refused.
+    is 0.5; **a mean of 0.5 is perfect.** 1 means that the sets are always separated
+    (blurred, collapsed or foreign samples). Below 0.5, generated clouds are closer to
+    single reference clouds than those are to each other, as copies are. Generated
+    clouds known too often are too much alike, or unlike all real ones. Reference clouds
+    known too often have no sample near them: the samples cover too little. Tied nearest
+    neighbours share their vote. The 0.5 holds for sets of equal size only, so other
+    sizes are refused.
 
     Args:
       d_gg: Distances among generated clouds, [S, S].
@@ -150,30 +153,6 @@ def nearest_neighbor_halves(
     same_set = is_reference[:, None] == is_reference[None, :]
     votes = (nearest & same_set).sum(axis=1) / nearest.sum(axis=1)
     return float(votes[:size].mean()), float(votes[size:].mean())
-
-
-def nearest_neighbor_accuracy(
-    d_gg: ArrayLike, d_gr: ArrayLike, d_rr: ArrayLike
-) -> float:
-    """Scores how well a leave-one-out 1-NN classifier separates the two sets.
-
-    The mean of `nearest_neighbor_halves`. **0.5 is perfect.** 1 means that the sets are
-    always separated (blurred, collapsed or foreign samples). Below 0.5, generated
-    clouds are closer to single reference clouds than those are to each other, as
-    copies are.
-
-    Args:
-      d_gg: Distances among generated clouds, [S, S].
-      d_gr: Distances from generated to reference clouds, [S, S].
-      d_rr: Distances among reference clouds, [S, S].
-
-    Returns:
-      Accuracy in [0, 1]; NaN if a distance is.
-
-    Raises:
-      ValueError: If the three matrices are not all [S, S] with S > 1.
-    """
-    return float(np.mean(nearest_neighbor_halves(d_gg, d_gr, d_rr)))
 
 
 def coverage(d_gr: ArrayLike) -> float:

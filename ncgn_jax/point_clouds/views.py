@@ -198,7 +198,7 @@ def attention_by_level(
     """
     time = view.model.time
     data, label = (part[:_NUM_SHOWN] for part in clouds)
-    noise = draw_noise(view.model, data)
+    noise = _paired_noise(view.model, data)
     measured = []
     for level in levels:
         index = bucket_index(time.buckets, level)
@@ -235,7 +235,7 @@ def inferred_levels(
       clouds: Clean clouds and their classes, of which at most 100 are taken.
     """
     data = clouds[0][:_NUM_TO_INFER]
-    noise = draw_noise(model, data)
+    noise = _paired_noise(model, data)
     levels = np.linspace(0.0, 1.0, 41)
 
     @jax.jit
@@ -272,14 +272,14 @@ def level_probe(view: NetworkView, clouds: Labelled) -> LevelProbe:
         model.time,
         model.objective.target,
         data,
-        draw_noise(model, data),
+        _paired_noise(model, data),
         lambda bucket, x_t, t: view(bucket, x_t, t, label)[0],
         tuple(bucket.num_supernodes for bucket in buckets),
         tuple(weights),
     )
 
 
-def draw_noise(model: PointCloudModel, data: jax.Array) -> jax.Array:
+def _paired_noise(model: PointCloudModel, data: jax.Array) -> jax.Array:
     """Draws noise of clouds, paired with their points as in training.
 
     Args:

@@ -117,11 +117,15 @@ class FlowMap:
             self.num_steps >> i for i in range(int(self.num_steps).bit_length())
         )
 
+    @property
+    def walks(self) -> str:
+        """Lists the numbers of steps in words, as `1, 2, 4, 8`."""
+        return ", ".join(map(str, self.rungs[::-1]))
+
     def describe(self) -> str:
         """Describes it in a few words."""
-        walks = ", ".join(map(str, self.rungs[::-1]))
         return (
-            f"flow map of {walks} steps, graphs of their {self.graph}, trained by "
+            f"flow map of {self.walks} steps, graphs of their {self.graph}, trained by "
             f"{self.share:.0%} of the rows"
         )
 

@@ -39,6 +39,16 @@ class LevelProbe(NamedTuple):
     sizes: tuple[int, ...]
     weights: tuple[float, ...]
 
+    def even_levels(self, num_levels: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns signal levels evenly within (0, 1), and their times, [level] each.
+
+        Args:
+          num_levels: Number of levels.
+        """
+        levels = (np.arange(num_levels) + 0.5) / num_levels
+        times = self.time.schedule.time_of_signal_level(levels)
+        return levels, np.asarray(times, np.float64)
+
     def errors(
         self, times: Sequence[float], bucket: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:

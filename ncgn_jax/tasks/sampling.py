@@ -65,8 +65,7 @@ class Sampling:
           dim: Numbers in a sample.
         """
         return make_time_grid(
-            # Steps of a flow map are those that it learned.
-            "uniform" if self.sampler == FLOW_MAP else self.time_grid,
+            self.time_grid,
             self.num_steps,
             schedule,
             dim=dim,

@@ -440,9 +440,9 @@ def _check_long_steps(config: ConfigDict, faults: Faults) -> None:
             "another one, unless process.flow_map_steps trains long steps",
         )
         return
-    walks = FlowMap(most).rungs[::-1]
+    flow_map = FlowMap(most)
     for name, allowed, words in (
-        ("num_steps", walks, f"{', '.join(map(str, walks))}, for which it is trained"),
+        ("num_steps", flow_map.rungs, f"{flow_map.walks}, for which it is trained"),
         ("time_grid", ("uniform",), "uniform with sample.sampler=flow_map"),
         ("data_limit", (None,), "unset with sample.sampler=flow_map"),
         ("guidance", (0,), "0 with sample.sampler=flow_map, trained without"),

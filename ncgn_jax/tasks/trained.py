@@ -199,9 +199,9 @@ def _check_long_steps(flow_map: FlowMap, sampling: Sampling) -> None:
       RequestError: If their number or guidance is another one.
     """
     if sampling.num_steps not in flow_map.rungs:
-        walks = ", ".join(map(str, flow_map.rungs[::-1]))
         raise RequestError(
-            f"steps: found {sampling.num_steps}; allowed with flow_map: {walks}"
+            f"steps: found {sampling.num_steps}; allowed with flow_map: "
+            f"{flow_map.walks}"
         )
     if sampling.guidance:
         raise RequestError(
