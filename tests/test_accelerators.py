@@ -40,7 +40,13 @@ def lowered_for_cuda(function, *arguments) -> collections.Counter:
     return found
 
 
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.thorough if name == "turing" else ())
+        for name in STEPS
+    ],
+)
 def test_training_steps_need_no_host_no_wide_numbers_and_one_shape(name):
     if name == "molecules":
         pytest.importorskip("rdkit")

@@ -79,7 +79,11 @@ def test_resumed_run_equals_uninterrupted_bitwise(tmp_path):
     [
         # Batch norm, because its statistics have to agree over devices as well.
         ("smoke", ["train.batch_size=64", "model.norm=batch"]),
-        ("digits", ["train.batch_size=16", "model.width=8", "model.num_layers=1"]),
+        pytest.param(
+            "digits",
+            ["train.batch_size=16", "model.width=8", "model.num_layers=1"],
+            marks=pytest.mark.thorough,
+        ),
     ],
 )
 def test_one_and_eight_devices_agree(tmp_path, name, overrides):
@@ -97,6 +101,7 @@ def test_one_and_eight_devices_agree(tmp_path, name, overrides):
     np.testing.assert_allclose(one["grads"], eight["grads"], atol=1e-5 * scale)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_overfits_one_batch():
     config = smoke_config(

@@ -167,7 +167,17 @@ def needs(name: str) -> None:
         pytest.importorskip("rdkit")
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "point_clouds",
+        "expression",
+        *(
+            pytest.param(name, marks=pytest.mark.thorough)
+            for name in ("molecules", "images")
+        ),
+    ],
+)
 def test_a_run_needs_its_data_no_more(name, tmp_path, capsys):
     """Moved, loaded, exported and loaded again it gives the same samples."""
     needs(name)

@@ -109,6 +109,7 @@ def assert_same_training(first, second):
         )
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_the_layout_changes_neither_training_nor_samples(tmp_path, start, capsys):
     """Two processes of two devices, and one of eight, also from the state of two."""

@@ -104,7 +104,14 @@ def graded(task, params, model_state, batch):
     return jax.vmap(one, axis_name=parallel.AXIS)(batch)
 
 
-@pytest.mark.parametrize("connectivity", ["dmp", "knn", "fully_connected"])
+@pytest.mark.parametrize(
+    "connectivity",
+    [
+        "dmp",
+        pytest.param("knn", marks=pytest.mark.thorough),
+        pytest.param("fully_connected", marks=pytest.mark.thorough),
+    ],
+)
 def test_the_jitted_steps_contain_no_clustering_and_no_search(connectivity, primitives):
     config = config_of(f"dmp.connectivity={connectivity}")
     task = ExpressionTask(config, grid_dataset())
@@ -119,7 +126,14 @@ def test_the_jitted_steps_contain_no_clustering_and_no_search(connectivity, prim
 @pytest.mark.parametrize(
     "overrides",
     [
-        ("model.conditional=true", "sample.conditioning=trained", "model.norm=batch"),
+        pytest.param(
+            (
+                "model.conditional=true",
+                "sample.conditioning=trained",
+                "model.norm=batch",
+            ),
+            marks=pytest.mark.thorough,
+        ),
         pytest.param(
             ("model.convolution=gat", "sample.conditioning=replace"),
             marks=pytest.mark.thorough,

@@ -62,7 +62,7 @@ def run(net, graph, features, level, variables=None, train=False):
 @pytest.mark.parametrize(
     ("kind", "convolution", "norm", "place"),
     [
-        (NCGN, "gcn", "batch", 0),
+        pytest.param(NCGN, "gcn", "batch", 0, marks=pytest.mark.thorough),
         (NCGN, "geometric", "layer", 1),
         (Hourglass, "gcn", "batch", 0),
         pytest.param(Hourglass, "geometric", "layer", 1, marks=pytest.mark.thorough),

@@ -47,8 +47,8 @@ def splits_by_hand(points, indices, num_splits, axis=0):
     ]
 
 
-@pytest.mark.parametrize(("num_nodes", "dim"), [(1, 3), (7, 2), (16, 1), (25, 3)])
-@pytest.mark.parametrize("num_splits", [0, 1, 3, 6])
+@pytest.mark.parametrize(("num_nodes", "dim"), [(1, 3), (16, 1), (25, 3)])
+@pytest.mark.parametrize("num_splits", [0, 3, 6])
 def test_parts_are_nested_medians(num_nodes, dim, num_splits):
     points = draw((num_nodes, dim), 3)
     order, found = split_at_medians(points, num_splits)

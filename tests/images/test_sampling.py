@@ -56,7 +56,13 @@ def test_samples_have_the_law_of_the_data(sampler, steps, random):
     assert np.abs(np.corrcoef(flat.T) - np.eye(64)).max() < 0.3
 
 
-@pytest.mark.parametrize("extra", [("sample.sampler=ancestral",), LEARNED])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        LEARNED,
+        pytest.param(("sample.sampler=ancestral",), marks=pytest.mark.thorough),
+    ],
+)
 def test_an_image_does_not_depend_on_those_beside_it(extra):
     """Noise belongs to rows: other chunks, and other devices, draw the same images."""
     images = []
@@ -255,7 +261,9 @@ def test_learned_variances_give_the_law_of_the_data_in_few_steps(learned):
         assert images.std() < 0.95 * wanted
 
 
-@pytest.mark.parametrize("extra", [(), LEARNED])
+@pytest.mark.parametrize(
+    "extra", [(), pytest.param(LEARNED, marks=pytest.mark.thorough)]
+)
 @pytest.mark.parametrize("bucket", [0, 1, 2])
 def test_devices_sample_every_bucket_alike(bucket, extra):
     """Eight devices against one, from coarsest to finest patches."""
@@ -276,7 +284,9 @@ def test_devices_sample_every_bucket_alike(bucket, extra):
     assert np.abs(many - x).max() > 1e-2
 
 
-@pytest.mark.parametrize("extra", [(), LEARNED])
+@pytest.mark.parametrize(
+    "extra", [(), pytest.param(LEARNED, marks=pytest.mark.thorough)]
+)
 def test_one_trace_and_one_loop_for_each_bucket(extra):
     task, traces = small_task("sample.num_steps=9", *extra), collections.Counter()
 

@@ -249,8 +249,8 @@ def test_the_folded_message_equals_the_published_one(fixtures, towards_point):
 @pytest.mark.parametrize(
     ("kind", "convolution"),
     [
-        (NCGN, "gcn"),
         (Hourglass, "gcn"),
+        pytest.param(NCGN, "gcn", marks=pytest.mark.thorough),
         pytest.param(NCGN, "gat", marks=pytest.mark.thorough),
         pytest.param(NCGN, "geometric", marks=pytest.mark.thorough),
         pytest.param(Hourglass, "geometric", marks=pytest.mark.thorough),

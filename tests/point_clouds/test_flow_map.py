@@ -49,10 +49,10 @@ def weights():
     return {**params, "span_embed": embed}, state
 
 
-def grade(num_devices, average):
-    """Returns loss and losses of parts of a batch on some devices, and gradients."""
-    task, (params, state) = make(), weights()
-    batch = task.batch(0, slice(0, 128))
+@functools.cache
+def grading():
+    """Returns what gives loss, losses of parts and gradients of rows [device, row]."""
+    task, (_, state) = make(), weights()
 
     def run(params, average, batch):
         def loss(params):
@@ -64,12 +64,16 @@ def grade(num_devices, average):
         found, grads = jax.value_and_grad(loss, has_aux=True)(params)
         return jax.lax.pmean((found, grads), AXIS)
 
+    return jax.jit(jax.vmap(run, in_axes=(None, None, 0), axis_name=AXIS))
+
+
+def grade(num_devices, average):
+    """Returns loss and losses of parts of a batch on some devices, and gradients."""
     rows = {
         name: array.reshape(num_devices, -1, *array.shape[1:])
-        for name, array in batch.items()
+        for name, array in make().batch(0, slice(0, 128)).items()
     }
-    mapped = jax.vmap(run, in_axes=(None, None, 0), axis_name=AXIS)
-    found, grads = jax.jit(mapped)(params, average, rows)
+    found, grads = grading()(weights()[0], average, rows)
     return jax.tree.map(lambda leaf: np.asarray(leaf[0]), (found, grads))
 
 

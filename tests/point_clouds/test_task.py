@@ -43,7 +43,7 @@ RANDOM_EDGES = ("dmp.connectivity=long_short", "model.convolution=gcn")
 @pytest.mark.parametrize(
     "overrides",
     [
-        CONDITIONAL,
+        pytest.param(CONDITIONAL, marks=pytest.mark.thorough),
         pytest.param(PUBLISHED, marks=pytest.mark.thorough),
         pytest.param(HOURGLASS, marks=pytest.mark.thorough),
         pytest.param(RANDOM_EDGES, marks=pytest.mark.thorough),

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.fft import dct
-from scipy.linalg import expm
+from scipy.linalg import eigvalsh_tridiagonal, expm
 
 from ncgn_jax import process
 from ncgn_jax.process.blurring import (
@@ -52,8 +52,10 @@ def test_modes_diagonalise_both_laplacians(n):
 def test_dct_rates_are_those_of_a_fine_path():
     """Refines a rod of unit length per node until its path is continuous."""
     n, finer = 5, 400
-    fine = np.linalg.eigvalsh(laplacian("dct", n * finer)) * finer**2
-    np.testing.assert_allclose(heat_rates("dct", n), np.sort(fine)[:n], 1e-4, 1e-8)
+    matrix = laplacian("dct", n * finer) * finer**2
+    bands = np.diag(matrix), np.diag(matrix, 1)
+    fine = eigvalsh_tridiagonal(*bands, select="i", select_range=(0, n - 1))
+    np.testing.assert_allclose(heat_rates("dct", n), fine, 1e-4, 1e-8)
 
 
 @pytest.mark.parametrize("n", [2, 5, 8])

@@ -35,10 +35,10 @@ def compiled_walk(name, sampler):
     ("name", "sampler", "constant_times"),
     [
         ("linear", "heun", True),  # times built into the program, which may fold them
-        ("linear", "heun", False),
-        ("linear", "ab2", True),
+        pytest.param("linear", "heun", False, marks=pytest.mark.thorough),
+        pytest.param("linear", "ab2", True, marks=pytest.mark.thorough),
         ("linear", "ab2", False),
-        ("linear", "dpmpp_2m", True),
+        pytest.param("linear", "dpmpp_2m", True, marks=pytest.mark.thorough),
         ("ve", "dpmpp_2m", False),
         ("vp", "ancestral", False),
     ],

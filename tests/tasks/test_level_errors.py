@@ -133,7 +133,14 @@ def test_fitted_grids_lessen_the_error(sampler):
     assert fitted < 0.7 * min(others), (fitted, others)
 
 
-@pytest.mark.parametrize("overrides", [[], LEARNED, ["model.skip=True"]])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        LEARNED,
+        pytest.param([], marks=pytest.mark.thorough),
+        pytest.param(["model.skip=True"], marks=pytest.mark.thorough),
+    ],
+)
 def test_images_are_predicted_as_in_training(overrides):
     """With their own classes, and without the channels of variances."""
     task = small_task(*overrides)

@@ -91,6 +91,7 @@ def test_a_state_fits_both_types():
     assert jax.tree.structure(after) == jax.tree.structure(narrow_after)
 
 
+@pytest.mark.thorough
 def test_one_device_and_eight_agree_in_bfloat16():
     """Nearly: sums in another order may tip a rounding to bfloat16 here and there."""
     task, _, state, batch = start(NARROW)
