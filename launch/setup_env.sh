@@ -64,9 +64,8 @@ install_packages() {
   rm -f "$stamp" "$stamp$extra"
   # Some tools make environments without pip.
   "$PYTHON" -m pip --version >/dev/null 2>&1 || "$PYTHON" -m ensurepip >/dev/null
-  "$PYTHON" -m pip install -q -r requirements.txt
-  # requirements.txt are the package's own dependencies, so this adds only the extra.
-  "$PYTHON" -m pip install -q -e ".${extra:+[$extra]}"
+  # In one call: versions are chosen once.
+  "$PYTHON" -m pip install -q -r requirements.txt -e ".${extra:+[$extra]}"
   echo "$wanted" >"$stamp"
   echo "$wanted" >"$stamp$extra"
 }

@@ -59,8 +59,17 @@ case "$WHAT" in
     "$PYTHON" -m ruff check --quiet .
     "$PYTHON" -m ruff format --check --quiet .
     "$PYTHON" -m codespell_lib
-    "$PYTHON" -m mypy --no-error-summary
-    run_tests "$PYTHON" "$@"
+    # Types take a core for half a minute: beside the tests, and said after them.
+    types="$(mktemp)"
+    trap 'rm -f "$types"' EXIT
+    "$PYTHON" -m mypy --no-error-summary >"$types" 2>&1 &
+    code=0
+    run_tests "$PYTHON" "$@" || code=$?
+    if ! wait $!; then
+      cat "$types" >&2
+      code=1
+    fi
+    exit "$code"
     ;;
   --docs)
     enter all,docs
