@@ -103,3 +103,16 @@ def test_every_domain_reports_what_comes_with_the_package(name):
     lines = dataset.report.lines(dataset.name)
     assert lines[0].startswith(f"data: {dataset.name}; ")
     assert sum(dataset.report.splits.values()) > 0
+
+
+def test_matrices_of_10x_are_no_clouds(tmp_path, capsys):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "raw_probe_bc_matrix.h5", "w") as file:
+        file["matrix"] = [1]
+    with h5py.File(tmp_path / "clouds.h5", "w") as file:
+        file["matrix"] = [1]
+    assert DOMAINS["point_clouds"].recognise(tmp_path / "clouds.h5") is not None
+    (tmp_path / "clouds.h5").unlink()
+    said = refused(tmp_path, capsys=capsys)
+    assert "raw_probe_bc_matrix.h5: " in said
+    assert "may be data of" not in said

@@ -23,6 +23,8 @@ _WAYS_OUT = {
     ".rdata": "convert it in R, for instance with `zellkonverter::writeH5AD`",
     ".h5seurat": "`SeuratDisk::Convert(..., dest='h5ad')` converts it",
     ".h5mu": "`mudata.read_h5mu(...)['rna'].write_h5ad(...)` writes one of its tables",
+    ".gem": "count its transcripts per cell or bin, and write that as .h5ad",
+    ".gef": "count its transcripts per cell or bin, and write that as .h5ad",
     ".xlsx": "export the sheet as .csv",
     ".xls": "export the sheet as .csv",
     ".npz": "profiles along an axis are read by data.source=profiles",
