@@ -162,8 +162,10 @@ def _read_text(path: Path) -> tuple[list[str], list[list[str]], list[str]]:
     try:
         text = read_lines(path)
     except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a table in UTF-8 ({error})") from error
+        raise DataError(f"{path}: not a readable table ({error})") from error
     lines, wrong, notes = text.lines, text.wrong, list[str]()
+    if text.encoding == "latin-1":
+        notes.append(f"{path}: not UTF-8 but Latin-1")
     if text.num_comments:
         count = f"{text.num_comments} line{'s' * (text.num_comments > 1)}"
         notes.append(f"{path}: {count} of comments above the header")

@@ -1,10 +1,9 @@
 """Recognises files of cells and of profiles by names and first lines."""
 
 import gzip
-import io
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from ncgn_jax.data.archives import SPOILT
 from ncgn_jax.data.parquet import open_parquet
@@ -72,11 +71,8 @@ def _header(path: Path) -> list[str]:
             return []
     opened = gzip.open if path.suffix.lower() == ".gz" else open
     try:
-        with (
-            opened(path, "rb") as stream,
-            io.TextIOWrapper(stream, "utf-8-sig") as file,
-        ):
-            line = read_header(file, _LONGEST_HEADER)
+        with opened(path, "rb") as file:
+            line = read_header(cast(BinaryIO, file), _LONGEST_HEADER)
     except SPOILT:
         return []
     delimiter = max("\t,;", key=line.count)

@@ -49,6 +49,7 @@ _LIKE_SPLITS = re.compile(
     r"(?i)(.*[ _.-])?(split|folds?)([ _.-]?\d+)?|(is[ _-])?(train(ing)?|test|holdout)"
 )
 _COMMENTS = ("#", "//")  # no SMILES begins so
+_SEPARATOR = re.compile(r'(?i)"?sep=."?')  # that spreadsheets write on top
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
 
 _OPEN_QUOTE = Fault("rows with an open quote", "a quote", "quotes in pairs")
@@ -322,6 +323,8 @@ def _without_comments(lines: Iterable[_Line], everywhere: bool) -> Iterator[_Lin
         words = re.split(r"[#/\s,;|]+", text) if text.startswith(_COMMENTS) else ()
         is_comment = bool(words) and not any(map(_is_name_of_smiles, words))
         if is_comment and (is_top or everywhere):
+            continue
+        if is_top and _SEPARATOR.fullmatch(text):
             continue
         if text.strip():
             yield number, text

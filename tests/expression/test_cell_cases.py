@@ -333,6 +333,29 @@ def test_comments_above_a_table_are_said(tmp_path, header):
 
 
 @pytest.mark.parametrize(
+    ("encoding", "is_said"),
+    [("utf-8", False), ("utf-8-sig", False), ("utf-16", False), ("latin-1", True)],
+)
+@pytest.mark.parametrize("above", [[], ["sep=;"], ["# Größe"], ["sep=;", "", "# ä"]])
+def test_texts_of_spreadsheets(tmp_path, encoding, is_said, above):
+    rows = [f"c{i};{i};{i * i};{i % 3};ä;7" for i in range(6)]
+    file = tmp_path / "a.csv"
+    lines = [*above, "cell;x;y;Gad2;class;Größe", *rows]
+    file.write_bytes("\r\n".join(lines).encode(encoding))
+    assert recognise(file) == {"data.source": "cells"}
+    table = load_cells(file)
+    assert (table.genes, table.cells[0]) == (("Gad2", "Größe"), "c0")
+    assert table.positions[5].tolist() == [5, 25]
+    assert ("not UTF-8 but Latin-1" in notes(table)) == is_said
+
+
+def test_a_mark_of_bytes_before_latin_1_belongs_to_no_name(tmp_path):
+    text = b"\xef\xbb\xbfcell,x,y,Gad2,Gr\xf6\xdfe\nc0,0,0,1,1\nc1,1,2,2,1\n"
+    (tmp_path / "a.csv").write_bytes(text)
+    assert load_cells(tmp_path / "a.csv").cells == ("c0", "c1")
+
+
+@pytest.mark.parametrize(
     ("form", "columns"),
     [
         (lambda *row: ";".join(row), 3),
