@@ -63,7 +63,8 @@ def _check(path: Path, domain: str | None, overrides: list[str]) -> None:
     report, name = found.dataset.report, found.dataset.name
     print("\n".join([f"domain: {domain}", *report.lines(name)]))
     for field, (was, now) in found.proposed.items():
-        print(f"  NOTE: read with {field}={now}, since with {was} it cannot be")
+        before = was if was != () else "all"
+        print(f"  NOTE: read with {field}={now}, since with {before} it cannot be")
         fields[field] = now
     if found.problem is not None:
         raise found.problem
@@ -100,10 +101,12 @@ def _load(config: ConfigDict, asked: Set[str]) -> _Found:
             task = DOMAINS[config.task](config, dataset)
             return _Found(dataset, changed, task.notes(), None)
         except DataError as error:
+            proposed = {n: v for n, v in error.proposal.items() if n not in asked}
+            other = set_fields(config, [f"{n}={v}" for n, v in proposed.items()])
             fields = {
                 name: value
-                for name, value in error.proposal.items()
-                if name not in asked and get_field(config, name) != value
+                for name, value in proposed.items()
+                if get_field(config, name) != get_field(other, name)
             }
             if not fields or not trials_left:
                 if dataset is None:
@@ -113,7 +116,7 @@ def _load(config: ConfigDict, asked: Set[str]) -> _Found:
         for name, value in fields.items():
             was = changed.get(name, (get_field(config, name),))[0]
             changed[name] = was, value
-        config = with_fields(config, fields)
+        config = other
 
 
 def _recognise(path: Path, domain: str | None) -> tuple[str, Mapping[str, Any]]:

@@ -103,3 +103,43 @@ def test_every_domain_reports_what_comes_with_the_package(name):
     lines = dataset.report.lines(dataset.name)
     assert lines[0].startswith(f"data: {dataset.name}; ")
     assert sum(dataset.report.splits.values()) > 0
+
+
+def test_matrices_of_10x_are_no_clouds(tmp_path, capsys):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "raw_probe_bc_matrix.h5", "w") as file:
+        file["matrix"] = [1]
+    with h5py.File(tmp_path / "clouds.h5", "w") as file:
+        file["matrix"] = [1]
+    assert DOMAINS["point_clouds"].recognise(tmp_path / "clouds.h5") is not None
+    (tmp_path / "clouds.h5").unlink()
+    said = refused(tmp_path, capsys=capsys)
+    assert "raw_probe_bc_matrix.h5: " in said
+    assert "may be data of" not in said
+
+
+def test_genes_are_chosen_where_all_do_not_fit_into_memory(
+    tmp_path, capsys, monkeypatch
+):
+    rng = np.random.default_rng(0)
+    genes = [f"g{i}" for i in range(600)]
+    lines = [",".join(["ID", "x", "y", *genes])]
+    for i, counts in enumerate(rng.poisson(2, (40, 600))):
+        lines.append(",".join(map(str, [f"c{i}", i, i * i, *counts])))
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    # Patches take some 20 kB for each gene.
+    path, free = str(tmp_path / "a.csv"), 32_000_000
+    monkeypatch.setattr("ncgn_jax.data.host_memory.available_bytes", lambda: free)
+    sizes = ["--config.data.num_nodes=32", "--config.data.num_train=64"]
+    check([path, *sizes])
+    shown = capsys.readouterr().out
+    assert "NOTE: read with" not in shown
+    assert "contents: 600 genes" in shown
+    free = 14_000_000
+    check([path, *sizes])
+    shown = capsys.readouterr().out
+    assert "contents: 500 genes" in shown
+    assert "NOTE: read with data.genes=top:500, since with all it cannot be" in shown
+    assert "--config.data.genes=top:500" in shown.splitlines()[-1]
+    said = refused(path, *sizes, "--config.data.genes=top:550", capsys=capsys)
+    assert "are free; allowed: 80% of them, by data.genes=top:500" in said

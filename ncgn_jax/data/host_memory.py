@@ -1,6 +1,7 @@
 """Tells how much memory may be asked for, and refuses more before it is."""
 
 import resource
+from collections.abc import Mapping
 from pathlib import Path
 
 from ncgn_jax.faults import DataError
@@ -16,13 +17,19 @@ def available_bytes() -> int:
     return min((size for size in found if size is not None), default=2**63)
 
 
-def require_bytes(needed: int, what: str, ways_out: str) -> None:
+def require_bytes(
+    needed: int,
+    what: str,
+    ways_out: str,
+    proposal: Mapping[str, float | str] | None = None,
+) -> None:
     """Refuses data that would not fit.
 
     Args:
       needed: Bytes.
       what: What takes them.
       ways_out: Fields that need less.
+      proposal: One of them with a value, for `DataError`.
 
     Raises:
       DataError: If that is more than most of what is free.
@@ -31,7 +38,8 @@ def require_bytes(needed: int, what: str, ways_out: str) -> None:
     if needed > _SHARE * free:
         raise DataError(
             f"{what} take {needed / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free; "
-            f"allowed: {_SHARE:.0%} of them, by {ways_out}"
+            f"allowed: {_SHARE:.0%} of them, by {ways_out}",
+            proposal,
         )
 
 

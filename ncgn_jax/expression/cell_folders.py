@@ -23,6 +23,8 @@ _WAYS_OUT = {
     ".rdata": "convert it in R, for instance with `zellkonverter::writeH5AD`",
     ".h5seurat": "`SeuratDisk::Convert(..., dest='h5ad')` converts it",
     ".h5mu": "`mudata.read_h5mu(...)['rna'].write_h5ad(...)` writes one of its tables",
+    ".gem": "count its transcripts per cell or bin, and write that as .h5ad",
+    ".gef": "count its transcripts per cell or bin, and write that as .h5ad",
     ".xlsx": "export the sheet as .csv",
     ".xls": "export the sheet as .csv",
     ".npz": "profiles along an axis are read by data.source=profiles",
@@ -143,13 +145,13 @@ def places_beside(path: Path) -> Path | None:
 def holds_cells(path: Path) -> bool:
     """Tells by names alone whether a folder holds cells."""
     if is_zarr(path):
-        return any((path / name).is_dir() for name in ("obs", "tables", "table"))
+        return any((path / n).is_dir() for n in ("obs", "tables", "table", "mod"))
     if is_10x_folder(path):
         return True
     try:
         _of_folder(path)
     except DataError:
-        return bool(_annotated(path))
+        return bool(_annotated(path) or _bins(path))
     return True
 
 
@@ -160,9 +162,7 @@ def _of_folder(path: Path) -> CellFiles:
             return deeper._replace(notes=(f"read from {inside}/", *deeper.notes))
     found = _candidates(path)
     if not found:
-        bins = sorted(path.glob("binned_outputs/square_*")) or sorted(
-            path.glob("square_*um")
-        )
+        bins = _bins(path)
         listed = bins or sorted(p for p in path.iterdir() if not p.name.startswith("."))
         what = "several sizes of bins" if bins else "no file of cells"
         raise DataError(
@@ -210,6 +210,12 @@ def _annotated(path: Path) -> list[Path]:
         if p.name.lower().endswith((".h5ad", ".h5ad.gz"))
         or (p.suffix.lower() == ".zarr" and is_zarr(p))
     )
+
+
+def _bins(path: Path) -> list[Path]:
+    """Returns the folders of Visium HD, one for each size of its bins."""
+    found = sorted(path.glob("binned_outputs/square_*"))
+    return found or sorted(path.glob("square_*um"))
 
 
 def _is_matrix(path: Path) -> bool:

@@ -37,6 +37,10 @@ HDF5_ENDINGS = (".h5ad", ".h5", ".hdf5", ".h5ad.gz", ".h5.gz")
 # First line of a sparse matrix in text, without the type of its numbers.
 _MARKET = ("%%matrixmarket", "matrix", "coordinate", "general")
 
+# Parts of AnnData besides `raw`.
+_NEEDED = ("X", "obs", "var", "obsm", "layers")
+_LONGEST_REASON = 200
+
 Matrix = Any  # numpy array, or matrix or array of scipy.sparse
 
 
@@ -113,7 +117,7 @@ def read_hdf5(path: Path, layer: str | None) -> Source:
                 f"{path}: groups {list_some(sorted(keys))}; allowed: AnnData (`obs`, "
                 "`var`, `X`) or a 10x matrix (`matrix`)"
             )
-        return of_anndata(read_anndata(plain, path), path, layer)
+        return _read_needed(plain, path, layer)
 
 
 def read_anndata(path: Path, shown: Path | None = None) -> "AnnData":
@@ -134,10 +138,51 @@ def read_anndata(path: Path, shown: Path | None = None) -> "AnnData":
             warnings.simplefilter("ignore")
             return anndata.read_zarr(path) if path.is_dir() else anndata.read_h5ad(path)
     except Exception as error:  # anndata passes on errors of h5py, zarr and pandas
-        reason = str(error).splitlines()[:1] or [repr(error)]
+        reason = (str(error).splitlines() or [repr(error)])[0]
+        if len(reason) > _LONGEST_REASON:
+            reason = f"{reason[:_LONGEST_REASON]}..."
         raise DataError(
-            f"{shown}: not readable as AnnData ({type(error).__name__}: {reason[0]})"
+            f"{shown}: not readable as AnnData ({type(error).__name__}: {reason})"
         ) from error
+
+
+def _read_needed(path: Path, shown: Path, layer: str | None) -> Source:
+    """Reads AnnData, without what is not needed where that cannot be read.
+
+    What lies in `uns` may be of types that anndata writes and cannot read again.
+    """
+    try:
+        return of_anndata(read_anndata(path, shown), shown, layer)
+    except DataError as error:
+        content = _read_parts(path)
+        if content is None:
+            raise
+        source = of_anndata(content, shown, layer)
+        note = f"{error}; read without `uns`, `obsp` and the like"
+        return dataclasses.replace(source, notes=(*source.notes, note))
+
+
+def _read_parts(path: Path) -> "AnnData | None":
+    """Reads the parts of AnnData that are needed; None if one of them is unreadable."""
+    anndata = import_anndata(path)
+    with contextlib.ExitStack() as opened, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            if path.is_dir():
+                zarr = import_optional("zarr", "anndata", path)
+                # Consolidated metadata list the unreadable too.
+                file = zarr.open_group(path, mode="r", use_consolidated=False)
+            else:
+                h5py = import_optional("h5py", "hdf5", path)
+                file = opened.enter_context(h5py.File(path, "r"))
+            read = anndata.io.read_elem
+            parts = {name: read(file[name]) for name in _NEEDED if name in file}
+            if "raw" in file:
+                names = [name for name in ("X", "var") if name in file["raw"]]
+                parts["raw"] = {name: read(file["raw"][name]) for name in names}
+            return anndata.AnnData(**parts)
+        except Exception:  # anndata passes on errors of h5py, zarr and pandas
+            return None
 
 
 def import_anndata(path: Path) -> Any:
@@ -176,17 +221,19 @@ def of_anndata(content: "AnnData", path: Path, layer: str | None) -> Source:
 
 
 def read_zarr(path: Path, layer: str | None) -> Source:
-    """Reads an AnnData folder, or the only table of a SpatialData folder."""
+    """Reads an AnnData folder, or the only table of a SpatialData or MuData folder."""
     import_anndata(path)
     check_zarr(path)
-    inside = [path] if (path / "obs").is_dir() else tables_of_zarr(path)
+    # A folder of MuData has `obs` as well.
+    is_single = (path / "obs").is_dir() and not (path / "mod").is_dir()
+    inside = [path] if is_single else tables_of_zarr(path)
     if len(inside) != 1:
         found = list_some(p.relative_to(path) for p in inside)
         raise DataError(
             f"{path}: tables {found}; allowed: AnnData, or data.path of one table of "
-            "SpatialData, such as sample.zarr/tables/table"
+            "SpatialData or MuData, such as sample.zarr/tables/table"
         )
-    source = of_anndata(read_anndata(inside[0]), inside[0], layer)
+    source = _read_needed(inside[0], inside[0], layer)
     if inside[0] != path:
         note = f"{inside[0].relative_to(path)} is the table that was read"
         return dataclasses.replace(source, notes=(*source.notes, note))
@@ -194,8 +241,8 @@ def read_zarr(path: Path, layer: str | None) -> Source:
 
 
 def tables_of_zarr(path: Path) -> list[Path]:
-    """Lists the AnnData tables of a SpatialData folder."""
-    folders = [path / name for name in ("tables", "table")]
+    """Lists the AnnData tables of a SpatialData or MuData folder."""
+    folders = [path / name for name in ("tables", "table", "mod")]
     inside = [one for folder in folders if folder.is_dir() for one in folder.iterdir()]
     return sorted(one for one in inside if (one / "obs").is_dir())
 

@@ -144,6 +144,19 @@ SECTION_COLUMNS = (
 # its own, else tiles of one section.
 TILE_COLUMNS = ("fov", "fov_id", "fov_name", "field_of_view", "tile", "tile_id")
 IN_TISSUE = "in_tissue"
+# Columns that name the gene of each row, in tables with a row per transcript.
+GENE_COLUMNS = (
+    "gene",
+    "genes",
+    "gene_name",
+    "genename",
+    "gene_id",
+    "geneid",
+    "gene_symbol",
+    "feature_name",
+    "target",
+    "transcript",
+)
 # Columns of a table that are no genes, whatever their numbers.
 _NO_GENES = frozenset(
     (

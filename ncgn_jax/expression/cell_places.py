@@ -20,10 +20,17 @@ from ncgn_jax.expression.cell_matrices import (
     read_hdf5,
     read_zarr,
 )
-from ncgn_jax.expression.cell_names import SPATIAL_KEYS, find_axes, list_some
+from ncgn_jax.expression.cell_names import (
+    GENE_COLUMNS,
+    SPATIAL_KEYS,
+    find_axes,
+    find_columns,
+    list_some,
+)
 from ncgn_jax.expression.cell_tables import (
     TABLE_ENDINGS,
     Table,
+    has_number,
     is_table,
     read_table,
     to_numbers,
@@ -121,6 +128,7 @@ def _read_tables(
     places = None
     beside = files.places is not None
     table = read_table(files.expression, wanted.cell, first_column=beside)
+    _refuse_transcripts(table, beside)
     columns = wanted.columns or ()
     has_own = bool(columns) and set(columns) <= set(table.columns)
     if files.places is not None and (
@@ -128,6 +136,25 @@ def _read_tables(
     ):
         places = read_table(files.places, wanted.cell, first_column=True)
     return of_table(table, wanted.cell, places), places
+
+
+def _refuse_transcripts(table: Table, beside: bool) -> None:
+    """Refuses a table with a row per transcript, whose rows are no cells.
+
+    Args:
+      table: The table.
+      beside: Whether positions lie in another one; a column of names in front is then
+        that of a matrix of genes and cells.
+    """
+    for name in find_columns(table.columns, GENE_COLUMNS):
+        is_in_front = beside and name == table.columns[0]
+        if not is_in_front and not has_number(table.column(name)):
+            raise DataError(
+                f"{table.where}: column {name!r} names a gene in each row, as tables "
+                "of transcripts do; allowed: a row per cell, or a matrix of genes and "
+                "cells with data.coordinates (count the transcripts of each cell "
+                "first, or take the matrix that the instrument wrote beside)"
+            )
 
 
 def _has_places(source: Source, wanted: Wanted) -> bool:

@@ -6,6 +6,7 @@ column of text is in nobody's way.
 
 import csv
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,14 +15,16 @@ from typing import SupportsFloat
 import numpy as np
 
 from ncgn_jax.data.parquet import open_parquet, told_in_words
-from ncgn_jax.data.text_tables import read_lines
-from ncgn_jax.expression.cell_names import CELL_COLUMNS, IN_TISSUE
+from ncgn_jax.data.text_tables import may_be_thousands, read_lines
+from ncgn_jax.expression.cell_names import CELL_COLUMNS, IN_TISSUE, is_no_gene
 from ncgn_jax.faults import DataError
 
 TEXT_ENDINGS = (".csv", ".tsv", ".txt")
 TABLE_ENDINGS = (*TEXT_ENDINGS, *(f"{e}.gz" for e in TEXT_ENDINGS), ".parquet")
 # What stands for a value that was not measured.
 _MISSING = frozenset(("", "na", "n/a", "nan", "none", "null", "<na>", "nat", "-"))
+_WITH_COMMA = re.compile(r"\s*[+-]?\d*(,\d+)?([eE][+-]?\d+)?\s*")
+_WITH_POINT = re.compile(r"\s*[+-]?\d*\.\d+([eE][+-]?\d+)?\s*")
 # Columns of tissue_positions_list.csv of Space Ranger, which has no header.
 _SPACE_RANGER = (
     "barcode",
@@ -103,15 +106,18 @@ def read_table(path: Path, cell_column: str | None, *, first_column: bool) -> Ta
     if path.suffix.lower() == ".parquet":
         columns, values = _read_parquet(path)
         return _named(str(path), columns, values, cell_column, first_column)
-    columns, rows, note = _read_text(path)
+    columns, rows, notes = _read_text(path)
     fields = np.empty((len(rows), len(rows[0])), dtype=object)
     fields[:] = rows
     if fields.shape[1] > len(columns) and cell_column not in columns:
         names, values = to_names(fields[:, 0]), list(fields[:, 1:].T)
-        return Table(str(path), names, columns, values, None, note)
-    values = list(fields[:, fields.shape[1] - len(columns) :].T)
-    table = _named(str(path), columns, values, cell_column, first_column)
-    return dataclasses.replace(table, note="; ".join(filter(None, (note, table.note))))
+        table = Table(str(path), names, columns, values)
+    else:
+        values = list(fields[:, fields.shape[1] - len(columns) :].T)
+        table = _named(str(path), columns, values, cell_column, first_column)
+    values, note = _with_points(table)
+    note = "; ".join(filter(None, [*notes, note, table.note]))
+    return dataclasses.replace(table, values=values, note=note)
 
 
 def to_numbers(values: np.ndarray) -> np.ndarray:
@@ -151,16 +157,25 @@ def check_unique(names: Sequence[str], where: str, kind: str) -> None:
         )
 
 
-def _read_text(path: Path) -> tuple[list[str], list[list[str]], str]:
-    """Returns the header and the rows of a text table, and a note on its header."""
+def _read_text(path: Path) -> tuple[list[str], list[list[str]], list[str]]:
+    """Returns header, rows, and notes on what was decided."""
     try:
-        lines, wrong = read_lines(path)
+        text = read_lines(path)
     except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a table in UTF-8 ({error})") from error
+        raise DataError(f"{path}: not a readable table ({error})") from error
+    lines, wrong, notes = text.lines, text.wrong, list[str]()
+    if text.encoding == "latin-1":
+        notes.append(f"{path}: not UTF-8 but Latin-1")
+    if text.num_comments:
+        count = f"{text.num_comments} line{'s' * (text.num_comments > 1)}"
+        notes.append(f"{path}: {count} of comments above the header")
     if lines and _is_space_ranger(lines[0][1]):
         if wrong is None:
-            note = f"{path}: no header, read as Space Ranger's tissue_positions_list"
-            return list(_SPACE_RANGER), [line for _, line in lines], note
+            notes.append(
+                f"{path}: no header, read as Space Ranger's tissue_positions_list"
+            )
+            rows = [line for _, line in lines]
+            return list(_SPACE_RANGER), rows, notes
     elif len(lines) < 2:
         raise DataError(f"{path}: {'a header alone' if lines else 'empty file'}")
     if max(len(line) for _, line in lines[:2]) < 2:
@@ -172,7 +187,54 @@ def _read_text(path: Path) -> tuple[list[str], list[list[str]], str]:
             f"{path}, line {number}: {len(line)} fields; allowed: {len(columns)} as in "
             f"the header, or {len(columns) + 1} in all rows if they begin with a name"
         )
-    return columns, [line for _, line in lines[1:]], ""
+    return columns, [line for _, line in lines[1:]], notes
+
+
+def _with_points(table: Table) -> tuple[list[np.ndarray], str]:
+    """Reads commas as decimal points where they can be nothing else.
+
+    `1,234` may also be a thousand and more, so that some number has to tell: one with
+    other than three digits behind its comma, or with nothing or 0 before it. Where a
+    number has a point, commas are none.
+
+    Returns:
+      The columns, and what was decided, empty for nothing.
+
+    Raises:
+      DataError: If it is not clear what the commas in a column are.
+    """
+    values = list(table.values)
+    found = {
+        i: column
+        for i, column in enumerate(values)
+        if table.columns[i] != table.name_column
+        and any("," in text for text in column)
+        and all(_WITH_COMMA.fullmatch(text) or is_missing(text) for text in column)
+    }
+    if not found:
+        return values, ""
+    has_points = any(_WITH_POINT.fullmatch(text) for part in values for text in part)
+    if has_points or not any(map(_tells_decimal_comma, found.values())):
+        for i, column in found.items():
+            if not (_tells_decimal_comma(column) or is_no_gene(table.columns[i])):
+                first = next(text for text in column if "," in text)
+                raise DataError(
+                    f"{table.where}: column {table.columns[i]!r} has {first!r}, which "
+                    "may be a fraction or thousands; allowed: decimal points, and no "
+                    "mark for thousands"
+                )
+        return values, ""
+    for i, column in found.items():
+        values[i] = np.asarray([text.replace(",", ".") for text in column], object)
+    first = table.columns[next(iter(found))]
+    count = f"{len(found):,} column{'s' * (len(found) > 1)}"
+    return values, (
+        f"{table.where}: commas in {count} (first {first!r}) are decimal points"
+    )
+
+
+def _tells_decimal_comma(column: np.ndarray) -> bool:
+    return any("," in text and not may_be_thousands(text) for text in column)
 
 
 def _is_space_ranger(line: list[str]) -> bool:

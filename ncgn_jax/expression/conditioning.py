@@ -77,7 +77,8 @@ def given_mask(
         raise DataError(f"sample.tasks: {task} gives everything: nothing to generate")
     if task != "unconditional" and (each[0] == 0).any():
         raise DataError(
-            f"sample.tasks: {task} gives nothing of sample {each[0].argmin()}"
+            f"sample.tasks: {task} gives nothing of sample {each[0].argmin()}, of "
+            f"{shape[2]} genes at {shape[1]} places; leave the task out, or give more"
         )
     return given
 

@@ -177,6 +177,7 @@ class KeptCells:
             2 * 4 * shape[0] * shape[1],
             f"{source.where}: {shape[0]:,} cells x {shape[1]:,} genes",
             "data.genes=top:500",
+            {"data.genes": "top:500"},
         )
         out = np.empty(shape, np.float32)
         # Rows with bad entries, and the first entry that is refused.

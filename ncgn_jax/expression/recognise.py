@@ -3,10 +3,11 @@
 import gzip
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from ncgn_jax.data.archives import SPOILT
 from ncgn_jax.data.parquet import open_parquet
+from ncgn_jax.data.text_tables import read_header
 from ncgn_jax.expression.cell_folders import holds_cells, places_beside
 from ncgn_jax.expression.cell_names import CELL_COLUMNS, find_axes, is_no_gene
 from ncgn_jax.expression.cell_tables import is_table
@@ -61,7 +62,7 @@ def _is_cell_table(columns: list[str]) -> bool:
 
 
 def _header(path: Path) -> list[str]:
-    """Returns the first line of a table, split; nothing if it cannot be read."""
+    """Returns the header of a table, split; nothing if it cannot be read."""
     if path.suffix.lower() == ".parquet":
         try:
             with open_parquet(path, path) as file:
@@ -71,7 +72,7 @@ def _header(path: Path) -> list[str]:
     opened = gzip.open if path.suffix.lower() == ".gz" else open
     try:
         with opened(path, "rb") as file:
-            line = file.readline(_LONGEST_HEADER).decode("utf-8-sig")
+            line = read_header(cast(BinaryIO, file), _LONGEST_HEADER)
     except SPOILT:
         return []
     delimiter = max("\t,;", key=line.count)

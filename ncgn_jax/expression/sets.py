@@ -31,8 +31,9 @@ from ncgn_jax.faults import DataError
 
 FIELD_SOURCES = ("turing", "profiles", "cells")
 _PROFILE_ARRAYS = ("expression", "genes", "age_minutes", "time")
-# Genes that are in double precision together.
-_BLOCK = 512
+# Genes, and values of them, that are in double precision together.
+_BLOCK, _FEWEST = 512, 8
+_MOST_VALUES = 2**23
 Grid = tuple[tuple[float, ...], tuple[float, ...]]  # times and places
 # Published positions are divided by the largest of the training grid.
 _UNITS = np.asarray([max(TRAIN_TIMES), max(TRAIN_PLACES)], np.float64)
@@ -131,9 +132,14 @@ class FieldDataset:
         """Returns each gene's mean and standard deviation over the training nodes."""
         values, real = self.train.values, self.train.point_mask
         mean, scale = np.empty((2, values.shape[2]))
-        # Some genes at a time, because double precision takes twice the memory.
-        for start in range(0, values.shape[2], _BLOCK):
-            genes = slice(start, start + _BLOCK)
+        # Some genes at a time, because double precision takes twice the memory. A
+        # column by itself would be summed in another order.
+        num_genes = values.shape[2]
+        width = max(_FEWEST, min(_BLOCK, _MOST_VALUES // max(1, real.sum())))
+        num_blocks = max(1, num_genes // width)
+        bounds = np.linspace(0, num_genes, num_blocks + 1).astype(int)
+        for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+            genes = slice(start, stop)
             nodes = values[..., genes][real].astype(np.float64)
             mean[genes], scale[genes] = nodes.mean(axis=0), nodes.std(axis=0)
         return mean, np.where(scale > 1e-6, scale, 1.0)

@@ -76,6 +76,7 @@ def load_tissue(
         f"{path}: {num_patches:,} patches of {num_nodes} cells x {num_genes:,} genes",
         "data.genes=top:500, which reads the most variable, or fewer of data.num_train "
         "and data.num_test",
+        {"data.genes": "top:500"},
     )
     if num_genes >= _MANY_GENES:
         reading.say(

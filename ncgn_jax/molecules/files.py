@@ -40,7 +40,7 @@ from ncgn_jax.molecules.faults import (
     parse_record,
     parse_smiles,
 )
-from ncgn_jax.molecules.gathering import INVALID, SALTS, Gathered, Rules
+from ncgn_jax.molecules.gathering import INVALID, SALTS, Gathered, Rules, WayOut
 from ncgn_jax.molecules.parquet_files import ParquetTable
 from ncgn_jax.molecules.sdf_records import read_records
 from ncgn_jax.molecules.sets import MoleculeSet
@@ -75,6 +75,7 @@ class Loaded(NamedTuple):
       split_rule: Where the splits come from.
       reading: What was found and left out, and notes.
       about: How the molecules stand in the files, a phrase each.
+      way_out: How more of them could be kept.
     """
 
     molecules: MoleculeSet
@@ -82,6 +83,7 @@ class Loaded(NamedTuple):
     split_rule: str
     reading: Reading
     about: tuple[str, ...]
+    way_out: WayOut
 
 
 def load_molecules(
@@ -150,7 +152,8 @@ def load_molecules(
     gathered.say_all()
     if len(molecules) < reader.num_found / 2:
         reading.say(f"only {len(molecules):,} of {reader.num_found:,} are used")
-    splits, rule = _settle_splits(gathered.splits, reader.rules, path)
+    way_out = gathered.way_out()
+    splits, rule = _settle_splits(gathered.splits, reader.rules, path, way_out)
     if splits is None and split == "given":
         _say_siblings(path, reading)
         for name in like_splits((*reader.columns, *reader.properties)):
@@ -158,7 +161,7 @@ def load_molecules(
                 f"{name!r} is not followed as a split: its values are not train, val "
                 "or test"
             )
-    return Loaded(molecules, splits, rule, reading, reader.phrases)
+    return Loaded(molecules, splits, rule, reading, reader.phrases, way_out)
 
 
 def looks_like_molecules(path: Path) -> bool:
@@ -356,7 +359,10 @@ class _Reader:
 
 
 def _settle_splits(
-    splits: Sequence[str | None], rules: Iterable[str], path: Path
+    splits: Sequence[str | None],
+    rules: Iterable[str],
+    path: Path,
+    way_out: WayOut,
 ) -> tuple[tuple[str, ...] | None, str]:
     """Returns the splits of all molecules; None if they have none."""
     named = [split for split in splits if split is not None]
@@ -370,6 +376,8 @@ def _settle_splits(
     if "train" not in named:
         raise DataError(
             f"{path}: no usable molecule of split train that is not in another split"
+            f"{way_out.words}",
+            way_out.fields,
         )
     return tuple(named), "; ".join(rules)
 

@@ -17,7 +17,7 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -63,6 +63,18 @@ class Rules:
     salts: str = "refuse"
     repeated: bool = False
     depict: bool = False
+
+
+class WayOut(NamedTuple):
+    """How more molecules could be kept.
+
+    Attributes:
+      words: A sentence for the end of a message; empty if there is no way.
+      fields: Fields that do it, and their values.
+    """
+
+    words: str
+    fields: dict[str, float | str]
 
 
 class Gathered:
@@ -191,16 +203,11 @@ class Gathered:
         """
         if not self._graphs:
             reasons = ", ".join(map(str, self.reading.left_out)) or "nothing"
-            proposal = self._propose_size()
-            end = f"; {proposal}" if proposal else ""
-            if any(tally.kind == FRAGMENTS for tally in self.reading.left_out):
-                end += "; data.salts=largest keeps the largest fragment of each"
-            enough = self._enough_atoms()
+            way_out = self.way_out()
             raise DataError(
-                f"{self.reading.origin}: no usable molecule; left out: {reasons}{end}",
-                {"data.max_atoms": enough}
-                if proposal and enough <= MOST_ATOMS
-                else None,
+                f"{self.reading.origin}: no usable molecule; left out: {reasons}"
+                f"{way_out.words}",
+                way_out.fields,
             )
         molecules = encode_graphs(
             self._graphs, classes, self._limits.max_atoms, depict=self._rules.depict
@@ -209,6 +216,17 @@ class Gathered:
         columns = np.asarray(self._values, np.float32).reshape(shape).T
         molecules.properties.update(zip(self._names, columns.copy(), strict=True))
         return molecules
+
+    def way_out(self) -> WayOut:
+        """Returns how more of the molecules could be kept."""
+        size = self._propose_size()
+        words = f"; {size}" if size else ""
+        if any(tally.kind == FRAGMENTS for tally in self.reading.left_out):
+            words += "; data.salts=largest keeps the largest fragment of each"
+        enough = min(self._enough_atoms(), MOST_ATOMS)
+        if min(self._too_large, default=MOST_ATOMS + 1) > enough:
+            return WayOut(words, {})
+        return WayOut(words, {"data.max_atoms": enough})
 
     def say_all(self) -> None:
         """Notes what the molecules lost and what was decided about them."""

@@ -131,6 +131,8 @@ def split_loaded(
         raise DataError(
             f"{loaded.reading.origin}: {num} usable molecule{'s' * (num != 1)}; left "
             f"out: {left_out}; allowed: 3 or more, to train, validate and test"
+            f"{loaded.way_out.words}",
+            loaded.way_out.fields,
         )
     if loaded.splits is None:
         parts, rule = _split_at_random(loaded.molecules, num_train, num_validation)
@@ -166,7 +168,8 @@ def _split_as_given(
         if count >= len(train):
             raise DataError(
                 f"{loaded.reading.origin}: {len(train)} training molecules are too few "
-                f"to draw {split} from them"
+                f"to draw {split} from them{loaded.way_out.words}",
+                loaded.way_out.fields,
             )
         rows[split], rows["train"] = np.sort(train[:count]), np.sort(train[count:])
     for split, most in (("train", num_train), ("val", num_validation)):

@@ -22,6 +22,7 @@ from pathlib import PurePath
 from typing import NamedTuple
 
 from ncgn_jax.data.splits import split_of
+from ncgn_jax.data.text_tables import may_be_thousands
 from ncgn_jax.faults import DataError, did_you_mean
 from ncgn_jax.molecules.faults import Fault, count_atoms
 
@@ -47,6 +48,8 @@ _SPLIT_NAMES = frozenset(("split", "splits", "dataset_split", "data_split"))
 _LIKE_SPLITS = re.compile(
     r"(?i)(.*[ _.-])?(split|folds?)([ _.-]?\d+)?|(is[ _-])?(train(ing)?|test|holdout)"
 )
+_COMMENTS = ("#", "//")  # no SMILES begins so
+_SEPARATOR = re.compile(r'(?i)"?sep=."?')  # that spreadsheets write on top
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
 
 _OPEN_QUOTE = Fault("rows with an open quote", "a quote", "quotes in pairs")
@@ -231,7 +234,9 @@ class TextTable:
             i = self.names.index(name)
             values = [fields[i].strip() for fields in sample if len(fields) > i]
             commas = [text for text in values if _DECIMAL_COMMA.fullmatch(text)]
-            if commas and not any("." in text for text in values):
+            # `1,234` alone may be a thousand and more.
+            is_told = not all(map(may_be_thousands, commas))
+            if is_told and not any("." in text for text in values):
                 found.append(name)
         return found
 
@@ -312,12 +317,14 @@ def _parse_row(text: str, separator: str) -> _Fields | None:
 
 
 def _without_comments(lines: Iterable[_Line], everywhere: bool) -> Iterator[_Line]:
-    """Drops empty lines and comments: those with # at the top, or everywhere."""
+    """Drops empty lines and comments: those with # or // at the top, or everywhere."""
     is_top = True
     for number, text in lines:
-        words = re.split(r"[#\s,;|]+", text) if text.startswith("#") else ()
+        words = re.split(r"[#/\s,;|]+", text) if text.startswith(_COMMENTS) else ()
         is_comment = bool(words) and not any(map(_is_name_of_smiles, words))
         if is_comment and (is_top or everywhere):
+            continue
+        if is_top and _SEPARATOR.fullmatch(text):
             continue
         if text.strip():
             yield number, text
@@ -419,7 +426,7 @@ def find_columns(
     while len(first) > 1 and not first[-1]:
         first.pop()
     if first:
-        first[0] = first[0].lstrip("# ")
+        first[0] = first[0].lstrip("#/ ")
     width = len(first)
     numbers = tuple(str(i + 1) for i in range(max(map(len, rows), default=0)))
     below = rows[1:]

@@ -29,6 +29,8 @@ _TEXT = (".txt", ".csv", ".asc", ".xyz")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 # Names in the first bytes of HDF5 files of other kinds, and of images.
 _OTHER_NAMES = (b"encoding-type", b"barcodes", b"shard", b"images", b"genes", b"obsm")
+# Parts of their names: matrices of 10x may have no name in the first bytes.
+_OTHER_FILES = ("_bc_matri", "feature_matrix", "molecule_info")
 _MAX_LOOKED_AT = 8
 _MAX_ARRAY_BYTES = 2**28
 _LARGEST_TABLE = 12  # columns of a text cloud
@@ -64,6 +66,8 @@ def _holds_clouds(entry: TreeFile) -> bool:
     except DataError:
         return False
     if ending in (".h5", ".hdf5"):
+        if any(part in entry.name.lower() for part in _OTHER_FILES):
+            return False
         return head.startswith(_HDF5) and not any(n in head for n in _OTHER_NAMES)
     return ending in (".pt", ".pth") and head[:2] in (b"PK", b"\x80\x02")
 

@@ -9,6 +9,7 @@ from ncgn_jax.expression.cell_files import load_cells
 from ncgn_jax.expression.cell_names import control_of, find_axes, make_unique
 from ncgn_jax.expression.config import FIELDS, default_config
 from ncgn_jax.expression.load import load_dataset
+from ncgn_jax.expression.recognise import recognise
 from ncgn_jax.expression.sections import hold_out
 from ncgn_jax.expression.tissue import load_tissue
 from ncgn_jax.faults import ConfigError, DataError
@@ -302,6 +303,130 @@ def test_spots_outside_the_tissue_are_left_out(tmp_path):
             "1 spots outside the tissue (in_tissue = 0) (first c2)"
         ]
     assert "no header, read as Space Ranger's" in notes(table)
+
+
+# Tables of text.
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        ["# exported, by hand", "", "# units: um; 2024", "ID;X;Y;Gad2;Sox10"],
+        ["# by hand", "#ID;X;Y;Gad2;Sox10"],
+        ["#ID;X;Y;Gad2;Sox10"],
+    ],
+)
+def test_comments_above_a_table_are_said(tmp_path, header):
+    rows = [f"c{i};{i};{i * i};{i % 3};2" for i in range(6)]
+    file = tmp_path / "a.csv"
+    file.write_text("\n".join([*header, *rows]))
+    assert recognise(file) == {"data.source": "cells"}
+    table = load_cells(file)
+    assert (table.genes, table.cells[0]) == (("Gad2", "Sox10"), "c0")
+    assert table.positions[5].tolist() == [5, 25]
+    count = sum(line.startswith("# ") for line in header)
+    assert ("of comments above the header" in notes(table)) == (count > 0)
+    assert (f"{count} line" in notes(table)) == (count > 0)
+    file.write_text("\n".join([*header, *rows, "c6;1"]))
+    with pytest.raises(DataError, match=f"line {len(header) + 7}: 2 fields"):
+        load_cells(file)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "is_said"),
+    [("utf-8", False), ("utf-8-sig", False), ("utf-16", False), ("latin-1", True)],
+)
+@pytest.mark.parametrize("above", [[], ["sep=;"], ["# Größe"], ["sep=;", "", "# ä"]])
+def test_texts_of_spreadsheets(tmp_path, encoding, is_said, above):
+    rows = [f"c{i};{i};{i * i};{i % 3};ä;7" for i in range(6)]
+    file = tmp_path / "a.csv"
+    lines = [*above, "cell;x;y;Gad2;class;Größe", *rows]
+    file.write_bytes("\r\n".join(lines).encode(encoding))
+    assert recognise(file) == {"data.source": "cells"}
+    table = load_cells(file)
+    assert (table.genes, table.cells[0]) == (("Gad2", "Größe"), "c0")
+    assert table.positions[5].tolist() == [5, 25]
+    assert ("not UTF-8 but Latin-1" in notes(table)) == is_said
+
+
+def test_a_mark_of_bytes_before_latin_1_belongs_to_no_name(tmp_path):
+    text = b"\xef\xbb\xbfcell,x,y,Gad2,Gr\xf6\xdfe\nc0,0,0,1,1\nc1,1,2,2,1\n"
+    (tmp_path / "a.csv").write_bytes(text)
+    assert load_cells(tmp_path / "a.csv").cells == ("c0", "c1")
+
+
+@pytest.mark.parametrize(
+    ("form", "columns"),
+    [
+        (lambda *row: ";".join(row), 3),
+        (lambda *row: "\t".join(row), 3),
+        (lambda *row: ",".join(f'"{field}"' for field in row), 3),
+    ],
+)
+def test_decimal_commas_are_points_and_said(tmp_path, form, columns):
+    rows = [(f"c{i}", f"{i},5", f"-{i * i},25", "7", f"{i},125") for i in range(6)]
+    file = tmp_path / "a.txt"
+    lines = [form("ID", "X", "Y", "Gad2", "Sox10"), *(form(*row) for row in rows)]
+    file.write_text("\n".join(lines))
+    table = load_cells(file)
+    assert table.positions[3].tolist() == [3.5, -9.25]
+    np.testing.assert_array_equal(table.expression[3], [7, 3.125])
+    assert f"commas in {columns} columns (first 'X') are decimal points" in notes(table)
+
+
+def test_one_decimal_comma_in_each_row_is_no_separator(tmp_path):
+    rows = [f"c{i};{i};{i * i};{i % 3},5" for i in range(6)]
+    (tmp_path / "a.csv").write_text("\n".join(["ID;X;Y;Gad2", *rows]))
+    table = load_cells(tmp_path / "a.csv")
+    assert (table.genes, table.cells[1]) == (("Gad2",), "c1")
+    assert table.expression[:2, 0].tolist() == [0.5, 1.5]
+
+
+@pytest.mark.parametrize("other", ["3", "0.5"])
+def test_commas_that_may_be_thousands_are_refused(tmp_path, other):
+    rows = [f"c{i};{i};{i * i};{other};1,{i}00" for i in range(6)]
+    (tmp_path / "a.csv").write_text("\n".join(["ID;X;Y;Gad2;Sox10", *rows]))
+    with pytest.raises(DataError, match="'Sox10' has '1,000', which may be a fraction"):
+        load_cells(tmp_path / "a.csv")
+
+
+def test_commas_beside_points_are_no_decimal_points(tmp_path):
+    """Such as a column that lists neighbours."""
+    rows = [f"c{i};{i}.5;{i * i};{i % 3};{i},{i + 10}" for i in range(6)]
+    (tmp_path / "a.csv").write_text("\n".join(["ID;X;Y;Gad2;pairs", *rows]))
+    table = load_cells(tmp_path / "a.csv")
+    assert table.genes == ("Gad2",)
+    assert left_out(table) == ["1 columns without a number (first pairs)"]
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        (
+            "transcript_id,cell_id,feature_name,x_location,y_location,qv",
+            "{},a-1,{},{},3,9",
+        ),
+        (",barcode_id,global_x,global_y,x,y,gene,cell_id", "{0},1,{0},2,3,4,{1},{2}"),
+        ("geneID\tx\ty\tMIDCount\tExonCount", "{1}\t{0}\t{2}\t1\t1"),
+        ("fov,cell_ID,x_global_px,y_global_px,z,target", "1,{0},{0},{2},1,{1}"),
+    ],
+)
+def test_tables_of_transcripts_are_no_cells(tmp_path, header, row):
+    rows = [row.format(i, ("Gad2", "Mbp")[i % 2], 2 * i) for i in range(8)]
+    (tmp_path / "a.txt").write_text("\n".join([header, *rows]))
+    with pytest.raises(DataError, match="names a gene in each row, .*: a row per cell"):
+        load_cells(tmp_path / "a.txt")
+
+
+def test_a_gene_may_be_called_target_and_a_matrix_may_name_its_genes(tmp_path):
+    rows = [[f"c{i}", i, i * i, i % 3] for i in range(4)]
+    table = load_cells(table_of(tmp_path / "a.csv", ["ID", "x", "y", "target"], rows))
+    assert table.genes == ("target",)
+    places = table_of(tmp_path / "p.csv", ["ID", "x", "y"], [row[:3] for row in rows])
+    genes = [["Gad2", 1, 2, 3, 4], ["Mbp", 4, 3, 2, 1]]
+    header = ["gene", *(f"c{i}" for i in range(4))]
+    table = load_cells(table_of(tmp_path / "m.csv", header, genes), coordinates=places)
+    assert table.genes == ("Gad2", "Mbp")
 
 
 # Matrices and genes.

@@ -222,6 +222,49 @@ def test_zarr_of_anndata_and_spatialdata(tmp_path, form):
     assert read_anndata_file(tmp_path / "a.zarr").n_obs == 30
 
 
+@pytest.mark.parametrize("ending", ["h5ad", "zarr"])
+def test_unreadable_parts_that_are_not_needed_are_left_out_and_said(tmp_path, ending):
+    pytest.importorskip("zarr")
+    content = annotated(30)
+    content.layers["counts"] = content.X * 2
+    content.raw = content.copy()
+    content.uns["later"] = {"kind": np.arange(3)}
+    file = tmp_path / f"a.{ending}"
+    if ending == "zarr":
+        write_zarr(content, file, 2)
+        of_uns = file / "uns" / "later" / ".zattrs"
+        of_uns.write_text('{"encoding-type": "none yet", "encoding-version": "9"}')
+        (file / ".zmetadata").unlink(missing_ok=True)
+    else:
+        content.write_h5ad(file)
+        with h5py.File(file, "a") as opened:
+            opened["uns/later"].attrs["encoding-type"] = "none yet"
+    for layer, genes in (
+        (None, cells_of(30)[1]),
+        ("counts", 2 * cells_of(30)[1]),
+        ("raw", cells_of(30)[1]),
+    ):
+        table = load_cells(file, layer=layer)
+        np.testing.assert_array_equal(table.positions, cells_of(30)[0])
+        np.testing.assert_array_equal(table.expression, genes)
+        assert "read without `uns`, `obsp` and the like" in notes(table)
+    with pytest.raises(DataError, match="not readable as AnnData"):
+        read_anndata_file(file)
+
+
+def test_zarr_of_several_modalities(tmp_path):
+    pytest.importorskip("zarr")
+    write_zarr(annotated(30), tmp_path / "m.zarr", 2)
+    write_zarr(annotated(30), tmp_path / "m.zarr" / "mod" / "rna", 2)
+    assert recognise(tmp_path / "m.zarr") == {"data.source": "cells"}
+    table = load_cells(tmp_path / "m.zarr")
+    assert "mod/rna is the table that was read" in notes(table)
+    write_zarr(annotated(30), tmp_path / "m.zarr" / "mod" / "atac", 2)
+    with pytest.raises(DataError, match="tables 'mod/atac', 'mod/rna'; allowed: AnnDa"):
+        load_cells(tmp_path / "m.zarr")
+    assert len(load_cells(tmp_path / "m.zarr" / "mod" / "rna").cells) == 30
+
+
 class _Trap:
     def __reduce__(self):
         return (print, ("unpickled",))
@@ -327,6 +370,7 @@ def test_folders_with_nothing_or_several_are_refused(tmp_path):
     bins = tmp_path / "hd" / "binned_outputs"
     for size in ("002", "008"):
         (bins / f"square_{size}um").mkdir(parents=True)
+    assert recognise(tmp_path / "hd") == {"data.source": "cells"}
     with pytest.raises(DataError, match="several sizes of bins .*square_008um"):
         load_cells(tmp_path / "hd")
 
@@ -338,6 +382,7 @@ def test_folders_with_nothing_or_several_are_refused(tmp_path):
         ("a.rds", "zellkonverter"),
         ("a.h5mu", "mudata"),
         ("a.xlsx", "export the sheet"),
+        ("a.gem.gz", "count its transcripts"),
         ("a.tar.gz", "unpack it"),
         ("a.pkl", "pickled files run code"),
     ],

@@ -69,7 +69,7 @@ def test_padding_is_never_given_and_nodes_of_a_tissue_are_drawn_by_number():
     ("task", "hidden", "match"),
     [
         ("gene_imputation", (), "gives everything"),
-        ("gene_imputation", (0, 1, 2), "gives nothing of sample 0"),
+        ("gene_imputation", (0, 1, 2), "gives nothing of sample 0, of 3 genes"),
     ],
 )
 def test_masks_of_everything_or_nothing_are_refused(task, hidden, match):

@@ -1,11 +1,18 @@
 """Fields from simulations, profiles and tissues: splits, positions, units, errors."""
 
 import csv
+import tracemalloc
 
 import numpy as np
 import pytest
 
-from ncgn_jax.expression.sets import load_profiles, load_turing
+from ncgn_jax.data.report import Reading
+from ncgn_jax.expression.sets import (
+    FieldDataset,
+    FieldSet,
+    load_profiles,
+    load_turing,
+)
 from ncgn_jax.expression.tissue import load_tissue
 from ncgn_jax.expression.turing import TEST_PLACES, TEST_TIMES
 from ncgn_jax.faults import DataError
@@ -171,3 +178,37 @@ def test_real_profiles_and_tissue_load(shared_data):
         num_test=20,
     )
     assert data.train.values.shape == (50, 128, 33)
+
+
+@pytest.mark.parametrize("num_genes", [1, 2, 9, 40])
+def test_moments_are_equal_however_many_values_are_converted_together(
+    monkeypatch, num_genes
+):
+    """Runs know their data by them."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(3, 2, (6, 50, num_genes)).astype(np.float32)
+    layouts = tuple(np.zeros((50 - i, 2), np.float32) for i in range(6))
+    fields = FieldSet(values, layouts, np.arange(6, dtype=np.int32))
+    report = Reading("mine", "cells").report({})
+    dataset = FieldDataset("mine", report, ("a",) * num_genes, fields, fields)
+    nodes = values[fields.point_mask].astype(np.float64)
+    for most in (1, 400, 10**6):
+        monkeypatch.setattr("ncgn_jax.expression.sets._MOST_VALUES", most)
+        mean, scale = dataset.moments()
+        np.testing.assert_array_equal(mean, nodes.mean(axis=0))
+        np.testing.assert_array_equal(scale, nodes.std(axis=0))
+
+
+def test_few_values_are_in_double_precision_together(monkeypatch):
+    values = np.ones((20, 100, 64), np.float32)
+    layouts = (np.zeros((100, 2), np.float32),) * 20
+    fields = FieldSet(values, layouts, np.arange(20, dtype=np.int32))
+    report = Reading("mine", "cells").report({})
+    dataset = FieldDataset("mine", report, ("a",) * 64, fields, fields)
+    monkeypatch.setattr("ncgn_jax.expression.sets._MOST_VALUES", 2000 * 8)
+    tracemalloc.start()
+    dataset.moments()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # All at once it would be twice the values in double precision.
+    assert peak < 8 * values.size

@@ -139,6 +139,10 @@ def test_decimal_commas_are_read_and_said(tmp_path):
         ["CC"],
         "1 with a bad mw (first line 2: '1,5')",
     )
+    # So it may where all have three digits behind it.
+    write(tmp_path / "c.csv", "smiles;mw\nCCO;1,500\nCC;\n")
+    found, left_out = read(tmp_path / "c.csv", property_columns=["mw"])
+    assert left_out == "1 with a bad mw (first line 2: '1,500')"
 
 
 def test_chosen_column(tmp_path):
@@ -351,7 +355,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 def test_a_file_of_which_little_is_used_says_so(tmp_path):
-    file = write(tmp_path / "a.txt", "CCO\nCC\n//\n// Salts\n[Cl,Br\n")
+    file = write(tmp_path / "a.txt", "CCO\nCC\n!\n! Salts\n[Cl,Br\n")
     loaded = load_molecules(file, max_atoms=4)
     assert loaded.reading.report({}).notes == ("only 2 of 5 are used",)
 

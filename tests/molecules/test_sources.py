@@ -349,6 +349,30 @@ def test_too_few_are_refused_with_what_was_left_out(tmp_path, num):
     assert [len(p) for p in parts(load(write(file, CHAINS[:3])))] == [1, 1, 1]
 
 
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["CC", "CO", *["C" * 12] * 2, "C" * 13], "data.max_atoms=13 keeps all"),
+        (["CC", "C" * 64, "C" * 63, "C" * 99], "64, the largest .* 75"),
+        (["smiles,split", "CC,val", "CO,test", "CN,val", "CCCCCCCCCCF,train"], "11 k"),
+        (["smiles,split", "CC,train", "CCCCCCCCCCF,train", "CO,val"], "=11 keeps"),
+    ],
+)
+def test_too_few_for_their_size_are_read_with_another(tmp_path, lines, said):
+    file = write(tmp_path / "a.csv", lines)
+    with pytest.raises(DataError, match=said) as found:
+        load(file, max_atoms=9)
+    size = found.value.proposal["data.max_atoms"]
+    assert 9 < size <= 64
+    assert len(load(file, max_atoms=size).train) > 0
+
+
+def test_size_is_no_way_out_of_other_faults(tmp_path):
+    with pytest.raises(DataError, match="1 usable molecule") as found:
+        load(write(tmp_path / "a.smi", ["CC", "C1CC", "C" * 99]))
+    assert found.value.proposal == {}
+
+
 def test_many_records_are_described_once(tmp_path):
     """Files of a folder have other properties each."""
     from rdkit import Chem

@@ -42,6 +42,8 @@ def smiles(found):
         ("a.smi", ["C[C@H](F)Cl |&1:1|", "CC |$;$|"], ["C[C@H](F)Cl", "CC"], ""),
         ("a.csv", ["# made by hand", "smiles", "CCO"], ["CCO"], ""),
         ("a.csv", ["#smiles,id", "CCO,1"], ["CCO"], ""),
+        ("a.csv", ["sep=;", "smiles;x", "CCO;1", "CC;2"], ["CCO", "CC"], "semicolons"),
+        ("a.smi", ["//// salts //", "CCO a", "// solvents", "CC"], ["CCO", "CC"], ""),
         ("a.txt", ["# http://here.org/CanonicalSMILES/json?of=many&as=a_very_long_text",
          "1\tx\tCCO", "2\ty\tCCN"], ["CCO", "CCN"], "column 3, by its content"),
         ("a.tsv", ["smiles\tname", 'CCO\t"5-one', 'CC\t"a ""b"""'], ["CCO", "CC"], ""),
