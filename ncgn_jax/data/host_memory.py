@@ -16,18 +16,21 @@ def available_bytes() -> int:
     return min((size for size in found if size is not None), default=2**63)
 
 
-def require_bytes(needed: int, what: str, ways_out: str) -> None:
+def require_bytes(
+    needed: int, what: str, ways_out: str, free: int | None = None
+) -> None:
     """Refuses data that would not fit.
 
     Args:
       needed: Bytes.
       what: What takes them.
       ways_out: Fields that need less.
+      free: Bytes that were free before any of them was taken, None to find them.
 
     Raises:
       DataError: If that is more than most of what is free.
     """
-    free = available_bytes()
+    free = available_bytes() if free is None else free
     if needed > _SHARE * free:
         raise DataError(
             f"{what} take {needed / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free; "
