@@ -117,8 +117,9 @@ def _read_text(
     if len(rows) < num_points:
         raise _truncated(num_points, len(rows), where)
     width, starts = sum(counts), np.cumsum(counts) - counts
-    if rows and len(rows[0]) < width and b"," in b"".join(rows[0]):
-        # Some programs put commas between the numbers.
+    first = rows[0] if rows else []
+    if b"," in b"".join(first) and (len(first) < width or first[0].endswith(b",")):
+        # Some programs put commas between the numbers; in 0,5 0,5 they are no such.
         rows = [b" ".join(row).replace(b",", b" ").split() for row in rows]
     short = next((i for i, row in enumerate(rows) if len(row) < width), None)
     if short is not None:
