@@ -25,12 +25,23 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
+from ncgn_jax.data.stand_ins import refuse_stand_in_file
 from ncgn_jax.faults import DataError
 
 ARCHIVE_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAX_MEMBER_BYTES = 2**31
+# A compressed .tar of a few MB may list millions of empty members.
+_MAX_TAR_MEMBERS = 2**22
+_MAX_TAR_HEADER_BYTES = 2**20
+_TAR_HEADERS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
 _CHUNK = 2**20
 _OF_SYSTEMS = frozenset(("thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"))
 # What `zipfile`, `tarfile` and `gzip` raise for files that were spoilt at random.
@@ -126,7 +137,8 @@ def open_archive(
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     opened = _open_zip if path.suffix.lower() == ".zip" else _open_tar
-    with opened(path) as (listed, open_member):
+    refuse_stand_in_file(path, path)
+    with opened(path, max_bytes) as (listed, open_member):
         kept, hidden = [], []
         for member in sorted(listed):
             if _check_member(path, member, max_bytes):
@@ -221,7 +233,7 @@ _Opened = tuple[list[Member], Callable[[str], contextlib.AbstractContextManager]
 
 
 @contextlib.contextmanager
-def _open_zip(path: Path) -> Iterator[_Opened]:
+def _open_zip(path: Path, max_bytes: int) -> Iterator[_Opened]:
     with _in_words(f"{path}: not a readable zip"):
         archive = zipfile.ZipFile(path)
     with archive:
@@ -235,15 +247,32 @@ def _open_zip(path: Path) -> Iterator[_Opened]:
         yield members, archive.open
 
 
+class _TarInfo(tarfile.TarInfo):
+    """A member whose name and attributes are refused before they are read if too long.
+
+    `tarfile` takes them into memory whole, before anybody sees the member.
+    """
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        info = super().frombuf(buf, encoding, errors)
+        if info.type in _TAR_HEADERS and info.size > _MAX_TAR_HEADER_BYTES:
+            # No error of `tarfile`, since it goes on after most of them.
+            raise MemoryError(
+                f"a name or attributes of {info.size:,} bytes; allowed: <= "
+                f"{_MAX_TAR_HEADER_BYTES:,}"
+            )
+        return info
+
+
 @contextlib.contextmanager
-def _open_tar(path: Path) -> Iterator[_Opened]:
-    with _in_words(f"{path}: not a readable archive"):
-        archive = tarfile.open(path)  # noqa: SIM115  closed below
-        infos = {info.name: info for info in archive if not info.isdir()}
+def _open_tar(path: Path, max_bytes: int) -> Iterator[_Opened]:
+    words = f"{path}: not a readable archive"
+    with _in_words(words):
+        archive = tarfile.open(path, tarinfo=_TarInfo)  # noqa: SIM115  closed below
     with archive:
-        for info in infos.values():
-            if not info.isfile():
-                raise DataError(f"{path}: {info.name!r} is a link; allowed: files")
+        with _in_words(words):
+            infos = _list_tar(path, archive, max_bytes)
 
         def open_member(name: str) -> contextlib.AbstractContextManager:
             file = archive.extractfile(infos[name])
@@ -251,10 +280,30 @@ def _open_tar(path: Path) -> Iterator[_Opened]:
                 raise DataError(f"{path}:{name}: not a file")
             return file
 
-        members = [
-            Member(i.name, i.size, str(i.mtime), i.offset_data) for i in infos.values()
-        ]
-        yield members, open_member
+        yield list(map(_member_of, infos.values())), open_member
+
+
+def _list_tar(
+    path: Path, archive: tarfile.TarFile, max_bytes: int
+) -> dict[str, tarfile.TarInfo]:
+    """Returns members that are no folders; refuses one before it is passed over."""
+    infos: dict[str, tarfile.TarInfo] = {}
+    for info in archive:
+        if info.isdir():
+            continue
+        if not info.isfile():
+            raise DataError(f"{path}: {info.name!r} is a link; allowed: files")
+        _check_member(path, _member_of(info), max_bytes)
+        infos[info.name] = info
+        if len(infos) > _MAX_TAR_MEMBERS:
+            raise DataError(
+                f"{path}: more than {_MAX_TAR_MEMBERS:,} files; allowed: so many"
+            )
+    return infos
+
+
+def _member_of(info: tarfile.TarInfo) -> Member:
+    return Member(info.name, info.size, str(info.mtime), info.offset_data)
 
 
 def _check_member(path: Path, member: Member, max_bytes: int) -> bool:

@@ -14,6 +14,8 @@ from typing import IO
 import numpy as np
 
 from ncgn_jax.data.archives import SPOILT
+from ncgn_jax.data.host_memory import require_bytes
+from ncgn_jax.data.stand_ins import refuse_stand_in, refuse_stand_in_file
 from ncgn_jax.data.whole_files import whole_file
 from ncgn_jax.faults import DataError
 
@@ -41,8 +43,9 @@ def read_npz(
       The arrays by name, in the order of the archive.
 
     Raises:
-      DataError: If the file is absent, not an archive, damaged or cut short, if an
-        array holds pickled objects or records, or if a required one is missing.
+      DataError: If the file is absent, not an archive, damaged or cut short, if its
+        arrays would not fit into memory, if one holds pickled objects or records, or if
+        a required one is missing.
     """
     arrays = _read_archive(_existing_file(path), str(path), records)
     missing = [name for name in required if name not in arrays]
@@ -85,6 +88,7 @@ def parse_npy(content: bytes, where: str, *, records: bool = False) -> np.ndarra
     try:
         array = np.lib.format.read_array(file, allow_pickle=False)
     except _SPOILT as error:
+        refuse_stand_in(content, where)
         raise _unreadable(where, ".npy file", error) from error
     if file.read(1):
         raise DataError(f"{where}: more bytes than shape {array.shape} takes")
@@ -105,11 +109,11 @@ def open_npy(path: str | os.PathLike[str], *, records: bool = False) -> np.ndarr
       DataError: If the file is absent, not an `.npy` file or cut short, or if it holds
         pickled objects or records.
     """
+    file = _existing_file(path)
     try:
-        array = np.lib.format.open_memmap(_existing_file(path), mode="r")
-    except DataError:
-        raise
+        array = np.lib.format.open_memmap(file, mode="r")
     except _SPOILT as error:
+        refuse_stand_in_file(file, path)
         raise _unreadable(path, ".npy file", error) from error
     return _checked(np.asarray(array), str(path), records)
 
@@ -172,6 +176,9 @@ def _read_archive(
     arrays = {}
     try:
         with zipfile.ZipFile(file) as archive:
+            # No more than is announced is ever unpacked.
+            total = sum(member.file_size for member in archive.infolist())
+            require_bytes(total, f"{where}: its arrays", "smaller or fewer arrays")
             for member in archive.infolist():
                 name = member.filename.removesuffix(".npy")
                 arrays[name] = _read_member(
@@ -180,6 +187,7 @@ def _read_archive(
     except DataError:
         raise
     except _SPOILT as error:
+        refuse_stand_in_file(file, where)
         raise _unreadable(where, ".npz file", error) from error
     if not arrays:
         raise DataError(f"{where}: an archive without arrays; allowed: {_ALLOWED}")

@@ -22,6 +22,7 @@ def require_bytes(
     what: str,
     ways_out: str,
     proposal: Mapping[str, float | str] | None = None,
+    free: int | None = None,
 ) -> None:
     """Refuses data that would not fit.
 
@@ -30,11 +31,12 @@ def require_bytes(
       what: What takes them.
       ways_out: Fields that need less.
       proposal: One of them with a value, for `DataError`.
+      free: Bytes that were free before any of them was taken, None to find them.
 
     Raises:
       DataError: If that is more than most of what is free.
     """
-    free = available_bytes()
+    free = available_bytes() if free is None else free
     if needed > _SHARE * free:
         raise DataError(
             f"{what} take {needed / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free; "

@@ -5,11 +5,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ncgn_jax.data.host_memory import available_bytes, require_bytes
 from ncgn_jax.data.optional import import_optional
+from ncgn_jax.data.stand_ins import refuse_stand_in_file
 from ncgn_jax.faults import DataError
 
 RecordBatch = Any  # of pyarrow
 ParquetFile = Any  # of pyarrow
+Table = Any  # of pyarrow
+_ROWS_AT_ONCE = 1024
 
 
 def open_parquet(source: Path | BinaryIO, where: object) -> ParquetFile:
@@ -28,6 +32,8 @@ def open_parquet(source: Path | BinaryIO, where: object) -> ParquetFile:
     parquet = import_optional("pyarrow.parquet", "parquet", where)
     if isinstance(source, Path) and not source.is_file():
         raise DataError(f"{where}: no such file; allowed: a .parquet file")
+    if isinstance(source, Path):
+        refuse_stand_in_file(source, where)
     with told_in_words(where):
         return parquet.ParquetFile(source)
 
@@ -58,6 +64,51 @@ def read_batches(
         if batch is None:
             return
         yield batch
+
+
+def read_all_rows(
+    file: ParquetFile, where: object, columns: Sequence[str] | None = None
+) -> Table:
+    """Reads all rows, as long as they fit into memory.
+
+    A few bytes may stand for many rows, and the sizes in the footer may be wrong, so
+    what was read is counted too.
+
+    Args:
+      file: The file.
+      where: Its name, for messages.
+      columns: Names of the columns to read, None for all.
+
+    Raises:
+      DataError: If the file is damaged or its rows would not fit.
+    """
+    arrow = import_optional("pyarrow", "parquet", where)
+    what, ways_out = f"{where}: its rows", "fewer rows or columns"
+    with told_in_words(where):
+        schema = file.schema_arrow
+        names = schema.names if columns is None else columns
+        wanted = {name.partition(".")[0] for name in names}
+        announced = _announced_bytes(file, wanted)
+    require_bytes(announced, what, ways_out)
+    free = available_bytes()
+    batches, total = [], 0
+    for batch in read_batches(file, where, _ROWS_AT_ONCE, columns):
+        batches.append(batch)
+        total += batch.nbytes
+        require_bytes(total, what, ways_out, free=free)
+    with told_in_words(where):
+        kept = schema if columns is None else arrow.schema(map(schema.field, columns))
+        return arrow.Table.from_batches(batches, kept)
+
+
+def _announced_bytes(file: ParquetFile, columns: set[str]) -> int:
+    """Returns the unpacked size of some columns, as the footer has it."""
+    total = 0
+    for group in map(file.metadata.row_group, range(file.metadata.num_row_groups)):
+        for part in map(group.column, range(group.num_columns)):
+            if part.path_in_schema.partition(".")[0] in columns:
+                total += part.total_uncompressed_size
+    return total
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from typing import SupportsFloat
 
 import numpy as np
 
-from ncgn_jax.data.parquet import open_parquet, told_in_words
+from ncgn_jax.data.parquet import open_parquet, read_all_rows, told_in_words
 from ncgn_jax.data.text_tables import may_be_thousands, read_lines
 from ncgn_jax.expression.cell_names import CELL_COLUMNS, IN_TISSUE, is_no_gene
 from ncgn_jax.faults import DataError
@@ -247,7 +247,7 @@ def _is_space_ranger(line: list[str]) -> bool:
 
 def _read_parquet(path: Path) -> tuple[list[str], list[np.ndarray]]:
     with open_parquet(path, path) as file, told_in_words(path):
-        content = file.read(use_threads=False)
+        content = read_all_rows(file, path)
         columns = [_to_name(name) for name in content.column_names]
         values = [_of_arrow(content.column(i)) for i in range(len(columns))]
     if not columns or not content.num_rows:

@@ -18,7 +18,12 @@ import numpy as np
 
 from ncgn_jax.data.file_trees import open_tree
 from ncgn_jax.data.labels import RawLabels
-from ncgn_jax.data.parquet import open_parquet, read_batches, told_in_words
+from ncgn_jax.data.parquet import (
+    open_parquet,
+    read_all_rows,
+    read_batches,
+    told_in_words,
+)
 from ncgn_jax.data.report import Reading
 from ncgn_jax.data.splits import split_in
 from ncgn_jax.faults import DataError
@@ -293,7 +298,7 @@ def _read_classes(
 
 def _column(table: Any, name: str, where: str) -> list[Any]:
     with told_in_words(where):
-        return table.read(columns=[name]).column(0).to_pylist()
+        return read_all_rows(table, where, [name]).column(0).to_pylist()
 
 
 def _pictures(

@@ -6,18 +6,21 @@ Nothing is unpickled: torch files are read by `torch.load(weights_only=True)`.
 import contextlib
 import io
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from ncgn_jax.data.archives import SPOILT
 from ncgn_jax.data.array_files import open_npy, parse_npy, parse_npz, read_npz
 from ncgn_jax.data.file_trees import TreeFile
 from ncgn_jax.data.hdf5_check import check_hdf5
 from ncgn_jax.data.labels import clean_names
 from ncgn_jax.data.optional import import_optional
 from ncgn_jax.data.splits import split_in, split_of
+from ncgn_jax.data.stand_ins import refuse_stand_in
 from ncgn_jax.faults import DataError
 
 MAX_COLUMNS = 16
@@ -176,6 +179,8 @@ def _open_hdf5(
 
 def _read_torch(content: bytes, where: str) -> Mapping[str, ArrayLike]:
     torch = import_optional("torch", "torch", where)
+    refuse_stand_in(content, where)
+    _refuse_packed(content, where)
     try:
         loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         found = dict(_flatten(loaded, "", torch, len(content), where))
@@ -192,6 +197,23 @@ def _read_torch(content: bytes, where: str) -> Mapping[str, ArrayLike]:
     if not found:
         raise DataError(f"{where}: no tensors")
     return found
+
+
+def _refuse_packed(content: bytes, where: str) -> None:
+    """Refuses compressed tensors, which torch would unpack to any size.
+
+    `torch.save` stores them as they are.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            total = sum(member.file_size for member in archive.infolist())
+    except SPOILT:
+        return  # an older format, or damage that torch finds
+    if total > len(content):
+        raise DataError(
+            f"{where}: tensors of {total:,} bytes in a file of {len(content):,}; "
+            "allowed: tensors that are not compressed, as torch.save stores them"
+        )
 
 
 def _flatten(

@@ -11,12 +11,14 @@ import sys
 
 import numpy as np
 
+from ncgn_jax.data.host_memory import require_bytes
 from ncgn_jax.data.optional import import_optional
 from ncgn_jax.faults import DataError
 
 _TIMEOUT_SECONDS = 3600.0
 _LEAST_HEADER_BYTES = 227
 _LEAST_RECORD_BYTES = 54
+_POINT_BYTES = 24  # of x, y and z in float64
 # Writes the names of other dimensions in a line, then x, y and z of all points.
 _READ = """
 import io, sys
@@ -49,6 +51,7 @@ def read_lidar(
     laspy = import_optional("laspy", "lidar", where)
     _check_header(content, where)
     if is_compressed:
+        _require_memory(content, where)
         points, announced, names = _read_apart(content, where)
     else:
         try:
@@ -91,6 +94,18 @@ def _check_header(content: bytes, where: str) -> None:
             f"{where}: truncated: {num_records} records announced in {len(content)} "
             "bytes"
         )
+
+
+def _require_memory(content: bytes, where: str) -> None:
+    """Refuses compressed points that would not fit: equal ones take hardly a byte."""
+    num_points = int.from_bytes(content[107:111], "little")
+    if content[25] >= 4:  # version 1.4 and later
+        num_points = max(num_points, int.from_bytes(content[247:255], "little"))
+    record_bytes = int.from_bytes(content[105:107], "little")
+    # The other process has records and coordinates, and sends these.
+    needed = num_points * (record_bytes + 3 * _POINT_BYTES)
+    what = f"{where}: its {num_points:,} points"
+    require_bytes(needed, what, "a file of fewer points")
 
 
 def _read_apart(content: bytes, where: str) -> tuple[np.ndarray, int, list[str]]:

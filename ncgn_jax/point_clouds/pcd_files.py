@@ -117,6 +117,10 @@ def _read_text(
     if len(rows) < num_points:
         raise _truncated(num_points, len(rows), where)
     width, starts = sum(counts), np.cumsum(counts) - counts
+    first = rows[0] if rows else []
+    if b"," in b"".join(first) and (len(first) < width or first[0].endswith(b",")):
+        # Some programs put commas between the numbers; in 0,5 0,5 they are no such.
+        rows = [b" ".join(row).replace(b",", b" ").split() for row in rows]
     short = next((i for i, row in enumerate(rows) if len(row) < width), None)
     if short is not None:
         raise _truncated(num_points, short, where)

@@ -10,7 +10,7 @@ from ncgn_jax.data.file_trees import TreeFile, open_tree
 from ncgn_jax.faults import DataError
 from ncgn_jax.point_clouds.array_contents import find_clouds, open_arrays
 from ncgn_jax.point_clouds.shape_files import ENDINGS
-from ncgn_jax.point_clouds.text_clouds import read_text_cloud
+from ncgn_jax.point_clouds.text_clouds import narrow_text, read_text_cloud
 
 # Formats of nothing else.
 _SURE = (
@@ -74,7 +74,7 @@ def _holds_clouds(entry: TreeFile) -> bool:
 
 def _is_text_cloud(entry: TreeFile) -> bool:
     """Looks at the first lines; a table of cells is wider, or has no x, y and z."""
-    head = entry.head()
+    head = narrow_text(entry.head())
     lines = head.splitlines()[:20]
     if not lines:
         return False

@@ -4,22 +4,22 @@
 others hold one. Every format may be compressed (.gz).
 """
 
-import io
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 
 from ncgn_jax.data.archives import ending_of
-from ncgn_jax.data.optional import import_optional
+from ncgn_jax.data.stand_ins import refuse_stand_in
 from ncgn_jax.faults import DataError
+from ncgn_jax.point_clouds.gltf_files import read_gltf
 from ncgn_jax.point_clouds.lidar_files import read_lidar
 from ncgn_jax.point_clouds.obj_files import read_obj
-from ncgn_jax.point_clouds.off_files import check_corners, read_off
+from ncgn_jax.point_clouds.off_files import read_off
 from ncgn_jax.point_clouds.pcd_files import read_pcd
 from ncgn_jax.point_clouds.ply_files import read_ply
 from ncgn_jax.point_clouds.stl_files import read_stl
-from ncgn_jax.point_clouds.text_clouds import read_text_cloud
+from ncgn_jax.point_clouds.text_clouds import narrow_text, read_text_cloud
 
 ARRAY_ENDINGS = (".npz", ".npy", ".h5", ".hdf5", ".pt", ".pth")
 TEXT_ENDINGS = (".xyz", ".pts", ".asc", ".txt", ".csv")
@@ -92,6 +92,9 @@ def read_shape(content: bytes, name: str, where: str, beside: Beside) -> Shape:
       DataError: If it is damaged, or has no points.
     """
     ending, no_faces = ending_of(name), np.zeros((0, 3), np.int64)
+    refuse_stand_in(content, where)
+    if ending in (".off", ".obj"):
+        content = narrow_text(content)
     if ending == ".off":
         return Shape(*read_off(content, where))
     if ending == ".ply":
@@ -110,54 +113,8 @@ def read_shape(content: bytes, name: str, where: str, beside: Beside) -> Shape:
         points, others = read_lidar(content, ending == ".laz", where)
         return Shape(points, no_faces, others)
     if ending in (".glb", ".gltf"):
-        return _read_gltf(content, ending, where, beside)
+        points, faces, note = read_gltf(content, ending, where, beside)
+        return Shape(points, faces, note=note)
     cloud = read_text_cloud(content, where)
     note = "commas are decimal points, as in 0,5" if cloud.decimal_comma else ""
     return Shape(cloud.points, no_faces, cloud.others, note=note)
-
-
-class _Beside:
-    """Lets trimesh read files beside a .gltf, and no others."""
-
-    def __init__(self, beside: Beside):
-        self._beside = beside
-
-    def __getitem__(self, name: str) -> bytes:
-        return self._beside(name)
-
-
-def _read_gltf(content: bytes, ending: str, where: str, beside: Beside) -> Shape:
-    # Slow to import, and needed for this format only.
-    trimesh = import_optional("trimesh", "meshes", where)
-    try:
-        scene = trimesh.load_scene(
-            io.BytesIO(content),
-            file_type=ending[1:],
-            resolver=cast(Any, _Beside(beside)),  # what it asks of one
-            process=False,
-            skip_materials=True,
-        )
-        parts = [
-            part
-            for part in scene.dump()
-            if isinstance(part, trimesh.Trimesh | trimesh.PointCloud)
-        ]
-        vertices = [np.asarray(part.vertices, np.float64) for part in parts]
-        faces = [
-            np.asarray(part.faces if isinstance(part, trimesh.Trimesh) else ())
-            .reshape(-1, 3)
-            .astype(np.int64)
-            for part in parts
-        ]
-    except DataError:
-        raise
-    except Exception as error:  # trimesh lists no errors of its readers
-        raise DataError(f"{where}: not readable ({error!r})") from error
-    starts = np.cumsum([0, *map(len, vertices)])
-    if not starts[-1]:
-        raise DataError(f"{where}: no vertices")
-    joined = np.concatenate(
-        [part + start for part, start in zip(faces, starts[:-1], strict=True)]
-    )
-    check_corners(joined.reshape(-1), int(starts[-1]), where)
-    return Shape(np.concatenate(vertices), joined)

@@ -22,6 +22,7 @@ _AXES = ("x", "y", "z")
 _COMMENTS = re.compile(r"^\s*(?:(?:#|//|%|;|\").*|[{}])$")
 _COUNT = re.compile(r"(?:n_points:\s*)?([0-9]{1,12})")
 _MAX_HEADER_LINES = 40
+_GRID_LINES = 6
 
 
 class TextCloud(NamedTuple):
@@ -40,7 +41,20 @@ class TextCloud(NamedTuple):
 
 def has_points(content: bytes) -> bool:
     """Tells whether one of the first lines of a text looks like a point."""
-    return _first_point(_lines_of(content[: 2**16])) is not None
+    return _first_point(_lines_of(narrow_text(content[: 2**16]))) is not None
+
+
+def narrow_text(content: bytes) -> bytes:
+    """Returns a text in UTF-8 if it is in UTF-16 with its mark, else as it is.
+
+    Example:
+      >>> narrow_text("1 2 3".encode("utf-16"))
+      b'1 2 3'
+    """
+    if not content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content
+    # The end may be cut within a letter.
+    return content.decode("utf-16", "replace").encode()
 
 
 def read_text_cloud(content: bytes, where: str) -> TextCloud:
@@ -54,12 +68,14 @@ def read_text_cloud(content: bytes, where: str) -> TextCloud:
       DataError: If there are no points, fewer than announced, or a line has another
         number of columns than the first.
     """
+    content = narrow_text(content)
     if b"\0" in content[: 2**16]:
         raise DataError(f"{where}: not a text file")
     lines = _lines_of(content)
     start = _first_point(lines)
+    _refuse_grid(lines, where)
     if start is None:
-        refuse_stand_in(lines[0], where)
+        refuse_stand_in(content, where)
         raise DataError(
             f"{where}: no points: no line begins with three numbers "
             f"({len(lines)} lines)"
@@ -84,6 +100,16 @@ def read_text_cloud(content: bytes, where: str) -> TextCloud:
         )
     others = tuple(name for i, name in enumerate(names) if i not in places)
     return TextCloud(np.ascontiguousarray(table[:, places]), others, decimal_comma)
+
+
+def _refuse_grid(lines: list[str], where: str) -> None:
+    """Refuses heights on a grid, whose rows look like points."""
+    words = {line.split()[0].lower() for line in lines[:_GRID_LINES] if line.split()}
+    if {"ncols", "nrows"} <= words:
+        raise DataError(
+            f"{where}: heights on a grid (ncols, nrows); allowed: a point in each line "
+            "(gdal2xyz writes them)"
+        )
 
 
 def _lines_of(content: bytes) -> list[str]:

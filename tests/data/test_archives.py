@@ -7,6 +7,7 @@ import zipfile
 
 import pytest
 
+from ncgn_jax.data import archives
 from ncgn_jax.data.archives import open_archive, read_plain_or_gzip
 from ncgn_jax.faults import DataError
 
@@ -102,3 +103,45 @@ def test_stamps_of_members_change_with_them(tmp_path):
             with open_archive(path) as archive:
                 found += [member.stamp for member in archive.members]
     assert [len(set(found)) for found in stamps] == [2, 2]
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_long_names_and_attributes_in_a_tar_are_refused_unread(
+    kind, is_first, tmp_path
+):
+    path = tmp_path / "a.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        if not is_first:
+            archive.addfile(tarfile.TarInfo("a"), io.BytesIO())
+        info = tarfile.TarInfo("long")
+        info.type, info.size = kind, 2**20 + 1
+        archive.addfile(info, io.BytesIO(bytes(info.size)))
+        archive.addfile(tarfile.TarInfo("b"), io.BytesIO())
+    said = r"a\.tar\.gz: not a readable archive \(a name or attributes of 1,048,577"
+    with pytest.raises(DataError, match=said), open_archive(path):
+        pass
+
+
+def test_a_tar_of_too_many_members_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "_MAX_TAR_MEMBERS", 3)
+    path = make_tar(tmp_path / "a.tar.gz", {f"{i}": b"" for i in range(3)})
+    with open_archive(path) as archive:
+        assert len(archive.members) == 3
+    make_tar(path, {f"{i}": b"" for i in range(4)})
+    with pytest.raises(DataError, match="more than 3 files"), open_archive(path):
+        pass
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer to the file"),
+        (b"\n<!DOCTYPE html><html>", "a web page in the place"),
+    ],
+)
+def test_stand_ins_of_archives_are_named(name, content, said, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=said), open_archive(tmp_path / name):
+        pass

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ncgn_jax.data.array_files import look_at_npy, look_at_npz, open_npy, read_npz
+from ncgn_jax.data import host_memory
+from ncgn_jax.data.array_files import (
+    look_at_npy,
+    look_at_npz,
+    open_npy,
+    parse_npy,
+    parse_npz,
+    read_npz,
+)
 from ncgn_jax.faults import DataError
 
 ARRAYS = {
@@ -193,3 +201,31 @@ def test_spoilt_bytes_are_read_or_refused(tmp_path, data, original):
     for place in data.draw(st.lists(places, min_size=1, max_size=4)):
         content[place] = data.draw(st.integers(0, 255))
     read_or_refuse(tmp_path / "a", bytes(content))
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_arrays_that_would_not_fit_are_refused_unread(tmp_path, monkeypatch, in_memory):
+    content = to_bytes(np.savez_compressed, x=np.zeros(2**20, np.uint8), y=np.ones(3))
+    assert len(content) < 5000
+    path = tmp_path / "a.npz"
+    path.write_bytes(content)
+
+    def read():
+        return parse_npz(content, "a.npz") if in_memory else read_npz(path)
+
+    monkeypatch.setattr(host_memory, "available_bytes", lambda: 2**21)
+    assert list(read()) == ["x", "y"]
+    monkeypatch.setattr(host_memory, "available_bytes", lambda: 2**20)
+    monkeypatch.setattr(np.lib.format, "read_array", None)
+    with pytest.raises(DataError, match=r"a\.npz: its arrays take 0\.0 GiB"):
+        read()
+
+
+@pytest.mark.parametrize("read", [read_npz, open_npy])
+def test_stand_ins_of_arrays_are_named(tmp_path, read):
+    (tmp_path / "a").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(DataError, match="a: a pointer to the file; `git lfs pull`"):
+        read(tmp_path / "a")
+    parse = parse_npz if read is read_npz else parse_npy
+    with pytest.raises(DataError, match=r"x\.npy: a web page"):
+        parse(b"<html>", "x.npy")

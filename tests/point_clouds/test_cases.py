@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ncgn_jax.data import array_files
 from ncgn_jax.faults import DataError
+from ncgn_jax.point_clouds import array_contents
 from ncgn_jax.point_clouds.cloud_reader import FileOptions
 from ncgn_jax.point_clouds.files import load_point_files
 from ncgn_jax.point_clouds.load import is_modelnet, load_point_dataset
@@ -444,6 +446,20 @@ def test_reading_a_file_does_not_depend_on_others(tmp_path):
     np.testing.assert_array_equal(everything.test, fewer.test)
     other = load_point_files(tmp_path, 8, seed=4)
     assert not np.array_equal(other.train, fewer.train)
+
+
+def test_no_mapped_file_stays_open(tmp_path, monkeypatch):
+    write(tmp_path, [f"{i}.npy" for i in range(60)])
+    monkeypatch.setattr(array_contents, "_MAX_READ_BYTES", 0)  # map all of them
+    num_open = []
+
+    def open_npy(path, **options):
+        num_open.append(len(os.listdir("/proc/self/fd")))
+        return array_files.open_npy(path, **options)
+
+    monkeypatch.setattr(array_contents, "open_npy", open_npy)
+    assert sum(counts(load_point_files(tmp_path, 8))) == len(num_open) == 60
+    assert max(num_open) - num_open[0] <= 2
 
 
 # Units.

@@ -12,10 +12,14 @@ import numpy as np
 import pytest
 import trimesh
 
+from ncgn_jax.data import host_memory
 from ncgn_jax.faults import DataError
+from ncgn_jax.point_clouds import lidar_files
 from ncgn_jax.point_clouds.cloud_reader import FileOptions
 from ncgn_jax.point_clouds.files import load_point_files
+from ncgn_jax.point_clouds.recognise import looks_like_clouds
 from ncgn_jax.point_clouds.scans import read_scan
+from ncgn_jax.point_clouds.shape_files import SHAPE_ENDINGS
 from tests.point_clouds.fuzz_kinds import pcd
 
 CLOUD = np.random.default_rng(0).normal(size=(20, 3)).astype("f4")
@@ -507,3 +511,79 @@ def test_records_of_coordinates(tmp_path):
     data = load_point_files(tmp_path, 8)
     assert len(data.train) + len(data.test) == 4
     assert "other arrays (first 0.npy:" in say(data)
+
+
+def test_texts_in_utf_16_are_read(tmp_path):
+    for i, name in enumerate(("blanks.xyz", "header.csv", "counted.pts")):
+        path = tmp_path / f"{i}{name[-4:]}"
+        path.write_bytes(TEXTS[name].encode("utf-16"))
+        assert looks_like_clouds(path)
+        np.testing.assert_allclose(read_scan(path), CLOUD, atol=2e-6)
+    (tmp_path / "3.txt").write_bytes(TEXTS["blanks.xyz"].encode("utf-16-be"))
+    wide = b"\xfe\xff" + TEXTS["commas.txt"].encode("utf-16-be")
+    (tmp_path / "4.txt").write_bytes(wide)
+    data = load_point_files(tmp_path, 8)
+    assert len(data.train) + len(data.test) == 4
+    assert "1 texts without points (first 3.txt)" in say(data)
+    box = trimesh.creation.box()
+    for kind in ("obj", "off"):
+        path = tmp_path / f"a.{kind}"
+        path.write_bytes(box.export(file_type=kind).encode("utf-16"))
+        np.testing.assert_allclose(np.abs(read_scan(path)), np.full((8, 3), 0.5))
+
+
+def test_heights_on_a_grid_are_no_points(tmp_path):
+    header = "ncols 4\nnrows 20\nxllcorner 0\nyllcorner 0\ncellsize 1\n"
+    (tmp_path / "a.asc").write_text(header + text(" ", columns=4))
+    with pytest.raises(DataError, match="heights on a grid"):
+        read_scan(tmp_path / "a.asc")
+
+
+@pytest.mark.parametrize("separator", [",", ", ", "\t"])
+def test_pcd_in_text_with_commas(tmp_path, separator):
+    header, _, rows = pcd(CLOUD, "ascii").partition(b"DATA ascii\n")
+    rows = rows.replace(b" ", separator.encode())
+    (tmp_path / "a.pcd").write_bytes(header + b"DATA ascii\n" + rows)
+    np.testing.assert_allclose(read_scan(tmp_path / "a.pcd"), CLOUD, rtol=1e-6)
+
+
+@pytest.mark.parametrize("ending", SHAPE_ENDINGS)
+def test_pointers_and_pages_in_the_place_of_a_file_are_named(tmp_path, ending):
+    path = tmp_path / f"a{ending}"
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(DataError, match="a pointer to the file; `git lfs pull`"):
+        read_scan(path)
+    path.write_bytes(b"\xef\xbb\xbf<!DOCTYPE html>\n<html>")
+    with pytest.raises(DataError, match="a web page in the place of the file"):
+        read_scan(path)
+
+
+def packed_torch(num):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data/0", bytes(num))
+    return stream.getvalue()
+
+
+def test_compressed_tensors_are_refused_unread(tmp_path, monkeypatch):
+    fake = types.ModuleType("torch")
+    fake.load = lambda *a, **k: pytest.fail("was loaded")
+    monkeypatch.setitem(sys.modules, "torch", fake)
+    (tmp_path / "a.pt").write_bytes(packed_torch(10**6))
+    with pytest.raises(DataError, match="tensors of 1,000,000 bytes in a file of"):
+        load_point_files(tmp_path / "a.pt", 8)
+
+
+def test_compressed_lidar_that_would_not_fit_is_refused_unread(tmp_path, monkeypatch):
+    laspy = pytest.importorskip("laspy")
+    monkeypatch.setattr(lidar_files, "_read_apart", lambda *a: pytest.fail("was read"))
+    for version, kind, where, size in (("1.2", 3, 107, 4), ("1.4", 6, 247, 8)):
+        file = laspy.LasData(laspy.LasHeader(point_format=kind, version=version))
+        file.x, file.y, file.z = CLOUD.T.astype(float)
+        file.write(str(tmp_path / "a.laz"))
+        content = bytearray((tmp_path / "a.laz").read_bytes())
+        content[where : where + size] = (4 * 10**9).to_bytes(size, "little")
+        (tmp_path / "a.laz").write_bytes(content)
+        monkeypatch.setattr(host_memory, "available_bytes", lambda: 2**36)
+        with pytest.raises(DataError, match="its 4,000,000,000 points take 3.* GiB"):
+            read_scan(tmp_path / "a.laz")
