@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from ncgn_jax import parallel, processes
+from ncgn_jax import command, parallel, processes
 from ncgn_jax.config import apply_overrides, load_config
 from ncgn_jax.data.whole_files import check_writable, whole_file
 from ncgn_jax.domains import make_task, validate
@@ -79,6 +79,51 @@ def test_devices_that_are_not_there_are_named(monkeypatch):
     monkeypatch.setattr(jax, "local_devices", no_driver)
     with pytest.raises(MachineError, match="JAX_PLATFORMS=.*no driver.*allowed: cpu"):
         parallel.check_devices()
+
+
+COMMANDS = [
+    ["sample", "shapes", "made.npy"],
+    ["export", "shapes", "exported"],
+    ["levels", "--workdir=run"],
+    ["compare", f"--config={SMOKE}", "--vary=dmp.schedule=exp,linear"],
+    ["study", "toy_diffusion", "--quick"],
+]
+
+
+@pytest.mark.parametrize("arguments", COMMANDS)
+def test_every_command_refuses_what_the_machine_does_not_have(
+    arguments, tmp_path, monkeypatch
+):
+    """In one line, and before anything is written."""
+
+    def no_driver():
+        raise AssertionError
+
+    def refused(message):
+        with pytest.raises(SystemExit, match=message) as end:
+            command.main(arguments)
+        assert len(str(end.value).splitlines()) == 1
+        assert not list(tmp_path.iterdir())
+
+    monkeypatch.chdir(tmp_path)
+    # `ncgn study` hands on its arguments so.
+    monkeypatch.setattr(sys, "argv", ["ncgn"])
+    if arguments[0] != "study":  # Studies compute in 64 bits.
+        with jax.enable_x64(True):
+            refused("JAX computes in 64 bits")
+    monkeypatch.setattr(jax, "local_devices", no_driver)
+    refused("JAX_PLATFORMS=.*no such device here")
+
+
+@pytest.mark.parametrize("arguments", COMMANDS[2:])
+def test_every_command_refuses_a_folder_it_could_not_write_to(
+    arguments, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sys, "argv", ["ncgn"])
+    (tmp_path / "file").write_text("mine")
+    arguments = [a for a in arguments if "workdir" not in a]
+    with pytest.raises(SystemExit, match="file is a file; allowed: a folder"):
+        command.main([*arguments, f"--workdir={tmp_path / 'file'}"])
 
 
 def test_processes_that_could_not_agree_when_to_stop_are_refused(monkeypatch):
