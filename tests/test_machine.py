@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from ncgn_jax import command, parallel, processes
@@ -41,10 +42,11 @@ def test_folders_that_cannot_be_written_to_are_refused(tmp_path):
         tmp_path / "file" / "run": "file is a file; allowed: a folder",
         tmp_path / ("x" * 300): "cannot be written to .File name too long",
         Path("/proc/run"): "/proc/run: cannot be written to",
+        tmp_path / os.fsdecode(b"b\xff"): r"b.udcff': not a name in UTF-8, as checkp",
     }.items():
         with pytest.raises(MachineError, match=reason):
             check_writable(folder)
-    for folder in (tmp_path / "there", tmp_path / "new" / "run"):
+    for folder in (tmp_path / "there", tmp_path / "new" / "run", tmp_path / "né 雪"):
         check_writable(folder)
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["file", "there"]
 
@@ -160,6 +162,24 @@ def test_errors_of_the_machine_end_in_one_line(error, message):
     assert said.startswith(f"error: {message}")
     assert said.endswith("what was saved before is kept")
     assert "\n" not in said
+
+
+def test_names_beyond_the_encoding_of_the_terminal_are_printed(tmp_path):
+    def printed(**environment):
+        return subprocess.run(
+            [sys.executable, "-m", "ncgn_jax.command", "check", str(path)],
+            cwd=REPOSITORY,
+            env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
+            capture_output=True,
+            timeout=300,
+        )
+
+    path = tmp_path / "naïve.npy"
+    np.save(path, np.random.default_rng(0).normal(size=(6, 40, 3)))
+    ended = printed(PYTHONIOENCODING="ascii")
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert b"/na\\xefve.npy: 6 clouds" in ended.stdout
+    assert f"{path}: 6 clouds" in printed(PYTHONIOENCODING="utf-8").stdout.decode()
 
 
 def test_errors_of_the_program_keep_their_trace():
