@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from ncgn_jax.config import load_config, split_config_arguments, with_fields
+from ncgn_jax.data.file_trees import open_tree
 from ncgn_jax.domains import DOMAINS, load_data, set_fields, validate
 from ncgn_jax.faults import (
     ConfigError,
@@ -134,7 +135,12 @@ def _recognise(path: Path, domain: str | None) -> tuple[str, Mapping[str, Any]]:
     found = {name: own for name, own in fields.items() if own is not None}
     if len(found) == 1:
         return found.popitem()
-    what = f"may be data of {' or '.join(found)}" if found else "nothing recognised"
+    if found:
+        what = f"may be data of {' or '.join(found)}"
+    else:
+        # What cannot be opened says so here.
+        with open_tree(path, "list") as tree:
+            what = f"nothing recognised; found {tree.describe()}"
     raise ConfigError(
         f"{path}: {what}; name the domain with --domain={'|'.join(found or _domains())}"
     )

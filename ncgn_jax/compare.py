@@ -39,6 +39,7 @@ from ncgn_jax.comparison.runs import (
 from ncgn_jax.comparison.speed import time_sampling, time_training_steps
 from ncgn_jax.comparison.variants import Variant, make_variants, training_fields
 from ncgn_jax.config import config_to_json, split_config_arguments, with_fields
+from ncgn_jax.data.whole_files import check_writable
 from ncgn_jax.domains import DOMAINS
 from ncgn_jax.faults import (
     ConfigError,
@@ -321,6 +322,8 @@ def main(argv: list[str] | None = None) -> None:
         # Orbax reports every file it touches; its failures reach us as exceptions.
         absl_logging.set_verbosity(absl_logging.WARNING)
         parallel.keep_host_memory()
+        parallel.check_devices()
+        check_writable(options.workdir)
         variants = make_variants(path, overrides, options.vary, options.variant)
         compare(variants, options.workdir, options.seeds, options.seconds, options.tmac)
 

@@ -26,7 +26,14 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict, config_dict
 
 from ncgn_jax import parallel
-from ncgn_jax.faults import ConfigError, Faults, did_you_mean, get_field, is_type
+from ncgn_jax.faults import (
+    ConfigError,
+    Faults,
+    did_you_mean,
+    get_field,
+    is_type,
+    pass_on_stops,
+)
 
 # Rises when a field changes its name or meaning; see `domains.complete_config`.
 CONFIG_VERSION = 2
@@ -90,7 +97,8 @@ def load_config(path: str | Path) -> ConfigDict:
         )
     try:
         config = make(argument) if colon else make()
-    except Exception as error:  # a configuration file may raise anything
+    except (Exception, SystemExit) as error:  # a configuration file may raise anything
+        pass_on_stops(error)
         message = f"get_config() of {path} fails: {_describe(error)}"
         raise ConfigError(message) from error
     return _checked_form(config, str(path))
@@ -136,7 +144,8 @@ def _run_file(path: Path) -> Callable[..., Any]:
     except SyntaxError as error:
         place = f"{error.filename}, line {error.lineno}"
         raise ConfigError(f"syntax error in {place}: {error.msg}") from error
-    except Exception as error:  # a configuration file may raise anything
+    except (Exception, SystemExit) as error:  # a configuration file may raise anything
+        pass_on_stops(error)
         raise ConfigError(f"{path} does not run: {_describe(error)}") from error
     finally:
         sys.path.remove(folder)
@@ -509,5 +518,5 @@ def _to_tuple(value: Any) -> Any:
     return value
 
 
-def _describe(error: Exception) -> str:
+def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"

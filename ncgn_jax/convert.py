@@ -31,6 +31,7 @@ from ncgn_jax.faults import DataError, one_line_errors
 from ncgn_jax.graphs import MultiscaleGraph
 from ncgn_jax.graphs.message_passing import GraphsTuple
 from ncgn_jax.models.ncgn import NCGN
+from ncgn_jax.processes import check_device_is_there
 
 # Arrays of one layer or one network, nested by name.
 Tree = dict[str, Any]
@@ -373,6 +374,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _report_check(options: argparse.Namespace) -> int:
+    check_device_is_there()
     jax.config.update("jax_enable_x64", options.x64)
     tolerance = options.tolerance or (1e-9 if options.x64 else 1e-5)
     difference = check_parity(options.check)

@@ -13,6 +13,7 @@ Example:
 import contextlib
 import difflib
 import errno
+import io
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -87,6 +88,7 @@ def one_line_errors() -> Iterator[None]:
     That is a `NcgnError`, Ctrl-C, or a machine without the room, the memory or the
     rights that are needed. What was saved before stays.
     """
+    _print_everything()
     try:
         yield
     except NcgnError as error:
@@ -102,6 +104,12 @@ def one_line_errors() -> Iterator[None]:
         sys.exit(f"error: {reason}; what was saved before is kept")
 
 
+def pass_on_stops(error: BaseException) -> None:
+    """Raises again what ends this program, unlike a `SystemExit` of others' code."""
+    if isinstance(error, SystemExit) and type(error) is not SystemExit:
+        raise error
+
+
 def describe_machine(error: BaseException) -> str | None:
     """Describes an error that is due to the machine; None for any other."""
     if isinstance(error, BrokenPipeError):
@@ -115,6 +123,13 @@ def describe_machine(error: BaseException) -> str | None:
         first = str(error).splitlines()[0]
         return f"not enough memory on the device ({first})"
     return None
+
+
+def _print_everything() -> None:
+    """Lets names be printed whose letters the terminal's encoding does not have."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _leave_broken_streams() -> None:

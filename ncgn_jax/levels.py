@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from ncgn_jax import parallel
+from ncgn_jax.data.whole_files import check_writable
 from ncgn_jax.domains import validate
 from ncgn_jax.faults import ConfigError, one_line_errors
 from ncgn_jax.generate import load_run, read_run_config
@@ -237,9 +238,10 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args((argv or sys.argv)[1:])
     if options.num_levels < 2 or options.examples < 1:
         parser.error("--num_levels must be at least 2 and --examples at least 1")
-    parallel.start()
     with one_line_errors():
+        parallel.start()
         import_plugins(options.plugin)
+        check_writable(options.workdir)
         measure_levels(
             options.workdir, options.num_levels, options.examples, options.sampler
         )

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from ncgn_jax import registry
 from ncgn_jax.domains import DOMAINS
-from ncgn_jax.faults import ConfigError, RequestError, did_you_mean
+from ncgn_jax.faults import ConfigError, RequestError, did_you_mean, pass_on_stops
 from ncgn_jax.tasks import Task
 
 GROUP = "ncgn_jax.plugins"
@@ -144,7 +144,8 @@ def import_plugins(sources: Sequence[str] = ()) -> None:
     for source in sources:
         try:
             _import_one(source)
-        except Exception as error:  # A plug-in may raise anything.
+        except (Exception, SystemExit) as error:  # A plug-in may raise anything.
+            pass_on_stops(error)
             raise ConfigError(
                 f"--plugin={source}: {type(error).__name__}: {error}"
             ) from error
@@ -169,7 +170,8 @@ def _import_installed() -> None:
     for point in importlib.metadata.entry_points(group=GROUP):
         try:
             point.load()
-        except Exception as error:  # A plug-in may raise anything.
+        except (Exception, SystemExit) as error:  # A plug-in may raise anything.
+            pass_on_stops(error)
             raise ConfigError(
                 f"plug-in {point.name} ({point.value}): {type(error).__name__}: {error}"
             ) from error

@@ -114,12 +114,11 @@ def start() -> None:
     _join(seconds, f"{num_processes} processes at {coordinator}", arguments)
 
 
-def check_devices() -> None:
-    """Refuses a setting of JAX that nothing can be computed with.
+def check_device_is_there() -> None:
+    """Refuses devices that JAX is told to use and does not find.
 
     Raises:
-      MachineError: If the devices that JAX is told to use are not there, or if it
-        computes in 64 bits or does not compile.
+      MachineError: With what JAX says.
     """
     try:
         jax.local_devices()
@@ -129,6 +128,16 @@ def check_devices() -> None:
             f"JAX_PLATFORMS={_setting('jax_platforms')!r}: no such device here "
             f"({reason}); allowed: cpu, or unset to take what there is"
         ) from error
+
+
+def check_devices() -> None:
+    """Refuses a setting of JAX that nothing can be computed with.
+
+    Raises:
+      MachineError: If the devices that JAX is told to use are not there, or if it
+        computes in 64 bits or does not compile.
+    """
+    check_device_is_there()
     if _setting("jax_disable_jit"):
         raise MachineError(
             "JAX compiles nothing (JAX_DISABLE_JIT), and graphs of static shape are "

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ncgn_jax.data.whole_files import check_writable
 from ncgn_jax.expression.cell_files import read_anndata_file
 from ncgn_jax.expression.trained import TrainedFields
 from ncgn_jax.faults import ConfigError, RequestError
@@ -51,6 +52,7 @@ def sample(arguments: Sequence[str]) -> None:
     if "properties" in asked:
         asked["properties"] = dict(map(_property, asked["properties"]))
     model: Any = load(source)
+    _check_out(out, model)
     known = inspect.signature(model.sample).parameters
     for name in asked:
         if name not in known:
@@ -79,6 +81,7 @@ def complete(arguments: Sequence[str]) -> None:
     points, model = read_scan(scan), load(source)
     if not isinstance(model, TrainedClouds):
         raise _other_domain(source, model, "point_clouds")
+    _check_out(out, model)
     whole = model.complete(points, **asked)
     _report(whole.save(out), model)
     if whole.note:
@@ -108,6 +111,7 @@ def impute(arguments: Sequence[str]) -> None:
         raise RequestError(f"out: found {Path(out).name!r}; allowed: .h5ad")
     if Path(out).exists():
         raise ConfigError(f"{out} exists already; name another file")
+    check_writable(Path(out).parent)
     table, model = read_anndata_file(Path(cells)), load(source)
     if not isinstance(model, TrainedFields):
         raise _other_domain(source, model, "expression")
@@ -125,6 +129,7 @@ def export(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     if Path(options.folder).exists():
         raise ConfigError(f"{options.folder} exists already; name another folder")
+    check_writable(Path(options.folder).parent)
     model = load(options.run, checkpoint=options.checkpoint, weights=options.weights)
     _report([model.export(options.folder)], model)
 
@@ -135,6 +140,15 @@ VERBS = {
     "impute": impute,
     "export": export,
 }
+
+
+def _check_out(out: str, model: TrainedModel) -> None:
+    """Refuses what nothing could be saved to, before anything is made."""
+    path = Path(out)
+    if model.formats and (path.suffix.lower() not in model.formats or path.is_dir()):
+        found = "a folder" if path.is_dir() else repr(path.name)
+        raise RequestError(f"out: found {found}; allowed: {', '.join(model.formats)}")
+    check_writable(path.parent if model.formats else path)
 
 
 def _parser(verb: str, description: str) -> argparse.ArgumentParser:

@@ -41,7 +41,7 @@ ALLOWED = {
     "parallel": {"processes"},
     "config": {"faults", "parallel"},
     "run": {"faults", "processes", "config", "data", "registry"},
-    "convert": {"data", "faults", "graphs", "models"},
+    "convert": {"data", "faults", "graphs", "models", "processes"},
     "tasks": GROUND,
     **dict.fromkeys(DOMAINS, TASKS),
     "domains": ALL_DOMAINS,

@@ -84,8 +84,44 @@ def test_what_is_unclear_is_refused_with_the_ways_out(tmp_path, capsys):
     assert "no such file or folder" in refused(tmp_path / "absent", capsys=capsys)
     (tmp_path / "notes.docx").write_bytes(b"x")
     said = refused(tmp_path / "notes.docx", capsys=capsys)
-    assert "nothing recognised; name the domain with --domain=point_clouds|" in said
+    assert "nothing recognised; found 1 .docx; name the domain with --domain=p" in said
     assert len(said.splitlines()) == 1
+
+
+def test_what_is_not_read_is_named(tmp_path, capsys):
+    for name in ("1.heic", "2.HEIC", "part.tar.gz", "LICENSE"):
+        (tmp_path / name).write_bytes(b"x")
+    found = (
+        "found 2 .heic, 1 without an ending, 1 .tar; archives within are not opened: "
+        "unpack them or name one; "
+    )
+    said = refused(tmp_path, capsys=capsys)
+    assert f"nothing recognised; {found}name the domain" in said
+    said = refused(tmp_path, "--domain=images", capsys=capsys)
+    assert f"nothing that looks like images; {found}allowed: .npz, .npy," in said
+    said = refused(tmp_path / "part.tar.gz", capsys=capsys)
+    assert "part.tar.gz: not a readable archive" in said
+
+
+def test_images_that_patches_do_not_divide_are_padded_or_scaled(tmp_path, capsys):
+    pytest.importorskip("PIL")
+    from PIL import Image
+
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 9, 14), dtype=np.uint8)
+    np.save(tmp_path / "a.npy", pixels)
+    (tmp_path / "b").mkdir()
+    for i in range(40):
+        Image.fromarray(pixels[i]).save(tmp_path / "b" / f"{i}.png")
+    for name, size in (("a.npy", 16), ("b", 8)):
+        check([str(tmp_path / name)])
+        note = f"NOTE: read with data.image_size={size}, since with 0 it cannot be"
+        assert note in capsys.readouterr().out
+        with pytest.raises(SystemExit):
+            check([str(tmp_path / name), "--config.data.image_size=21"])
+        said = capsys.readouterr().err
+        assert "patch 4 and image_size 21 x 21; allowed: dmp.patches among 1, 3" in said
+        check([str(tmp_path / name), "--config.dmp.patches=(1,)"])
+        assert "read with data.image_size" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

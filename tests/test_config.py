@@ -21,6 +21,7 @@ from ncgn_jax.config import (
     versions,
 )
 from ncgn_jax.faults import get_field
+from ncgn_jax.run.preemption import Preempted, Preemption
 
 FILE = """
 from ml_collections import ConfigDict, config_dict
@@ -54,6 +55,8 @@ def test_load_locks_and_turns_lists_into_tuples(config):
     ("text", "words"),
     [
         ("def get_config(:", "syntax error in .*bad.py, line 1"),
+        ("raise SystemExit(3)", "does not run: SystemExit: 3"),
+        ("def get_config(): raise SystemExit", r"get_config\(\) of .* fails: SystemE"),
         ("import no_such_module_here", "does not run.*no_such_module_here"),
         ("config = 3", r"does not define get_config\(\)"),
         (
@@ -68,6 +71,13 @@ def test_unusable_files_are_refused(tmp_path, text, words):
     path = tmp_path / "bad.py"
     path.write_text(text)
     with pytest.raises(ConfigError, match=words):
+        load_config(path)
+
+
+def test_a_signal_while_a_file_runs_ends_the_program(tmp_path):
+    path = tmp_path / "slow.py"
+    path.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\n1 + 1\n")
+    with pytest.raises(Preempted), Preemption():
         load_config(path)
 
 

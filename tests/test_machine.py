@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
-from ncgn_jax import parallel, processes
+from ncgn_jax import command, parallel, processes
 from ncgn_jax.config import apply_overrides, load_config
 from ncgn_jax.data.whole_files import check_writable, whole_file
 from ncgn_jax.domains import make_task, validate
@@ -41,10 +42,11 @@ def test_folders_that_cannot_be_written_to_are_refused(tmp_path):
         tmp_path / "file" / "run": "file is a file; allowed: a folder",
         tmp_path / ("x" * 300): "cannot be written to .File name too long",
         Path("/proc/run"): "/proc/run: cannot be written to",
+        tmp_path / os.fsdecode(b"b\xff"): r"b.udcff': not a name in UTF-8, as checkp",
     }.items():
         with pytest.raises(MachineError, match=reason):
             check_writable(folder)
-    for folder in (tmp_path / "there", tmp_path / "new" / "run"):
+    for folder in (tmp_path / "there", tmp_path / "new" / "run", tmp_path / "né 雪"):
         check_writable(folder)
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["file", "there"]
 
@@ -81,6 +83,51 @@ def test_devices_that_are_not_there_are_named(monkeypatch):
         parallel.check_devices()
 
 
+COMMANDS = [
+    ["sample", "shapes", "made.npy"],
+    ["export", "shapes", "exported"],
+    ["levels", "--workdir=run"],
+    ["compare", f"--config={SMOKE}", "--vary=dmp.schedule=exp,linear"],
+    ["study", "toy_diffusion", "--quick"],
+]
+
+
+@pytest.mark.parametrize("arguments", COMMANDS)
+def test_every_command_refuses_what_the_machine_does_not_have(
+    arguments, tmp_path, monkeypatch
+):
+    """In one line, and before anything is written."""
+
+    def no_driver():
+        raise AssertionError
+
+    def refused(message):
+        with pytest.raises(SystemExit, match=message) as end:
+            command.main(arguments)
+        assert len(str(end.value).splitlines()) == 1
+        assert not list(tmp_path.iterdir())
+
+    monkeypatch.chdir(tmp_path)
+    # `ncgn study` hands on its arguments so.
+    monkeypatch.setattr(sys, "argv", ["ncgn"])
+    if arguments[0] != "study":  # Studies compute in 64 bits.
+        with jax.enable_x64(True):
+            refused("JAX computes in 64 bits")
+    monkeypatch.setattr(jax, "local_devices", no_driver)
+    refused("JAX_PLATFORMS=.*no such device here")
+
+
+@pytest.mark.parametrize("arguments", COMMANDS[2:])
+def test_every_command_refuses_a_folder_it_could_not_write_to(
+    arguments, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sys, "argv", ["ncgn"])
+    (tmp_path / "file").write_text("mine")
+    arguments = [a for a in arguments if "workdir" not in a]
+    with pytest.raises(SystemExit, match="file is a file; allowed: a folder"):
+        command.main([*arguments, f"--workdir={tmp_path / 'file'}"])
+
+
 def test_processes_that_could_not_agree_when_to_stop_are_refused(monkeypatch):
     for name, value in {
         "JAX_COORDINATOR_ADDRESS": "127.0.0.1:1", "JAX_NUM_PROCESSES": "2",
@@ -115,6 +162,24 @@ def test_errors_of_the_machine_end_in_one_line(error, message):
     assert said.startswith(f"error: {message}")
     assert said.endswith("what was saved before is kept")
     assert "\n" not in said
+
+
+def test_names_beyond_the_encoding_of_the_terminal_are_printed(tmp_path):
+    def printed(**environment):
+        return subprocess.run(
+            [sys.executable, "-m", "ncgn_jax.command", "check", str(path)],
+            cwd=REPOSITORY,
+            env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
+            capture_output=True,
+            timeout=300,
+        )
+
+    path = tmp_path / "naïve.npy"
+    np.save(path, np.random.default_rng(0).normal(size=(6, 40, 3)))
+    ended = printed(PYTHONIOENCODING="ascii")
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert b"/na\\xefve.npy: 6 clouds" in ended.stdout
+    assert f"{path}: 6 clouds" in printed(PYTHONIOENCODING="utf-8").stdout.decode()
 
 
 def test_errors_of_the_program_keep_their_trace():

@@ -111,6 +111,9 @@ def test_refusals_name_the_choices(tmp_path):
     for _ in range(2):  # A plug-in that failed is not taken for imported.
         with pytest.raises(ConfigError, match="ZeroDivisionError: division by zero"):
             plugins.import_plugins([str(broken)])
+    broken.write_text("raise SystemExit(3)\n")
+    with pytest.raises(ConfigError, match=r"broken\.py: SystemExit: 3"):
+        plugins.import_plugins([str(broken)])
     with pytest.raises(ConfigError, match="No module named 'absent_module'"):
         plugins.import_plugins(["absent_module"])
     plugins.import_plugins([str(EXAMPLE)])

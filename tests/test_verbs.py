@@ -1,5 +1,6 @@
 """Verbs of the command `ncgn`: they take a model, and the shipped ones have names."""
 
+import functools
 import json
 
 import numpy as np
@@ -8,8 +9,12 @@ from matplotlib.image import imread
 
 import ncgn_jax as ncgn
 from ncgn_jax.command import main
+from ncgn_jax.expression.trained import TrainedFields
 from ncgn_jax.faults import CheckpointError
+from ncgn_jax.images.trained import TrainedImages
 from ncgn_jax.loading import SHIPPED, shipped_models
+from ncgn_jax.molecules.trained import TrainedMolecules
+from ncgn_jax.point_clouds.trained import TrainedClouds
 from ncgn_jax.run.model_file import read_model
 from tests.test_models_alone import MODELS
 
@@ -35,11 +40,30 @@ def test_sample_draws(tmp_path):
     assert imread(path).shape[2] == 4
 
 
+def never(function):
+    """Returns a function of the same arguments that must not be called."""
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        raise AssertionError
+
+    return call
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["sample", CLOUDS, "x.png", "--num_atoms=3"], "--num_atoms is not for models"),
-        (["sample", CLOUDS, "x.doc", "--num=1", "--steps=1"], "path: found 'x.doc'"),
+        (["sample", CLOUDS, "x.doc"], "out: found 'x.doc'; allowed: .npy, .obj, .ply"),
+        (["sample", CLOUDS, "x"], "out: found 'x'; allowed: .npy"),
+        (["sample", CLOUDS, "folder.ply"], "out: found a folder; allowed: .npy"),
+        (["sample", CLOUDS, "/proc/x.ply"], "/proc: cannot be written to"),
+        (["sample", str(MODELS / "images"), "scan.npy"], "scan.npy is a file; allowed"),
+        (["sample", str(MODELS / "molecules"), "x.ply"], "allowed: .png, .sdf, .smi"),
+        (["sample", str(MODELS / "expression"), "x.csv"], "allowed: .npz"),
+        (["complete", CLOUDS, "SCAN", "x.doc"], "out: found 'x.doc'; allowed: .npy"),
+        (["impute", CLOUDS, "a.h5ad", "/proc/b.h5ad"], "/proc: cannot be written to"),
+        (["export", CLOUDS, "/proc/model"], "/proc: cannot be written to"),
         (["sample", CLOUDS, "x.png", "--properties", "gap"], "NAME=NUMBER"),
         (["sample", "shaps", "x.png"], "no model 'shaps'.*did you mean 'shapes'"),
         (["impute", CLOUDS, "a.h5ad", "b.csv"], "out: found 'b.csv'; allowed: .h5ad"),
@@ -50,7 +74,11 @@ def test_sample_draws(tmp_path):
     ],
 )
 def test_refusals_are_one_line(arguments, message, tmp_path, monkeypatch):
+    """Before anything is sampled."""
     monkeypatch.chdir(tmp_path)
+    for kind in (TrainedClouds, TrainedImages, TrainedMolecules, TrainedFields):
+        monkeypatch.setattr(kind, "sample", never(kind.sample))
+    (tmp_path / "folder.ply").mkdir()
     np.save("scan.npy", np.random.default_rng(0).normal(size=(9, 3)))
     arguments = ["scan.npy" if a == "SCAN" else a for a in arguments]
     with pytest.raises(SystemExit, match=message) as error:

@@ -12,6 +12,7 @@ Example:
   ([('cat/0.PNG', '.png', b'...')], ('.DS_Store',))
 """
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -35,6 +36,7 @@ from ncgn_jax.data.report import Reading
 from ncgn_jax.faults import DataError
 
 _HEAD_BYTES = 2**16
+_MAX_KINDS = 5
 
 Links = Literal["refuse", "list"]
 
@@ -123,6 +125,28 @@ class FileTree(NamedTuple):
     folders: tuple[str, ...] = ()
     hidden: tuple[str, ...] = ()
     links: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """Names the kinds of files with their numbers, for messages.
+
+        Example:
+          >>> import pathlib, tempfile
+          >>> root = pathlib.Path(tempfile.mkdtemp())
+          >>> for name in ("0.jpg", "1.jpg", "shard.tar.gz"):
+          ...     (root / name).touch()
+          >>> list_folder(root).describe()
+          '2 .jpg, 1 .tar; archives within are not opened: unpack them or name one'
+        """
+        kinds = collections.Counter(
+            file.ending or "without an ending" for file in self.files
+        )
+        shown = [f"{many:,} {kind}" for kind, many in kinds.most_common(_MAX_KINDS)]
+        if len(kinds) > _MAX_KINDS:
+            shown.append(f"{len(kinds) - _MAX_KINDS} other kinds")
+        said = ", ".join(shown) or "no files"
+        if any(is_archive(file.name) for file in self.files):
+            said += "; archives within are not opened: unpack them or name one"
+        return said
 
     def count_hidden(self, reading: Reading) -> None:
         """Counts hidden files, and links that are not followed, as left out."""

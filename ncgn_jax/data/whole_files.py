@@ -16,6 +16,7 @@ Example:
 
 import contextlib
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Iterator
@@ -23,6 +24,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ncgn_jax.faults import MachineError
+
+# What Python makes of the bytes of a name that it cannot decode.
+_SURROGATES = re.compile("[\\ud800-\\udfff]")
 
 
 @contextlib.contextmanager
@@ -71,6 +75,11 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
       MachineError: With the reason.
     """
     folder = Path(folder)
+    if _SURROGATES.search(str(folder)):
+        raise MachineError(
+            f"{str(folder)!a}: not a name in UTF-8, as checkpoints need; allowed: "
+            "another folder, or PYTHONUTF8=1 where the name is right"
+        )
     made: list[Path] = []
     try:
         for place in (*reversed(folder.parents), folder):

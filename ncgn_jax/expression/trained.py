@@ -86,6 +86,7 @@ class TrainedFields(TrainedModel[ExpressionModel]):
     """A trained model of expression fields."""
 
     domain = "expression"
+    formats = (".npz",)
 
     def __init__(
         self,

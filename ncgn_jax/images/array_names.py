@@ -104,6 +104,16 @@ def find_roles(
     return roles
 
 
+def is_of_images(name: str) -> bool:
+    """Tells whether a name is a usual one of images, or of a class for each of them.
+
+    Example:
+      >>> [is_of_images(name) for name in ("X", "y", "class_names", "extra: X")]
+      [True, True, False, False]
+    """
+    return _words(name) in (_IMAGES | _LABELS) - _CLASS_NAMES
+
+
 def looks_like_images(array: np.ndarray) -> bool:
     """Tells whether an array has the shape of images, and not that of clouds."""
     if array.dtype.kind not in "biuf" or 0 in array.shape:
@@ -214,6 +224,9 @@ def _find_named(
         named = [key]
     else:
         named = [n for n in arrays if n == key or _base(n) == _base(key)]
+        if split_in(_spaced(key)):
+            # The name of one part stands for those of the others.
+            named = [n for n in named if split_in(_spaced(n))]
     if not named:
         raise DataError(f"{where}: {field}={key!r}; found {', '.join(arrays)}")
     return _one_for_each_part(where, named, field)

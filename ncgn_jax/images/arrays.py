@@ -36,7 +36,7 @@ from ncgn_jax.data.labels import RawLabels, clean_names
 from ncgn_jax.data.report import Reading
 from ncgn_jax.data.splits import split_in
 from ncgn_jax.faults import DataError
-from ncgn_jax.images.array_names import find_roles
+from ncgn_jax.images.array_names import find_roles, is_of_images
 from ncgn_jax.images.array_parts import (
     CHANNELS,
     USUAL,
@@ -141,12 +141,13 @@ def _read_arrays(path: Path, reading: Reading) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     with open_tree(path) as tree:
         tree.count_hidden(reading)
+        with_parts = any(split_in(f.stem) for f in tree.files if is_array_file(f.name))
         for file in sorted(tree.files, key=lambda file: file.place):
             if not is_array_file(file.name):
                 ending = file.below.suffix.lower() or "files without an ending"
                 reading.leave_out(f"{ending}, no arrays", file.name)
                 continue
-            for name, array in _read_member(path, file).items():
+            for name, array in _read_member(path, file, with_parts).items():
                 if name in arrays:
                     raise DataError(
                         f"{path}: array {name!r} in several files, {file.name} among "
@@ -174,8 +175,14 @@ def _read_one(path: Path) -> dict[str, np.ndarray]:
     return read_npz(path)
 
 
-def _read_member(root: Path, file: TreeFile) -> dict[str, np.ndarray]:
-    """Reads the arrays of one of several files, with names that tell parts apart."""
+def _read_member(root: Path, file: TreeFile, with_parts: bool) -> dict[str, np.ndarray]:
+    """Reads the arrays of one of several files, with names that tell parts apart.
+
+    Args:
+      root: What it lies in.
+      file: The file.
+      with_parts: Whether the name of some file is that of a part.
+    """
     where = f"{root}: {file.name}"
     if file.ending == ".npy":
         return {file.stem: parse_npy(file.read_plain(), where)}
@@ -186,6 +193,10 @@ def _read_member(root: Path, file: TreeFile) -> dict[str, np.ndarray]:
     else:
         found = parse_npz(file.read(), where)
     part = split_in(file.stem)
+    if part is None and with_parts and not split_in("_".join(found)):
+        # Such as extra_32x32.mat of SVHN, whose images are of no part.
+        apart = {key for key in found if is_of_images(key)}
+        return {f"{file.stem}: {k}" if k in apart else k: a for k, a in found.items()}
     return {f"{part}_{key}" if part else key: array for key, array in found.items()}
 
 

@@ -107,7 +107,7 @@ FIELDS = with_defaults(
             "data.class_folder",
             "auto",
             "Folder that names the class of a picture where folders lie in folders: "
-            "the first, or the last; auto refuses these.",
+            "the first, the last, or all in the path; auto refuses these.",
             one_of(CLASS_FOLDERS),
         ),
         Field(
@@ -278,7 +278,7 @@ def make_model(config: ConfigDict, facts: ImageFacts) -> ImageModel:
             dmp.reverse_schedule,
         )
     except ValueError as error:
-        raise DataError(f"dmp: {error}") from error
+        raise _unfit(config, (height, width), str(error)) from error
     time = BucketedTime(
         make_schedule(config.process.schedule),
         buckets,
@@ -359,6 +359,25 @@ def unread_fields(config: ConfigDict, source: str) -> list[str]:
             * (name == "path")
         )
     return lines
+
+
+def _unfit(config: ConfigDict, image: tuple[int, int], reason: str) -> DataError:
+    """Words why patches do not fit images, with the ways out."""
+    patches, source = tuple(config.dmp.patches), config.data.source
+    divisor, unit = math.gcd(*image), math.lcm(*patches)
+    if all(divisor % patch == 0 for patch in patches):
+        return DataError(f"dmp: {reason}")
+    fitting = [side for side in range(1, divisor + 1) if divisor % side == 0]
+    allowed = f"dmp.patches among {', '.join(map(str, fitting))}"
+    # Pictures are scaled, arrays are padded.
+    smaller, larger = min(image) // unit * unit, -(-max(image) // unit) * unit
+    size = (smaller or unit) if source in ("folder", "parquet") else larger
+    if "image_size" not in _READ.get(source, ()):
+        return DataError(f"dmp: {reason}; allowed: {allowed}")
+    return DataError(
+        f"dmp: {reason}; allowed: {allowed}, or data.image_size={size}",
+        {"data.image_size": size},
+    )
 
 
 def _check_patches(config: ConfigDict, faults: Faults) -> None:

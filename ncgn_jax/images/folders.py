@@ -4,6 +4,7 @@ Layouts: `class/image.png`, split at random; `train/class/image.png` beside `tes
 `val` in any spelling (`data.splits`); `class/train/image.png`; or pictures alone, which
 are of one class. Folders around all of this are looked through, and so is one within
 every class. A validation part is kept apart, or is the test part where there is none.
+Where files of classes lie beside the pictures (`class_files`), these name the classes.
 Hidden files and files that are no pictures are counted, and links out of the root are
 refused.
 """
@@ -21,6 +22,7 @@ from ncgn_jax.data.labels import sort_names
 from ncgn_jax.data.report import Reading
 from ncgn_jax.data.splits import split_of
 from ncgn_jax.faults import DataError
+from ncgn_jax.images.class_files import is_class_file, read_class_files
 from ncgn_jax.images.picture_files import (
     AS_STORED,
     EXTENSIONS,
@@ -34,14 +36,24 @@ from ncgn_jax.images.sets import ImageDataset, num_held_out
 from ncgn_jax.images.splitting import choose_parts, join_parts
 from ncgn_jax.images.units import ImageUnits
 
-CLASS_FOLDERS = ("auto", "first", "last")
+CLASS_FOLDERS = ("auto", "first", "last", "path")
 _LAYOUTS = "class/image, train/class/image, or class/train/image"
 _Parts = tuple[str, ...]
 # Names of parts that may as well be those of classes.
 _SHORT = frozenset(("tr", "te", "dev", "eval"))
 _PICTURE_FOLDERS = frozenset(("image", "images", "img", "imgs"))
 _TARGET_FOLDERS = frozenset(
-    ("label", "labels", "mask", "masks", "annotations", "segmentations", "gt")
+    (
+        "label",
+        "labels",
+        "mask",
+        "masks",
+        "annotation",
+        "annotations",
+        "segmentations",
+        "gt",
+        "lists",
+    )
 )
 
 
@@ -68,7 +80,8 @@ def load_folder(
       test_fraction: Share of each class held out if there is no test part.
       seed: Seed of that split.
       class_folder: Which folder names the class where folders lie in folders: "first"
-        for the outermost, "last" for the innermost; "auto" refuses these.
+        for the outermost, "last" for the innermost, "path" for all of them; "auto"
+        refuses these.
 
     Returns:
       The dataset, uint8, in memory; classes in alphabetical order.
@@ -96,7 +109,9 @@ def load_folder(
         choice = choose_parts(_sizes(pictures), reading)
         used = [choice.train] + ([choice.test] if choice.test is not None else [])
         listed = [[p for p in pictures if p.part == part] for part in used]
-        classes = _find_classes(root, listed, class_folder, reading)
+        classes = _find_class_files(root, tree, listed, class_folder, reading)
+        if not classes:
+            classes = _find_classes(root, listed, class_folder, reading)
         names = _check_classes(root, tree, listed, classes, used)
         reader = PictureReader(options, reading)
         read = [
@@ -125,7 +140,7 @@ def _list_pictures(tree: FileTree, reading: Reading) -> list[_Picture]:
         elif is_other_picture(file.name):
             reason = f"{ending} pictures, a format that is not read"
             reading.leave_out(reason, file.name)
-        else:
+        elif not is_class_file(file.name):
             kind = f"{ending} files" if ending else "files without an ending"
             reading.leave_out(f"{kind}, no pictures", file.name)
     tree.count_hidden(reading)
@@ -295,12 +310,47 @@ def _find_classes(
         inner = ", ".join(sort_names(list({p.folders[-1] for p in every}))[:4])
         raise DataError(
             f"{root}: folder {folder} within a class; allowed: {_LAYOUTS}, or "
-            f"data.class_folder=first (classes {outer}) or last (classes {inner})"
+            f"data.class_folder=first (classes {outer}), last (classes {inner}) or "
+            "path (both)"
         )
+    if class_folder == "path":
+        reading.say("classes are the folders of each image, all of them")
+        return [["/".join(p.folders) for p in own] for own in listed]
     at = -1 if class_folder == "last" else 0
     if deep:
-        reading.say(f"classes are the {class_folder} of the folders of each image")
+        said = f"classes are the {class_folder} of the folders of each image"
+        paths = {p.folders for p in every}
+        shared = len(paths) - len({folders[at] for folders in paths})
+        if at == -1 and shared:
+            said += f"; folders of one name are one class, {len(paths)} folders in all"
+        reading.say(said)
     return [[p.folders[at] for p in own] for own in listed]
+
+
+def _find_class_files(
+    root: Path,
+    tree: FileTree,
+    listed: Sequence[Sequence[_Picture]],
+    class_folder: str,
+    reading: Reading,
+) -> list[list[str]]:
+    """Returns the class of each picture from files beside; [] where there are none."""
+    files = [file for file in tree.files if is_class_file(file.name)]
+    if not files:
+        return []
+    if class_folder != "auto":
+        reading.leave_out(
+            ".cls files, as data.class_folder names the classes",
+            files[0].name,
+            len(files),
+        )
+        return []
+    found = []
+    for own in listed:
+        names = [p.file.name for p in own]
+        found.append(read_class_files(str(root), names, files))
+    reading.say(f"classes are those of {len(files):,} .cls files")
+    return found
 
 
 def _check_classes(
@@ -336,6 +386,9 @@ def _check_classes(
                 and len(PurePosixPath(folder).parts) == depth + 1
             }
             held = {p.folders[0] for p in own}
+            if {name.lower() for name in held} <= _PICTURE_FOLDERS:
+                # What lies beside `images` alone is no class without images.
+                siblings = {s for s in siblings if s.lower() not in _TARGET_FOLDERS}
             _refuse_empty(root, part, siblings, sorted(held))
     return names
 

@@ -321,7 +321,11 @@ def _list_shards(
         found[match[1]][int(match[2])] = file
     latents, labels = found["latents"], found["labels"]
     if not latents:
-        raise DataError(f"{folder}: no shards; allowed: latents-00000.npy and so on")
+        within = sorted(folder.glob("*/**/latents-*.npy"))
+        way = f"; some lie in {within[0].parent}, for data.path" if within else ""
+        raise DataError(
+            f"{folder}: no shards; allowed: latents-00000.npy and so on{way}"
+        )
     if sorted(latents) != list(range(len(latents))):
         missing = min(set(range(len(latents))) - set(latents))
         raise DataError(

@@ -9,6 +9,7 @@ from ncgn_jax.faults import DataError
 from ncgn_jax.images.array_names import looks_like_images
 from ncgn_jax.images.arrays import is_array_file
 from ncgn_jax.images.cifar_files import find_cifar
+from ncgn_jax.images.class_files import is_class_file
 from ncgn_jax.images.idx_files import is_idx_name
 from ncgn_jax.images.latent_shards import is_shard_name
 from ncgn_jax.images.parquet_files import has_pictures
@@ -33,14 +34,16 @@ def require_source(path: Path) -> str:
     Raises:
       DataError: If there is none, or a folder or archive is not to be read.
     """
-    if path.is_file() and not is_archive(path):
-        source = _source_of_file(path)
-    else:
-        with open_tree(path) as tree:
+    with open_tree(path) as tree:
+        if path.is_file() and not is_archive(path):
+            source = _source_of_file(path)
+        else:
             source = _source_of_tree(path, tree)
+        found = tree.describe()
     if source is None:
         raise DataError(
-            f"{path}: nothing that looks like images; allowed: .npz, .npy, .mat, idx "
+            f"{path}: nothing that looks like images; found {found}; allowed: .npz, "
+            ".npy, .mat, idx "
             "files, CIFAR's archives, folders or archives of pictures, .parquet; "
             "data.source with one of their names says what is wrong"
         )
@@ -79,7 +82,7 @@ def _source_of_tree(path: Path, tree: FileTree) -> str | None:
         return "latents"
     # A picture beside data of another kind is a preview.
     pictures = [name for name in names if is_picture(name)]
-    alike = [name for name in names if is_other_picture(name)]
+    alike = [name for name in names if is_other_picture(name) or is_class_file(name)]
     if pictures and 2 * len(pictures + alike) > len(names):
         return "folder"
     if not path.is_dir():

@@ -127,6 +127,7 @@ class TrainedMolecules(TrainedModel[MoleculeModel]):
     """A trained model of molecules."""
 
     domain = "molecules"
+    formats = FORMATS
 
     @property
     def properties(self) -> tuple[str, ...]:

@@ -95,6 +95,7 @@ class TrainedClouds(ClassedModel[PointCloudModel]):
     """A trained model of point clouds."""
 
     domain = "point_clouds"
+    formats = FORMATS
 
     def sample(
         self,

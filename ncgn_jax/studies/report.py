@@ -31,9 +31,11 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from ncgn_jax.data.whole_files import write_whole
+from ncgn_jax.data.whole_files import check_writable, write_whole
+from ncgn_jax.faults import one_line_errors
 from ncgn_jax.metrics.table import align_table
 from ncgn_jax.pictures import save_figure
+from ncgn_jax.processes import check_device_is_there
 
 VERDICTS = ("holds", "holds in part", "does not hold")
 
@@ -178,9 +180,12 @@ def run_study(
     workdir = options.workdir or Path("runs/studies") / name
     report = Report(name, workdir, options.quick, options.seed)
     start = time.perf_counter()
-    with jax.enable_x64(True):
-        study(report)
-    path = report.write(time.perf_counter() - start)
+    with one_line_errors():
+        check_device_is_there()
+        check_writable(workdir)
+        with jax.enable_x64(True):
+            study(report)
+        path = report.write(time.perf_counter() - start)
     print(f"{path.parent}: report.md, results.json, {len(report.figures)} figures")
 
 

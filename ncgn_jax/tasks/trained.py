@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from ncgn_jax.faults import CheckpointError, RequestError, did_you_mean
+from ncgn_jax.parallel import check_devices
 from ncgn_jax.process import SAMPLERS
 from ncgn_jax.run.checkpoint_format import tree_differences
 from ncgn_jax.run.model_file import ModelFile, Weights, write_model
@@ -67,6 +68,7 @@ class TrainedModel(abc.ABC, Generic[Model]):
 
     Attributes:
       domain: Name of the domain.
+      formats: Endings of the files that samples are saved to; none for a folder.
       model: Network, process and sampler.
       sampling: Settings of the sampler, where a call does not name others.
       params: Parameters.
@@ -75,6 +77,7 @@ class TrainedModel(abc.ABC, Generic[Model]):
     """
 
     domain: ClassVar[str]
+    formats: ClassVar[tuple[str, ...]] = ()
     model: Model
     sampling: Sampling
     params: Tree
@@ -94,7 +97,10 @@ class TrainedModel(abc.ABC, Generic[Model]):
 
         Raises:
           CheckpointError: If the weights are those of another network.
+          MachineError: If JAX is set to what nothing can be computed with.
         """
+        # In 64 bits, for instance, every array would be of another type.
+        check_devices()
         self.model, self.sampling, self.about = model, sampling, about
         needed = jax.eval_shape(model.init, jax.random.key(0))
         expected = dict(zip(("params", "model_state"), needed, strict=True))

@@ -69,8 +69,8 @@ def cifar10_python(images, labels, protocol=2) -> dict[str, bytes]:
     return files
 
 
-def write_tar(path: Path, files: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w:gz") as archive:
+def write_tar(path: Path, files: dict[str, bytes], packed: bool = True) -> Path:
+    with tarfile.open(path, "w:gz" if packed else "w") as archive:
         for name, content in files.items():
             info = tarfile.TarInfo(name)
             info.size = len(content)

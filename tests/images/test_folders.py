@@ -350,7 +350,7 @@ def test_folders_laid_out_otherwise_are_refused(tmp_path):
         (root("loose", "0.png", "a/0.png"), r"image 0\.png beside the folders a;"),
         (
             root("deep", "a/b/0.png", "c/d/0.png"),
-            r"folder a/b within a class; .*first \(classes a, c\) or last \(class",
+            r"folder a/b within a class; .*first \(classes a, c\), last \(class",
         ),
         (root("late", "test/a/0.png", "b/0.png"), "a folder test but no train; found"),
         (root("bus", "bus/0.png", "train/0.png"), "images in bus beside the folder tr"),

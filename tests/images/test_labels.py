@@ -191,6 +191,19 @@ def test_a_folder_of_arrays_is_one_set(tmp_path):
     np.testing.assert_array_equal(data.test_labels, labels[8:])
 
 
+def test_the_name_of_one_part_stands_for_those_of_the_others(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
+    path = tmp_path / "a.npz"
+    np.savez(path, x=images[:3], x_train=images[:8], x_test=images[8:])
+    with pytest.raises(DataError, match="found arrays x, x_train; allowed: one of th"):
+        load_arrays(path)
+    data = load_arrays(path, image_key="x_train")
+    np.testing.assert_array_equal(data.train[..., 0], images[:8])
+    np.testing.assert_array_equal(data.test[..., 0], images[8:])
+    assert "array 'x' (3x8x8)" in str(data.report)
+    assert len(load_arrays(path, image_key="x").train) == 2
+
+
 def test_images_of_matlab_are_counted_by_the_last_axis(tmp_path):
     from scipy.io import savemat
 
@@ -202,6 +215,13 @@ def test_images_of_matlab_are_counted_by_the_last_axis(tmp_path):
     data = load_arrays(tmp_path)
     np.testing.assert_array_equal(data.train, images[:8])
     assert data.class_names == ("1", "2")
+    savemat(tmp_path / "extra_32x32.mat", stored)
+    with_extra = load_arrays(tmp_path)
+    np.testing.assert_array_equal(with_extra.train, images[:8])
+    np.testing.assert_array_equal(with_extra.test, images[8:])
+    assert "1 array 'extra_32x32: X' (4x8x8x3)" in str(with_extra.report)
+    named = load_arrays(tmp_path, image_key="train_X")
+    np.testing.assert_array_equal(named.test, images[8:])
     (tmp_path / "a.mat").write_bytes(b"MATLAB 7.3 MAT-file" + b" " * 200)
     with pytest.raises(DataError, match=r"MATLAB 7\.3 file; allowed: versions 5 to 7"):
         load_arrays(tmp_path / "a.mat")

@@ -253,6 +253,9 @@ def test_folders_laid_out_otherwise_are_refused(tmp_path):
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match=r"none: no shards; allowed: latents-00000"):
         load_latents(tmp_path / "none")
+    write(tmp_path / "around" / "them")
+    with pytest.raises(DataError, match=r"no shards; .* some lie in .*/around/them, "):
+        load_latents(tmp_path / "around")
     with pytest.raises(DataError, match=r"x: a file; allowed: a folder"):
         load_latents(tmp_path / "more" / "x")
 

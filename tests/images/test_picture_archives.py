@@ -18,6 +18,7 @@ from ncgn_jax.images.task import ImageTask
 from ncgn_jax.images.trained import Images
 from ncgn_jax.images.units import ImageUnits
 from tests.images.image_tasks import small_config
+from tests.images.stored_images import write_files, write_tar
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
@@ -176,11 +177,78 @@ def test_a_folder_in_every_class_is_looked_through(tmp_path):
 
 def test_nested_folders_name_classes_as_asked(tmp_path):
     write(tmp_path, *four("x/cat"), *four("x/dog"), *four("y/cat"))
-    with pytest.raises(DataError, match=r"first \(classes x, y\) or last \(class"):
+    with pytest.raises(DataError, match=r"first \(classes x, y\), last \(class"):
         load_folder(tmp_path, SIZE_8)
     assert load_folder(tmp_path, SIZE_8, class_folder="first").class_names == ("x", "y")
     last = load_folder(tmp_path, SIZE_8, class_folder="last")
     assert last.class_names == ("cat", "dog")
+
+
+def test_folders_of_one_name_are_one_class_or_several_as_asked(tmp_path):
+    write(tmp_path, *four("greek/01"), *four("latin/01"), *four("latin/02"))
+    last = load_folder(tmp_path, SIZE_8, class_folder="last")
+    assert last.class_names == ("01", "02")
+    assert "folders of one name are one class, 3 folders in all" in str(last.report)
+    data = load_folder(tmp_path, SIZE_8, class_folder="path")
+    assert data.class_names == ("greek/01", "latin/01", "latin/02")
+    assert np.bincount(np.r_[data.train_labels, data.test_labels]).tolist() == [4] * 3
+    with pytest.raises(DataError, match=r"first .*, last .* or path \(both\)"):
+        load_folder(tmp_path, SIZE_8)
+
+
+@pytest.mark.parametrize("ending", [".tar", ".tar.gz", ""])
+def test_classes_lie_in_files_beside_the_pictures(tmp_path, ending):
+    """As in the archives of WebDataset."""
+    files = {}
+    for i in range(12):
+        files[f"{i:06d}.png"] = encode(PIXELS[i])
+        files[f"{i:06d}.cls"] = f"{(7 * i) % 3}\n".encode()
+        files[f"{i:06d}.json"] = b"{}"
+
+    def written(name):
+        if not ending:
+            return write_files(tmp_path / name, files)
+        return write_tar(tmp_path / f"{name}{ending}", files, packed=ending != ".tar")
+
+    path = written("all")
+    assert ImageTask.recognise(path) == {"data.source": "folder"}
+    data = load_folder(path, SIZE_8)
+    assert data.class_names == ("0", "1", "2")
+    rows = {pixels.tobytes(): i for i, pixels in enumerate(PIXELS)}
+    for split, labels in (("train", data.train_labels), ("test", data.test_labels)):
+        own = [7 * rows[pixels.tobytes()] % 3 for pixels in getattr(data, split)]
+        assert own == labels.tolist()
+    report = str(data.report)
+    assert "classes are those of 12 .cls files" in report
+    assert "12 .json files, no pictures" in report
+    assert ".cls files, no pictures" not in report
+    asked = load_folder(path, SIZE_8, class_folder="first")
+    assert asked.class_names == ("image",)
+    assert "12 .cls files, as data.class_folder names the cl" in str(asked.report)
+    del files["000003.cls"]
+    with pytest.raises(DataError, match=r"1 of 12 pictures have no .cls.*000003.png"):
+        load_folder(written("lacking"), SIZE_8)
+    for content, message in (
+        (b"", "found ''; allowed: the number or"),
+        (b"1\n2", "found .1.n2.; allowed"),
+        (b"\xff", "not UTF-8"),
+        (b"x" * 1001, "found .x{40}.; allowed: the number or the name of a class"),
+    ):
+        files["000003.cls"] = content
+        with pytest.raises(DataError, match=rf"000003\.cls: {message}"):
+            load_folder(written(f"spoilt{len(content)}"), SIZE_8)
+
+
+def test_what_lies_beside_a_folder_of_images_is_no_class(tmp_path):
+    write(tmp_path, *four("images"))
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "list.txt").write_text("1 1 1")
+    data = load_folder(tmp_path, SIZE_8)
+    assert data.class_names == ("images",)
+    assert "1 .txt files, no pictures (first annotations/list" in str(data.report)
+    (tmp_path / "cat").mkdir()
+    with pytest.raises(DataError, match="no usable image of class cat"):
+        load_folder(tmp_path, SIZE_8)
 
 
 def test_classes_that_are_numbers_are_sorted_as_numbers(tmp_path):
