@@ -170,11 +170,10 @@ def needs(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "point_clouds",
         "expression",
         *(
             pytest.param(name, marks=pytest.mark.thorough)
-            for name in ("molecules", "images")
+            for name in ("point_clouds", "molecules", "images")
         ),
     ],
 )

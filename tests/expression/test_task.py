@@ -323,7 +323,16 @@ def test_bad_fields_are_named():
         ExpressionTask(config_of(), ragged_dataset())
 
 
-@pytest.mark.parametrize("sampler", ["euler", "ab2", "ancestral"])
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        "ab2",
+        *(
+            pytest.param(name, marks=pytest.mark.thorough)
+            for name in ("euler", "ancestral")
+        ),
+    ],
+)
 def test_the_path_ends_at_the_first_sample(sampler):
     config = config_of(f"sample.sampler={sampler}", "sample.tasks=('forward',)")
     task = ExpressionTask(config, grid_dataset())

@@ -396,6 +396,7 @@ def energy_test(first, second, num_permutations=300):
     return (values >= values[0]).mean()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "held",
     [0, *(pytest.param(held, marks=pytest.mark.thorough) for held in (1, 2))],

@@ -1,5 +1,7 @@
 """Calls of the library with positions that it cannot tell apart, and other values."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,7 +59,8 @@ def test_points_that_are_no_numbers_stay_in_the_graph():
     one[5], some[[0, 17, 299], 0], many[:40] = np.nan, np.nan, np.nan
     spoilt = jnp.asarray([one, some, many])
     for num_clusters in (7, 40):
-        order = jax.vmap(lambda x, n=num_clusters: balanced_order(x, n))(spoilt)
+        chosen = partial(balanced_order, num_clusters=num_clusters)
+        order = jax.jit(jax.vmap(chosen))(spoilt)
         np.testing.assert_array_equal(np.sort(order), [np.arange(300)] * 3)
     graph = jax.jit(lambda x: build_graphs(x, BUCKETS[0]))(spoilt)
     lost = np.isnan(np.asarray(graph.positions)).any(axis=-1).reshape(3, 300)

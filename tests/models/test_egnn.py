@@ -47,13 +47,14 @@ def test_nodes_may_be_renumbered_and_padding_has_no_influence(rng, with_coordina
     given = coordinates if with_coordinates else None
     network = EGNN(out_dim=2, width=16, num_layers=2)
     variables = jax.jit(network.init)(rng, given, features, mask)
-    _, out = network.apply(variables, given, features, mask)
+    apply = jax.jit(network.apply)
+    _, out = apply(variables, given, features, mask)
     order = np.array([2, 0, 1, 4, 3])
     moved = None if given is None else given[:, order]
-    _, again = network.apply(variables, moved, features[:, order], mask[:, order])
+    _, again = apply(variables, moved, features[:, order], mask[:, order])
     np.testing.assert_allclose(again, out[:, order], rtol=1e-4, atol=1e-5)
     junk = jnp.where(mask[:, :, None], features, 7.0)
-    _, same = network.apply(variables, given, junk, mask)
+    _, same = apply(variables, given, junk, mask)
     np.testing.assert_allclose(same, out, rtol=1e-5, atol=1e-6)
     assert not np.asarray(out)[~np.asarray(mask)].any()
 

@@ -45,7 +45,8 @@ def test_layer_is_that_of_a_loop(rng):
     layer = PNALayer(4, 0.9)
     graph = connect_all(nodes, pairs)
     variables = jax.jit(layer.init)(rng, graph, mask.reshape(-1))
-    found = layer.apply(variables, graph, mask.reshape(-1)).nodes.reshape(2, 6, 4)
+    found = jax.jit(layer.apply)(variables, graph, mask.reshape(-1))
+    found = found.nodes.reshape(2, 6, 4)
     weights = jax.tree.map(np.asarray, variables["params"])
 
     def dense(name, x):
@@ -70,9 +71,10 @@ def test_nodes_may_be_renumbered(rng):
     nodes, pairs, mask = draw(rng)
     network = PNA(8, 3, 2, 0.9, residual=True)
     variables = jax.jit(network.init)(rng, nodes, pairs, mask)
-    out = network.apply(variables, nodes, pairs, mask)
+    apply = jax.jit(network.apply)
+    out = apply(variables, nodes, pairs, mask)
     order = np.random.default_rng(0).permutation(6)
-    again = network.apply(
+    again = apply(
         variables,
         nodes[:, order],
         pairs[:, order][:, :, order],
@@ -89,6 +91,7 @@ def test_edges_that_are_off_have_no_influence_and_no_gradient(rng):
     def total(pairs):
         return jnp.sum(network.apply(variables, nodes, pairs, mask) ** 2)
 
+    total = jax.jit(total)
     gradient = jax.jit(jax.grad(total))(pairs)
     assert np.isfinite(gradient).all()
     assert not np.asarray(gradient)[~np.asarray(mask)].any()

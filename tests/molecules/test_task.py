@@ -219,7 +219,6 @@ def test_first_stage_is_a_task_by_itself(tmp_path):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"process__heat": "complete"},
         {
             "process__heat": "dct",
             "process__still_noise": 0.05,
@@ -235,6 +234,7 @@ def test_first_stage_is_a_task_by_itself(tmp_path):
                  "process__target": "noise", "sample__sampler": "ancestral"},
                 {"model__network": "egnn", "model__self_conditioning": "decoded"},
                 {"process__heat": "dct", "model__self_conditioning": "decoded"},
+                {"process__heat": "complete"},
             )
         ),
         {"autoencoder__centered": False, "model__network": "gnn"},
@@ -433,7 +433,16 @@ def test_guidance_moves_on_from_predictions_without_a_condition(
     np.testing.assert_allclose((made - start)[..., 2:], velocity, atol=1e-5)
 
 
-@pytest.mark.parametrize("sampler", ["heun", "ancestral", "dpmpp_2m"])
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        "ancestral",
+        *(
+            pytest.param(name, marks=pytest.mark.thorough)
+            for name in ("heun", "dpmpp_2m")
+        ),
+    ],
+)
 def test_paths_end_at_the_first_samples(sampler, rng):
     """With a guess that travels from step to step, and noise in every step."""
     task = task_of(

@@ -149,7 +149,7 @@ def test_graphs_of_the_path_are_those_of_the_buckets(cache):
 
 @pytest.mark.parametrize(
     "dmp",
-    [VOXEL, {"connectivity": "long_short"}],
+    [VOXEL, pytest.param({"connectivity": "long_short"}, marks=pytest.mark.thorough)],
     ids=["voxel", "long_short"],
 )
 def test_only_real_edges_are_shown(cache, dmp):

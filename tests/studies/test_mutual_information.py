@@ -202,6 +202,7 @@ LIMITS = {2: 0.870745, 3: 0.791023, 4: 0.725278, 6: 0.616642}
 SNRS = (100, 10, 1, 0.1, 0.01, 0.001)
 
 
+@pytest.mark.thorough
 def test_resolution_to_the_stated_digits():
     found, limits = fields.retained_by_blocks(SNRS, "exponential", 6.0)
     for block, row in RETAINED.items():

@@ -184,7 +184,9 @@ def test_targets_are_two_steps_written_out():
     np.testing.assert_allclose(found, [[long], [middle]], rtol=1e-6)
 
 
-@pytest.mark.parametrize("target", ["velocity", "data"])
+@pytest.mark.parametrize(
+    "target", ["data", pytest.param("velocity", marks=pytest.mark.thorough)]
+)
 def test_the_exact_map_is_the_target_but_for_the_error_of_shortest_steps(target):
     errors = {}
     for num_steps in (4, 8):

@@ -75,6 +75,7 @@ def test_training_in_bfloat16_lowers_the_loss_on_eight_devices():
     assert np.isfinite(samples).all()
 
 
+@pytest.mark.thorough
 def test_a_state_fits_both_types():
     (_, wide, state, batch), (_, narrow, other, _) = start(), start(NARROW)
     before = jax.device_get(state)
