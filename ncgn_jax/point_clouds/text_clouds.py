@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ncgn_jax.data.stand_ins import refuse_stand_in
+from ncgn_jax.data.text_tables import may_be_thousands
 from ncgn_jax.faults import DataError
 
 _AXES = ("x", "y", "z")
@@ -65,8 +66,8 @@ def read_text_cloud(content: bytes, where: str) -> TextCloud:
       where: Name of the file, for messages.
 
     Raises:
-      DataError: If there are no points, fewer than announced, or a line has another
-        number of columns than the first.
+      DataError: If there are no points, fewer than announced, if a line has another
+        number of columns than the first, or if commas may divide thousands.
     """
     content = narrow_text(content)
     if b"\0" in content[: 2**16]:
@@ -164,6 +165,12 @@ def _parse(
     rows: list[str], separator: str | None, decimal_comma: bool, where: str
 ) -> np.ndarray:
     if decimal_comma:
+        words = (word for row in rows for word in row.split(separator) if "," in word)
+        if all(map(may_be_thousands, words)):
+            raise DataError(
+                f"{where}: commas as in {rows[0][:60]!r} may be decimal points or "
+                "divide thousands; allowed: decimal points, and no mark for thousands"
+            )
         rows = [row.replace(",", ".") for row in rows]
     try:
         return np.loadtxt(rows, delimiter=separator, comments=None, ndmin=2)

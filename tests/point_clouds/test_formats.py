@@ -532,6 +532,18 @@ def test_texts_in_utf_16_are_read(tmp_path):
         np.testing.assert_allclose(np.abs(read_scan(path)), np.full((8, 3), 0.5))
 
 
+def test_commas_that_may_divide_thousands_are_refused(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("1,234;2,345;3,456\n4,567;5,678;6,789\n")
+    with pytest.raises(DataError, match="decimal points or divide thousands"):
+        read_scan(path)
+    # One number that cannot be thousands tells what all commas are.
+    path.write_text("1,234;2,345;3,456\n4,567;5,678;0,789\n")
+    np.testing.assert_array_equal(
+        read_scan(path), [[1.234, 2.345, 3.456], [4.567, 5.678, 0.789]]
+    )
+
+
 def test_heights_on_a_grid_are_no_points(tmp_path):
     header = "ncols 4\nnrows 20\nxllcorner 0\nyllcorner 0\ncellsize 1\n"
     (tmp_path / "a.asc").write_text(header + text(" ", columns=4))
