@@ -159,7 +159,13 @@ def test_narrow_logarithmic_axes_have_plain_numbers():
     figure = pictures.draw_panels([narrow, wide])
     figure.canvas.draw()
     x_axis, y_axis = figure.axes[0].xaxis, figure.axes[0].yaxis
-    shown = {text.get_text() for text in x_axis.get_ticklabels(which="both")}
+    low, high = x_axis.get_view_interval()
+    # matplotlib 3.9 also makes ticks beyond the ends.
+    shown = {
+        text.get_text()
+        for text in x_axis.get_ticklabels(which="both")
+        if low <= text.get_position()[0] <= high
+    }
     # Numbers between, such as 3 and 4, would run into each other.
     assert {"0.5", "1", "2"} <= shown <= {"0.1", "0.2", "0.5", "1", "2", "5", "10", ""}
     assert {"50", "100", "200"} <= {text.get_text() for text in y_axis.get_ticklabels()}

@@ -337,7 +337,8 @@ def test_rows_with_keys_of_their_own_do_not_depend_on_the_others(name):
     whole = walk(x, times, keys)
     for rows in (slice(0, 2), slice(2, 5)):
         part = walk(x[rows], times, keys[rows])
-        # XLA may round the rows left over by vectors apart, which three products show.
-        bound = 1e-6 if name == "dpmpp_2m" else 0
+        # XLA may round the rows left over by vectors apart, which sums of products, as
+        # samplers with a memory take them, show.
+        bound = 1e-6 if name in ("ab2", "dpmpp_2m") else 0
         np.testing.assert_allclose(part, whole[rows], rtol=bound, atol=bound)
     assert len({float(v) for v in whole[:, 0, 0]}) == 5
