@@ -170,6 +170,9 @@ def _read_text(path: Path) -> tuple[list[str], list[list[str]], list[str]]:
         count = f"{text.num_comments} line{'s' * (text.num_comments > 1)}"
         notes.append(f"{path}: {count} of comments above the header")
     if lines and _is_space_ranger(lines[0][1]):
+        # No header, which might be a name shorter than its rows.
+        others = (line for line in lines if len(line[1]) != len(_SPACE_RANGER))
+        wrong = wrong or next(others, None)
         if wrong is None:
             notes.append(
                 f"{path}: no header, read as Space Ranger's tissue_positions_list"

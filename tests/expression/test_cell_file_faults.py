@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ncgn_jax.expression.cell_files import load_cells
+from ncgn_jax.expression.cell_tables import read_table
 from ncgn_jax.faults import DataError
 from tests.expression.cell_tables import (
     CELLS,
@@ -238,3 +239,11 @@ def test_absent_files(tmp_path, example):
     matrix = write(tmp_path / "m.txt", genes_by_cells(example))
     with pytest.raises(DataError, match=r"absent\.csv: no such file"):
         load_cells(matrix, coordinates=tmp_path / "absent.csv")
+
+
+def test_spots_with_a_field_too_many_are_refused(tmp_path):
+    """Without a header none of the rows is a name longer than it."""
+    path = tmp_path / "tissue_positions_list.csv"
+    path.write_text("a,1,0,0,5,5\nb,1,0,1,5,9,7\nc,1,1,0,9,5,7\n")
+    with pytest.raises(DataError, match="line 2: 7 fields; allowed: 6"):
+        read_table(path, None, first_column=True)
