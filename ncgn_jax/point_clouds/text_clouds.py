@@ -165,8 +165,8 @@ def _parse(
     rows: list[str], separator: str | None, decimal_comma: bool, where: str
 ) -> np.ndarray:
     if decimal_comma:
-        words = (word for row in rows for word in row.split(separator) if "," in word)
-        if all(map(may_be_thousands, words)):
+        split = (word for row in rows for word in row.split(separator))
+        if all(may_be_thousands(word) for word in split if "," in word):
             raise DataError(
                 f"{where}: commas as in {rows[0][:60]!r} may be decimal points or "
                 "divide thousands; allowed: decimal points, and no mark for thousands"

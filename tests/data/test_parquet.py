@@ -1,5 +1,6 @@
 """Tables in .parquet files, sound and damaged."""
 
+import base64
 import io
 
 import pytest
@@ -8,6 +9,7 @@ pytest.importorskip("pyarrow")
 
 import pyarrow as pa
 from pyarrow import parquet
+from pyarrow.parquet import encryption
 
 from ncgn_jax.data import host_memory
 from ncgn_jax.data import parquet as reader
@@ -91,3 +93,37 @@ def test_stand_ins_of_tables_are_named(tmp_path):
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(DataError, match="a pointer to the file"):
         open_parquet(path, path)
+
+
+class Keys(encryption.KmsClient):
+    """Keeps keys as they are."""
+
+    def __init__(self, _):
+        super().__init__()
+
+    def wrap_key(self, key_bytes, _):
+        return base64.b64encode(key_bytes)
+
+    def unwrap_key(self, wrapped_key, _):
+        return base64.b64decode(wrapped_key)
+
+
+@pytest.mark.parametrize("columns", [None, ["x"]])
+def test_encrypted_columns_are_refused_in_words(tmp_path, columns):
+    """Asked for the size of such a column, pyarrow ends the program."""
+    path, table = tmp_path / "a.parquet", pa.table({"x": [1, 2], "y": ["a", "b"]})
+    properties = encryption.CryptoFactory(Keys).file_encryption_properties(
+        encryption.KmsConnectionConfig(),
+        encryption.EncryptionConfiguration(
+            footer_key="footer", column_keys={"own": ["x"]}, plaintext_footer=True
+        ),
+    )
+    with parquet.ParquetWriter(
+        path, table.schema, encryption_properties=properties
+    ) as writer:
+        writer.write_table(table)
+    with (
+        open_parquet(path, path) as file,
+        pytest.raises(DataError, match=r"a\.parquet.*[Cc]annot decrypt"),
+    ):
+        read_all_rows(file, path, columns)
