@@ -1,6 +1,8 @@
 """Stored tutorials were executed as they stand, and say nothing of one machine."""
 
+import ast
 import copy
+import importlib
 import json
 
 import pytest
@@ -42,6 +44,21 @@ def test_notebook_was_executed_as_it_stands(path):
     )
     assert notebook["cells"][0]["cell_type"] == "markdown"
     assert faults(notebook, len(content)) == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_what_notebooks_import_exists(path):
+    """So that a name that is gone is noticed without running them."""
+    cells = json.loads(path.read_bytes())["cells"]
+    for source in ("".join(c["source"]) for c in cells if c["cell_type"] == "code"):
+        if source.startswith("%%"):
+            continue  # no Python
+        code = "\n".join(line for line in source.splitlines() if line[:1] not in "%!")
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and "ncgn_jax" in str(node.module):
+                module = importlib.import_module(node.module)
+                for name in node.names:
+                    assert hasattr(module, name.name), name.name
 
 
 def test_executed_notebook_has_no_faults():
