@@ -86,8 +86,8 @@ def read_all_rows(
     what, ways_out = f"{where}: its rows", "fewer rows or columns"
     with told_in_words(where):
         schema = file.schema_arrow
-        announced = 0 if columns is not None else _announced_bytes(file)
-    require_bytes(announced, what, ways_out)
+        if columns is None:
+            require_bytes(_announced_bytes(file), what, ways_out)
     free = available_bytes()
     batches, total = [], 0
     for batch in read_batches(file, where, _ROWS_AT_ONCE, columns):

@@ -39,14 +39,13 @@ def require_source(path: Path) -> str:
             source = _source_of_file(path)
         else:
             source = _source_of_tree(path, tree)
-        found = tree.describe()
-    if source is None:
-        raise DataError(
-            f"{path}: nothing that looks like images; found {found}; allowed: .npz, "
-            ".npy, .mat, idx "
-            "files, CIFAR's archives, folders or archives of pictures, .parquet; "
-            "data.source with one of their names says what is wrong"
-        )
+        if source is None:
+            raise DataError(
+                f"{path}: nothing that looks like images; found {tree.describe()}; "
+                "allowed: .npz, .npy, .mat, idx files, CIFAR's archives, folders or "
+                "archives of pictures, .parquet; data.source with one of their names "
+                "says what is wrong"
+            )
     return source
 
 
