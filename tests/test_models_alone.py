@@ -31,6 +31,7 @@ from ncgn_jax.run.model_file import ModelFile, read_model, write_model
 from ncgn_jax.run.state import num_params
 from ncgn_jax.running import run
 from ncgn_jax.starting import read_start
+from tests.weights import drawn
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 MODELS = Path(__file__).resolve().parent / "fixtures" / "models"
@@ -643,7 +644,7 @@ def test_imputed_cells_are_those_that_evaluation_scores(draws, tmp_path):
         config_of("expression", write_cells(tmp_path / "cells.csv")), fields
     )
     task = make_task(config)
-    params, model_state = task.init(jax.random.key(0))
+    params, model_state = drawn(task.init, jax.random.key(0))
     arrays = task.sample(params, model_state, 4, seed=3)
     guess = arrays["gene_imputation_mean" if draws > 1 else "gene_imputation"][0]
     units, patch = task.facts.units, task.dataset.test

@@ -8,6 +8,7 @@ import jax
 from ncgn_jax.config import load_config
 from ncgn_jax.domains import make_task, set_fields, validate
 from ncgn_jax.images.task import ImageTask
+from tests.weights import drawn
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = (
@@ -47,14 +48,5 @@ def stubbed(task, predict, params=None) -> ImageTask:
 
 
 @functools.cache
-def init_params(task, seed=0):
-    @jax.jit
-    def draw(rng):
-        params, _ = task.init(rng)
-        # Off the initial value, at which every prediction is 0.
-        return jax.tree.map(
-            lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape),
-            params,
-        )
-
-    return draw(jax.random.key(seed))
+def init_params(task):
+    return drawn(task.init, jax.random.key(0))[0]

@@ -10,6 +10,7 @@ from ncgn_jax.images.classifier import (
     _quarter_means,
     shift_at_random,
 )
+from tests.weights import drawn
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("compile_quickly")
 def test_any_size_and_number_of_channels(rng, shape):
     net = ImageClassifier(num_classes=3)
     images = jax.random.normal(rng, (2, *shape))
-    params = jax.jit(net.init)(rng, images)
+    params = drawn(net.init, rng, images)
     logits, features = jax.jit(net.apply)(params, images)
     assert logits.shape == (2, 3)
     assert features.shape == (2, 64)
@@ -31,7 +32,7 @@ def test_any_size_and_number_of_channels(rng, shape):
 def test_images_are_independent_and_logits_are_linear_in_features(rng):
     net = ImageClassifier(num_classes=3)
     images = jax.random.normal(rng, (4, 8, 8, 1))
-    params = jax.jit(net.init)(rng, images)
+    params = drawn(net.init, rng, images)
     apply = jax.jit(net.apply)
     logits, features = apply(params, images)
     alone, _ = apply(params, images[2:3])

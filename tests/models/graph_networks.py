@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ncgn_jax.graphs import make_noise_buckets
+from tests.weights import drawn
 
 NUM_NODES, NUM_GRAPHS, DIM, WIDTH = 30, 2, 3, 8
 
@@ -41,24 +42,9 @@ def features(points):
 
 
 def random_variables(network, graph):
-    """Draws weights in numpy, also for biases, whose zeros would hide mistakes."""
-    abstract = jax.eval_shape(
-        network.init,
-        jax.random.key(0),
-        jax.ShapeDtypeStruct((NUM_GRAPHS * NUM_NODES, DIM + 1), jnp.float32),
-        jax.ShapeDtypeStruct((NUM_GRAPHS,), jnp.float32),
-        graph,
-    )
-    rng = np.random.default_rng(1)
-
-    def draw(path, leaf):
-        if path[0].key == "batch_stats":
-            return np.full(leaf.shape, float(path[-1].key == "var"), "f4")
-        size = leaf.shape[0] ** -0.5 if leaf.ndim == 2 else 0.2
-        start = float(path[-1].key == "scale")
-        return (start + size * rng.normal(size=leaf.shape)).astype("f4")
-
-    return jax.tree_util.tree_map_with_path(draw, abstract)
+    """Draws weights for a network on a graph of `NUM_GRAPHS` clouds."""
+    inputs = jnp.zeros((NUM_GRAPHS * NUM_NODES, DIM + 1)), jnp.zeros(NUM_GRAPHS)
+    return drawn(network.init, jax.random.key(0), *inputs, graph)
 
 
 def without_empty_supernodes(graph):

@@ -5,6 +5,7 @@ import pytest
 from scipy.stats import ortho_group
 
 from ncgn_jax.models.egnn import EGNN
+from tests.weights import drawn
 
 
 def draw(rng, dim=3, n=5):
@@ -18,7 +19,7 @@ def draw(rng, dim=3, n=5):
 @pytest.fixture
 def network(rng):
     network = EGNN(out_dim=2, width=16, num_layers=3, divisor=2.0)
-    variables = jax.jit(network.init)(rng, *draw(rng))
+    variables = drawn(network.init, rng, *draw(rng))
     # Coordinates hardly move at initialisation, so the weights are made larger.
     params = variables["params"]
     for i in range(3):
@@ -46,7 +47,7 @@ def test_nodes_may_be_renumbered_and_padding_has_no_influence(rng, with_coordina
     coordinates, features, mask = draw(rng)
     given = coordinates if with_coordinates else None
     network = EGNN(out_dim=2, width=16, num_layers=2)
-    variables = jax.jit(network.init)(rng, given, features, mask)
+    variables = drawn(network.init, rng, given, features, mask)
     apply = jax.jit(network.apply)
     _, out = apply(variables, given, features, mask)
     order = np.array([2, 0, 1, 4, 3])
@@ -63,7 +64,7 @@ def test_gradient_is_finite_where_atoms_coincide(rng):
     coordinates, features, mask = draw(rng)
     coordinates = jnp.zeros_like(coordinates)
     network = EGNN(out_dim=2, width=8, num_layers=2)
-    variables = jax.jit(network.init)(rng, coordinates, features, mask)
+    variables = drawn(network.init, rng, coordinates, features, mask)
 
     def total(x):
         moved, out = network.apply(variables, x, features, mask)

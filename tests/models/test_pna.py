@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ncgn_jax.models.pna import PNA, PNALayer, aggregate, connect_all
+from tests.weights import drawn
 
 
 def aggregate_by_loop(messages, mask, delta):
@@ -44,7 +45,7 @@ def test_layer_is_that_of_a_loop(rng):
     nodes, pairs, mask = draw(rng)
     layer = PNALayer(4, 0.9)
     graph = connect_all(nodes, pairs)
-    variables = jax.jit(layer.init)(rng, graph, mask.reshape(-1))
+    variables = drawn(layer.init, rng, graph, mask.reshape(-1))
     found = jax.jit(layer.apply)(variables, graph, mask.reshape(-1))
     found = found.nodes.reshape(2, 6, 4)
     weights = jax.tree.map(np.asarray, variables["params"])
@@ -70,7 +71,7 @@ def test_layer_is_that_of_a_loop(rng):
 def test_nodes_may_be_renumbered(rng):
     nodes, pairs, mask = draw(rng)
     network = PNA(8, 3, 2, 0.9, residual=True)
-    variables = jax.jit(network.init)(rng, nodes, pairs, mask)
+    variables = drawn(network.init, rng, nodes, pairs, mask)
     apply = jax.jit(network.apply)
     out = apply(variables, nodes, pairs, mask)
     order = np.random.default_rng(0).permutation(6)
@@ -86,7 +87,7 @@ def test_nodes_may_be_renumbered(rng):
 def test_edges_that_are_off_have_no_influence_and_no_gradient(rng):
     nodes, pairs, mask = draw(rng)
     network = PNA(8, 3, 2, 0.9)
-    variables = jax.jit(network.init)(rng, nodes, pairs, mask)
+    variables = drawn(network.init, rng, nodes, pairs, mask)
 
     def total(pairs):
         return jnp.sum(network.apply(variables, nodes, pairs, mask) ** 2)
@@ -110,7 +111,7 @@ def test_normalised_layers_do_not_grow(rng):
         spreads = []
         for num_layers in (3, 8):
             network = PNA(32, 4, num_layers, 0.9, residual=residual)
-            variables = jax.jit(network.init)(rng, nodes, pairs, everyone)
+            variables = drawn(network.init, rng, nodes, pairs, everyone)
             out = jax.jit(network.apply)(variables, nodes, pairs, everyone)
             spreads.append(float(jnp.std(out)))
         return spreads[1] / spreads[0]

@@ -25,6 +25,7 @@ from ncgn_jax.molecules.autoencoder import (
     turn_at_random,
 )
 from ncgn_jax.molecules.denoiser import NETWORKS, MoleculeDenoiser
+from tests.weights import drawn
 
 SOME_NETWORKS = [
     pytest.param(name, marks=() if name == "egnn" else pytest.mark.thorough)
@@ -35,24 +36,8 @@ MASK = np.arange(5)[None] < np.array([[5], [3]])
 ORDER = np.array([2, 0, 1, 4, 3])  # keeps padding behind
 
 
-def init(network, *args, **options):
-    return jax.jit(functools.partial(network.init, **options))(*args)
-
-
 def apply(network, *args, **options):
     return jax.jit(functools.partial(network.apply, **options))(*args)
-
-
-@jax.jit
-def perturb(params, rng, scale=0.3):
-    """Moves all weights, because some start at zero."""
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(rng, len(leaves))
-    moved = [
-        leaf + scale * jax.random.normal(key, leaf.shape)
-        for leaf, key in zip(leaves, keys, strict=True)
-    ]
-    return jax.tree.unflatten(structure, moved)
 
 
 def molecules(num_classes=3):
@@ -72,8 +57,7 @@ def test_pair_attention_is_equivariant_and_ignores_padding(rng):
     pairs = jax.random.normal(keys[1], (2, 5, 5, 2))
     condition = jax.random.normal(keys[2], (2, 4))
     network = PairTransformer(2, 3, width=16, pair_width=8, num_layers=2, num_heads=4)
-    params = init(network, keys[3], nodes, pairs, MASK, condition)["params"]
-    params = perturb(params, rng)
+    params = drawn(network.init, keys[3], nodes, pairs, MASK, condition)["params"]
 
     @jax.jit
     def run(nodes, pairs, mask):
@@ -100,8 +84,7 @@ def test_third_atoms_change_a_pair(rng):
     nodes, pairs = jnp.zeros((1, 4, 2)), jax.random.normal(rng, (1, 4, 4, 2))
     mask = jnp.ones((1, 4), bool)
     network = PairTransformer(1, 1, width=8, pair_width=8, num_layers=1, num_heads=2)
-    params = init(network, rng, nodes, pairs, mask)["params"]
-    params = perturb(params, rng)
+    params = drawn(network.init, rng, nodes, pairs, mask)["params"]
 
     def value(pairs):
         return apply(network, {"params": params}, nodes, pairs, mask)[1][0, 0, 1, 0]
@@ -134,8 +117,7 @@ def test_denoisers_move_with_the_atoms_and_leave_padding(kind, rng):
     x_t = jax.random.normal(keys[0], (2, 5, 4)) * MASK[:, :, None]
     t, condition = jnp.array([0.2, 0.7]), jax.random.normal(keys[1], (2, 3))
     network = MoleculeDenoiser(kind, 2, 4, width=16, pair_width=8, num_layers=2)
-    params = init(network, keys[2], x_t, t, MASK, condition)["params"]
-    params = perturb(params, rng, 0.1)
+    params = drawn(network.init, keys[2], x_t, t, MASK, condition)["params"]
 
     @jax.jit
     def run(x_t, t, condition, mask):
@@ -159,7 +141,7 @@ def test_denoisers_read_their_guess_and_what_it_decodes_to(kind, rng):
         kind, 2, 4, width=16, pair_width=8, num_layers=2, self_conditioning=True,
         num_classes=3,
     )  # fmt: skip
-    params = perturb(init(network, keys[1], x_t, t, MASK)["params"], rng, 0.1)
+    params = drawn(network.init, keys[1], x_t, t, MASK)["params"]
     atoms = jax.random.uniform(keys[2], (2, 5, 3))
     bonds = jax.random.uniform(keys[3], (2, 5, 5, 4))
 
@@ -179,7 +161,7 @@ def test_egnn_denoiser_turns_with_the_placing_numbers(rng):
     x_t = jax.random.normal(rng, (2, 5, 4)) * MASK[:, :, None]
     network = MoleculeDenoiser("egnn", 2, 4, width=16, num_layers=2)
     t = jnp.array([0.2, 0.7])
-    params = perturb(init(network, rng, x_t, t, MASK)["params"], rng, 0.1)
+    params = drawn(network.init, rng, x_t, t, MASK)["params"]
     turn = np.eye(4, dtype=np.float32)
     turn[:2, :2] = [[0.6, -0.8], [-0.8, -0.6]]
     out = apply(network, {"params": params}, x_t, t, MASK)
@@ -193,7 +175,7 @@ def test_egnn_denoiser_turns_with_the_placing_numbers(rng):
 def test_encoder_gives_unit_variance_and_padding_zero(kind, symmetry, rng):
     given, keys = molecules(), jax.random.split(rng, 2)
     encoder = Encoder(3, SIZES, kind, symmetry, variational=kind == "pna")
-    variables = init(encoder, rng, given, keys, train=True)
+    variables = drawn(encoder.init, rng, given, keys, train=True)
     (mean, std), state = apply(
         encoder, variables, given, keys, train=True, mutable=["batch_stats"]
     )
@@ -214,7 +196,7 @@ def test_equal_atoms_get_equal_latents_unless_symmetry_is_broken(rng):
     keys = jax.random.split(rng, 1)
     for symmetry in SYMMETRIES:
         encoder = Encoder(2, SIZES, "pna", symmetry)
-        variables = init(encoder, rng, given, keys, train=True)
+        variables = drawn(encoder.init, rng, given, keys, train=True)
         mean, _ = apply(encoder, variables, given, keys)
         apart = float(jnp.abs(mean[0, 0] - mean[0, 2]).max())
         assert (apart > 1e-3) == (symmetry != "none"), symmetry
@@ -229,7 +211,7 @@ def test_encoder_moves_with_the_atoms(rng):
         given.mask[:, ORDER],
     )
     encoder = Encoder(3, SIZES, "residual")
-    variables = init(encoder, rng, given, keys, train=True)
+    variables = drawn(encoder.init, rng, given, keys, train=True)
     mean, _ = apply(encoder, variables, given, keys)
     again, _ = apply(encoder, variables, moved, keys)
     np.testing.assert_allclose(again, mean[:, ORDER], rtol=1e-4, atol=1e-4)
@@ -238,7 +220,7 @@ def test_encoder_moves_with_the_atoms(rng):
 def test_centered_latents_have_their_mean_at_zero(rng):
     given, keys = molecules(), jax.random.split(rng, 2)
     encoder = Encoder(3, SIZES, "pna", "random", centered=True)
-    variables = init(encoder, rng, given, keys, train=True)
+    variables = drawn(encoder.init, rng, given, keys, train=True)
     mean, _ = apply(encoder, variables, given, keys)
     np.testing.assert_allclose(np.asarray(mean)[..., :2].sum(1), 0, atol=1e-5)
     assert np.abs(np.asarray(mean)[..., 2:].sum(1)).max() > 1e-3
@@ -251,8 +233,7 @@ def test_centered_latents_have_their_mean_at_zero(rng):
 def test_decoders_are_symmetric_and_move_with_the_atoms(kind, bonds, rng):
     latents = jax.random.normal(rng, (2, 5, 4)) * MASK[:, :, None]
     decoder = Decoder(3, SIZES, kind, bonds)
-    params = init(decoder, rng, latents, MASK, molecules())["params"]
-    params = perturb(params, rng, 0.1)
+    params = drawn(decoder.init, rng, latents, MASK, molecules())["params"]
 
     @jax.jit
     def run(latents, mask):
@@ -276,7 +257,7 @@ def test_decoders_are_symmetric_and_move_with_the_atoms(kind, bonds, rng):
 def test_separate_bonds_are_probabilities_given_the_edge(rng):
     latents = jax.random.normal(rng, (2, 5, 4))
     decoder = Decoder(3, SIZES, "pna", "separate")
-    variables = init(decoder, rng, latents, MASK, molecules())
+    variables = drawn(decoder.init, rng, latents, MASK, molecules())
     _, orders = apply(decoder, variables, latents, MASK, molecules())
     np.testing.assert_allclose(np.exp(orders).sum(-1), 1, atol=1e-5)
 
@@ -285,7 +266,7 @@ def test_bond_orders_follow_kipf_and_welling(rng):
     nodes = jax.random.normal(rng, (1, 3, 2))
     adjacency = jnp.array([[[0, 1, 0], [1, 0, 1], [0, 1, 0]]], bool)
     network = BondOrders()
-    variables = init(network, rng, nodes, adjacency)
+    variables = drawn(network.init, rng, nodes, adjacency)
     found = apply(network, variables, nodes, adjacency)
     w = jax.tree.map(np.asarray, variables["params"])
     weights = np.asarray(adjacency[0], float) + np.eye(3)

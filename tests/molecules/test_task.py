@@ -24,6 +24,7 @@ from ncgn_jax.molecules.model import MoleculeModel
 from ncgn_jax.molecules.scores import evaluate_molecules
 from ncgn_jax.molecules.task import MoleculeTask
 from ncgn_jax.point_clouds import config as point_clouds
+from tests.weights import drawn
 
 pytest.importorskip("rdkit")
 
@@ -97,7 +98,7 @@ def test_parts_of_training_times_are_named_by_their_ends():
 def test_loss_of_a_batch_is_the_mean_over_its_parts(network, remembers, rng):
     """So it is the same on any number of devices."""
     task = task_of(model__network=network, model__self_conditioning=remembers)
-    params, state = jax.jit(task.init)(rng)
+    params, state = drawn(task.init, rng)
     batch = task.batch(0, slice(0, 32))
     loss = jax.jit(task.loss)
     whole, (_, per_bin) = loss(params, state, batch, rng)
@@ -242,7 +243,7 @@ def test_first_stage_is_a_task_by_itself(tmp_path):
 )  # fmt: skip
 def test_every_process_samples_without_touching_padding(fields, rng):
     task = task_of(**fields)
-    params, state = jax.jit(task.init)(rng)
+    params, state = drawn(task.init, rng)
     sizes = np.array([2, 5, 9, 9])
     made = generate_latents(task, params, state["codec"], sizes)
     assert np.isfinite(made).all()
@@ -260,9 +261,7 @@ def test_properties_condition_and_can_be_left_out(rng):
     batch = task.batch(0, slice(0, 32))
     assert batch["condition"].shape == (32, 2)
     np.testing.assert_allclose(task._conditions[:, 0].std(), 1, rtol=1e-3)
-    params, state = jax.jit(task.init)(rng)
-    # Gates start closed; open them, so that the condition has an effect.
-    params = jax.tree.map(lambda leaf: leaf + 0.1, params)
+    params, state = drawn(task.init, rng)
     sizes = np.array([5, 9])
     low = generate_latents(task, params, state["codec"], sizes)
     high = task_of(model__conditions=("gap",), sample__condition_values=(0.15,))
@@ -307,8 +306,7 @@ def test_the_first_guess_is_none_at_all(rng):
         "sample__sampler": "euler",
     }
     task = task_of(**fields)
-    params, state = jax.jit(task.init)(rng)
-    params = jax.tree.map(lambda leaf: leaf + 0.1, params)
+    params, state = drawn(task.init, rng)
     plain, guided = (
         generate_latents(
             task_of(**fields, sample__guess_guidance=g), params, state["codec"], [5, 9]
@@ -453,7 +451,7 @@ def test_paths_end_at_the_first_samples(sampler, rng):
         sample__num_published=0,
         sample__num_reconstructed=0,
     )
-    params, state = jax.jit(task.init)(rng)
+    params, state = drawn(task.init, rng)
     params = jax.tree.map(lambda leaf: leaf + 0.05, params)
     samples = task.sample(params, state, 12, task.config.seed)["latents"]
     path = task.first_paths(params, state["codec"])

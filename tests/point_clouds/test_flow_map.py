@@ -16,6 +16,7 @@ from ncgn_jax.parallel import AXIS
 from ncgn_jax.point_clouds.model import PointCloudModel
 from ncgn_jax.point_clouds.trained import TrainedClouds
 from ncgn_jax.tasks.sampling import split_time_grid
+from tests.weights import drawn
 
 SMOKE = Path(__file__).resolve().parents[2] / "configs" / "smoke.py"
 MAP = {
@@ -41,12 +42,7 @@ def make(**fields):
 @functools.cache
 def weights():
     """Returns weights whose spans tell something, as after training."""
-    params, state = jax.jit(make().init)(jax.random.key(0))
-    embed = params["span_embed"]
-    kernel = embed["dense_1"]["kernel"]
-    kernel = 0.5 * jax.random.normal(jax.random.key(1), kernel.shape)
-    embed = {**embed, "dense_1": {"kernel": kernel}}
-    return {**params, "span_embed": embed}, state
+    return drawn(make().init, jax.random.key(0))
 
 
 @functools.cache

@@ -15,6 +15,7 @@ from ncgn_jax.point_clouds.views import (
     denoising_states,
 )
 from ncgn_jax.run.logs import MetricsWriter
+from tests.weights import drawn
 
 NUM_POINTS = 32
 # 27 voxels for 32 points: some are empty.
@@ -43,7 +44,7 @@ def cache(tmp_path_factory):
 
 
 def view_of(task):
-    params, model_state = jax.jit(task.init)(jax.random.key(0))
+    params, model_state = drawn(task.init, jax.random.key(0))
     return NetworkView(task.model, params, model_state)
 
 
@@ -67,7 +68,7 @@ def random_samples(rng):
 @pytest.mark.slow
 def test_all_pictures_are_saved(rng, cache, tmp_path):
     task = make_tiny_task(cache)
-    params, model_state = jax.jit(task.init)(rng)
+    params, model_state = drawn(task.init, rng)
     with MetricsWriter(tmp_path) as writer:
         for step in (1, 2, 3):
             losses = {f"loss/{name}": 1.0 / step for name in task.bucket_names}
@@ -95,7 +96,7 @@ def test_all_pictures_are_saved(rng, cache, tmp_path):
 def test_what_cannot_be_drawn_is_said(rng, cache, tmp_path, capsys):
     task = make_tiny_task(cache, connectivity="knn")
     task = task.with_config(with_fields(task.config, {"model.convolution": "gcn"}))
-    params, model_state = jax.jit(task.init)(rng)
+    params, model_state = drawn(task.init, rng)
     paths = task.draw(params, model_state, random_samples(rng), tmp_path / "pictures")
     names = {path.name for path in paths}
     assert "denoising_path.png" in names

@@ -13,6 +13,7 @@ from ncgn_jax.domains import make_task, validate
 from ncgn_jax.loop import init_state, make_train_step
 from ncgn_jax.point_clouds.model import PointCloudModel
 from ncgn_jax.run.optimizer import make_optimizer
+from tests.weights import drawn
 
 SMOKE = Path(__file__).resolve().parents[2] / "configs" / "smoke.py"
 
@@ -96,7 +97,7 @@ def test_settings_train_and_sample(overrides):
 def test_blind_models_hear_nothing_of_the_time(conditioning, monkeypatch):
     override = f"model.noise_conditioning={conditioning}"
     model = make_task(apply_overrides(load_config(SMOKE), [override])).model
-    params, model_state = jax.jit(model.init)(jax.random.key(0))
+    params, model_state = drawn(model.init, jax.random.key(0))
     variables, label = {"params": params, **model_state}, np.zeros(2, np.int32)
     x = jnp.asarray(model.start(label, 0, np.arange(2)).x)
     predict = jax.jit(lambda t: model.apply(variables, 1, x, t, label)[0])
