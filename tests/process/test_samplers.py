@@ -223,7 +223,10 @@ def test_ddim_is_euler_on_a_straight_line(rng):
         ("ddpm_cosine", "heun", {}, "cosine", 64),
         ("ve", "heun", {}, "edm", 48),
         ("linear", "ddim", {"eta": 0.5}, "log_snr", 200),
-        ("ddpm_linear", "ancestral", {}, "uniform", 1000),
+        pytest.param(
+            *("ddpm_linear", "ancestral", {}, "uniform", 1000),
+            marks=pytest.mark.thorough,
+        ),
         ("vp", "ancestral", {"variance": "forward"}, "quadratic", 400),
     ],
 )
@@ -250,7 +253,9 @@ def test_mean_and_covariance_of_samples(name, sampler, options, grid, num_steps,
         ("ddpm_cosine", 50, "ddim", 0.286171),
         ("ddpm_cosine", 1000, "ddim", 0.299257),
         ("ddpm_linear", 20, "ancestral", 0.209809),
-        ("ddpm_cosine", 50, "ancestral", 0.272090),
+        pytest.param(
+            *("ddpm_cosine", 50, "ancestral", 0.272090), marks=pytest.mark.thorough
+        ),
         ("ddpm_linear", 20, "renoise", 0.174265),
     ],
 )
