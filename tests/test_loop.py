@@ -78,7 +78,10 @@ def test_resumed_run_equals_uninterrupted_bitwise(tmp_path):
     ("name", "overrides"),
     [
         # Batch norm, because its statistics have to agree over devices as well.
-        ("smoke", ["train.batch_size=64", "model.norm=batch"]),
+        (
+            "smoke",
+            ["train.batch_size=64", "model.norm=batch", "data.num_points=16"],
+        ),
         pytest.param(
             "digits",
             ["train.batch_size=16", "model.width=8", "model.num_layers=1"],

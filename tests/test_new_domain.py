@@ -15,7 +15,7 @@ from tests import toy_domain
 
 SMALL = {
     "data.num_points": 8, "train.num_steps": 4, "train.batch_size": 32,
-    "train.checkpoint_every_steps": 2,
+    "train.checkpoint_every_steps": 2, "model.convolution": "gcn",
     "train.decay": "constant", "sample.num_samples": 6, "sample.num_steps": 3,
     "sample.sampler": "euler", "evaluate.weights": ("ema",),
 }  # fmt: skip

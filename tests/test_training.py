@@ -23,7 +23,11 @@ SHORT = {
 }
 CLOUDS = RNG.normal(size=(20, 16, 3)) * [1, 2, 1]
 # One noise bucket compiles in a quarter of the time.
-ONE_BUCKET = {"dmp.connectivity": "knn", "dmp.num_neighbors": 3}
+ONE_BUCKET = {
+    "dmp.connectivity": "knn",
+    "dmp.num_neighbors": 3,
+    "model.convolution": "gcn",
+}
 SMALL_CLOUDS = {**SHORT, **ONE_BUCKET, "data.num_points": 16}
 
 

@@ -24,6 +24,7 @@ MAP = {
     "sample.num_steps": 2,
     "sample.time_grid": "uniform",
     "model.convolution": "gcn",
+    "data.num_points": 16,
     "train.batch_size": 128,
 }
 PLAIN = {**MAP, "process.flow_map_steps": 0, "sample.sampler": "euler"}
