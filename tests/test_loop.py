@@ -34,7 +34,7 @@ def smoke_config(*overrides):
 
 @pytest.fixture(scope="module")
 def task():
-    return make_task(smoke_config())
+    return make_task(smoke_config("data.num_points=16", "model.convolution=gcn"))
 
 
 def test_muon_moves_matrices_by_near_orthogonal_steps_and_vectors_as_adam():
@@ -80,7 +80,10 @@ def test_resumed_run_equals_uninterrupted_bitwise(tmp_path):
         # Batch norm, because its statistics have to agree over devices as well.
         (
             "smoke",
-            ["train.batch_size=64", "model.norm=batch", "data.num_points=16"],
+            [
+                *("train.batch_size=64", "data.num_points=16"),
+                *("model.norm=batch", "model.convolution=gcn"),
+            ],
         ),
         pytest.param(
             "digits",

@@ -78,7 +78,7 @@ def test_samples_have_the_law_of_the_data(sampler, steps, random):
 )
 def test_an_image_does_not_depend_on_those_beside_it(extra):
     """Noise belongs to rows: other chunks, and other devices, draw the same images."""
-    images = []
+    images, extra = [], (*extra, "dmp.patches=(4,)")
     for size in (64, 8):
         task = small_task(f"sample.batch_size={size}", *extra)
         params = init_params(small_task(*extra))
@@ -311,7 +311,7 @@ def test_learned_variances_give_the_law_of_the_data_in_few_steps(learned):
 @pytest.mark.parametrize(
     "extra", [(), pytest.param(LEARNED, marks=pytest.mark.thorough)]
 )
-@pytest.mark.parametrize("bucket", [0, 1, 2])
+@pytest.mark.parametrize("bucket", [0, pytest.param(1, marks=pytest.mark.thorough), 2])
 def test_devices_sample_every_bucket_alike(bucket, extra):
     """Eight devices against one, from coarsest to finest patches."""
     task = small_task("sample.num_steps=6", *extra)

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 
 from ncgn_jax import process
+from tests.process.conftest import SCHEDULES
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 MEAN = np.array([0.7, -0.3])
 COVARIANCE = np.array([[0.5, 0.3], [0.3, 0.4]])
+# Of each kind of schedule the one whose ends are the hardest.
+ONE_STEP = ("linear", "ddpm_linear_one_step", "ddpm_cosine", "vp_small_floor", "ve")
 
 
 def make_gaussian_denoiser(schedule, mean=MEAN, covariance=COVARIANCE):
@@ -334,6 +337,14 @@ def test_unknown_sampler_and_options_list_the_valid_ones():
         process.make_sampler("ab2", order=3)
 
 
+@pytest.mark.parametrize(
+    "schedule_id",
+    [
+        pytest.param(name, marks=() if name in ONE_STEP else pytest.mark.thorough)
+        for name in SCHEDULES
+    ],
+    indirect=True,
+)
 @pytest.mark.usefixtures("float32")
 def test_one_step_from_end_to_end_is_finite(schedule, rng):
     """Takes the whole way in one step, in single precision."""
