@@ -184,8 +184,7 @@ def test_a_run_needs_its_data_no_more(name, tmp_path, capsys):
     path = case.write(tmp_path / f"data{case.suffix}")
     config, folder = config_of(name, path), tmp_path / "run"
     if name == "expression":  # one domain with a network that is not its default
-        fields = {"model.network": "hourglass", "model.convolution": "gcn"}
-        config = with_fields(config, fields)
+        config = with_fields(config, {"model.network": "hourglass"})
     state = train(config, folder)
     # Fields beside data lie on the layouts of the test fields.
     beside, _ = load_run(config, folder, with_data=name != "expression")
