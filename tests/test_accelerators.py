@@ -22,7 +22,8 @@ from ncgn_jax.run.optimizer import make_optimizer
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 STEPS = {
     "modelnet": ["data.source=primitives", "data.num_points=32", "data.num_train=32",
-                 "process.pairing=transport", "process.pairing_leaf=8"],
+                 "model.num_layers=1", "process.pairing=transport",
+                 "process.pairing_leaf=8"],
     "turing": ["data.num_train=8", "data.num_test=4", "train.batch_size=32"],
     "digits": ["model.num_layers=1", "train.batch_size=16"],
     "molecules": ["data.source=sample", "autoencoder.width=8", "model.num_layers=1"],

@@ -46,7 +46,7 @@ def try_files(number):
     )
 
 
-try_many = try_files(30)
+try_many = try_files(15)
 # Each of these is read in a process of its own first.
 IN_A_PROCESS = (".h5", ".h5ad", ".laz")
 

@@ -34,7 +34,7 @@ def smoke_config(*overrides):
 
 @pytest.fixture(scope="module")
 def task():
-    return make_task(smoke_config())
+    return make_task(smoke_config("data.num_points=16", "model.convolution=gcn"))
 
 
 def test_muon_moves_matrices_by_near_orthogonal_steps_and_vectors_as_adam():
@@ -78,7 +78,13 @@ def test_resumed_run_equals_uninterrupted_bitwise(tmp_path):
     ("name", "overrides"),
     [
         # Batch norm, because its statistics have to agree over devices as well.
-        ("smoke", ["train.batch_size=64", "model.norm=batch"]),
+        (
+            "smoke",
+            [
+                *("train.batch_size=64", "data.num_points=16"),
+                *("model.norm=batch", "model.convolution=gcn"),
+            ],
+        ),
         pytest.param(
             "digits",
             ["train.batch_size=16", "model.width=8", "model.num_layers=1"],

@@ -90,7 +90,16 @@ def test_time_grid_and_schedule_are_fitted_to_a_run(finished, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", ["heun", "ab2", "dpmpp_2m", "ancestral"])
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        "ancestral",
+        *(
+            pytest.param(name, marks=pytest.mark.thorough)
+            for name in ("heun", "ab2", "dpmpp_2m")
+        ),
+    ],
+)
 def test_one_sampler_step_is_enough_for_every_sampler(finished, sampler):
     overrides = ["sample.num_steps=1", f"sample.sampler={sampler}"]
     overrides += ["evaluate.weights=ema"]

@@ -9,9 +9,29 @@ import pytest
 README = Path(__file__).resolve().parent.parent / "README.md"
 FENCE = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 TEXT = README.read_text(encoding="utf-8")
+# Numbers of the text, and what takes their place where every one is not tried: the
+# same calls, of fewer and smaller programs.
+SMALLER = {
+    "num_points=512, steps=8": "num_points=64, steps=1",
+    "num_nodes=400": "num_nodes=32",
+    "(8, 400, 3)": "(8, 32, 3)",
+}
+
+
+def smaller(block: str) -> str:
+    for number, other in SMALLER.items():
+        block = block.replace(number, other)
+    return block
+
+
 BLOCKS = [
-    pytest.param(match[1], id=f"line{TEXT[: match.start()].count(chr(10)) + 1}")
+    pytest.param(
+        smaller(match[1]) if small else match[1],
+        id=f"line{TEXT[: match.start()].count(chr(10)) + 1}" + "-small" * small,
+        marks=() if small else pytest.mark.thorough,
+    )
     for match in FENCE.finditer(TEXT)
+    for small in (True, False)
 ]
 
 
@@ -34,13 +54,18 @@ def test_block_runs(block, tmp_path, monkeypatch):
     run(block)
 
 
+def test_numbers_are_those_of_the_text():
+    for number in SMALLER:
+        assert TEXT.count(number) == 1
+
+
 def test_library_example_is_short():
     lines = [line for line in library_example().splitlines() if line.strip()]
     assert len(lines) <= 15
 
 
 def test_library_example_compiles_once_a_bucket():
-    names = run(library_example())
+    names = run(smaller(library_example()))
     buckets, forward, x_t = (names[name] for name in ("buckets", "forward", "x_t"))
     assert len(buckets) > 1
     assert forward._cache_size() == len(buckets)

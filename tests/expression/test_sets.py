@@ -55,6 +55,7 @@ def test_the_floor_is_the_training_set_on_the_test_grid(turing):
     np.testing.assert_allclose(floor, train, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_other_grids_show_the_same_simulations(turing, tmp_path):
     dense = load_turing(12, 4, (0.0, 12.5, 20.0), (0.0, 5.0, 7.0, 10.0))
     fields = dense.test.values.reshape(4, 3, 4, 3)

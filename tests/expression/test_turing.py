@@ -429,6 +429,7 @@ def test_knockouts_are_distributed_as_the_published(held, published):
         np.testing.assert_array_equal(*peaks)
 
 
+@pytest.mark.thorough
 def test_extremes_are_the_published(published):
     """The published lower bounds: smallest value of 500 simulations, all places."""
     times = published["normalization_times"]

@@ -15,7 +15,14 @@ from tests.weights import drawn
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
-@pytest.mark.parametrize("shape", [(4, 4, 1), (5, 7, 3), (19, 12, 4)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (4, 4, 1),
+        pytest.param((5, 7, 3), marks=pytest.mark.thorough),
+        (19, 12, 4),
+    ],
+)
 def test_any_size_and_number_of_channels(rng, shape):
     net = ImageClassifier(num_classes=3)
     images = jax.random.normal(rng, (2, *shape))

@@ -36,10 +36,23 @@ def exact_velocity(mean, spread):
 
 
 @pytest.mark.parametrize(
-    ("sampler", "steps"),
-    [("heun", 40), ("ab2", 60), ("dpmpp_2m", 60), ("ancestral", 250)],
+    ("sampler", "steps", "random"),
+    [
+        ("heun", 40, True),
+        ("ab2", 60, False),
+        ("dpmpp_2m", 60, False),
+        ("ancestral", 250, False),
+        *(
+            pytest.param(*case, marks=pytest.mark.thorough)
+            for case in (
+                ("heun", 40, False),
+                ("ab2", 60, True),
+                ("dpmpp_2m", 60, True),
+                ("ancestral", 250, True),
+            )
+        ),
+    ],
 )
-@pytest.mark.parametrize("random", [False, True])
 def test_samples_have_the_law_of_the_data(sampler, steps, random):
     task = small_task(
         f"sample.sampler={sampler}", f"sample.num_steps={steps}",
@@ -65,7 +78,7 @@ def test_samples_have_the_law_of_the_data(sampler, steps, random):
 )
 def test_an_image_does_not_depend_on_those_beside_it(extra):
     """Noise belongs to rows: other chunks, and other devices, draw the same images."""
-    images = []
+    images, extra = [], (*extra, "dmp.patches=(4,)")
     for size in (64, 8):
         task = small_task(f"sample.batch_size={size}", *extra)
         params = init_params(small_task(*extra))
@@ -74,9 +87,21 @@ def test_an_image_does_not_depend_on_those_beside_it(extra):
 
 
 @pytest.mark.parametrize(
-    "extra", [("sample.sampler=ancestral",), ("sample.sampler=dpmpp_2m",), LEARNED]
+    ("extra", "random"),
+    [
+        (("sample.sampler=dpmpp_2m",), False),
+        (LEARNED, True),
+        *(
+            pytest.param(*case, marks=pytest.mark.thorough)
+            for case in (
+                (("sample.sampler=dpmpp_2m",), True),
+                (("sample.sampler=ancestral",), False),
+                (("sample.sampler=ancestral",), True),
+                (LEARNED, False),
+            )
+        ),
+    ],
 )
-@pytest.mark.parametrize("random", [False, True])
 def test_the_path_drawn_ends_at_the_samples(extra, random):
     """Of a run's first call; its samples take three, the last not a whole one."""
 
@@ -139,8 +164,26 @@ def joined_times(task):
 
 
 @pytest.mark.parametrize("grid", ["uniform", "cosine", "quadratic", "log_snr", "edm"])
-@pytest.mark.parametrize("num_steps", [3, 4, 12, 50, 250])
-@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(
+    ("num_steps", "reverse"),
+    [
+        (3, True),
+        (4, False),
+        (50, False),
+        *(
+            pytest.param(*case, marks=pytest.mark.thorough)
+            for case in (
+                (3, False),
+                (4, True),
+                (12, False),
+                (12, True),
+                (50, True),
+                (250, False),
+                (250, True),
+            )
+        ),
+    ],
+)
 def test_steps_end_where_buckets_do(grid, num_steps, reverse):
     task = small_task(
         f"sample.time_grid={grid}", f"sample.num_steps={num_steps}",
@@ -163,7 +206,9 @@ def test_steps_end_where_buckets_do(grid, num_steps, reverse):
         assert np.abs(shift - np.arange(num_steps + 1)).max() < 1.5
 
 
-@pytest.mark.parametrize("sampler", ["heun", "ancestral"])
+@pytest.mark.parametrize(
+    "sampler", ["heun", pytest.param("ancestral", marks=pytest.mark.thorough)]
+)
 def test_no_network_is_asked_beyond_its_bucket(sampler):
     """Heun's second evaluation included, which is at the step's end."""
     task = small_task(f"sample.sampler={sampler}", "sample.num_steps=7")
@@ -217,7 +262,9 @@ def test_learned_variances_are_asked_at_whole_steps_of_their_chain(num_steps):
         assert 0 <= low - times[0] < 1e-3 + 1e-6
 
 
-@pytest.mark.parametrize("learned", [True, False])
+@pytest.mark.parametrize(
+    "learned", [True, pytest.param(False, marks=pytest.mark.thorough)]
+)
 def test_learned_variances_give_the_law_of_the_data_in_few_steps(learned):
     """Normal data has normal reverse steps: with their variance the law is exact.
 
@@ -264,7 +311,7 @@ def test_learned_variances_give_the_law_of_the_data_in_few_steps(learned):
 @pytest.mark.parametrize(
     "extra", [(), pytest.param(LEARNED, marks=pytest.mark.thorough)]
 )
-@pytest.mark.parametrize("bucket", [0, 1, 2])
+@pytest.mark.parametrize("bucket", [0, pytest.param(1, marks=pytest.mark.thorough), 2])
 def test_devices_sample_every_bucket_alike(bucket, extra):
     """Eight devices against one, from coarsest to finest patches."""
     task = small_task("sample.num_steps=6", *extra)

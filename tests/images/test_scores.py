@@ -326,7 +326,9 @@ class OnDisk:
         return found
 
 
-@pytest.mark.parametrize("num_classes", [1, 3])
+@pytest.mark.parametrize(
+    "num_classes", [3, pytest.param(1, marks=pytest.mark.thorough)]
+)
 def test_training_images_are_never_read_as_a_whole(data, monkeypatch, num_classes):
     monkeypatch.setattr(scores, "_MOST_FOR_SCALE", 100)
     monkeypatch.setattr(pixels, "_BLOCK", 128)

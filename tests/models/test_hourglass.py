@@ -29,11 +29,11 @@ pytestmark = pytest.mark.usefixtures("compile_quickly")
 HEADS = 4
 # Equal clusters, unequal ones, empty ones, points as their own supernodes, all joined.
 KINDS = (
-    "dmp_balanced_15",
-    "dmp_balanced_8",
+    pytest.param("dmp_balanced_15", marks=pytest.mark.thorough),
+    pytest.param("dmp_balanced_8", marks=pytest.mark.thorough),
     "dmp_voxel_8",
     "dmp_identity_30",
-    "fully_connected_identity_30",
+    pytest.param("fully_connected_identity_30", marks=pytest.mark.thorough),
 )
 
 
@@ -243,7 +243,9 @@ def test_every_parameter_has_a_finite_gradient(name):
     assert not unused(by_params)
 
 
-@pytest.mark.parametrize("convolution", ["gat", "gcn"])
+@pytest.mark.parametrize(
+    "convolution", ["gat", pytest.param("gcn", marks=pytest.mark.thorough)]
+)
 def test_every_parameter_counts_with_other_convolutions(convolution):
     network = Hourglass(DIM, WIDTH, 2, convolution)
     graph = graph_of("dmp_balanced_15", "dmp_identity_30")

@@ -25,6 +25,7 @@ MAP = {
     "sample.num_steps": 2,
     "sample.time_grid": "uniform",
     "model.convolution": "gcn",
+    "data.num_points": 16,
     "train.batch_size": 128,
 }
 PLAIN = {**MAP, "process.flow_map_steps": 0, "sample.sampler": "euler"}
@@ -74,15 +75,10 @@ def grade(num_devices, average):
 
 
 @pytest.mark.slow
-def test_a_step_trains_all_parts_alike_on_eight_devices():
+def test_a_step_trains_all_parts():
     params, _ = weights()
-    (loss, parts), grads = grade(1, params)
-    (same, same_parts), same_grads = grade(8, params)
+    (_, parts), grads = grade(1, params)
     assert parts.shape == (len(make().bucket_names),)
-    np.testing.assert_allclose(same, loss, rtol=1e-5)
-    np.testing.assert_allclose(same_parts, parts, rtol=1e-5)
-    for one, other in zip(*map(jax.tree.leaves, (grads, same_grads)), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
     still = [
         jax.tree_util.keystr(path)
         for path, leaf in jax.tree_util.tree_leaves_with_path(grads)
@@ -95,6 +91,18 @@ def test_a_step_trains_all_parts_alike_on_eight_devices():
     num_buckets = len(make().model.time.buckets)
     np.testing.assert_allclose(others[:num_buckets], parts[:num_buckets], rtol=1e-5)
     assert np.all(np.abs(others[num_buckets:] - parts[num_buckets:]) > 1e-3)
+
+
+@pytest.mark.thorough
+@pytest.mark.slow
+def test_a_step_is_the_same_on_eight_devices():
+    params, _ = weights()
+    (loss, parts), grads = grade(1, params)
+    (same, same_parts), same_grads = grade(8, params)
+    np.testing.assert_allclose(same, loss, rtol=1e-5)
+    np.testing.assert_allclose(same_parts, parts, rtol=1e-5)
+    for one, other in zip(*map(jax.tree.leaves, (grads, same_grads)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
 def test_batches_without_a_map_are_noised_as_before():

@@ -56,6 +56,7 @@ def test_anchors_land_where_measured(shapes):
     assert found["origin"] < found["half"] < found["train"] < found["noise"]
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_chamfer_scores_tell_real_shapes_from_shrunk_ones(shapes):
     """60 against 60 drawn at random, unit variance: what W cannot see.

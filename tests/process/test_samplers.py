@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 
 from ncgn_jax import process
+from tests.process.conftest import SCHEDULES
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 MEAN = np.array([0.7, -0.3])
 COVARIANCE = np.array([[0.5, 0.3], [0.3, 0.4]])
+# Of each kind of schedule the one whose ends are the hardest.
+ONE_STEP = ("linear", "ddpm_linear_one_step", "ddpm_cosine", "vp_small_floor", "ve")
 
 
 def make_gaussian_denoiser(schedule, mean=MEAN, covariance=COVARIANCE):
@@ -223,7 +226,10 @@ def test_ddim_is_euler_on_a_straight_line(rng):
         ("ddpm_cosine", "heun", {}, "cosine", 64),
         ("ve", "heun", {}, "edm", 48),
         ("linear", "ddim", {"eta": 0.5}, "log_snr", 200),
-        ("ddpm_linear", "ancestral", {}, "uniform", 1000),
+        pytest.param(
+            *("ddpm_linear", "ancestral", {}, "uniform", 1000),
+            marks=pytest.mark.thorough,
+        ),
         ("vp", "ancestral", {"variance": "forward"}, "quadratic", 400),
     ],
 )
@@ -250,7 +256,9 @@ def test_mean_and_covariance_of_samples(name, sampler, options, grid, num_steps,
         ("ddpm_cosine", 50, "ddim", 0.286171),
         ("ddpm_cosine", 1000, "ddim", 0.299257),
         ("ddpm_linear", 20, "ancestral", 0.209809),
-        ("ddpm_cosine", 50, "ancestral", 0.272090),
+        pytest.param(
+            *("ddpm_cosine", 50, "ancestral", 0.272090), marks=pytest.mark.thorough
+        ),
         ("ddpm_linear", 20, "renoise", 0.174265),
     ],
 )
@@ -329,6 +337,14 @@ def test_unknown_sampler_and_options_list_the_valid_ones():
         process.make_sampler("ab2", order=3)
 
 
+@pytest.mark.parametrize(
+    "schedule_id",
+    [
+        pytest.param(name, marks=() if name in ONE_STEP else pytest.mark.thorough)
+        for name in SCHEDULES
+    ],
+    indirect=True,
+)
 @pytest.mark.usefixtures("float32")
 def test_one_step_from_end_to_end_is_finite(schedule, rng):
     """Takes the whole way in one step, in single precision."""
