@@ -40,13 +40,14 @@ def features(points):
     return jnp.concatenate([points, jnp.sin(3 * points[..., :1])], -1).reshape(-1, 4)
 
 
-def random_variables(network, graph):
+def random_variables(network, graph, num_features=DIM + 1):
     """Draws weights in numpy, also for biases, whose zeros would hide mistakes."""
+    num_points, num_graphs = graph.positions.shape[0], graph.coarse.n_node.shape[0]
     abstract = jax.eval_shape(
         network.init,
         jax.random.key(0),
-        jax.ShapeDtypeStruct((NUM_GRAPHS * NUM_NODES, DIM + 1), jnp.float32),
-        jax.ShapeDtypeStruct((NUM_GRAPHS,), jnp.float32),
+        jax.ShapeDtypeStruct((num_points, num_features), jnp.float32),
+        jax.ShapeDtypeStruct((num_graphs,), jnp.float32),
         graph,
     )
     rng = np.random.default_rng(1)
