@@ -134,6 +134,7 @@ class DMP:
         self.num_nodes, self.dim, self.buckets = num_nodes, dim, buckets
         self._objective = Objective(target, "uniform")
         self._sampler = BucketedSampler(self._program, begin_by_name)
+        self._build_alone = jax.jit(self._build, static_argnums=1)
 
     def graph(self, x_t: jax.Array, signal_level: float) -> MultiscaleGraph:
         """Builds the graphs of noisy points at a signal level.
@@ -146,7 +147,7 @@ class DMP:
           Graphs of all points, as `graphs.coarsen` and `graphs.spread` take them.
         """
         place = int(bucket_index(self.buckets, signal_level))
-        return self._build(x_t, place)
+        return self._build_alone(x_t, place)
 
     def loss(
         self, apply: Apply, params: Params, data: jax.Array, rng: jax.Array

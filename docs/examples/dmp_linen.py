@@ -30,12 +30,18 @@ network, optimiser = Network(), optax.adam(3e-3)
 start = data[:1], jnp.zeros(1), dmp.graph(data[:1], 0)
 params = jax.jit(network.init)(jax.random.key(1), *start)
 state, losses = optimiser.init(params), []
-grade = jax.jit(jax.value_and_grad(lambda p, k: dmp.loss(network.apply, p, data, k)))
+grade = jax.value_and_grad(lambda p, k: dmp.loss(network.apply, p, data, k))
 
-for step in range(int(os.environ.get("STEPS", "500"))):
-    loss, gradient = grade(params, jax.random.key(step))
+
+@jax.jit
+def step(params, state, key):
+    loss, gradient = grade(params, key)
     updates, state = optimiser.update(gradient, state)
-    params = optax.apply_updates(params, updates)
+    return optax.apply_updates(params, updates), state, loss
+
+
+for i in range(int(os.environ.get("STEPS", "500"))):
+    params, state, loss = step(params, state, jax.random.key(i))
     losses.append(float(loss))
 
 clouds = dmp.sample(network.apply, params, num=4, steps=10)

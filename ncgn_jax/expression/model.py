@@ -158,8 +158,9 @@ class ExpressionModel:
         mask = np.zeros(positions.shape[:2], bool)
         for i, points in enumerate(layouts):
             positions[i, : len(points)], mask[i, : len(points)] = points, True
-        # Now, also where the first who asks for them is being traced.
-        with jax.ensure_compile_time_eval():
+        # Now, also where the first who asks for them is being traced; by compiled
+        # programs, where ensure_compile_time_eval runs their constants one by one.
+        with jax.core.eval_context():
             graphs = connect_layouts(
                 scaled, self.time.buckets, num_nodes, keep_size=keep_size
             )

@@ -6,7 +6,8 @@ Graph code sees one noise variable, `signal_level` in [0, 1], rising with cleanl
 >>> from ncgn_jax.graphs import bucket_index, build_graphs, make_noise_buckets
 >>> buckets = make_noise_buckets(num_nodes=400, num_neighbors=7, dim=3)
 >>> clouds = jax.random.normal(jax.random.key(0), (2, 400, 3))
->>> graphs = build_graphs(clouds, buckets[bucket_index(buckets, 0.8)])
+>>> build = jax.jit(build_graphs, static_argnames="bucket")
+>>> graphs = build(clouds, buckets[bucket_index(buckets, 0.8)])
 >>> int(graphs.coarse.n_node[0]), int(graphs.coarse.n_edge[0])
 (100, 2800)
 """

@@ -17,7 +17,6 @@ True
 import dataclasses
 import math
 from collections.abc import Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -114,6 +113,9 @@ def scale_bucket(
     )
 
 
+_connect = jax.jit(connect_graphs, static_argnames="bucket")
+
+
 def _connect_all(
     positions: Sequence[np.ndarray],
     sizes: np.ndarray,
@@ -131,10 +133,9 @@ def _connect_all(
     found: list[Connectivity | None] = [None] * len(sizes)
     for kind, own in enumerate(scaled):
         members = np.flatnonzero(first == kind).tolist()
-        points = jnp.asarray(np.stack([positions[i] for i in members]), jnp.float32)
+        points = np.stack([positions[i] for i in members]).astype(np.float32)
         # The random edges of a baseline are part of the layout.
-        connect = jax.jit(partial(connect_graphs, bucket=own, rng=jax.random.key(0)))
-        result = jax.device_get(connect(points))
+        result = jax.device_get(_connect(points, own, jax.random.key(0)))
         if len(distinct) > 1 or own.num_nodes != num_nodes:
             result = _pad(result, *shape)
         for row, i in enumerate(members):

@@ -377,8 +377,13 @@ def draw_prior(
     schedule: Schedule, keys: jax.Array, shape: tuple[int, ...]
 ) -> np.ndarray:
     """Draws the noise at t = 0, float32 [row, *shape], from one key per row."""
-    draw = jax.vmap(lambda key: sample_prior(schedule, key, shape, jnp.float32))
-    return np.asarray(draw(keys))
+    return np.asarray(_draw_prior(schedule, keys, shape))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _draw_prior(schedule, keys, shape):
+    draw = functools.partial(sample_prior, schedule, shape=shape, dtype=jnp.float32)
+    return jax.vmap(draw)(keys)
 
 
 def bucket_names(buckets: Sequence[NoiseBucket]) -> tuple[str, ...]:

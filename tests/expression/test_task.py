@@ -18,6 +18,7 @@ from ncgn_jax.faults import ConfigError, DataError
 from ncgn_jax.loop import init_state, make_train_step
 from ncgn_jax.metrics.table import format_table
 from ncgn_jax.run.optimizer import make_optimizer
+from tests.weights import drawn
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
@@ -115,9 +116,9 @@ def graded(task, params, model_state, batch):
 def test_the_jitted_steps_contain_no_clustering_and_no_search(connectivity, primitives):
     config = config_of(f"dmp.connectivity={connectivity}")
     task = ExpressionTask(config, grid_dataset())
-    params, model_state = jax.jit(task.init)(jax.random.key(0))
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
     batch = task.batch(0, slice(0, 24))
-    jaxpr = jax.make_jaxpr(lambda p: graded(task, p, model_state, batch))(params)
+    jaxpr = jax.make_jaxpr(lambda *trees: graded(task, *trees, batch))(*shapes)
     found = primitives(jaxpr.jaxpr)
     assert "dot_general" in found
     assert not found & {"sort", "top_k", "argmin", "argmax", "cumsum", "while"}
@@ -179,7 +180,7 @@ def test_settings_train_and_sample(overrides):
 
 def test_all_tasks_and_chunks_share_one_trace_per_bucket(monkeypatch):
     task = ExpressionTask(config_of(), grid_dataset())
-    params, model_state = jax.jit(task.init)(jax.random.key(0))
+    params, model_state = drawn(task.init, jax.random.key(0))
     traces, features = [], ExpressionModel._features
     monkeypatch.setattr(
         ExpressionModel,
@@ -207,9 +208,9 @@ def test_stochastic_samplers_draw_other_noise_on_every_device(monkeypatch):
         "ncgn_jax.expression.model.draw_prior",
         lambda schedule, keys, shape: np.ones((len(keys), *shape), "f4"),
     )
-    params, model_state = jax.jit(task.init)(jax.random.key(0))
-    drawn = task.sample(params, model_state, 8, seed=0)["unconditional"]
-    assert parallel.num_devices() == len(drawn) == len(np.unique(drawn, axis=0)) == 8
+    params, model_state = drawn(task.init, jax.random.key(0))
+    made = task.sample(params, model_state, 8, seed=0)["unconditional"]
+    assert parallel.num_devices() == len(made) == len(np.unique(made, axis=0)) == 8
 
 
 def test_what_stands_in_the_padding_has_no_influence():
@@ -223,7 +224,7 @@ def test_what_stands_in_the_padding_has_no_influence():
     )
     clean, task = (ExpressionTask(config, ragged_dataset(junk)) for junk in (0, 1e3))
     assert clean.facts == task.facts
-    params, model_state = jax.jit(task.init)(jax.random.key(0))
+    params, model_state = drawn(task.init, jax.random.key(0))
     # Nothing else of the data enters a step.
     batches = [own.batch(0, slice(0, 24)) for own in (clean, task)]
     run = jax.jit(lambda p, batch: graded(task, p, model_state, batch))
@@ -266,7 +267,7 @@ def test_denser_layouts_are_sampled_with_the_same_weights():
         ]
     trained = [bucket.num_supernodes for bucket in task.model.time.buckets]
     assert sizes == {"relative": [5 * size for size in trained], "absolute": trained}
-    params, model_state = jax.jit(task.init)(jax.random.key(0))
+    params, model_state = drawn(task.init, jax.random.key(0))
     values = task.sample(params, model_state, 2, seed=0)["forward"]
     assert values.shape == (2, 150, 3)
     assert np.isfinite(values).all()
@@ -297,7 +298,7 @@ def test_an_imputed_gene_is_compared_with_plain_baselines():
 def test_errors_are_those_of_the_mean_draw():
     config = config_of("sample.num_draws=3", "sample.tasks=('forward',)")
     task = ExpressionTask(config, grid_dataset())
-    params, model_state = jax.jit(task.init)(jax.random.key(0))
+    params, model_state = drawn(task.init, jax.random.key(0))
     arrays = task.sample(params, model_state, 5, seed=0)
     assert set(arrays) == {"forward", "forward_mean"}
     assert not np.allclose(arrays["forward"], arrays["forward_mean"])
@@ -336,7 +337,7 @@ def test_bad_fields_are_named():
 def test_the_path_ends_at_the_first_sample(sampler):
     config = config_of(f"sample.sampler={sampler}", "sample.tasks=('forward',)")
     task = ExpressionTask(config, grid_dataset())
-    params, model_state = jax.jit(task.init)(jax.random.key(0))
+    params, model_state = drawn(task.init, jax.random.key(0))
     sample = task.sample(params, model_state, 5, config.seed)["forward"][0]
     path = task.first_path(params, model_state, "forward")
     assert path[0][1] == 0

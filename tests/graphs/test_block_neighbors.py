@@ -140,18 +140,22 @@ def test_any_cloud(data):
 
 def test_the_later_rounds_are_needed_and_suffice(monkeypatch):
     cloud = make_cloud("heavy_tails", NUM_NODES)
-    rounds = []
     later = blocks_file._improve_inexact
-
-    def watch(improve, found, is_exact, rows):
-        rounds.append(int(jnp.sum(~is_exact)))
-        return later(improve, found, is_exact, rows)
-
-    monkeypatch.setattr(blocks_file, "_improve_inexact", watch)
     # With one node of each level most blocks lose something; then four are kept.
     monkeypatch.setattr(blocks_file, "_num_kept", lambda dim: 1)
-    positions, mask = jnp.asarray(cloud), jnp.ones(NUM_NODES, bool)
-    found = blocks_file._search(positions, mask, 7, num_blocks=128)
+
+    @jax.jit
+    def search(positions, mask):
+        rounds = []
+
+        def watch(improve, found, is_exact, rows):
+            rounds.append(jnp.sum(~is_exact))
+            return later(improve, found, is_exact, rows)
+
+        monkeypatch.setattr(blocks_file, "_improve_inexact", watch)
+        return blocks_file._search(positions, mask, 7, num_blocks=128), rounds
+
+    found, rounds = search(cloud, np.ones(NUM_NODES, bool))
     assert rounds[0] >= rounds[1] > 64
     check_against_tree(cloud, 7, *found)
 

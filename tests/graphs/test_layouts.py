@@ -17,6 +17,7 @@ from ncgn_jax.graphs import (
 from ncgn_jax.graphs.layouts import scale_bucket
 from ncgn_jax.models.hourglass import Hourglass
 from ncgn_jax.models.ncgn import NCGN
+from tests.models.graph_networks import random_variables
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
@@ -52,13 +53,6 @@ def test_taking_graphs_sorts_and_searches_nothing(primitives):
     assert not primitives(taken.jaxpr) & searching
 
 
-def run(net, graph, features, level, variables=None, train=False):
-    mutable = ["batch_stats"] if train else False
-    if variables is None:
-        return net.init(jax.random.key(0), features, level, graph)
-    return net.apply(variables, features, level, graph, train=train, mutable=mutable)
-
-
 @pytest.mark.parametrize(
     ("kind", "convolution", "norm", "place"),
     [
@@ -77,7 +71,17 @@ def test_padding_changes_nothing(kind, convolution, norm, place):
     bucket = make_noise_buckets(NUM_NODES, 4, 2)[place]
     net = kind(3, width=8, num_layers=1, convolution=convolution, norm=norm)
     level = np.float32([0.2, 0.5])
-    outputs = {}
+    outputs, take = {}, jax.jit(take_graphs)
+
+    @jax.jit
+    def run(variables, features, level, graph):
+        """Returns outputs by whether the network is trained."""
+        found = {False: net.apply(variables, features, level, graph)}
+        if norm == "batch":
+            options = {"train": True, "mutable": ["batch_stats"]}
+            found[True] = net.apply(variables, features, level, graph, **options)[0]
+        return found
+
     with jax.enable_x64(True):
         for length in (24, 31):
             (connectivity,) = connect_layouts(layouts, [bucket], length)
@@ -85,15 +89,11 @@ def test_padding_changes_nothing(kind, convolution, norm, place):
             padded = 1e3 * np.ones((2, length, 5))
             for row, own in zip(padded, values, strict=True):
                 row[: len(own)] = own
-            graph = take_graphs(connectivity, np.arange(2))
+            graph = take(connectivity, np.arange(2))
             flat = padded.reshape(-1, 5)
             if length == 24:
-                variables = jax.jit(functools.partial(run, net))(graph, flat, level)
-            for train in (True, False) if norm == "batch" else (False,):
-                out = jax.jit(functools.partial(run, net, train=train))(
-                    graph, flat, level, variables
-                )
-                out = out[0] if train else out
+                variables = random_variables(net, graph, 5)
+            for train, out in run(variables, flat, level, graph).items():
                 outputs[length, train] = np.asarray(out).reshape(2, length, 3)
         for row, size in enumerate(sizes):
             for (_, train), found in outputs.items():
@@ -102,9 +102,7 @@ def test_padding_changes_nothing(kind, convolution, norm, place):
         own = scale_bucket(bucket, size)
         build = jax.jit(functools.partial(build_graphs, bucket=own))
         alone = build(layouts[row][None])
-        expected = jax.jit(functools.partial(run, net))(
-            alone, values[row], level[row : row + 1], variables
-        )
+        expected = run(variables, values[row], level[row : row + 1], alone)[False]
         # Positions are float32, and the centres of clusters with them.
         found = outputs[31, False][row, :size]
         np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -114,7 +112,12 @@ def test_padded_and_unpadded_graphs_join():
     bucket = BUCKETS["equal"]
     (padded,) = connect_layouts([LAYOUTS[0][:10]], [bucket], NUM_NODES)
     (full,) = connect_layouts([LAYOUTS[1]], [bucket])
-    joined = join_graphs([take_graphs(c, np.array([0])) for c in (padded, full)])
+
+    @jax.jit
+    def join(*parts):
+        return join_graphs([take_graphs(part, np.array([0])) for part in parts])
+
+    joined = join(padded, full)
     expected = np.arange(2 * NUM_NODES) % NUM_NODES < np.repeat([10, 24], NUM_NODES)
     np.testing.assert_array_equal(joined.point_mask, expected)
 

@@ -32,14 +32,31 @@ from tests.images.image_tasks import (
 )
 
 
-def recorder(seen):
-    """A network that predicts 0 and notes what it is asked."""
+def listener(task):
+    """Returns a function of batch and key: what a loss asks of the network.
+
+    That is the bucket, the times and the labels.
+    """
+    bucket_of, asked = {}, []
 
     def predict(params, bucket, x_t, t, label):
-        seen.append((bucket, np.asarray(t), np.asarray(label)))
+        asked.append((bucket, t, label))
         return jnp.zeros_like(x_t)
 
-    return predict
+    task = stubbed(task, predict)
+
+    @jax.jit
+    def run(batch, rng):
+        asked.clear()
+        task.loss({}, {}, batch, rng)
+        ((bucket_of[batch.bucket], *arrays),) = asked
+        return arrays
+
+    def ask(batch, rng):
+        arrays = map(np.asarray, run(batch, rng))
+        return bucket_of[batch.bucket], *arrays
+
+    return ask
 
 
 def test_every_stretch_of_steps_has_each_bucket_by_its_share():
@@ -101,11 +118,9 @@ def test_time_of_a_step_is_the_mean_over_buckets(monkeypatch):
 @pytest.mark.parametrize("random", [False, True])
 def test_training_times_are_uniform_over_steps(random):
     """Within its bucket's interval where patches follow the noise, else anywhere."""
-    seen = []
-    task = stubbed(small_task(f"dmp.random_buckets={random}"), recorder(seen))
-    for step in range(150):
-        key = jax.random.fold_in(jax.random.key(0), step)
-        task.loss({}, {}, task.batch(step, slice(0, 16)), key)
+    task = small_task(f"dmp.random_buckets={random}")
+    ask, keys = listener(task), jax.random.split(jax.random.key(0), 150)
+    seen = [ask(task.batch(step, slice(0, 16)), key) for step, key in enumerate(keys)]
     for bucket, t, _ in seen:
         # One time in each sixteenth of the interval.
         low, high = (0.0, 1.0) if random else (bucket.low, bucket.high)
@@ -117,11 +132,12 @@ def test_training_times_are_uniform_over_steps(random):
 
 def test_training_times_overlap():
     """Patches see a little of their neighbours' levels, samplers their own alone."""
-    seen = []
     task, plain = small_task("dmp.overlap=0.2"), small_task()
-    task = stubbed(task, recorder(seen))
-    for kind in task.step_kinds(0, 40):
-        task.loss({}, {}, task.batch(kind.step, slice(0, 16)), jax.random.key(0))
+    ask = listener(task)
+    seen = [
+        ask(task.batch(kind.step, slice(0, 16)), jax.random.key(0))
+        for kind in task.step_kinds(0, 40)
+    ]
     buckets = list(task.model.time.buckets)
     extremes = {buckets.index(b): (float(t.min()), float(t.max())) for b, t, _ in seen}
     low, high = task.model.time.intervals().T
@@ -138,9 +154,8 @@ def test_training_times_overlap():
 
 def test_steps_of_equal_tokens():
     """Fewer images of smaller patches, shared out and spread over times alike."""
-    seen = []
     task = small_task("dmp.equal_tokens=True", "train.batch_size=128")
-    task = stubbed(task, recorder(seen))
+    ask, buckets = listener(task), set()
     plain = small_task("train.batch_size=128")
     assert task.images_per_step.tolist() == [128, 32, 8]
     assert plain.images_per_step.tolist() == [128, 128, 128]
@@ -153,17 +168,19 @@ def test_steps_of_equal_tokens():
         )
         count = (128, 32, 8)[whole.bucket]
         assert len(whole.images) == len(np.unique(whole.images, axis=0)) == count
-        task.loss({}, {}, whole, jax.random.key(0))
+        bucket, t, _ = ask(whole, jax.random.key(0))
+        buckets.add(bucket)
         low, high = task.model.time.training_intervals()[whole.bucket]
-        places = (np.sort(seen[-1][1]) - low) / (high - low) * count
+        places = (np.sort(t) - low) / (high - low) * count
         np.testing.assert_allclose(places, np.arange(count) + 0.5, atol=0.5 + 1e-3)
-    assert len(seen) == 3
+    assert len(buckets) == 3
 
 
 def test_loss_is_of_the_batch_bucket_alone():
     task = small_task()
     batch = task.batch(3, slice(0, 16))
-    loss, (_, per_bucket) = task.loss(init_params(task), {}, batch, jax.random.key(0))
+    arguments = init_params(task), {}, batch, jax.random.key(0)
+    loss, (_, per_bucket) = jax.jit(task.loss)(*arguments)
     assert per_bucket[batch.bucket] == loss
     others = np.delete(np.asarray(per_bucket), batch.bucket)
     np.testing.assert_array_equal(others, NO_ROWS)
@@ -204,13 +221,14 @@ def test_one_trace_for_each_bucket():
 
 
 def test_labels_are_hidden_as_often_as_asked():
-    seen, known = [], []
-    task = stubbed(small_task("model.label_dropout=0.3"), recorder(seen))
-    for step in range(100):
+    labels, known = [], []
+    task = small_task("model.label_dropout=0.3")
+    ask = listener(task)
+    for step, key in enumerate(jax.random.split(jax.random.key(0), 100)):
         batch = task.batch(step, slice(0, 16))
         known.append(batch.label)
-        task.loss({}, {}, batch, jax.random.fold_in(jax.random.key(0), step))
-    labels = np.concatenate([label for _, _, label in seen])
+        labels.append(ask(batch, key)[-1])
+    labels = np.concatenate(labels)
     known = np.concatenate(known)
     assert np.mean(labels == 10) == pytest.approx(0.3, abs=0.04)
     np.testing.assert_array_equal(labels[labels != 10], known[labels != 10])

@@ -41,10 +41,11 @@ def features(points):
     return jnp.concatenate([points, jnp.sin(3 * points[..., :1])], -1).reshape(-1, 4)
 
 
-def random_variables(network, graph):
-    """Draws weights for a network on a graph of `NUM_GRAPHS` clouds."""
-    inputs = jnp.zeros((NUM_GRAPHS * NUM_NODES, DIM + 1)), jnp.zeros(NUM_GRAPHS)
-    return drawn(network.init, jax.random.key(0), *inputs, graph)
+def random_variables(network, graph, num_features=DIM + 1):
+    """Draws weights for a network on such a graph."""
+    features = jnp.zeros((graph.positions.shape[0], num_features))
+    level = jnp.zeros(graph.coarse.n_node.shape)
+    return drawn(network.init, jax.random.key(0), features, level, graph)
 
 
 def without_empty_supernodes(graph):

@@ -9,6 +9,7 @@ import pytest
 
 from ncgn_jax.models.dit import DIT_SIZES, DiT
 from ncgn_jax.models.patches import PatchEmbedding, patch_positions
+from tests.weights import drawn
 
 WIDTH, HEADS, CLASSES = 16, 2, 3
 
@@ -29,26 +30,14 @@ def init(net, *inputs, window):
     return jax.jit(start)(jax.random.key(0), *inputs)
 
 
-def shaken(params, seed=0):
-    """Moves every parameter off its initial value, so that no gate is closed."""
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    moved = [
-        p + 0.2 * jax.random.normal(k, p.shape)
-        for p, k in zip(leaves, keys, strict=True)
-    ]
-    return jax.tree.unflatten(structure, moved)
-
-
 @pytest.fixture(scope="module")
 def case():
     net = make_net()
-    x = jax.random.normal(jax.random.key(1), (3, 8, 8, 1))
-    level, label = jnp.asarray([0.1, 0.5, 0.9]), jnp.asarray([0, 2, CLASSES])
-    params = jax.jit(partial(net.init, patch=4, window=2))(
-        jax.random.key(0), x, level, label
-    )["params"]
-    return net, shaken(params), x, level, label
+    x = np.random.default_rng(1).normal(size=(3, 8, 8, 1)).astype(np.float32)
+    level, label = np.float32([0.1, 0.5, 0.9]), np.asarray([0, 2, CLASSES])
+    key = jax.random.key(0)
+    params = drawn(net.init, key, x, level, label, patch=4, window=2)["params"]
+    return net, params, x, level, label
 
 
 def turned(values, side, patch):
@@ -123,12 +112,11 @@ def test_equals_the_transformer_written_out(case, patch, rotary):
     apply = jax.jit(net.apply, static_argnames=("patch", "window"))
     found = apply({"params": params}, x, level, label, patch=patch, window=side)
     # The linear map of the embedding, from its output for unit patches.
-    units = jnp.eye(patch**2).reshape(patch**2, patch, patch, 1)
-    embedding = PatchEmbedding(WIDTH, 8)
-    table = embedding.apply({"params": params["embedding"]}, units, patch)[:, 0]
-    offset = embedding.apply(
-        {"params": params["embedding"]}, jnp.zeros((1, patch, patch, 1)), patch
-    )[:, 0]
+    units = np.eye(1 + patch**2, patch**2, k=-1, dtype=np.float32)
+    embed = jax.jit(PatchEmbedding(WIDTH, 8).apply, static_argnums=2)
+    embedding = {"params": params["embedding"]}
+    tokens = embed(embedding, units.reshape(-1, patch, patch, 1), patch)[:, 0]
+    offset, table = np.split(np.asarray(tokens), [1])
     whole = {**params, "embed": table - offset}
     whole["embedding"] = {"bias": offset}
     wanted = written_out(whole, x, level, label, patch, rotary)
@@ -140,8 +128,12 @@ def test_finest_bucket_with_a_full_window_is_the_plain_transformer(case):
     net, params, x, level, label = case
     plain = make_net(patches=(1,))
     own = {k: v for k, v in params.items() if k not in ("head_4", "head_2")}
-    found = net.apply({"params": params}, x, level, label, patch=1, window=8)
-    wanted = plain.apply({"params": own}, x, level, label, patch=1, window=8)
+    found, wanted = (
+        jax.jit(partial(one.apply, patch=1, window=8))(
+            {"params": weights}, x, level, label
+        )
+        for one, weights in ((net, params), (plain, own))
+    )
     np.testing.assert_array_equal(found, wanted)
 
 
@@ -194,10 +186,11 @@ def test_depends_on_noise_and_class(case, what):
     net, params, x, level, label = case
     call = {"level": level, "label": label}
     other = call | {what: call[what][::-1]}
-    run = lambda c: net.apply(  # noqa: E731
-        {"params": params}, x, c["level"], c["label"], patch=4, window=2
+    run = jax.jit(partial(net.apply, patch=4, window=2))
+    first, second = (
+        np.asarray(run({"params": params}, x, c["level"], c["label"]))
+        for c in (call, other)
     )
-    first, second = run(call), run(other)
     assert np.all(np.abs(first - second)[0].max() > 1e-3)
     np.testing.assert_allclose(first[1], second[1], atol=1e-6)
 
@@ -218,9 +211,10 @@ def test_bfloat16_is_near(case):
 
 def test_images_need_not_be_square():
     net = make_net(patches=(4, 2), num_classes=0)
-    x, level = jnp.ones((2, 8, 12, 3)), jnp.zeros(2)
+    x, level = np.ones((2, 8, 12, 3), np.float32), np.zeros(2, np.float32)
     variables = init(net, x, level, window=3)
-    assert net.apply(variables, x, level, patch=2, window=3).shape == (2, 8, 12, 2)
+    out = jax.jit(partial(net.apply, patch=2, window=3))(variables, x, level)
+    assert out.shape == (2, 8, 12, 2)
 
 
 def test_refuses_a_patch_it_has_no_head_for(case):

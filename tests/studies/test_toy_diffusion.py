@@ -1,7 +1,6 @@
 """Toy diffusion against closed forms, quadrature, Monte Carlo and autodiff."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import ndtr, ndtri
@@ -20,6 +19,8 @@ UNEVEN = exact.Mixture(
 
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
+
+draw_mixture = jax.jit(exact.draw_mixture, static_argnums=2)
 
 
 def alpha_bar(name, num_steps):
@@ -102,8 +103,15 @@ def test_widths_are_those_of_the_samplers(method):
     step = samples.STEPS[sampling.TITLES[method]]
     n = np.arange(10, 0, -1)
     times = schedule.time_of_step(n), schedule.time_of_step(n - 1)
-    ends = [step(denoise, schedule, x, *times, key) for x in np.mgrid[:2.0, :10, :1][0]]
-    factor, spread = ends[1] - ends[0], ends[0] / jax.random.normal(key, (10, 1))
+
+    @jax.jit
+    def advance(x):
+        return step(denoise, schedule, x, *times, key), jax.random.normal(key, x.shape)
+
+    (low, noise), (high, _) = (
+        map(np.asarray, advance(x)) for x in np.mgrid[:2.0, :10, :1][0]
+    )
+    factor, spread = high - low, low / noise
     variance = 1.0
     for a, b in zip(factor[:, 0], spread[:, 0], strict=True):
         variance = a**2 * variance + b**2
@@ -137,18 +145,21 @@ def test_least_losses_against_monte_carlo(name):
     """Returns the residual of the exact predictor and its standard error."""
     schedule, num = samples.make_toy_schedule(name, 10), NUM
     losses = exact.bayes_losses(MIXTURE, schedule)
-    rng_data, rng_noise = jax.random.split(jax.random.key(0))
-    data = exact.draw_mixture(MIXTURE, rng_data, num)
-    noise = jax.random.normal(rng_noise, data.shape)
     denoise = mixture_denoiser(*MIXTURE, schedule)
+
+    @jax.jit
+    def residuals(t):
+        rng_data, rng_noise = jax.random.split(jax.random.key(0))
+        data = exact.draw_mixture(MIXTURE, rng_data, num)
+        noise = jax.random.normal(rng_noise, data.shape)
+        pair = denoise(interpolate(schedule, t, data, noise), t)
+        squares = ((data - pair[0]) ** 2, (noise - pair[1]) ** 2)
+        return dict(zip(("data", "noise"), squares, strict=True))
+
     for n in (1, 4, 10):
-        t = jnp.full(num, schedule.time_of_step(n))
-        x_t = interpolate(schedule, t, data, noise)
-        pair = denoise(x_t, t)
-        for target, wanted, found in zip(
-            ("data", "noise"), (data, noise), pair, strict=True
-        ):
-            residual = np.mean((wanted - found) ** 2, axis=1)
+        found = residuals(np.full(num, schedule.time_of_step(n)))
+        for target, squares in found.items():
+            residual = np.mean(squares, axis=1)
             error = residual.std() / np.sqrt(num)
             assert abs(residual.mean() - losses[target][n - 1]) < 4 * error
     _, sigma = exact.chain_coefficients(schedule)
@@ -180,20 +191,28 @@ def test_mean_of_a_step_is_the_score_formula():
     betas = np.linspace(0.1, 0.6, 10)
     schedule = schedule_from_betas(betas, "ten")
     denoise = mixture_denoiser(*MIXTURE, schedule)
-    x, n = jax.random.normal(NOISE_KEY, (10, 2)), np.arange(1, 11)
+    n = np.arange(1, 11)
     t, t_next = schedule.time_of_step(n), schedule.time_of_step(n - 1)
-    score = -denoise(x, t)[1] / schedule.sigma(t)[:, None]
-    expected = (x + betas[:, None] * score) / np.sqrt(1 - betas)[:, None]
-    found = SINGLE_STEP(denoise, schedule, x, t, t_next, None)
+
+    @jax.jit
+    def compute(x):
+        known = denoise(x, t)
+        score = -known[1] / schedule.sigma(t)[:, None]
+        expected = (x + betas[:, None] * score) / np.sqrt(1 - betas)[:, None]
+        found = SINGLE_STEP(denoise, schedule, x, t, t_next, None)
+        rebuilt = networks.step_denoiser(lambda x, t: expected, schedule)
+        return expected, found, rebuilt(x, t), known
+
+    x = np.random.default_rng(7).normal(size=(10, 2))
+    expected, found, rebuilt, known = compute(x)
     np.testing.assert_allclose(found, expected, atol=1e-9)
-    rebuilt = networks.step_denoiser(lambda x, t: expected, schedule)
-    for ours, known in zip(rebuilt(x, t), denoise(x, t), strict=True):
-        np.testing.assert_allclose(ours, known, atol=1e-7)
+    for ours, theirs in zip(rebuilt, known, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-7)
 
 
 @pytest.mark.parametrize("mixture", [MIXTURE, UNEVEN, exact.ring_of_modes()])
 def test_drawn_data_have_the_mixture_s_moments(mixture):
-    data = np.asarray(exact.draw_mixture(mixture, jax.random.key(1), NUM))
+    data = np.asarray(draw_mixture(mixture, jax.random.key(1), NUM))
     variance = exact.variance_of_mixture(mixture)
     error = 4 * np.sqrt(2 * variance / NUM)
     mean = mixture.weights @ mixture.means
@@ -228,16 +247,16 @@ def test_transport_is_the_distribution_functions_in_turn():
         expected.append(ndtri(mass / total))
         given = given * np.exp(-0.5 * ((point[j] - means) / UNEVEN.std) ** 2)
     assert weights is UNEVEN.weights
-    found = knothe.to_noise(UNEVEN, jnp.asarray(point)[None])[0]
+    found = knothe.to_noise(UNEVEN, point[None])[0]
     np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
 def test_transport_of_one_gaussian_standardises():
     gaussian = exact.Mixture(np.array([[2.0, -1.0]]), np.ones(1), 0.3)
-    points = jnp.array([[2.3, -1.6], [-5.0, 11.0]])
-    found = knothe.to_noise(gaussian, points)
+    points = np.array([[2.3, -1.6], [-5.0, 11.0]])
+    found = np.asarray(knothe.to_noise(gaussian, points))
     # The second point is 23 and 40 standard deviations out.
-    expected = (points - jnp.array([[2.0, -1.0]])) / 0.3
+    expected = (points - np.array([[2.0, -1.0]])) / 0.3
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-12)
     np.testing.assert_allclose(found[1, 0], expected[1, 0], rtol=1e-12)
 
@@ -245,7 +264,7 @@ def test_transport_of_one_gaussian_standardises():
 @pytest.mark.parametrize("mixture", [MIXTURE, UNEVEN, exact.ring_of_modes()])
 def test_transport_covers_noise_and_comes_back(mixture):
     rng_data, rng_noise = jax.random.split(jax.random.key(0))
-    data = exact.draw_mixture(mixture, rng_data, NUM)
+    data = draw_mixture(mixture, rng_data, NUM)
     noise = knothe.to_noise(mixture, data)
     for column in np.asarray(noise).T:
         assert kstest(column, "norm").pvalue > 1e-3
@@ -261,7 +280,7 @@ def test_new_data_from_noise_have_the_mixture_s_shares():
     """Uses noise on a lattice, so that nothing is random."""
     lattice = np.stack([np.arange(NUM) / NUM, 0.618034 * np.arange(NUM) % 1], axis=1)
     noise = ndtri((lattice + 0.5 / NUM) % 1)
-    data = np.asarray(knothe.to_data(MIXTURE, jnp.asarray(noise)))
+    data = np.asarray(knothe.to_data(MIXTURE, noise))
     reference = exact.draw_reference(MIXTURE, jax.random.key(3), NUM)
     measures = samples.measure_samples(MIXTURE, data, reference)
     assert measures.share_error < 1e-3
@@ -273,16 +292,16 @@ def test_new_data_from_noise_have_the_mixture_s_shares():
 @pytest.mark.parametrize("alpha", [0.0, 0.02, 0.7, 1.0])
 def test_the_deterministic_process_is_triangular_and_invertible(alpha):
     sigma = np.sqrt(1 - alpha**2)
-    data = exact.draw_mixture(UNEVEN, jax.random.key(0), NUM)
-    full = [jnp.full(NUM, value) for value in (alpha, sigma)]
-    x_t = full[0][:, None] * data + full[1][:, None] * knothe.to_noise(UNEVEN, data)
+    data = np.asarray(draw_mixture(UNEVEN, jax.random.key(0), NUM))
+    full = [np.full(NUM, value) for value in (alpha, sigma)]
+    x_t = alpha * data + sigma * np.asarray(knothe.to_noise(UNEVEN, data))
     back = knothe.recover_data(UNEVEN, x_t, *full)
     np.testing.assert_allclose(back, data, atol=1e-9)
     slopes = np.asarray(knothe.noised_jacobian(UNEVEN, data, *full))
     assert np.all(slopes[:, *np.triu_indices(3, 1)] == 0)
     assert np.all(np.diagonal(slopes, axis1=1, axis2=2) > 0)
     # By the change of variables: the first slope is density over normal density.
-    offsets = (np.asarray(data[:, :1]) - UNEVEN.means[:, 0]) / UNEVEN.std
+    offsets = (data[:, :1] - UNEVEN.means[:, 0]) / UNEVEN.std
     density = np.exp(-0.5 * offsets**2) @ UNEVEN.weights / UNEVEN.std
     score = ndtri(ndtr(offsets) @ UNEVEN.weights)
     expected = alpha + sigma * density / np.exp(-0.5 * score**2)
@@ -292,17 +311,20 @@ def test_the_deterministic_process_is_triangular_and_invertible(alpha):
 def test_the_exact_denoiser_is_constant_along_a_path():
     """Hence any number of steps, one included, ends at the same point."""
     schedule = samples.make_toy_schedule(COSINE, 10)
+    coefficients = jax.jit(lambda t: (schedule.alpha(t), schedule.sigma(t)))
 
     def denoise(x_t, t):
-        coefficients = schedule.alpha(t), schedule.sigma(t)
-        found = knothe.recover_data(MIXTURE, x_t, *coefficients)
-        return found, knothe.to_noise(MIXTURE, found)
+        found = knothe.recover_data(MIXTURE, x_t, *coefficients(t))
+        return np.asarray(found), np.asarray(knothe.to_noise(MIXTURE, found))
 
-    data = exact.draw_mixture(MIXTURE, jax.random.key(0), NUM)
-    t = jnp.linspace(0, 0.99, NUM)
-    x_t = interpolate(schedule, t, data, knothe.to_noise(MIXTURE, data))
-    pair = denoise(x_t, t)
+    def mix(t, data, noise):
+        alpha, sigma = (np.asarray(c)[:, None] for c in coefficients(t))
+        return alpha * data + sigma * noise
+
+    data = np.asarray(draw_mixture(MIXTURE, jax.random.key(0), NUM))
+    t = np.linspace(0, 0.99, NUM)
+    pair = denoise(mix(t, data, np.asarray(knothe.to_noise(MIXTURE, data))), t)
     np.testing.assert_allclose(pair[0], data, atol=1e-9)
-    later = interpolate(schedule, 0.5 + 0.5 * t, *pair)
+    later = mix(0.5 + 0.5 * t, *pair)
     for ours, theirs in zip(denoise(later, 0.5 + 0.5 * t), pair, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-7)

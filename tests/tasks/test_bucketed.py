@@ -90,7 +90,7 @@ def test_layout_covers_the_batch_and_weights_make_it_uniform(dmp, log_devices, r
     intervals = time.intervals()
     np.testing.assert_allclose(shares, intervals[:, 1] - intervals[:, 0], rtol=1e-9)
     taken = [
-        np.asarray(layout.take(jnp.arange(size), b)) for b in range(len(time.buckets))
+        np.asarray(layout.take(np.arange(size), b)) for b in range(len(time.buckets))
     ]
     assert sorted(np.concatenate(taken)) == list(range(size))
 
@@ -230,13 +230,18 @@ def test_each_bucket_is_compiled_once_and_options_apart():
 def test_rows_are_noised_with_the_pairs_of_the_pairing():
     time = make_time(num_nodes=32)
     layout = make_batch_layout(time, 16, 1)
-    data = jax.random.normal(jax.random.key(0), (16, 32, 3))
-    keys = row_keys(jax.random.key(1), np.arange(16))
+    data = np.random.default_rng(0).normal(size=(16, 32, 3)).astype(np.float32)
     goal = Objective("velocity", "uniform")
-    alone, paired = (
-        noise_rows(time, layout, goal, data, keys, pairing)
-        for pairing in (None, Pairing("splits"))
-    )
+
+    @jax.jit
+    def noised(data):
+        keys = row_keys(jax.random.key(1), np.arange(16))
+        return [
+            noise_rows(time, layout, goal, data, keys, pairing)
+            for pairing in (None, Pairing("splits"))
+        ]
+
+    alone, paired = jax.tree.map(np.asarray, noised(data))
     for i, (before, after) in enumerate(zip(alone, paired, strict=True)):
         np.testing.assert_array_equal(before.t, after.t)
         own, t = layout.take(data, i), after.t[:, None, None]
@@ -244,7 +249,7 @@ def test_rows_are_noised_with_the_pairs_of_the_pairing():
         np.testing.assert_allclose(after.x_t, own - (1 - t) * after.target, atol=1e-5)
         sets = (np.sort(own - part.target, axis=1) for part in (before, after))
         np.testing.assert_allclose(*sets, atol=1e-5)
-        assert jnp.mean(after.target**2) < 0.4 * jnp.mean(before.target**2)
+        assert np.mean(after.target**2) < 0.4 * np.mean(before.target**2)
 
 
 @pytest.mark.parametrize("sampler", ["ab2", "dpmpp_2m"])

@@ -125,23 +125,33 @@ def draw(flow_map, velocities, target="velocity", batch=144, process="linear"):
     time = make_time(process)
     layout = flow_map.layout(time, batch, 1)
     rng = np.random.default_rng(0)
-    data = jnp.asarray(SPREAD * rng.normal(size=(batch, 5, 3)), jnp.float32)
-    noise = jnp.asarray(rng.normal(size=(batch, 5, 3)), jnp.float32)
-    keys = jax.random.split(jax.random.key(1), batch)
+    data = (SPREAD * rng.normal(size=(batch, 5, 3))).astype(np.float32)
+    noise = rng.normal(size=(batch, 5, 3)).astype(np.float32)
     goal = Objective(target, "uniform")
-    rest = layout, goal, data, noise, keys, velocities
-    return data, noise, layout, *flow_map.noise_steps(time, *rest)
+
+    @jax.jit
+    def noise_steps(data, noise):
+        keys = jax.random.split(jax.random.key(1), batch)
+        rest = layout, goal, data, noise, keys, velocities
+        return flow_map.noise_steps(time, *rest)
+
+    return data, noise, layout, *noise_steps(data, noise)
+
+
+def on_host(tree):
+    return jax.tree.map(np.asarray, tree)
 
 
 def test_rows_are_drawn_as_often_as_steps_have_shares():
     flow_map = FlowMap(8)
     parts = flow_map.parts(make_time())
-    data, noise, layout, asked, rows = draw(flow_map, exact_velocities, batch=4800)
+    data, noise, layout, *drawn = draw(flow_map, exact_velocities, batch=4800)
+    asked, rows = on_host(drawn)
     count = {}
     for i, (part, question, row) in enumerate(zip(parts, asked, rows, strict=True)):
         place = len(layout.counts) - len(parts) + i
         own, eps = (layout.take(array, place) for array in (data, noise))
-        t = expand_like(question.t, own)
+        t = question.t[:, None, None]
         np.testing.assert_allclose(question.x, t * own + (1 - t) * eps, atol=1e-6)
         np.testing.assert_array_equal(question.x, row.x_t)
         np.testing.assert_array_equal(question.t, row.t)
@@ -162,12 +172,11 @@ def test_rows_are_drawn_as_often_as_steps_have_shares():
 def test_targets_are_two_steps_written_out():
     """u = x + 10 t + 100 span, so that a wrong time, span or half shows."""
     part = MapPart(0, 1, 2, *[np.zeros(0)] * 4)
-    x = jnp.asarray([[2.0], [4.0]])
     step = DrawnSteps(
-        x,
-        jnp.asarray([0.25, 0.5]),
-        jnp.asarray([0.75, 0.75]),
-        jnp.asarray([False, True]),
+        np.float32([[2.0], [4.0]]),
+        np.float32([0.25, 0.5]),
+        np.float32([0.75, 0.75]),
+        np.asarray([False, True]),
     )
     buckets = []
 
@@ -176,7 +185,7 @@ def test_targets_are_two_steps_written_out():
         buckets.append(question.bucket)
         return [question.x + (10 * question.t + 100 * question.span)[:, None]]
 
-    (found,) = mean_of_halves([part], [step], velocities)
+    (found,) = jax.jit(lambda step: mean_of_halves([part], [step], velocities))(step)
     assert buckets == [1, 2]
     first = 2 + 2.5 + 25
     long = (first + (2 + 0.25 * first) + 5.0 + 25) / 2
@@ -191,14 +200,15 @@ def test_the_exact_map_is_the_target_but_for_the_error_of_shortest_steps(target)
     errors = {}
     for num_steps in (4, 8):
         flow_map = FlowMap(num_steps)
-        _, _, _, asked, rows = draw(flow_map, exact_velocities, target)
-        exact = exact_velocities(asked)
+        _, _, _, *drawn = draw(flow_map, exact_velocities, target)
+        asked, rows = on_host(drawn)
+        exact = on_host(jax.jit(exact_velocities)(asked))
         worst = 0.0
         for question, row, u in zip(asked, rows, exact, strict=True):
-            t = expand_like(question.t, u)
+            t = question.t[:, None, None]
             wanted = u if target == "velocity" else question.x + (1 - t) * u
-            is_long = np.asarray(question.span) > 1 / num_steps
-            gap = np.abs(np.asarray(row.target) - wanted)
+            is_long = question.span > 1 / num_steps
+            gap = np.abs(row.target - wanted)
             np.testing.assert_allclose(gap[is_long], 0.0, atol=3e-6)
             worst = max(worst, gap[~is_long].max(initial=0.0))
         errors[num_steps] = worst
@@ -214,27 +224,28 @@ def test_no_gradient_goes_through_targets():
         _, _, layout, asked, rows = draw(FlowMap(2), velocities)
         return sum(jnp.sum(row.target) for row in rows)
 
-    assert jax.grad(loss)(1.0) == 0.0
+    assert jax.jit(jax.grad(loss))(1.0) == 0.0
 
 
 def test_a_part_belongs_to_the_mean_loss():
     """Errors of 1 in the steps alone count as their share."""
     flow_map, time = FlowMap(4, 0.3), make_time()
-    _, _, layout, asked, rows = draw(flow_map, exact_velocities)
+    _, _, layout, _, rows = draw(flow_map, exact_velocities)
+    rows = on_host(rows)
     of_buckets = [
         rows[0]._replace(
-            x_t=jnp.zeros((layout.num_groups * count, 5, 3)),
-            t=jnp.zeros(layout.num_groups * count),
-            target=jnp.zeros((layout.num_groups * count, 5, 3)),
-            weight=jnp.ones(layout.num_groups * count),
+            x_t=np.zeros((layout.num_groups * count, 5, 3), np.float32),
+            t=np.zeros(layout.num_groups * count),
+            target=np.zeros((layout.num_groups * count, 5, 3), np.float32),
+            weight=np.ones(layout.num_groups * count),
         )
         for count in layout.counts[: len(time.buckets)]
     ]
     parts = [*of_buckets, *rows]
-    output = jnp.concatenate(
+    output = np.concatenate(
         [*(part.target for part in of_buckets), *(row.target + 1.0 for row in rows)]
     )
-    loss, per_part = mean_loss(layout, parts, output)
+    loss, per_part = jax.jit(functools.partial(mean_loss, layout))(parts, output)
     assert loss == pytest.approx(0.3, rel=1e-5)
     np.testing.assert_allclose(per_part[: len(of_buckets)], 0.0)
     np.testing.assert_allclose(per_part[len(of_buckets) :], 1.0, rtol=1e-5)
