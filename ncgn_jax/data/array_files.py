@@ -13,7 +13,7 @@ from typing import IO
 
 import numpy as np
 
-from ncgn_jax.data.archives import SPOILT
+from ncgn_jax.data.archives import SPOILT, is_hidden
 from ncgn_jax.data.host_memory import require_bytes
 from ncgn_jax.data.stand_ins import refuse_stand_in, refuse_stand_in_file
 from ncgn_jax.data.whole_files import whole_file
@@ -157,6 +157,8 @@ def look_at_npz(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist()[:_MAX_LOOKED_AT]:
+                if is_hidden(member.filename):
+                    continue
                 with archive.open(member) as file:
                     array = look_at_npy(file)
                 yield array
@@ -179,7 +181,10 @@ def _read_archive(
             # No more than is announced is ever unpacked.
             total = sum(member.file_size for member in archive.infolist())
             require_bytes(total, f"{where}: its arrays", "smaller or fewer arrays")
+            # Archives packed again on a Mac hold hidden files.
             for member in archive.infolist():
+                if is_hidden(member.filename):
+                    continue
                 name = member.filename.removesuffix(".npy")
                 arrays[name] = _read_member(
                     archive, member, f"{where}, array {name!r}", records

@@ -38,6 +38,7 @@ from ncgn_jax.expression.cell_tables import (
 from ncgn_jax.faults import DataError
 
 MAX_AXES = 3
+_ROWS_TRIED = 100  # for numbers, in columns that may be positions
 # Keys of `obsm` with places in no tissue.
 _EMBEDDING = re.compile(
     r"(X_)?(pca|umap|tsne|scvi|scanvi|diffmap|draw_graph|harmony|phate|mofa|emb)",
@@ -261,8 +262,13 @@ def _choose_axes(
     if not found:
         keys = [key for key in source.places if not _EMBEDDING.match(key)]
         ways = [f"data.spatial_key out of {list_some(keys)}"] if keys else []
-        if columns:
-            ways.append(f"data.coordinate_columns out of {list_some(columns)}")
+        numbers = [
+            name
+            for name, values in zip(columns, table.values, strict=True)
+            if name.strip() and has_number(np.asarray(values[:_ROWS_TRIED]))
+        ]
+        if numbers:
+            ways.append(f"data.coordinate_columns out of {list_some(numbers)}")
         ways.append("a table of them in data.coordinates")
         hint = ""
         if ".zarr" in source.where:

@@ -15,6 +15,7 @@ from ncgn_jax.faults import DataError
 
 _CELLS = {"data.source": "cells"}
 _MATRIX = ("feature_bc_matrix", "feature_matrix", "gene_bc_matri", "probe_bc_matri")
+_OF_CELLS = (".loom", ".rds", ".h5mu", ".h5seurat", ".gem", ".gef")
 _LONGEST_HEADER = 2**22
 # Columns of point clouds beside their coordinates.
 _OF_POINTS = frozenset(
@@ -27,7 +28,8 @@ def recognise(path: Path) -> dict[str, Any] | None:
     name = path.name.lower()
     if path.is_dir():
         return dict(_CELLS) if holds_cells(path) else None
-    if name.endswith((".h5ad", ".h5ad.gz")):
+    # What other programs write of cells alone is refused with a way to convert it.
+    if name.endswith((".h5ad", ".h5ad.gz", *_OF_CELLS)):
         return dict(_CELLS)
     if name.endswith((".h5", ".hdf5", ".h5.gz")):
         return dict(_CELLS) if any(word in name for word in _MATRIX) else None

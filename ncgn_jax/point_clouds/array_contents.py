@@ -187,8 +187,9 @@ def _read_torch(content: bytes, where: str) -> Mapping[str, ArrayLike]:
     except DataError:
         raise
     except Exception as error:  # torch lists no errors of its reader
-        text = str(error).splitlines()
-        reason = f"{type(error).__name__}: {text[0][:200] if text else ''}"
+        # Of torch's own words only the name: they advise to load what was refused.
+        held = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f"it asks for {held[1]}" if held else type(error).__name__
         raise DataError(
             f"{where}: holds more than tensors, or is damaged ({reason}); allowed: "
             "tensors, and dictionaries and lists of them, since anything else may run "

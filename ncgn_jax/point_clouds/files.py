@@ -93,8 +93,11 @@ def load_point_files(
         )
         clouds = reader.read(layout)
     if not clouds:
+        ways = ""
+        if sampling == "vertices":
+            ways = "; allowed: a smaller data.num_points, or data.sampling=surface"
         raise DataError(
-            f"{path}: no cloud is left; {'; '.join(map(str, reading.left_out))}"
+            f"{path}: no cloud is left; {'; '.join(map(str, reading.left_out))}{ways}"
         )
     names, labels = _name_classes(clouds, layout, reader.class_names, reading)
     if categories is not None:

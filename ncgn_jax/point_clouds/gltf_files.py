@@ -54,6 +54,11 @@ def read_gltf(
         form that is not read.
     """
     note = ""
+    announced = int.from_bytes(content[8:12], "little")
+    if ending == ".glb" and content[:4] == b"glTF" and announced > len(content):
+        raise DataError(
+            f"{where}: truncated: {announced} bytes announced, {len(content)} found"
+        )
     header = _find_header(content, ending)
     if header is not None:
         _check_version(header, where)

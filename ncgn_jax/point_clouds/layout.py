@@ -228,11 +228,25 @@ def _rank(entry: TreeFile) -> int:
     return ENDINGS.index(entry.ending)
 
 
+_SCANS = {"training_objectdataset", "test_objectdataset"}
+
+
 def _plain_scans(clouds: list[TreeFile], reading: Reading) -> list[TreeFile]:
-    """Reads the plain files of ScanObjectNN, not those with more noise beside them."""
+    """Reads the plain files of ScanObjectNN, not those with more noise beside them.
+
+    Raises:
+      DataError: If several folders hold them: other splits of the same objects, or the
+        same without their background.
+    """
     folders = defaultdict(set)
     for entry in clouds:
         folders[entry.below.parent].add(entry.stem)
+    variants = [str(folder) for folder, stems in folders.items() if stems >= _SCANS]
+    if len(variants) > 1:
+        raise DataError(
+            f"{', '.join(variants)}: variants of the same scans (ScanObjectNN); name "
+            "one by data.path, or by data.pattern"
+        )
     kept = []
     for entry in clouds:
         plain = re.match(r"(?:training|test)_objectdataset(?=_)", entry.stem)

@@ -49,7 +49,7 @@ def read_lidar(
       DataError: If it is damaged, cut short or has no points, or laspy is missing.
     """
     laspy = import_optional("laspy", "lidar", where)
-    _check_header(content, where)
+    _check_header(content, is_compressed, where)
     if is_compressed:
         _require_memory(content, where)
         points, announced, names = _read_apart(content, where)
@@ -79,8 +79,8 @@ def read_lidar(
     return points, tuple(name for name in names if name not in ("X", "Y", "Z"))
 
 
-def _check_header(content: bytes, where: str) -> None:
-    """Refuses headers that announce more records than the file has bytes for.
+def _check_header(content: bytes, is_compressed: bool, where: str) -> None:
+    """Refuses headers that announce more than the file has bytes for.
 
     laspy would read on without end.
     """
@@ -89,6 +89,14 @@ def _check_header(content: bytes, where: str) -> None:
     num_records = int.from_bytes(content[100:104], "little")
     if content[25] >= 4:  # version 1.4 and later
         num_records += int.from_bytes(content[243:247], "little")
+    num_points, record_bytes = _announced(content)
+    if not is_compressed:
+        start = int.from_bytes(content[96:100], "little")
+        found = max(len(content) - start, 0) // max(record_bytes, 1)
+        if found < num_points:
+            raise DataError(
+                f"{where}: truncated: {num_points} points announced, {found} found"
+            )
     if num_records * _LEAST_RECORD_BYTES > len(content):
         raise DataError(
             f"{where}: truncated: {num_records} records announced in {len(content)} "
@@ -96,12 +104,17 @@ def _check_header(content: bytes, where: str) -> None:
         )
 
 
-def _require_memory(content: bytes, where: str) -> None:
-    """Refuses compressed points that would not fit: equal ones take hardly a byte."""
+def _announced(content: bytes) -> tuple[int, int]:
+    """Returns the number of points in a header, and the bytes of one."""
     num_points = int.from_bytes(content[107:111], "little")
     if content[25] >= 4:  # version 1.4 and later
         num_points = max(num_points, int.from_bytes(content[247:255], "little"))
-    record_bytes = int.from_bytes(content[105:107], "little")
+    return num_points, int.from_bytes(content[105:107], "little")
+
+
+def _require_memory(content: bytes, where: str) -> None:
+    """Refuses compressed points that would not fit: equal ones take hardly a byte."""
+    num_points, record_bytes = _announced(content)
     # The other process has records and coordinates, and sends these.
     needed = num_points * (record_bytes + 3 * _POINT_BYTES)
     what = f"{where}: its {num_points:,} points"

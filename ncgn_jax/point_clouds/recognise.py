@@ -9,7 +9,7 @@ from ncgn_jax.data.array_files import look_at_npy
 from ncgn_jax.data.file_trees import TreeFile, open_tree
 from ncgn_jax.faults import DataError
 from ncgn_jax.point_clouds.array_contents import find_clouds, open_arrays
-from ncgn_jax.point_clouds.shape_files import ENDINGS
+from ncgn_jax.point_clouds.shape_files import ENDINGS, OTHER_SHAPES
 from ncgn_jax.point_clouds.text_clouds import narrow_text, read_text_cloud
 
 # Formats of nothing else.
@@ -37,7 +37,7 @@ _LARGEST_TABLE = 12  # columns of a text cloud
 
 
 def looks_like_clouds(path: Path) -> bool:
-    """Tells whether one of the first files is one of clouds or meshes.
+    """Tells whether one of the first files is one of clouds or meshes, or all could be.
 
     Args:
       path: An existing file, folder or archive.
@@ -46,6 +46,9 @@ def looks_like_clouds(path: Path) -> bool:
         with open_tree(path, "list") as tree:
             likely = [e for e in tree.files if e.ending in ENDINGS]
             if any(entry.ending in _SURE for entry in likely):
+                return True
+            # Shapes that are not read are refused with a way to convert them.
+            if tree.files and all(e.ending in OTHER_SHAPES for e in tree.files):
                 return True
             return any(map(_holds_clouds, likely[:_MAX_LOOKED_AT]))
     except DataError:

@@ -30,8 +30,9 @@ SHAPE_ENDINGS = (
     *TEXT_ENDINGS,
 )  # fmt: skip
 ENDINGS = (*ARRAY_ENDINGS, *SHAPE_ENDINGS)
-# Endings of clouds and meshes that are known but not read, and a way out.
-_WAYS = (
+# Endings that are known but not read, and a way out: of clouds and meshes alone, and
+# of other things too.
+_WAYS_OF_SHAPES = (
     (".fbx .blend .3ds .max .ma .mb", "a mesh: export it as .glb, .ply or .obj"),
     (
         ".dae .3mf .x3d .wrl .vrml .usd .usda .usdc .usdz .abc",
@@ -46,6 +47,9 @@ _WAYS = (
         ".vtk .vtp .vtu .msh .mesh .bdf .inp",
         "a mesh: convert it to .ply or .stl (meshio does)",
     ),
+)
+_WAYS = (
+    *_WAYS_OF_SHAPES,
     (
         ".pkl .pickle .p",
         "a pickle, which may run code: save its arrays as .npz or .npy",
@@ -57,6 +61,7 @@ _WAYS = (
     (".rar .7z", "an archive: repack it as .zip or .tar"),
 )
 OTHERS = {ending: way for endings, way in _WAYS for ending in endings.split()}
+OTHER_SHAPES = {ending for endings, _ in _WAYS_OF_SHAPES for ending in endings.split()}
 # Returns the bytes of a file that another refers to, by its name beside it.
 Beside = Callable[[str], bytes]
 

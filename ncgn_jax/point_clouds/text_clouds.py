@@ -24,6 +24,7 @@ _COMMENTS = re.compile(r"^\s*(?:(?:#|//|%|;|\").*|[{}])$")
 _COUNT = re.compile(r"(?:n_points:\s*)?([0-9]{1,12})")
 _MAX_HEADER_LINES = 40
 _GRID_LINES = 6
+_MAX_LISTED = 8  # names of columns in a message
 
 
 class TextCloud(NamedTuple):
@@ -95,8 +96,10 @@ def read_text_cloud(content: bytes, where: str) -> TextCloud:
     if header and set(_AXES) <= set(header):
         places = [header.index(axis) for axis in _AXES]
     elif header and len(header) > 3:
+        listed = ", ".join(header[:_MAX_LISTED])
+        more = f", ... ({len(header)} in all)" if len(header) > _MAX_LISTED else ""
         raise DataError(
-            f"{where}: columns {', '.join(header)}; allowed: three columns, or some "
+            f"{where}: columns {listed}{more}; allowed: three columns, or some "
             "of them named x, y and z"
         )
     others = tuple(name for i, name in enumerate(names) if i not in places)
@@ -192,6 +195,8 @@ def _find_header(lines: list[str], width: int) -> list[str] | None:
     if not named:
         return None
     words = [w.strip("\"' ").lower() for w in re.split(r"[,;\t ]+", named[-1]) if w]
+    if len(words) == width - 1:
+        words = ["", *words]  # tables of pandas do not name the column of rows
     is_header = len(words) == width and not any(map(_is_number, words))
     return words if is_header else None
 

@@ -58,8 +58,8 @@ def test_bad_time(tmp_path, example):
 def test_no_coordinates_in_the_table(tmp_path, example, axes):
     file = write(tmp_path / "a.csv", one_table(example, axes), ",")
     message = (
-        rf"a\.csv: no positions by a usual name.*coordinate_columns out of 'ID', "
-        rf"'{axes[0]}'"
+        rf"a\.csv: no positions by a usual name.*coordinate_columns out of "
+        rf"'{axes[0]}', 'v', 'Gad2'"
     )
     with pytest.raises(DataError, match=message):
         load_cells(file)

@@ -11,6 +11,7 @@ import scipy.io
 import scipy.sparse
 
 from ncgn_jax.expression.cell_files import load_cells, read_anndata_file
+from ncgn_jax.expression.cell_folders import check_ending
 from ncgn_jax.expression.recognise import recognise
 from ncgn_jax.faults import DataError
 from tests.expression.cell_tables import write_zarr
@@ -402,3 +403,11 @@ def test_other_files_are_not_taken_for_cells(tmp_path):
     for path in (clouds, smiles, tmp_path / "images.npz"):
         assert recognise(path) is None
     assert recognise(tmp_path / "p.npz") == {"data.source": "profiles"}
+
+
+@pytest.mark.parametrize("name", ["a.loom", "a.rds", "a.h5mu"])
+def test_files_of_other_programs_are_refused_with_a_way_to_convert_them(tmp_path, name):
+    (tmp_path / name).write_bytes(b"anything")
+    assert recognise(tmp_path / name) == {"data.source": "cells"}
+    with pytest.raises(DataError, match="convert|writes one of its tables"):
+        check_ending(tmp_path / name)

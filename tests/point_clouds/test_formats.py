@@ -20,6 +20,7 @@ from ncgn_jax.point_clouds.files import load_point_files
 from ncgn_jax.point_clouds.recognise import looks_like_clouds
 from ncgn_jax.point_clouds.scans import read_scan
 from ncgn_jax.point_clouds.shape_files import SHAPE_ENDINGS
+from ncgn_jax.point_clouds.text_clouds import read_text_cloud
 from tests.point_clouds.fuzz_kinds import pcd
 
 CLOUD = np.random.default_rng(0).normal(size=(20, 3)).astype("f4")
@@ -124,7 +125,8 @@ def test_lidar(tmp_path, kind):
     np.testing.assert_allclose(found, far, atol=0.0006)
     content = (tmp_path / f"a.{kind}").read_bytes()
     (tmp_path / f"a.{kind}").write_bytes(content[:-200])
-    with pytest.raises(DataError, match=rf"a\.{kind}"):
+    said = "truncated: 20 points announced, 14 found" if kind == "las" else "readable"
+    with pytest.raises(DataError, match=rf"a\.{kind}: .*{said}"):
         read_scan(tmp_path / f"a.{kind}")
 
 
@@ -242,6 +244,15 @@ def test_scan_object_nn(tmp_path):
     np.testing.assert_array_equal(data.train_labels, [3, 0, 1, 2])
     assert "1 augmented variants (data.pattern reads them)" in say(data)
     assert "2 arrays of labels of points" in say(data)
+    for folder in ("main_split", "main_split_nobg"):
+        (tmp_path / "h5_files" / folder).mkdir(parents=True)
+        for name in names[:2]:
+            content = (tmp_path / f"{name}.h5").read_bytes()
+            (tmp_path / "h5_files" / folder / f"{name}.h5").write_bytes(content)
+    with pytest.raises(DataError, match="main_split, main_split_nobg: variants of"):
+        load_point_files(tmp_path / "h5_files", 8)
+    one = load_point_files(tmp_path / "h5_files" / "main_split", 8)
+    assert (len(one.train), len(one.test)) == (4, 4)
 
 
 def test_shapenet_hdf5(tmp_path):
@@ -414,8 +425,9 @@ def test_torch_files_hold_tensors_alone(tmp_path):
     data = load_point_files(tmp_path / "a.pt", 8)
     assert data.report.classes == {"0": (2, 1), "1": (2, 1)}
     torch.save([_Bomb()], tmp_path / "b.pt")
-    with pytest.raises(DataError, match=r"b\.pt: holds more than tensors"):
+    with pytest.raises(DataError, match=r"b\.pt: holds more than tensors") as refused:
         load_point_files(tmp_path / "b.pt", 8)
+    assert "weights_only" not in str(refused.value)
     torch.save(torch.zeros(1).expand(10**6, 1000, 3), tmp_path / "c.pt")
     with pytest.raises(DataError, match="is larger than the file"):
         load_point_files(tmp_path / "c.pt", 8)
@@ -599,3 +611,54 @@ def test_compressed_lidar_that_would_not_fit_is_refused_unread(tmp_path, monkeyp
         monkeypatch.setattr(host_memory, "available_bytes", lambda: 2**36)
         with pytest.raises(DataError, match="its 4,000,000,000 points take 3.* GiB"):
             read_scan(tmp_path / "a.laz")
+
+
+def test_torchs_advice_to_load_what_was_refused_is_not_passed_on(tmp_path, monkeypatch):
+    fake = types.ModuleType("torch")
+
+    def load(file, **options):
+        raise RuntimeError(
+            "Re-running `torch.load` with `weights_only` set to `False` will succeed.\n"
+            "Unsupported global: GLOBAL posix.system was not an allowed global"
+        )
+
+    fake.load = load
+    monkeypatch.setitem(sys.modules, "torch", fake)
+    (tmp_path / "a.pt").write_bytes(b"PK" + bytes(100))
+    with pytest.raises(DataError, match=r"\(it asks for posix\.system\)") as refused:
+        load_point_files(tmp_path / "a.pt", 8)
+    assert "weights_only" not in str(refused.value)
+
+
+def test_tables_whose_rows_have_names_are_no_clouds(tmp_path):
+    """The first column of pandas has no name in the header."""
+    (tmp_path / "counts.csv").write_text(",Aanat,Aasdh,Aatf\n0,3,1,2\n1,0,0,1\n")
+    with pytest.raises(DataError, match="columns , aanat, aasdh, aatf; allowed: three"):
+        read_text_cloud((tmp_path / "counts.csv").read_bytes(), "counts.csv")
+    assert not looks_like_clouds(tmp_path)
+    (tmp_path / "counts.csv").write_text(",x,y,z\n0,3,1,2\n1,0,0,1\n")
+    found = read_text_cloud((tmp_path / "counts.csv").read_bytes(), "counts.csv")
+    assert found.points.tolist() == [[3, 1, 2], [0, 0, 1]]
+
+
+def test_shapes_that_are_not_read_are_refused_with_a_way_to_convert_them(tmp_path):
+    (tmp_path / "a.fbx").write_bytes(b"Kaydara FBX Binary")
+    assert looks_like_clouds(tmp_path)
+    with pytest.raises(DataError, match=r"export it as \.glb"):
+        load_point_files(tmp_path, 8)
+    (tmp_path / "a.jpg").write_bytes(b"")
+    assert not looks_like_clouds(tmp_path)
+
+
+def test_meshes_of_too_few_vertices_are_refused_with_ways_out(tmp_path):
+    trimesh.creation.box((2, 2, 2)).export(tmp_path / "a.ply")
+    with pytest.raises(DataError, match="allowed: a smaller data.num_points, or"):
+        load_point_files(tmp_path, 400, sampling="vertices")
+
+
+def test_a_cut_glb_is_truncated(tmp_path):
+    content = trimesh.creation.box((2, 2, 2)).export(file_type="glb")
+    (tmp_path / "a.glb").write_bytes(content[:-40])
+    said = f"truncated: {len(content)} bytes announced, {len(content) - 40} found"
+    with pytest.raises(DataError, match=said):
+        load_point_files(tmp_path, 8)
