@@ -21,11 +21,8 @@ def drawn(init, *args, **options):
     rng = np.random.default_rng(1)
 
     def draw(path, leaf):
-        names = [getattr(key, "key", None) for key in path]
-        if "batch_stats" in names:
-            return np.full(leaf.shape, float(names[-1] == "var"), leaf.dtype)
         size = np.prod(leaf.shape[:-1]) ** -0.5 if leaf.ndim > 1 else 0.2
-        start = float(names[-1] == "scale")
+        start = float(getattr(path[-1], "key", None) in ("scale", "var"))
         return (start + size * rng.normal(size=leaf.shape)).astype(leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(draw, abstract)

@@ -16,15 +16,19 @@ from ncgn_jax.expression.cell_tables import TABLE_ENDINGS, TEXT_ENDINGS, is_tabl
 from ncgn_jax.expression.zarr_folders import is_zarr
 from ncgn_jax.faults import DataError
 
-# What other programs write, and what to do with it.
-_WAYS_OUT = {
+# What other programs write of cells alone, and what to do with it.
+OF_OTHER_PROGRAMS = {
     ".loom": "`anndata.io.read_loom(...).write_h5ad(...)` converts it",
     ".rds": "convert it in R, for instance with `zellkonverter::writeH5AD`",
-    ".rdata": "convert it in R, for instance with `zellkonverter::writeH5AD`",
     ".h5seurat": "`SeuratDisk::Convert(..., dest='h5ad')` converts it",
     ".h5mu": "`mudata.read_h5mu(...)['rna'].write_h5ad(...)` writes one of its tables",
     ".gem": "count its transcripts per cell or bin, and write that as .h5ad",
     ".gef": "count its transcripts per cell or bin, and write that as .h5ad",
+}
+# The same of files that may hold anything.
+_WAYS_OUT = {
+    **OF_OTHER_PROGRAMS,
+    ".rdata": "convert it in R, for instance with `zellkonverter::writeH5AD`",
     ".xlsx": "export the sheet as .csv",
     ".xls": "export the sheet as .csv",
     ".npz": "profiles along an axis are read by data.source=profiles",

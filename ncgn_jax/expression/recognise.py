@@ -8,14 +8,17 @@ from typing import Any, BinaryIO, cast
 from ncgn_jax.data.archives import SPOILT
 from ncgn_jax.data.parquet import open_parquet
 from ncgn_jax.data.text_tables import read_header
-from ncgn_jax.expression.cell_folders import holds_cells, places_beside
+from ncgn_jax.expression.cell_folders import (
+    OF_OTHER_PROGRAMS,
+    holds_cells,
+    places_beside,
+)
 from ncgn_jax.expression.cell_names import CELL_COLUMNS, find_axes, is_no_gene
 from ncgn_jax.expression.cell_tables import is_table
 from ncgn_jax.faults import DataError
 
 _CELLS = {"data.source": "cells"}
 _MATRIX = ("feature_bc_matrix", "feature_matrix", "gene_bc_matri", "probe_bc_matri")
-_OF_CELLS = (".loom", ".rds", ".h5mu", ".h5seurat", ".gem", ".gef")
 _LONGEST_HEADER = 2**22
 # Columns of point clouds beside their coordinates.
 _OF_POINTS = frozenset(
@@ -28,8 +31,8 @@ def recognise(path: Path) -> dict[str, Any] | None:
     name = path.name.lower()
     if path.is_dir():
         return dict(_CELLS) if holds_cells(path) else None
-    # What other programs write of cells alone is refused with a way to convert it.
-    if name.endswith((".h5ad", ".h5ad.gz", *_OF_CELLS)):
+    # Other programs' files are refused with a way to convert them.
+    if name.endswith((".h5ad", ".h5ad.gz", *OF_OTHER_PROGRAMS)):
         return dict(_CELLS)
     if name.endswith((".h5", ".hdf5", ".h5.gz")):
         return dict(_CELLS) if any(word in name for word in _MATRIX) else None

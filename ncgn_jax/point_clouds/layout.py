@@ -43,6 +43,8 @@ _OFFSETS = "synsetoffset2category.txt"
 # So many folders with one file each, all of one name, are shapes and not classes.
 _MANY_FOLDERS = 10
 _NORMAL_FOLDERS = frozenset(("normal", "normals"))
+# The plain files of ScanObjectNN; those with more noise have longer names.
+_SCANS = frozenset(("training_objectdataset", "test_objectdataset"))
 
 
 class Item(NamedTuple):
@@ -228,9 +230,6 @@ def _rank(entry: TreeFile) -> int:
     return ENDINGS.index(entry.ending)
 
 
-_SCANS = {"training_objectdataset", "test_objectdataset"}
-
-
 def _plain_scans(clouds: list[TreeFile], reading: Reading) -> list[TreeFile]:
     """Reads the plain files of ScanObjectNN, not those with more noise beside them.
 
@@ -249,8 +248,8 @@ def _plain_scans(clouds: list[TreeFile], reading: Reading) -> list[TreeFile]:
         )
     kept = []
     for entry in clouds:
-        plain = re.match(r"(?:training|test)_objectdataset(?=_)", entry.stem)
-        if plain and plain.group() in folders[entry.below.parent]:
+        plain = _SCANS & folders[entry.below.parent]
+        if any(entry.stem.startswith(f"{stem}_") for stem in plain):
             reading.leave_out(
                 "augmented variants (data.pattern reads them)", entry.name
             )

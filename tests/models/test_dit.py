@@ -139,9 +139,7 @@ def test_finest_bucket_with_a_full_window_is_the_plain_transformer(case):
 
 def test_predicts_zero_at_initialisation_and_learns_from_there(case):
     net, _, x, level, label = case
-    params = jax.jit(partial(net.init, patch=4, window=2))(
-        jax.random.key(0), x, level, label
-    )["params"]
+    params = init(net, x, level, label, window=2)["params"]
 
     @partial(jax.grad, has_aux=True)
     def slope(params):

@@ -13,6 +13,7 @@ from ncgn_jax.models.graph_convolutions import CONVOLUTIONS, make_convolution
 from ncgn_jax.models.hourglass import Hourglass
 from ncgn_jax.models.layers import Norm
 from ncgn_jax.models.ncgn import NCGN
+from tests.weights import drawn
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
@@ -70,16 +71,7 @@ def make(kind, dtype, num_layers=1):
 def variables_of(kind):
     """Returns random weights, also for biases, that do not depend on the graph."""
     graph = graph_of("balanced_32")
-    network = make(kind, jnp.float32)
-    shapes = jax.eval_shape(network.init, jax.random.key(0), *inputs(), graph)
-    rng = np.random.default_rng(1)
-
-    def draw(path, leaf):
-        size = leaf.shape[0] ** -0.5 if leaf.ndim == 2 else 0.2
-        start = float(path[-1].key in ("scale", "var"))
-        return (start + size * rng.normal(size=leaf.shape)).astype("f4")
-
-    return jax.tree_util.tree_map_with_path(draw, shapes)
+    return drawn(make(kind, jnp.float32).init, jax.random.key(0), *inputs(), graph)
 
 
 def inputs():
