@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from ncgn_jax.config import load_config, split_config_arguments, with_fields
+from ncgn_jax.data.array_files import open_npy, read_npz
 from ncgn_jax.data.file_trees import open_tree
 from ncgn_jax.domains import DOMAINS, load_data, set_fields, validate
 from ncgn_jax.faults import (
@@ -63,9 +64,12 @@ def _check(path: Path, domain: str | None, overrides: list[str]) -> None:
     found = _load(config, asked)
     report, name = found.dataset.report, found.dataset.name
     print("\n".join([f"domain: {domain}", *report.lines(name)]))
-    for field, (was, now) in found.proposed.items():
+    for field, (was, now, reason) in found.proposed.items():
         before = was if was != () else "all"
-        print(f"  NOTE: read with {field}={now}, since with {before} it cannot be")
+        print(
+            f"  NOTE: read with {field}={now}, since with {before} it cannot be "
+            f"({reason})"
+        )
         fields[field] = now
     if found.problem is not None:
         raise found.problem
@@ -80,7 +84,7 @@ class _Found(NamedTuple):
     """Data that were read, and whether they can be trained on."""
 
     dataset: Any
-    proposed: dict[str, tuple[Any, Any]]  # changed fields: what they were and are
+    proposed: dict[str, tuple[Any, Any, str]]  # what a field was and is, and why
     notes: list[str]
     problem: DataError | None
 
@@ -92,7 +96,7 @@ def _load(config: ConfigDict, asked: Set[str]) -> _Found:
       config: Configuration of the data.
       asked: Fields that somebody has set, and that stay.
     """
-    changed: dict[str, tuple[Any, Any]] = {}
+    changed: dict[str, tuple[Any, Any, str]] = {}
     trials_left = _MOST_TRIALS
     while True:
         validate(config, to_train=False)
@@ -113,10 +117,12 @@ def _load(config: ConfigDict, asked: Set[str]) -> _Found:
                 if dataset is None:
                     raise
                 return _Found(dataset, changed, [], error)
+            reason = str(error).removeprefix(f"{config.data.path}: ")
+            reason = reason.partition("; allowed")[0]
         trials_left -= 1
         for name, value in fields.items():
             was = changed.get(name, (get_field(config, name),))[0]
-            changed[name] = was, value
+            changed[name] = was, value, reason
         config = other
 
 
@@ -141,6 +147,8 @@ def _recognise(path: Path, domain: str | None) -> tuple[str, Mapping[str, Any]]:
         # What cannot be opened says so here.
         with open_tree(path, "list") as tree:
             what = f"nothing recognised; found {tree.describe()}"
+        if path.suffix in (".npy", ".npz"):
+            (open_npy if path.suffix == ".npy" else read_npz)(path)
     raise ConfigError(
         f"{path}: {what}; name the domain with --domain={'|'.join(found or _domains())}"
     )

@@ -19,6 +19,8 @@ from ncgn_jax.point_clouds.trained import TrainedClouds
 from ncgn_jax.tasks.trained import TrainedModel
 
 _MODEL = "a run, an exported model, or the name of a shipped one"
+# Endings of files, where samples go into a folder.
+_OF_FILES = (".png", ".jpg", ".jpeg", ".npy", ".npz")
 
 
 def sample(arguments: Sequence[str]) -> None:
@@ -148,6 +150,12 @@ def _check_out(out: str, model: TrainedModel) -> None:
     if model.formats and (path.suffix.lower() not in model.formats or path.is_dir()):
         found = "a folder" if path.is_dir() else repr(path.name)
         raise RequestError(f"out: found {found}; allowed: {', '.join(model.formats)}")
+    is_new_file = path.suffix.lower() in _OF_FILES and not path.exists()
+    if not model.formats and is_new_file:
+        raise RequestError(
+            f"out: found {path.name!r}; allowed: a folder, for a file each, such as "
+            f"{path.stem!r}"
+        )
     check_writable(path.parent if model.formats else path)
 
 

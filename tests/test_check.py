@@ -58,7 +58,10 @@ def test_molecules_of_another_size_are_read_with_it(tmp_path, capsys):
     check([str(tmp_path / "a.smi")])
     shown = capsys.readouterr().out
     assert "10 molecules, 8 train, 1 val, 1 test" in shown
-    assert "NOTE: read with data.max_atoms=21, since with 9 it cannot be" in shown
+    assert (
+        "NOTE: read with data.max_atoms=21, since with 9 it cannot be (no usable "
+        in shown
+    )
 
 
 def test_what_would_be_refused_in_training_is_refused_with_the_report(tmp_path, capsys):
@@ -76,7 +79,8 @@ def test_what_would_be_refused_in_training_is_refused_with_the_report(tmp_path, 
     shown = capsys.readouterr().out
     assert "10 images, 6 train, 4 test" in shown
     assert (
-        "NOTE: read with data.test_fraction=0.4, since with 0.1 it cannot be" in shown
+        "NOTE: read with data.test_fraction=0.4, since with 0.1 it cannot be "
+        "(b (8x8x1): 1 test images)" in shown
     )
 
 
@@ -86,6 +90,14 @@ def test_what_is_unclear_is_refused_with_the_ways_out(tmp_path, capsys):
     said = refused(tmp_path / "notes.docx", capsys=capsys)
     assert "nothing recognised; found 1 .docx; name the domain with --domain=p" in said
     assert len(said.splitlines()) == 1
+    np.save(tmp_path / "a.npy", np.array([{}], object), allow_pickle=True)
+    said = refused(tmp_path / "a.npy", capsys=capsys)
+    assert "a.npy: not a readable .npy file" in said
+    assert "pickled files are refused" in said
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "out.ply").symlink_to("/etc/hosts")
+    said = refused(tmp_path / "in", capsys=capsys)
+    assert "found no files; 1 links out of the folder are not followed" in said
 
 
 def test_what_is_not_read_is_named(tmp_path, capsys):
@@ -114,7 +126,10 @@ def test_images_that_patches_do_not_divide_are_padded_or_scaled(tmp_path, capsys
         Image.fromarray(pixels[i]).save(tmp_path / "b" / f"{i}.png")
     for name, size in (("a.npy", 16), ("b", 8)):
         check([str(tmp_path / name)])
-        note = f"NOTE: read with data.image_size={size}, since with 0 it cannot be"
+        note = (
+            f"NOTE: read with data.image_size={size}, since with 0 it cannot be (dmp: "
+            "patch must divide"
+        )
         assert note in capsys.readouterr().out
         with pytest.raises(SystemExit):
             check([str(tmp_path / name), "--config.data.image_size=21"])
@@ -175,7 +190,11 @@ def test_genes_are_chosen_where_all_do_not_fit_into_memory(
     check([path, *sizes])
     shown = capsys.readouterr().out
     assert "contents: 500 genes" in shown
-    assert "NOTE: read with data.genes=top:500, since with all it cannot be" in shown
+    note = (
+        "NOTE: read with data.genes=top:500, since with all it cannot be (80 patches "
+        "of 32 cells x 600 genes take"
+    )
+    assert note in shown
     assert "--config.data.genes=top:500" in shown.splitlines()[-1]
     said = refused(path, *sizes, "--config.data.genes=top:550", capsys=capsys)
     assert "are free; allowed: 80% of them, by data.genes=top:500" in said

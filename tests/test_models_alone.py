@@ -26,6 +26,7 @@ from ncgn_jax.generate import load_run
 from ncgn_jax.loop import train
 from ncgn_jax.memory import data_differences, make_record
 from ncgn_jax.point_clouds.model import PointCloudModel
+from ncgn_jax.point_clouds.trained import Clouds
 from ncgn_jax.run.checkpoint import Stored
 from ncgn_jax.run.model_file import ModelFile, read_model, write_model
 from ncgn_jax.run.state import num_params
@@ -409,6 +410,10 @@ def test_clouds_of_any_size_and_class(tmp_path):
             words = [line.split()[-3:] for line in lines.decode().splitlines()]
             loaded = np.asarray(words, float)
         np.testing.assert_allclose(loaded, made.points[0], rtol=1e-6)
+    far = Clouds(made.points[:1] + np.array([5e5, 4e6, 100.0]))
+    for kind in ("ply", "xyz"):
+        (path,) = far.save(tmp_path / f"far.{kind}")
+        np.testing.assert_array_equal(trimesh.load(path).vertices, far.points[0])
     (path,) = made.save(tmp_path / "all.npy")
     np.testing.assert_array_equal(np.load(path), made.points)
     with pytest.raises(RequestError, match="allowed: .npy, .obj, .ply, .png, .xyz"):

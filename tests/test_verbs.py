@@ -59,6 +59,7 @@ def never(function):
         (["sample", CLOUDS, "folder.ply"], "out: found a folder; allowed: .npy"),
         (["sample", CLOUDS, "/proc/x.ply"], "/proc: cannot be written to"),
         (["sample", str(MODELS / "images"), "scan.npy"], "scan.npy is a file; allowed"),
+        (["sample", str(MODELS / "images"), "x.png"], "allowed: a folder, for a file"),
         (["sample", str(MODELS / "molecules"), "x.ply"], "allowed: .png, .sdf, .smi"),
         (["sample", str(MODELS / "expression"), "x.csv"], "allowed: .npz"),
         (["complete", CLOUDS, "SCAN", "x.doc"], "out: found 'x.doc'; allowed: .npy"),

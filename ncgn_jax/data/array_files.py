@@ -8,7 +8,7 @@ import os
 import tokenize
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO
 
 import numpy as np
@@ -157,7 +157,7 @@ def look_at_npz(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist()[:_MAX_LOOKED_AT]:
-                if is_hidden(member.filename):
+                if _was_added(member.filename):
                     continue
                 with archive.open(member) as file:
                     array = look_at_npy(file)
@@ -181,9 +181,8 @@ def _read_archive(
             # No more than is announced is ever unpacked.
             total = sum(member.file_size for member in archive.infolist())
             require_bytes(total, f"{where}: its arrays", "smaller or fewer arrays")
-            # Archives packed again on a Mac hold hidden files.
             for member in archive.infolist():
-                if is_hidden(member.filename):
+                if _was_added(member.filename):
                     continue
                 name = member.filename.removesuffix(".npy")
                 arrays[name] = _read_member(
@@ -197,6 +196,13 @@ def _read_archive(
     if not arrays:
         raise DataError(f"{where}: an archive without arrays; allowed: {_ALLOWED}")
     return arrays
+
+
+def _was_added(name: str) -> bool:
+    """Recognises hidden files of archives packed again on a Mac, but no array `.x`."""
+    path = PurePosixPath(name)
+    is_array = path.suffix == ".npy" and not path.name.startswith("._")
+    return is_hidden(name) and not (is_array and "__MACOSX" not in path.parts)
 
 
 def _existing_file(path: str | os.PathLike[str]) -> Path:

@@ -146,6 +146,8 @@ class FileTree(NamedTuple):
         said = ", ".join(shown) or "no files"
         if any(is_archive(file.name) for file in self.files):
             said += "; archives within are not opened: unpack them or name one"
+        if self.links:
+            said += f"; {len(self.links)} links out of the folder are not followed"
         return said
 
     def count_hidden(self, reading: Reading) -> None:

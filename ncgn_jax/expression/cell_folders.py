@@ -47,6 +47,7 @@ _OTHERS = (
     "locs",
     "positions",
     "centroids",
+    "cellcentroids",  # seqFISH+
     "metadata",
 )
 # Names of expression, and what the file of positions beside it is called instead.
@@ -155,7 +156,8 @@ def holds_cells(path: Path) -> bool:
     try:
         _of_folder(path)
     except DataError:
-        return bool(_annotated(path) or _bins(path))
+        named = any(places_beside(one) is not None for one in _candidates(path))
+        return bool(named or _annotated(path) or _bins(path))
     return True
 
 

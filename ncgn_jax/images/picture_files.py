@@ -113,11 +113,13 @@ class Picture(NamedTuple):
       pixels: uint8 [height, width, channel].
       size: Height and width as stored, turned.
       brightest: The highest level of 16-bit grey; None for 8 bits.
+      is_transparent: Whether parts of it were, which are white now.
     """
 
     pixels: np.ndarray
     size: tuple[int, int]
     brightest: float | None = None
+    is_transparent: bool = False
 
 
 class PictureReader:
@@ -134,7 +136,7 @@ class PictureReader:
         self._shape: tuple[int, ...] | None = None
         self._first = ""
         self._bad: list[str] = []
-        self._num_read = self._num_enlarged = 0
+        self._num_read = self._num_enlarged = self._num_transparent = 0
         self._brightest: float | None = None
         self._sizes: collections.Counter[tuple[int, int]] = collections.Counter()
 
@@ -159,20 +161,21 @@ class PictureReader:
         shown = tqdm(files, desc="reading images", unit="", total=count, disable=None)
         for file in shown:
             try:
-                picture, size, brightest = read_picture(file.read(), self._options)
+                picture = read_picture(file.read(), self._options)
             except Exception as error:  # Pillow's readers can raise anything
                 self._bad.append(f"{file.name} ({error or type(error).__name__})")
                 continue
-            self._sizes[size] += 1
-            if brightest is not None:
-                self._brightest = max(self._brightest or 0.0, brightest)
-            if not self._fits(picture, file.name):
+            self._sizes[picture.size] += 1
+            if picture.brightest is not None:
+                self._brightest = max(self._brightest or 0.0, picture.brightest)
+            if not self._fits(picture.pixels, file.name):
                 continue
             if not is_good.any():
-                images = _allocate((count, *picture.shape))
-            images[file.row], labels[file.row] = picture, file.label
+                images = _allocate((count, *picture.pixels.shape))
+            images[file.row], labels[file.row] = picture.pixels, file.label
             is_good[file.row] = True
-            self._num_enlarged += min(size) < self._options.image_size
+            self._num_enlarged += min(picture.size) < self._options.image_size
+            self._num_transparent += picture.is_transparent
         self._num_read += int(is_good.sum())
         if not is_good.all():
             # Rows move to the front, so that the set is not held twice.
@@ -202,6 +205,11 @@ class PictureReader:
         self._check_brightest()
         for bad in self._bad:
             reading.leave_out("images that cannot be read", bad)
+        if self._num_transparent:
+            reading.say(
+                f"{self._num_transparent:,} images have transparent parts, which "
+                "become white"
+            )
         if not options.image_size:
             return ["the size of all images"]
         done = [f"scaled and cropped to {options.image_size}x{options.image_size}"]
@@ -273,7 +281,8 @@ def read_picture(content: bytes, options: PictureOptions) -> Picture:
     # Needed for image files only.
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    image_size, channels, brightest = options.image_size, options.channels, None
+    image_size, channels = options.image_size, options.channels
+    brightest, is_transparent = None, False
     with warnings.catch_warnings():
         # Few bytes can announce more pixels than memory holds.
         warnings.simplefilter("ignore")
@@ -291,7 +300,7 @@ def read_picture(content: bytes, options: PictureOptions) -> Picture:
             if picture.mode.startswith("I"):
                 picture, brightest = _to_8_bits(picture, options.value_range)
             else:
-                picture = _flatten(picture)
+                picture, is_transparent = _flatten(picture)
     if channels == 1 and picture.mode == "RGB":
         picture = picture.convert("L")
     stored = picture.height, picture.width
@@ -301,7 +310,7 @@ def read_picture(content: bytes, options: PictureOptions) -> Picture:
     pixels = np.clip(np.round(np.asarray(picture)), 0, 255).astype(np.uint8)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], channels or 1, axis=-1)
-    return Picture(pixels, stored, brightest)
+    return Picture(pixels, stored, brightest, is_transparent)
 
 
 def _to_8_bits(
@@ -328,18 +337,23 @@ def _allocate(shape: tuple[int, ...]) -> np.ndarray:
     return np.empty(shape, np.uint8)
 
 
-def _flatten(picture: "Image.Image") -> "Image.Image":
-    """Makes opaque grey ("L") or colour ("RGB"); white is 255."""
+def _flatten(picture: "Image.Image") -> tuple["Image.Image", bool]:
+    """Makes opaque grey ("L") or colour ("RGB"); tells whether it was not opaque."""
     from PIL import Image
 
     if picture.mode == "F":
-        raise ValueError("floating-point levels, whose white is not known")
-    is_grey = picture.mode in ("1", "L", "LA", "La")
+        raise ValueError(
+            "floating-point levels, whose white is not known; as arrays (.npy) they "
+            "are read, with data.value_range"
+        )
+    is_grey, is_transparent = picture.mode in ("1", "L", "LA", "La"), False
     if picture.mode.endswith("A") or "transparency" in picture.info:
         white = Image.new("RGBA", picture.size, "white")
-        flat = Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
+        layer = picture.convert("RGBA")
+        is_transparent = layer.getchannel("A").getextrema() != (255, 255)
+        flat = Image.alpha_composite(white, layer).convert("RGB")
     else:
         flat = picture.convert("RGB")
     if picture.mode in ("P", "PA"):
         is_grey = not np.ptp(np.asarray(flat), axis=-1).any()
-    return flat.convert("L") if is_grey else flat
+    return (flat.convert("L") if is_grey else flat), is_transparent

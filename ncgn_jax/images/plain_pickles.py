@@ -32,6 +32,8 @@ _RECONSTRUCT = frozenset(
     f"{module}.multiarray._reconstruct" for module in ("numpy.core", "numpy._core")
 )
 _KNOWN = _RECONSTRUCT | {"numpy.ndarray", "numpy.dtype", "_codecs.encode"}
+# No bytes at all, as Python 3 writes them for Python 2.
+_NO_BYTES = frozenset(("__builtin__.bytes", "builtins.bytes"))
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _EMPTY = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple}
 _VALUES = frozenset(
@@ -123,7 +125,7 @@ def _build(name: str, argument: Any, stack: list[Any], where: str) -> None:
             called = f"{module}.{attribute}"
         else:
             called = str(argument).replace(" ", ".")
-        if called not in _KNOWN:
+        if called not in _KNOWN | _NO_BYTES:
             raise DataError(f"{where}: holds {called}; allowed: {_ALLOWED}")
         stack.append(_Named(called))
     elif name == "REDUCE":
@@ -166,6 +168,8 @@ def _reduce(called: str, arguments: tuple) -> Any:
         text, encoding = arguments
         if isinstance(text, str) and encoding == "latin1":
             return text.encode("latin-1")
+    if called in _NO_BYTES and not arguments:
+        return b""
     return _Object(called, arguments)
 
 

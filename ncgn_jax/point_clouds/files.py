@@ -111,7 +111,7 @@ def load_point_files(
         for split in ("train", "test")
     }
     num_repeated = _count_repeated(clouds, reading)
-    _warn_of_classes(labels[parts["train"]], names, reading)
+    _warn_of_classes(labels, parts, names, reading)
     reader.warn()
     frame = _find_frame([clouds[i] for i in parts["train"]], normalise)
     contents = _describe(
@@ -322,15 +322,17 @@ def _count_repeated(clouds: list[Cloud], reading: Reading) -> int:
 
 
 def _warn_of_classes(
-    train_labels: np.ndarray, names: list[str], reading: Reading
+    labels: np.ndarray, parts: dict[str, np.ndarray], names: list[str], reading: Reading
 ) -> None:
-    counts = np.bincount(train_labels, minlength=len(names))
-    lost = [name for name, count in zip(names, counts, strict=True) if not count]
-    if lost:
-        reading.say(
-            f"{len(lost)} of {len(names)} classes have no training cloud: "
-            f"{', '.join(lost[:5])}"
-        )
+    for split, which in parts.items():
+        counts = np.bincount(labels[which], minlength=len(names))
+        lost = [name for name, count in zip(names, counts, strict=True) if not count]
+        if lost and len(which):
+            part = {"train": "training"}.get(split, split)
+            reading.say(
+                f"{len(lost)} of {len(names)} classes have no {part} cloud: "
+                f"{', '.join(lost[:5])}"
+            )
 
 
 def _find_frame(train: list[Cloud], normalise: str) -> Frame:
@@ -380,10 +382,12 @@ def _warn_of_frame(train: list[Cloud], normalise: str, reading: Reading) -> None
     size = float(np.mean([cloud.size for cloud in train]))
     far = float(np.abs(center).max()) / size
     if far > 3:
+        step = np.spacing(np.float32(far * size))
         reading.say(
             f"the clouds lie {far:.3g} times their size from the origin, which a "
-            "network must learn first; data.normalise=set centres them all alike, and "
-            "undoes it in samples"
+            f"network must learn first, and float32 rounds them to steps of {step:.3g} "
+            f"on {2 * size:.3g}; data.normalise=set centres them all alike, and undoes "
+            "it in samples"
         )
 
 

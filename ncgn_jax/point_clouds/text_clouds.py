@@ -67,8 +67,8 @@ def read_text_cloud(content: bytes, where: str) -> TextCloud:
       where: Name of the file, for messages.
 
     Raises:
-      DataError: If there are no points, fewer than announced, if a line has another
-        number of columns than the first, or if commas may divide thousands.
+      DataError: If there are no points, or another number than announced, if a line
+        has another number of columns than the first, or if commas may divide thousands.
     """
     content = narrow_text(content)
     if b"\0" in content[: 2**16]:
@@ -87,9 +87,12 @@ def read_text_cloud(content: bytes, where: str) -> TextCloud:
     table = _parse(rows, separator, decimal_comma, where)
     header = _find_header(lines[:start], table.shape[1])
     announced = _find_count(lines[:start])
-    if announced is not None and announced > len(table):
+    if announced is not None and announced != len(table):
+        counts = f"{announced} points announced, {len(table)} found"
         raise DataError(
-            f"{where}: truncated: {announced} points announced, {len(table)} found"
+            f"{where}: truncated: {counts}"
+            if announced > len(table)
+            else f"{where}: {counts}; remove the line that counts them"
         )
     names = header or [f"{i + 1}" for i in range(table.shape[1])]
     places = [0, 1, 2]

@@ -399,14 +399,21 @@ def _like(first: ArrayLike, second: ArrayLike) -> np.ndarray:
 
 
 def _write_cloud(path: Path, points: np.ndarray) -> Path:
+    is_double = points.dtype == np.float64  # as coordinates of a survey need
     if path.suffix.lower() == ".ply":
+        name = "double" if is_double else "float"
+        properties = "".join(f"property {name} {axis}\n" for axis in "xyz")
         header = (
             f"ply\nformat binary_little_endian 1.0\nelement vertex {len(points)}\n"
-            "property float x\nproperty float y\nproperty float z\nend_header\n"
+            f"{properties}end_header\n"
         )
+        content = points.astype("<f8" if is_double else "<f4").tobytes()
         with whole_file(path) as file:
-            file.write(header.encode() + np.asarray(points, "<f4").tobytes())
+            file.write(header.encode() + content)
         return path
     start = "v " if path.suffix.lower() == ".obj" else ""
-    lines = (start + " ".join(f"{x:.9g}" for x in point) for point in points.tolist())
+    digits = 17 if is_double else 9
+    lines = (
+        start + " ".join(f"{x:.{digits}g}" for x in point) for point in points.tolist()
+    )
     return write_whole(path, "\n".join(lines) + "\n")

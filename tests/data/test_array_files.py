@@ -232,9 +232,12 @@ def test_stand_ins_of_arrays_are_named(tmp_path, read):
 
 
 def test_hidden_files_of_an_archive_packed_on_a_mac_are_left_out(tmp_path):
-    content = io.BytesIO(to_bytes(np.savez, x=np.arange(3)))
+    arrays = {"x": np.arange(3), ".y": np.arange(2)}
+    content = io.BytesIO(to_bytes(np.savez, **arrays))
     with zipfile.ZipFile(content, "a") as file:
         file.writestr("__MACOSX/._x.npy", b"\0\5\26\7")
-    assert list(parse_npz(content.getvalue(), "a.npz")) == ["x"]
+        file.writestr("._x.npy", b"\0\5\26\7")
+        file.writestr(".DS_Store", b"\0")
+    assert list(parse_npz(content.getvalue(), "a.npz")) == ["x", ".y"]
     (tmp_path / "a.npz").write_bytes(content.getvalue())
-    assert len(list(look_at_npz(tmp_path / "a.npz"))) == 1
+    assert len(list(look_at_npz(tmp_path / "a.npz"))) == 2

@@ -411,3 +411,16 @@ def test_files_of_other_programs_are_refused_with_a_way_to_convert_them(tmp_path
     assert recognise(tmp_path / name) == {"data.source": "cells"}
     with pytest.raises(DataError, match="convert|writes one of its tables"):
         check_ending(tmp_path / name)
+
+
+def test_pairs_of_tables_in_a_folder_are_cells(tmp_path):
+    """As of seqFISH+, with a pair for each tissue."""
+    for tissue in ("cortex", "ob"):
+        (tmp_path / f"{tissue}_counts.csv").write_text("cell,a,b\n0,1,2\n1,3,4\n")
+        places = tmp_path / f"{tissue}_cellcentroids.csv"
+        places.write_text("Cell ID,X,Y\n0,1.5,2\n1,3,4.5\n")
+    assert recognise(tmp_path) == {"data.source": "cells"}
+    with pytest.raises(DataError, match=r"2 files of cells .*data\.path names one"):
+        load_cells(tmp_path)
+    cells = load_cells(tmp_path / "ob_counts.csv")
+    np.testing.assert_array_equal(cells.positions, [[1.5, 2], [3, 4.5]])

@@ -174,6 +174,12 @@ def test_transparent_parts_are_white(tmp_path):
     share = alpha[..., None] / 255
     expected = share * COLOUR + (1 - share) * 255
     np.testing.assert_allclose(load_one(tmp_path / "rgba"), expected, atol=1)
+    said = "2 images have transparent parts, which become white"
+    assert said in str(load_folder(tmp_path / "rgba", 8, test_fraction=0.5).report)
+    opaque = np.dstack([COLOUR, np.full((8, 8), 255, np.uint8)])
+    save_pair(tmp_path / "opaque", "x.png", opaque)
+    report = load_folder(tmp_path / "opaque", 8, test_fraction=0.5).report
+    assert "transparent parts" not in str(report)
     save_pair(tmp_path / "la", "x.png", Image.fromarray(np.dstack([GREY, alpha])))
     expected = share * GREY[..., None] + (1 - share) * 255
     np.testing.assert_allclose(load_one(tmp_path / "la"), expected, atol=1)

@@ -166,6 +166,14 @@ def test_no_pickle_runs_anything(tmp_path, monkeypatch, value, message):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("protocol", range(5))
+def test_texts_bytes_and_pixels_are_read_out_of_any_pickle(protocol):
+    value = {"batch_label": b"", "names": [b"a", "b"], "data": GREY[:2]}
+    found = read_pickle(pickle.dumps(value, protocol), "a")
+    assert (found["batch_label"], found["names"]) == (b"", [b"a", "b"])
+    np.testing.assert_array_equal(found["data"], GREY[:2])
+
+
 def test_an_evil_batch_in_an_archive_is_refused(tmp_path):
     files = cifar10_python(COLOUR, LABELS)
     files["cifar-10-batches-py/data_batch_2"] = pickle.dumps(Evil())

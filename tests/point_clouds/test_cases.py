@@ -265,10 +265,11 @@ def test_arrays_that_are_not_used_are_named(tmp_path):
     assert "1 arrays of labels of points (first a.npz:pid)" in text
 
 
-def test_classes_without_training_clouds_are_said(tmp_path):
-    write(tmp_path, ["a/train/0.npy", "a/test/0.npy", "b/test/0.npy"])
-    data = load_point_files(tmp_path, 8)
-    assert "1 of 2 classes have no training cloud: b" in say(data)
+def test_classes_without_training_or_test_clouds_are_said(tmp_path):
+    write(tmp_path, ["a/train/0.npy", "a/test/0.npy", "b/test/0.npy", "c/train/0.npy"])
+    text = say(load_point_files(tmp_path, 8))
+    assert "1 of 3 classes have no training cloud: b" in text
+    assert "1 of 3 classes have no test cloud: c" in text
 
 
 def test_categories_are_used_or_refused(tmp_path):
@@ -487,6 +488,7 @@ def test_one_factor_for_the_set_is_kept_and_undone(tmp_path, normalise):
         )
     else:
         assert "times their size from the origin" in say(data)
+        assert "float32 rounds them to steps of 0.25 on " in say(data)
 
 
 def test_clouds_scaled_each_say_that_their_size_is_lost(tmp_path):

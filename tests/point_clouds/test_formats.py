@@ -78,6 +78,7 @@ def test_columns_of_text_are_found_by_their_names(tmp_path):
     ("content", "said"),
     [
         (text(" ", ["30"]), "truncated: 30 points announced, 20 found"),
+        (text(" ", ["10"]), "10 points announced, 20 found; remove the line"),
         (text(" ")[:-20], "allowed: 3 numbers, as in the first .truncated"),
         (text(" ") + "nan one two\n", "point 21: 'nan one two'"),
         ("1 2\n3 4\n", "no points: no line begins with three numbers"),
