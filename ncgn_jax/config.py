@@ -76,7 +76,7 @@ def load_config(path: str | Path) -> ConfigDict:
         path = _shipped(path.name)
     if not path.is_file():
         nearby = path.parent.glob("*.py") if path.parent.is_dir() else ()
-        hint = did_you_mean(str(path), [str(other) for other in nearby])
+        hint = did_you_mean(path.stem, [other.stem for other in nearby])
         raise ConfigError(f"there is no configuration file {path}{hint}")
     make = _run_file(path)
     wanted = [
