@@ -28,6 +28,7 @@ from ncgn_jax.tasks.facts import from_plain, to_plain
 
 DATA = "data"
 _MAX_WORDS = 12
+_MAX_NUMBERS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,12 +231,13 @@ def data_differences(task: Task, stored: Stored) -> list[Difference]:
     if "digest" not in record or record["digest"] == task.digest:
         return []
     old, new = record["facts"], to_plain(task.facts)
-    relied = [name for name in task.facts_type.relied_on if old[name] != new[name]]
+    relied = [
+        difference
+        for name in task.facts_type.relied_on
+        for difference in _fact_differences(name, old[name], new[name])
+    ]
     if relied:
-        return [
-            Difference(f"{DATA} ({name})", _show(old[name]), _show(new[name]), False)
-            for name in relied
-        ]
+        return relied
     was, now = (
         f"{_first_of(about).removeprefix('data: ')} [{digest}]"
         for about, digest in (
@@ -244,6 +246,21 @@ def data_differences(task: Task, stored: Stored) -> list[Difference]:
         )
     )
     return [Difference(DATA, was, now, True)]
+
+
+def _fact_differences(name: str, old: Any, new: Any) -> list[Difference]:
+    """Compares a fact of stored data with one of other data, part by part."""
+    if old == new:
+        return []
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            difference
+            for key in sorted(old.keys() | new.keys())
+            for difference in _fact_differences(
+                f"{name}.{key}", old.get(key), new.get(key)
+            )
+        ]
+    return [Difference(f"{DATA} ({name})", *_show_both(old, new), False)]
 
 
 def check_names(accept: Sequence[str], config: ConfigDict) -> None:
@@ -286,9 +303,25 @@ def _refuse(
     raise ConfigError("\n".join([*lines, f"ways on: {'; '.join(ways)}"]))
 
 
-def _show(value: Any) -> str:
-    if isinstance(value, list):
-        shown = [str(item) for item in value[:_MAX_WORDS]]
-        rest = len(value) - len(shown)
-        return "(" + ", ".join(shown) + (f" and {rest} more" if rest else "") + ")"
-    return repr(value)
+def _show_both(old: Any, new: Any) -> tuple[str, str]:
+    """Shows two values; of long lists the part that begins to differ."""
+    if not (isinstance(old, list) and isinstance(new, list)):
+        return _show(old), _show(new)
+    pairs = enumerate(zip(old, new, strict=False))
+    first = next((i for i, (a, b) in pairs if a != b), min(len(old), len(new)))
+    start = first if first >= _most_shown(old) else 0
+    return _show(old, start), _show(new, start)
+
+
+def _show(value: Any, start: int = 0) -> str:
+    if not isinstance(value, list):
+        return repr(value)
+    shown = [str(item) for item in value[start : start + _most_shown(value)]]
+    before = [f"{start} more"] if start else []
+    rest = len(value) - start - len(shown)
+    return "(" + ", ".join(before + shown) + (f" and {rest} more" if rest else "") + ")"
+
+
+def _most_shown(values: list[Any]) -> int:
+    of_numbers = any(isinstance(item, float) for item in values)
+    return _MAX_NUMBERS if of_numbers else _MAX_WORDS

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ncgn_jax import generate as generate_file
+from ncgn_jax import memory
 from ncgn_jax.config import load_config, with_fields
 from ncgn_jax.data.digest import digest
 from ncgn_jax.domains import DOMAINS, make_task
@@ -118,6 +119,23 @@ def test_facts_that_weights_rely_on_cannot_be_others(folder, monkeypatch):
         ConfigError, match=r"data \(names\): was \(x, y\), now \(x, z\)"
     ):
         train(line_config(), folder, accept=["data"])
+
+
+def test_facts_are_compared_part_by_part_and_shown_where_they_differ():
+    old = {"flag": False, "mean": [0.5] * 9, "size": [1.5, 2.5], "none": None}
+    new = {"flag": True, "mean": [0.5] * 6 + [0.75] * 3, "size": [1.5, 2.5], "none": 3}
+    assert list(map(str, memory._fact_differences("units", old, new))) == [
+        "data (units.flag): was False, now True",
+        "data (units.mean): was (6 more, 0.5, 0.5, 0.5), now (6 more, 0.75, 0.75, "
+        "0.75)",
+        "data (units.none): was None, now 3",
+    ]
+    names = [f"g{i}" for i in range(20)]
+    (found,) = memory._fact_differences("genes", names, [*names[:19], "other"])
+    assert str(found) == "data (genes): was (19 more, g19), now (19 more, other)"
+    (found,) = memory._fact_differences("genes", names, ["x", *names[1:]])
+    assert found.was.startswith("(g0, g1, g2,")
+    assert found.was.endswith("g11 and 8 more)")
 
 
 def test_runs_without_a_record_take_it_from_the_data(folder, monkeypatch, capsys):
