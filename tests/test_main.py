@@ -156,7 +156,7 @@ def test_sampling_without_a_checkpoint_says_to_train(tmp_path):
     ("arguments", "message"),
     [
         ([], "--config=FILE is needed"),
-        (["--config=configs/smok.py"], "did you mean 'configs/smoke.py'"),
+        (["--config=configs/smok.py"], "did you mean 'smoke'"),
         (["--config=configs/smoke.py", "stray"], "unknown arguments"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -116,7 +117,7 @@ CASES = {
         {
             "genes": ({"genes": ("Gad2", "Sox11", "Ttr")}, r"data \(genes\).*Sox11"),
             "order": ({"genes": ("Gad2", "Ttr", "Sox10")}, r"data \(genes\)"),
-            "scale": ({"factor": 2.0}, r"data \(units\): was"),
+            "scale": ({"factor": 2.0}, r"data \(units\.mean\): was"),
         },
     ),
     "molecules": Case(
@@ -261,10 +262,9 @@ def test_other_data_in_the_same_place_are_refused(name, other, tmp_path):
     assert data_differences(make_task(config), stored) == []
     changes, said = case.others[other]
     case.write(path, **changes)
-    (difference,) = data_differences(make_task(config), stored)
-    with pytest.raises(ConfigError, match=said):
-        raise ConfigError(str(difference))
-    assert difference.may_change == (said == "data: was")
+    differences = data_differences(make_task(config), stored)
+    assert any(re.search(said, str(difference)) for difference in differences)
+    assert {d.may_change for d in differences} == {said == "data: was"}
 
 
 @functools.cache
