@@ -201,8 +201,8 @@ def _read_archive(
 def _was_added(name: str) -> bool:
     """Recognises hidden files of archives packed again on a Mac, but no array `.x`."""
     path = PurePosixPath(name)
-    is_array = path.suffix == ".npy" and not path.name.startswith("._")
-    return is_hidden(name) and not (is_array and "__MACOSX" not in path.parts)
+    is_of_mac = path.name.startswith("._") or "__MACOSX" in path.parts
+    return is_hidden(name) and (is_of_mac or path.suffix != ".npy")
 
 
 def _existing_file(path: str | os.PathLike[str]) -> Path:

@@ -31,9 +31,9 @@ _ALLOWED = (
 _RECONSTRUCT = frozenset(
     f"{module}.multiarray._reconstruct" for module in ("numpy.core", "numpy._core")
 )
-_KNOWN = _RECONSTRUCT | {"numpy.ndarray", "numpy.dtype", "_codecs.encode"}
 # No bytes at all, as Python 3 writes them for Python 2.
 _NO_BYTES = frozenset(("__builtin__.bytes", "builtins.bytes"))
+_KNOWN = _RECONSTRUCT | _NO_BYTES | {"numpy.ndarray", "numpy.dtype", "_codecs.encode"}
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _EMPTY = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple}
 _VALUES = frozenset(
@@ -125,7 +125,7 @@ def _build(name: str, argument: Any, stack: list[Any], where: str) -> None:
             called = f"{module}.{attribute}"
         else:
             called = str(argument).replace(" ", ".")
-        if called not in _KNOWN | _NO_BYTES:
+        if called not in _KNOWN:
             raise DataError(f"{where}: holds {called}; allowed: {_ALLOWED}")
         stack.append(_Named(called))
     elif name == "REDUCE":

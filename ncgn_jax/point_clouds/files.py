@@ -328,7 +328,7 @@ def _warn_of_classes(
         counts = np.bincount(labels[which], minlength=len(names))
         lost = [name for name, count in zip(names, counts, strict=True) if not count]
         if lost and len(which):
-            part = {"train": "training"}.get(split, split)
+            part = "training" if split == "train" else split
             reading.say(
                 f"{len(lost)} of {len(names)} classes have no {part} cloud: "
                 f"{', '.join(lost[:5])}"
